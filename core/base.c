@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- errors ------------------------------------------------------------------------ */
+
+static _Thread_local char error_text[1024];
+static _Thread_local char error_where[64];
+
+pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt, ...)
+{
+    const char *slash = strrchr(file, '/');
+    snprintf(error_where, sizeof error_where, "%s:%d", slash ? slash + 1 : file, line);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(error_text, sizeof error_text, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+const char *pl_error_text(void)
+{
+    return error_text;
+}
+
+const char *pl_error_where(void)
+{
+    return error_where;
+}
+
+const char *pl_status_name(int status)
+{
+    static const char *const names[] = {
+        "PL_OK",     "PL_EINVAL",    "PL_ENOMEM",       "PL_EIO",       "PL_EFORMAT",  "PL_EAGAIN",
+        "PL_ELIMIT", "PL_ENOTFOUND", "PL_EUNSUPPORTED", "PL_ECANCELED", "PL_ETIMEOUT", "PL_EINTERNAL",
+    };
+    int i = status < 0 ? -status : 0;
+    return i < PL_COUNT(names) ? names[i] : "PL_UNKNOWN";
+}
+
+/* ---- log --------------------------------------------------------------------------- */
+
+static atomic_int log_level = PL_LOG_INFO;
+
+void pl_log_level(int level)
+{
+    atomic_store(&log_level, level);
+}
+
+void pl_log_write(int level, const char *text, size_t len)
+{
+    static const char *const names[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
+    if (level < atomic_load(&log_level)) return;
+    struct timespec ts;
+    struct tm tm;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    localtime_r(&ts.tv_sec, &tm);
+    char line[2048];
+    int n = snprintf(line, sizeof line, "%s %02d-%02d %02d:%02d:%02d.%03d %.*s\n",
+                     names[level < 0 ? 0 : level > 3 ? 3 : level], tm.tm_mon + 1, tm.tm_mday,
+                     tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(ts.tv_nsec / 1000000),
+                     (int)PL_MIN(len, sizeof line - 64), text);
+    /* One write a line: threads do not mix theirs. Nothing can be done if it fails. */
+    if (write(STDERR_FILENO, line, (size_t)n) < 0) return;
+}
+
+void pl_log_at(int level, const char *fmt, ...)
+{
+    char text[1800];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    pl_log_write(level, text, PL_MIN((size_t)n, sizeof text - 1));
+}
+
+/* ---- memory ------------------------------------------------------------------------ */
+
+static void *or_abort(void *p)
+{
+    if (p) return p;
+    fputs("perilune: out of memory\n", stderr);
+    abort();
+}
+
+void *pl_alloc(size_t bytes)
+{
+    return or_abort(calloc(1, bytes ? bytes : 1));
+}
+
+void *pl_realloc(void *p, size_t bytes)
+{
+    return or_abort(realloc(p, bytes ? bytes : 1));
+}
+
+char *pl_strndup(const char *s, size_t len)
+{
+    char *p = pl_alloc(len + 1);
+    if (len) memcpy(p, s, len);
+    return p;
+}
+
+void *pl_memdup(const void *p, size_t bytes)
+{
+    return bytes ? memcpy(pl_alloc(bytes), p, bytes) : NULL;
+}
+
+void pl_free(void *p)
+{
+    free(p);
+}
+
+void *pl_alloc_big(size_t bytes)
+{
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+void pl_free_big(void *p, size_t bytes)
+{
+    if (p) munmap(p, bytes ? bytes : 1);
+}
+
+/* ---- bytes ------------------------------------------------------------------------- */
+
+void pl_buf_fini(pl_buf *b)
+{
+    free(b->data);
+    *b = (pl_buf){0};
+}
+
+void pl_buf_reserve(pl_buf *b, size_t more)
+{
+    if (b->cap - b->len >= more) return;
+    size_t cap = PL_MAX(b->cap * 2, (size_t)64);
+    while (cap - b->len < more) cap *= 2;
+    b->data = pl_realloc(b->data, cap);
+    b->cap = cap;
+}
+
+void pl_buf_add(pl_buf *b, const void *data, size_t len)
+{
+    if (!len) return;
+    pl_buf_reserve(b, len);
+    memcpy(b->data + b->len, data, len);
+    b->len += len;
+}
+
+void pl_buf_add_str(pl_buf *b, const char *s)
+{
+    pl_buf_add(b, s, strlen(s));
+}
+
+void pl_buf_add_i32(pl_buf *b, int32_t v)
+{
+    pl_buf_add(b, &v, sizeof v);
+}
+
+void pl_buf_printf(pl_buf *b, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    pl_buf_reserve(b, (size_t)n + 1);
+    va_start(ap, fmt);
+    vsnprintf(b->data + b->len, (size_t)n + 1, fmt, ap);
+    va_end(ap);
+    b->len += (size_t)n;
+}
+
+int pl_utf8_len(const unsigned char *s, size_t len, int *need)
+{
+    if (need) *need = 0;
+    if (!len) return 0;
+    if (s[0] < 0x80) return 1;
+    int n = s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    if (!n) return 0;
+    unsigned low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+    unsigned high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+    for (int i = 1; i < n; i++) {
+        if ((size_t)i == len) {
+            if (need) *need = n;
+            return 0;
+        }
+        if (s[i] < low || s[i] > high) return 0;
+        low = 0x80, high = 0xbf;
+    }
+    return n;
+}
+
+bool pl_utf8_valid(const char *s, size_t len)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    for (size_t i = 0; i < len;) {
+        int n = pl_utf8_len(p + i, len - i, NULL);
+        if (!n) return false;
+        i += (size_t)n;
+    }
+    return true;
+}
+
+static void add_escape(pl_buf *b, unsigned char c)
+{
+    static const char *const shorts[] = {['\b'] = "\\b", ['\t'] = "\\t", ['\n'] = "\\n", ['\f'] = "\\f", ['\r'] = "\\r"};
+    if (c == '"' || c == '\\') {
+        char e[2] = {'\\', (char)c};
+        pl_buf_add(b, e, 2);
+    } else if (c < PL_COUNT(shorts) && shorts[c]) {
+        pl_buf_add(b, shorts[c], 2);
+    } else {
+        pl_buf_printf(b, "\\u%04x", c);
+    }
+}
+
+void pl_buf_add_json(pl_buf *b, const char *s, size_t len)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    size_t plain = 0, i = 0;
+    while (i < len) {
+        int n = p[i] >= 0x20 && p[i] < 0x80 && p[i] != '"' && p[i] != '\\' ? 1 : p[i] < 0x80 ? -1 : pl_utf8_len(p + i, len - i, NULL);
+        if (n > 0) {
+            i += (size_t)n;
+            continue;
+        }
+        pl_buf_add(b, p + plain, i - plain);
+        if (n < 0) add_escape(b, p[i]);
+        else pl_buf_add(b, "\xef\xbf\xbd", 3);
+        plain = ++i;
+    }
+    pl_buf_add(b, p + plain, len - plain);
+}
+
+/* ---- queue: Vyukov's bounded ring; each cell's turn says who may touch it ------------ */
+
+typedef struct cell {
+    atomic_size_t turn;
+    void *item;
+} cell;
+
+struct pl_queue {
+    size_t mask;
+    cell *cells;
+    _Alignas(64) atomic_size_t tail;
+    _Alignas(64) atomic_size_t head;
+};
+
+pl_queue *pl_queue_open(int capacity)
+{
+    size_t n = 2;
+    while (n < (size_t)capacity) n *= 2;
+    pl_queue *q = or_abort(aligned_alloc(64, sizeof *q));
+    q->mask = n - 1;
+    q->cells = pl_alloc(n * sizeof *q->cells);
+    for (size_t i = 0; i < n; i++) atomic_init(&q->cells[i].turn, i);
+    atomic_init(&q->tail, 0);
+    atomic_init(&q->head, 0);
+    return q;
+}
+
+void pl_queue_close(pl_queue *q)
+{
+    if (!q) return;
+    free(q->cells);
+    free(q);
+}
+
+bool pl_queue_push(pl_queue *q, void *item)
+{
+    size_t at = atomic_load_explicit(&q->tail, memory_order_relaxed);
+    for (;;) {
+        cell *c = &q->cells[at & q->mask];
+        size_t turn = atomic_load_explicit(&c->turn, memory_order_acquire);
+        if (turn == at) {
+            if (atomic_compare_exchange_weak_explicit(&q->tail, &at, at + 1, memory_order_relaxed, memory_order_relaxed)) {
+                c->item = item;
+                atomic_store_explicit(&c->turn, at + 1, memory_order_release);
+                return true;
+            }
+        } else if ((intptr_t)(turn - at) < 0) {
+            return false;
+        } else {
+            at = atomic_load_explicit(&q->tail, memory_order_relaxed);
+        }
+    }
+}
+
+void *pl_queue_pop(pl_queue *q)
+{
+    size_t at = atomic_load_explicit(&q->head, memory_order_relaxed);
+    cell *c = &q->cells[at & q->mask];
+    if (atomic_load_explicit(&c->turn, memory_order_acquire) != at + 1) return NULL;
+    void *item = c->item;
+    atomic_store_explicit(&c->turn, at + q->mask + 1, memory_order_release);
+    atomic_store_explicit(&q->head, at + 1, memory_order_relaxed);
+    return item;
+}
+
+int pl_queue_size(const pl_queue *q)
+{
+    return (int)(atomic_load(&q->tail) - atomic_load(&q->head));
+}
+
+/* ---- lock -------------------------------------------------------------------------- */
+
+void pl_mutex_init(pl_mutex *m)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+void pl_mutex_fini(pl_mutex *m)
+{
+    pthread_mutex_destroy(&m->lock);
+    pthread_cond_destroy(&m->cond);
+}
+
+void pl_lock(pl_mutex *m)
+{
+    pthread_mutex_lock(&m->lock);
+}
+
+void pl_unlock(pl_mutex *m)
+{
+    pthread_mutex_unlock(&m->lock);
+}
+
+bool pl_wait(pl_mutex *m, int timeout_ms)
+{
+    int64_t until = pl_now_ns() + (int64_t)timeout_ms * 1000000;
+    struct timespec ts = {until / 1000000000, until % 1000000000};
+    return pthread_cond_timedwait(&m->cond, &m->lock, &ts) != ETIMEDOUT;
+}
+
+void pl_wake(pl_mutex *m)
+{
+    pthread_cond_broadcast(&m->cond);
+}
+
+/* ---- time, chance ------------------------------------------------------------------ */
+
+static int64_t read_clock(clockid_t id)
+{
+    struct timespec ts;
+    clock_gettime(id, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+int64_t pl_now_ns(void)
+{
+    return read_clock(CLOCK_MONOTONIC);
+}
+
+int64_t pl_wall_ns(void)
+{
+    return read_clock(CLOCK_REALTIME);
+}
+
+struct pl_clock {
+    _Atomic int64_t ns;
+};
+
+pl_clock *pl_clock_open(void)
+{
+    return pl_alloc(sizeof(pl_clock));
+}
+
+void pl_clock_set(pl_clock *clock, int64_t ns)
+{
+    atomic_store(&clock->ns, ns);
+}
+
+void pl_clock_close(pl_clock *clock)
+{
+    pl_free(clock);
+}
+
+int64_t pl_clock_now(const pl_clock *clock)
+{
+    return clock ? atomic_load(&clock->ns) : pl_now_ns();
+}
+
+uint64_t pl_entropy(void)
+{
+    uint64_t v;
+    while (getrandom(&v, sizeof v, 0) != sizeof v) continue;
+    return v;
+}
+
+/* Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). */
+uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane)
+{
+    uint32_t c[4] = {(uint32_t)position, (uint32_t)(position >> 32), (uint32_t)lane, (uint32_t)(lane >> 32)};
+    uint32_t k[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    for (int i = 0; i < 10; i++) {
+        uint64_t a = (uint64_t)0xD2511F53 * c[0], b = (uint64_t)0xCD9E8D57 * c[2];
+        uint32_t n[4] = {(uint32_t)(b >> 32) ^ c[1] ^ k[0], (uint32_t)b, (uint32_t)(a >> 32) ^ c[3] ^ k[1], (uint32_t)a};
+        memcpy(c, n, sizeof c);
+        k[0] += 0x9E3779B9, k[1] += 0xBB67AE85;
+    }
+    return (uint64_t)c[1] << 32 | c[0];
+}
+
+/* ---- half precision ---------------------------------------------------------------- */
+
+float pl_f32_from_f16(uint16_t v)
+{
+    uint32_t sign = (uint32_t)(v & 0x8000) << 16, exp = (v >> 10) & 31, frac = v & 0x3ff, bits;
+    if (exp == 31) {
+        bits = sign | 0x7f800000 | frac << 13;
+    } else if (exp) {
+        bits = sign | (exp + 112) << 23 | frac << 13;
+    } else {
+        float f = (float)frac * 0x1p-24f;
+        memcpy(&bits, &f, 4);
+        bits |= sign;
+    }
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+uint16_t pl_f16_from_f32(float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    uint32_t mag = bits & 0x7fffffff;
+    if (mag > 0x7f800000) return sign | 0x7e00;
+    if (mag >= 0x477ff000) return sign | 0x7c00;
+    if (mag < 0x38800000) { /* subnormal: let the adder round */
+        float f;
+        memcpy(&f, &mag, 4);
+        f += 0.5f;
+        memcpy(&mag, &f, 4);
+        return (uint16_t)(sign | (mag - 0x3f000000));
+    }
+    uint32_t odd = mag >> 13 & 1;
+    return (uint16_t)(sign | (mag + 0xc8000fff + odd) >> 13);
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * base.h - what every module stands on: errors, memory, bytes, queues, time, metrics.
+ *
+ * Owns     the last error of each thread, the log level, the metrics.
+ * Ignores  tokens, sockets, models.
+ * Thread   any. The only module that may lock.
+ */
+#ifndef PL_BASE_H
+#define PL_BASE_H
+
+#include "perilune.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#define PL_PRINTF(a, b) __attribute__((format(printf, a, b)))
+#define PL_COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+#define PL_MIN(a, b) ((a) < (b) ? (a) : (b))
+#define PL_MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* Records why, for this thread, and returns `code`. Only the function that decides that
+ * it is an error says so; those above pass the code up with PL_TRY. */
+#define pl_fail(code, ...) pl_fail_at(__FILE__, __LINE__, code, __VA_ARGS__)
+pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt, ...)
+    PL_PRINTF(4, 5);
+#define PL_TRY(expr)                                                                     \
+    do {                                                                                 \
+        pl_status pl_try_status = (expr);                                                \
+        if (pl_try_status < 0) return pl_try_status;                                     \
+    } while (0)
+
+#define pl_log(level, ...) pl_log_at(level, __VA_ARGS__)
+void pl_log_at(int level, const char *fmt, ...) PL_PRINTF(2, 3);
+
+/* Small host allocations: they abort when memory is exhausted. pl_free takes NULL. */
+void *pl_alloc(size_t bytes);                    /* zeroed */
+void *pl_realloc(void *p, size_t bytes);         /* what is added is not zeroed */
+char *pl_strndup(const char *s, size_t len);     /* ends in NUL */
+void *pl_memdup(const void *p, size_t bytes);    /* NULL for 0 bytes */
+void pl_free(void *p);
+/* Aligned to 64 bytes, zeroed; NULL when exhausted (big pools report). */
+void *pl_alloc_big(size_t bytes);
+void pl_free_big(void *p, size_t bytes);
+
+/* Growing bytes. */
+void pl_buf_reserve(pl_buf *b, size_t more);
+void pl_buf_add(pl_buf *b, const void *data, size_t len);
+void pl_buf_add_str(pl_buf *b, const char *s);
+void pl_buf_add_i32(pl_buf *b, int32_t v);
+void pl_buf_printf(pl_buf *b, const char *fmt, ...) PL_PRINTF(2, 3);
+void pl_buf_add_json(pl_buf *b, const char *s, size_t len);   /* escaped, without quotes; bad UTF-8 becomes U+FFFD */
+
+/* UTF-8. The length of the character at s, or 0 where the bytes are not one; `need`
+ * (may be NULL) is set to how many bytes it would take if it is only cut short, else 0. */
+int pl_utf8_len(const unsigned char *s, size_t len, int *need);
+bool pl_utf8_valid(const char *s, size_t len);
+
+/* A bounded queue of pointers: many threads push, one pops. */
+typedef struct pl_queue pl_queue;
+pl_queue *pl_queue_open(int capacity);           /* rounded up to a power of two */
+void pl_queue_close(pl_queue *q);                /* what is in it is not freed */
+bool pl_queue_push(pl_queue *q, void *item);     /* false: full */
+void *pl_queue_pop(pl_queue *q);                 /* NULL: empty */
+int pl_queue_size(const pl_queue *q);            /* about */
+
+/* A lock and a condition; pl_wait returns false when timeout_ms have passed. */
+typedef struct pl_mutex {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+} pl_mutex;
+void pl_mutex_init(pl_mutex *m);
+void pl_mutex_fini(pl_mutex *m);
+void pl_lock(pl_mutex *m);
+void pl_unlock(pl_mutex *m);
+bool pl_wait(pl_mutex *m, int timeout_ms);
+void pl_wake(pl_mutex *m);                       /* all that wait */
+
+/* Counter-based random bits: the same (seed, position, lane) give the same, anywhere. */
+uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);   /* Philox4x32-10 */
+
+int64_t pl_clock_now(const pl_clock *clock);     /* NULL: pl_now_ns */
+
+uint16_t pl_f16_from_f32(float v);               /* round to nearest even */
+float pl_f32_from_f16(uint16_t v);
+
+#endif

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * perilune.h - the only door into the engine. C, C++ and LuaJIT's FFI read this text.
+ *
+ * What stands between the two marks below is compiled by C and also embedded in the
+ * library: `pl_cdef()` returns it, and lua/perilune/ffi.lua passes it to ffi.cdef. So it
+ * holds declarations only: enums for constants, pointers for structs, no macros.
+ *
+ * Conventions. A function that can fail returns a pl_status (negative is bad) or NULL;
+ * pl_error_text() then says why, for the calling thread. Outputs are written on success
+ * only. Strings carry their length; those given to a function are copied by it unless it
+ * says otherwise. `close` takes NULL. Thread: where a function may be called from.
+ */
+#ifndef PERILUNE_H
+#define PERILUNE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/* [cdef] */
+
+/* ---- status, log, clock (any thread) ---------------------------------------------- */
+
+typedef enum pl_status {
+    PL_OK = 0,
+    PL_EINVAL = -1,       /* the caller is wrong: a value out of range, a bad argument */
+    PL_ENOMEM = -2,       /* a bounded pool is exhausted */
+    PL_EIO = -3,          /* the operating system refused */
+    PL_EFORMAT = -4,      /* a file or message is not what it should be */
+    PL_EAGAIN = -5,       /* not now; no text */
+    PL_ELIMIT = -6,       /* a stated limit would be passed */
+    PL_ENOTFOUND = -7,
+    PL_EUNSUPPORTED = -8, /* well formed, but not something perilune does */
+    PL_ECANCELED = -9,
+    PL_ETIMEOUT = -10,
+    PL_EINTERNAL = -11    /* a defect of perilune's own */
+} pl_status;
+
+const char *pl_version(void);             /* "0.1.0" */
+const char *pl_cdef(void);                /* the text between the marks */
+const char *pl_status_name(int status);   /* "PL_EINVAL" */
+const char *pl_error_text(void);          /* of the last failure on this thread; "" if none */
+const char *pl_error_where(void);         /* "kv.c:88", for logs */
+
+enum { PL_LOG_DEBUG = 0, PL_LOG_INFO = 1, PL_LOG_WARN = 2, PL_LOG_ERROR = 3 };
+void pl_log_level(int level);
+void pl_log_write(int level, const char *text, size_t len);
+
+int64_t pl_now_ns(void);                  /* monotonic */
+int64_t pl_wall_ns(void);                 /* since 1970 */
+uint64_t pl_entropy(void);                /* 64 random bits from the system */
+
+typedef struct pl_clock pl_clock;         /* what an engine takes for time */
+pl_clock *pl_clock_open(void);            /* virtual: stands still until it is set */
+void pl_clock_set(pl_clock *clock, int64_t ns);
+void pl_clock_close(pl_clock *clock);
+
+typedef struct pl_buf {                   /* bytes that a call fills and its owner frees */
+    char *data;
+    size_t len, cap;
+} pl_buf;
+void pl_buf_fini(pl_buf *buf);
+
+/* ---- metrics (any thread) --------------------------------------------------------- */
+
+enum { PL_COUNTER = 0, PL_GAUGE = 1, PL_HISTOGRAM = 2 };
+/* Registers a series; the same name and labels give the same id. `labels` is as it is
+ * printed, without braces: model_name="m",engine="0". Negative: a status. */
+int pl_metric_open(int kind, const char *name, const char *labels, const char *help,
+                   const double *buckets, int n_buckets);
+void pl_metric_add(int id, double by);     /* counter, gauge */
+void pl_metric_set(int id, double value);  /* gauge */
+void pl_metric_observe(int id, double value);
+double pl_metric_value(int id);            /* histogram: its count */
+int pl_metric_render(pl_buf *out);         /* Prometheus text format 0.0.4 */
+
+/* ---- JSON, strict and in order (any thread) --------------------------------------- */
+
+typedef struct pl_json pl_json;            /* a document, or a value inside one */
+enum { PL_JSON_NULL = 0, PL_JSON_FALSE, PL_JSON_TRUE, PL_JSON_INTEGER, PL_JSON_REAL,
+       PL_JSON_STRING, PL_JSON_ARRAY, PL_JSON_OBJECT };
+pl_json *pl_json_open(const char *text, size_t len);   /* RFC 8259; NULL says where it breaks */
+void pl_json_close(pl_json *doc);                      /* the document; its values go with it */
+int pl_json_kind(const pl_json *v);
+int pl_json_size(const pl_json *v);                    /* of an array or object */
+int64_t pl_json_integer(const pl_json *v);
+double pl_json_number(const pl_json *v);               /* of an integer or real */
+const char *pl_json_string(const pl_json *v, size_t *len);
+const pl_json *pl_json_item(const pl_json *array, int i);
+const pl_json *pl_json_find(const pl_json *object, const char *key);   /* NULL: absent */
+/* Walks an object in its order: starts at NULL, returns NULL at the end. */
+void *pl_json_next(const pl_json *object, void *at);
+const char *pl_json_key(void *at, size_t *len);
+const pl_json *pl_json_value(void *at);
+int pl_json_ints(const pl_json *array, int32_t *out, int max);   /* all integers, or a status */
+
+/* ---- text: tokens <-> bytes (a pl_text that is ready: any thread) ------------------- */
+
+typedef struct pl_text pl_text;
+enum { PL_TEXT_BYTES = 0,                  /* byte-level BPE */
+       PL_TEXT_PIECES = 1 };               /* SentencePiece-style BPE over U+2581 */
+enum { PL_TOKEN_NORMAL = 0, PL_TOKEN_ADDED = 1, PL_TOKEN_SPECIAL = 2, PL_TOKEN_BYTE = 3,
+       PL_TOKEN_LSTRIP = 16, PL_TOKEN_RSTRIP = 32, PL_TOKEN_SINGLE_WORD = 64,
+       PL_TOKEN_NORMALIZED = 128 };        /* flags, or'ed to the kind */
+typedef struct pl_text_options {
+    int32_t kind;                          /* PL_TEXT_* */
+    int32_t vocab_size;
+    int32_t nfc, byte_fallback, ignore_merges, fuse_unk;
+    int32_t unk_id;                        /* -1: none */
+    int32_t prefix_space;                  /* pieces: 0 never, 1 always, 2 first section only; bytes: add_prefix_space */
+    int32_t by_score;                      /* merges ranked by the scores of their results (GGUF `llama`) */
+    int32_t strip_left;                    /* spaces the decoder takes off the start of a text */
+} pl_text_options;
+pl_text *pl_text_open(const pl_text_options *options);
+void pl_text_close(pl_text *t);
+pl_status pl_text_token(pl_text *t, int32_t id, const char *bytes, size_t len, int kind,
+                        float score);      /* bytes as tokenizer.json or the GGUF file writes them */
+pl_status pl_text_merge(pl_text *t, const char *left, size_t left_len, const char *right,
+                        size_t right_len); /* in order of rank */
+pl_status pl_text_split(pl_text *t, const char *regex, size_t len);   /* pre-tokenizer, isolated matches */
+pl_status pl_text_ready(pl_text *t);       /* checks and freezes it */
+int32_t pl_text_size(const pl_text *t);    /* ids are below this */
+int32_t pl_text_find(const pl_text *t, const char *bytes, size_t len);   /* a whole token's id, or -1 */
+int pl_text_token_kind(const pl_text *t, int32_t id);
+/* Appends the ids of UTF-8 `bytes` to out as int32; with `special`, special tokens written
+ * out in the text become their ids. Adds no begin-of-text: that is model.lua's. */
+pl_status pl_text_encode(const pl_text *t, const char *bytes, size_t len, int special, pl_buf *out);
+pl_status pl_text_decode(const pl_text *t, const int32_t *ids, int n, int skip_special, pl_buf *out);
+/* One token as `tokens` and logprobs show it: its bytes, perhaps no whole character. */
+pl_status pl_text_bytes(const pl_text *t, int32_t id, pl_buf *out);
+
+/* ---- weights: files of tensors, mapped (any thread, read only) ---------------------- */
+
+typedef enum pl_type {
+    PL_F32 = 0, PL_F16, PL_BF16, PL_Q8_0, PL_Q4_0, PL_Q4_1, PL_Q4_K, PL_Q5_K, PL_Q6_K,
+    PL_I32, PL_N_TYPES
+} pl_type;
+typedef struct pl_tensor {                 /* a tensor in a file: row-major, dims[0] outermost */
+    const char *name;
+    int32_t type, n_dims;
+    int64_t dims[4];
+    const void *data;
+    int64_t bytes;
+} pl_tensor;
+typedef struct pl_meta {                   /* a value of GGUF's metadata */
+    int32_t kind;                          /* a PL_JSON_* kind */
+    int32_t n;                             /* of an array */
+    int32_t item_kind;
+    int64_t integer;
+    double number;
+    const char *string;
+    size_t len;
+} pl_meta;
+typedef struct pl_weights pl_weights;
+pl_weights *pl_weights_open(const char *path);     /* GGUF v3 or safetensors, by content */
+void pl_weights_close(pl_weights *w);              /* its tensors' data go with it */
+int pl_weights_count(const pl_weights *w);
+const pl_tensor *pl_weights_get(const pl_weights *w, int i);
+const pl_tensor *pl_weights_find(const pl_weights *w, const char *name);
+pl_status pl_weights_meta(const pl_weights *w, const char *key, pl_meta *out);       /* PL_ENOTFOUND */
+pl_status pl_weights_meta_item(const pl_weights *w, const char *key, int i, pl_meta *out);
+
+/* ---- model: a transformer on a device (lua while loading, then step) ---------------- */
+
+enum { PL_ARCH_LLAMA = 0, PL_ARCH_QWEN2 = 1, PL_ARCH_QWEN3 = 2, PL_ARCH_QWEN3_MOE = 3 };
+enum { PL_ROPE_HALVES = 0, PL_ROPE_PAIRS = 1 };                       /* PAIRS: GGUF `llama` */
+enum { PL_ROPE_PLAIN = 0, PL_ROPE_LINEAR = 1, PL_ROPE_LLAMA3 = 2, PL_ROPE_YARN = 3 };
+typedef struct pl_model_options {
+    int32_t arch;                          /* PL_ARCH_*; Mistral is LLAMA with a window */
+    int32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab;
+    int32_t n_experts, n_experts_used, expert_ffn, norm_topk;         /* 0 unless MoE */
+    int32_t window;                        /* 0: all positions */
+    int32_t first_window_layer;            /* layers below it see all positions */
+    int32_t max_positions;
+    int32_t rope_order, rope_scaling;
+    float norm_eps, rope_theta;
+    float rope_factor, rope_low, rope_high, rope_attention;           /* llama3: low/high factor; yarn: beta_slow/beta_fast, attention factor (0: derived) */
+    int32_t rope_original;                 /* original_max_position_embeddings */
+    int32_t tied;                          /* the head is the embedding */
+    int32_t activations;                   /* PL_F32, or PL_Q8_0: rows quantized by 32 for quantized weights */
+    int32_t kv_type;                       /* PL_F32, PL_F16 */
+    int32_t block_size;
+    uint64_t dummy_seed;                   /* with pl_model_dummy */
+} pl_model_options;
+enum { PL_ROLE_EMBED = 0, PL_ROLE_NORM, PL_ROLE_HEAD, PL_ROLE_ROPE_FREQS,          /* layer -1 */
+       PL_ROLE_ATTN_NORM, PL_ROLE_Q, PL_ROLE_K, PL_ROLE_V, PL_ROLE_O, PL_ROLE_Q_BIAS,
+       PL_ROLE_K_BIAS, PL_ROLE_V_BIAS, PL_ROLE_O_BIAS, PL_ROLE_Q_NORM, PL_ROLE_K_NORM,
+       PL_ROLE_FFN_NORM, PL_ROLE_GATE, PL_ROLE_UP, PL_ROLE_DOWN, PL_ROLE_ROUTER,
+       PL_N_ROLES };
+typedef struct pl_device pl_device;
+/* "cpu" or "null" (answers at once, computes nothing). `kernels`: "auto", "scalar",
+ * "avx2", "avx512", "avx512bf16". n_threads 0: one per core. */
+pl_device *pl_device_open(const char *name, const char *kernels, int n_threads);
+void pl_device_close(pl_device *d);
+const char *pl_device_kernels(const pl_device *d);          /* the variant chosen */
+typedef struct pl_model pl_model;
+pl_model *pl_model_open(pl_device *device, const pl_model_options *options);
+void pl_model_close(pl_model *m);
+/* Gives the model one tensor: packed or copied here; `tensor` is not used afterwards
+ * unless its type needs no packing, when its file must outlive the model. Experts: e is
+ * the expert, or -1 where the tensor stacks all of them. */
+pl_status pl_model_tensor(pl_model *m, int role, int layer, int e, const pl_tensor *tensor);
+pl_status pl_model_dummy(pl_model *m);     /* seeded random weights for all that is missing */
+pl_status pl_model_ready(pl_model *m);     /* all there, all of the right shape */
+int64_t pl_model_weight_bytes(const pl_model *m);
+int64_t pl_model_block_bytes(const pl_model *m);            /* KV of one block, all layers */
+const char *pl_model_numerics(const pl_model *m);           /* equal ids: equal bits */
+
+/* ---- sequences: a prompt to be continued (whoever holds it) ------------------------- */
+
+typedef struct pl_params {
+    float temperature, top_p, min_p;
+    int32_t top_k;                         /* 0 or -1: all */
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    int32_t max_tokens, min_tokens;
+    int32_t logprobs;                      /* -1 none; k: the k best and the sampled one */
+    int32_t prompt_logprobs;               /* as logprobs; >= 0 skips reading the prefix cache */
+    int32_t ignore_eos;
+    int32_t priority;
+    uint64_t seed;
+} pl_params;
+void pl_params_init(pl_params *p);
+typedef struct pl_seq pl_seq;
+pl_seq *pl_seq_open(const int32_t *tokens, int n, const pl_params *params);
+void pl_seq_close(pl_seq *s);              /* only while nobody was given it */
+int32_t pl_seq_id(const pl_seq *s);        /* unique in this process, positive */
+pl_status pl_seq_eos(pl_seq *s, const int32_t *ids, int n);        /* ends; unless ignore_eos; reason null */
+pl_status pl_seq_stop_ids(pl_seq *s, const int32_t *ids, int n);   /* ends; reason is the id */
+pl_status pl_seq_bias(pl_seq *s, const int32_t *ids, const float *values, int n);
+pl_status pl_seq_allow(pl_seq *s, const int32_t *ids, int n);
+pl_status pl_seq_bad_word(pl_seq *s, const int32_t *ids, int n);   /* one sequence of ids; call again for more */
+pl_status pl_seq_salt(pl_seq *s, const char *salt, size_t len);
+void pl_seq_remote(pl_seq *s, int32_t n_tokens);   /* KV of the first n will arrive from elsewhere */
+
+enum { PL_FINISH_NONE = 0, PL_FINISH_STOP, PL_FINISH_LENGTH, PL_FINISH_ABORT, PL_FINISH_ERROR };
+typedef struct pl_logprob { int32_t token, rank; float logprob; } pl_logprob;
+typedef struct pl_token {                  /* one token that a sequence produced */
+    int32_t seq, token;                    /* token -1: none, only news of the end */
+    int32_t finish, stop_reason;           /* stop_reason: a token id, or -1 */
+    int32_t n_cached;                      /* prompt tokens found in the cache (first token) */
+    int32_t n_top;                         /* entries of `top`: the sampled one first, then the best */
+    const pl_logprob *top;                 /* NULL without logprobs; lives as long as its batch */
+    int32_t n_prompt_top;                  /* first token: prompt_logprobs + 1 a prompt token, from the second */
+    const pl_logprob *prompt_top;
+} pl_token;
+
+/* ---- engine: the step (lua opens and tells; step runs) ------------------------------ */
+
+enum { PL_POLICY_FCFS = 0, PL_POLICY_PRIORITY = 1 };
+enum { PL_HASH_SHA256_CBOR = 0, PL_HASH_SHA256 = 1, PL_HASH_XXHASH_CBOR = 2 };
+typedef struct pl_engine_options {
+    int32_t n_blocks;                      /* of the model's block_size */
+    int32_t max_num_seqs, max_num_batched_tokens, max_model_len;
+    int32_t enable_prefix_caching, enable_chunked_prefill, long_prefill_token_threshold;
+    int32_t policy, hash_algo;
+    const char *hash_seed;                 /* NULL: "vllm-none-hash" */
+    int32_t max_waiting;                   /* sequences in line; more are refused (PL_ELIMIT) */
+    pl_clock *clock;                       /* NULL: real time */
+} pl_engine_options;
+typedef struct pl_engine_stats {           /* a snapshot; counters since the start */
+    int32_t running, waiting, waiting_remote, blocks, blocks_used, blocks_cached;
+    int64_t steps, preemptions, prompt_tokens, generation_tokens, cached_tokens;
+    int64_t prefix_queries, prefix_hits, chunked, aborted;
+    int64_t last_step_ns;                  /* pl_now_ns at the end of the last step */
+    int64_t busy_since_ns;                 /* work has been queued since then; 0: idle */
+} pl_engine_stats;
+typedef struct pl_engine pl_engine;
+pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *options);
+void pl_engine_close(pl_engine *e);        /* stops its thread; running sequences are aborted */
+/* Takes the sequence over. Refusals: PL_ELIMIT (in line too long), PL_EINVAL. */
+pl_status pl_engine_submit(pl_engine *e, pl_seq *s);
+void pl_engine_cancel(pl_engine *e, int32_t seq);          /* unknown ids are no error */
+void pl_engine_arrived(pl_engine *e, int32_t seq, int ok); /* remote KV is here; not ok: recompute */
+pl_status pl_engine_reset_cache(pl_engine *e);             /* PL_EAGAIN while blocks are in use */
+void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);
+/* Without a runtime (tests, the simulator): run one step here, then read what it produced.
+ * The tokens live until the next step. */
+pl_status pl_engine_step(pl_engine *e);
+int pl_engine_tokens(pl_engine *e, const pl_token **out);
+
+/* ---- runtime: the io thread, HTTP, streams; what Lua polls (lua thread) -------------- */
+
+enum { PL_EV_REQUEST = 1,                  /* a whole HTTP request: object is a pl_exchange */
+       PL_EV_GONE,                         /* the client of exchange `id` went away */
+       PL_EV_PIECE,                        /* stream `id` has a new piece (mode PIECES) */
+       PL_EV_DONE,                         /* stream `id` has ended */
+       PL_EV_JOB,                          /* job `id` is finished */
+       PL_EV_SIGNAL };                     /* SIGINT, SIGTERM, SIGHUP: number in a */
+typedef struct pl_event { int32_t kind, id, a, b; void *object; } pl_event;
+typedef struct pl_runtime pl_runtime;
+typedef struct pl_runtime_options {
+    int64_t max_body;                      /* bytes of a request's body */
+    int32_t max_connections, max_header_bytes, max_headers;
+    int32_t idle_timeout_ms, request_timeout_ms;            /* between requests; for one to arrive */
+    int64_t max_pending_write;             /* a reader this far behind is cut off */
+} pl_runtime_options;
+void pl_runtime_options_init(pl_runtime_options *o);
+pl_runtime *pl_runtime_open(const pl_runtime_options *options);
+void pl_runtime_close(pl_runtime *rt);
+int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);   /* how many */
+int pl_listen(pl_runtime *rt, const char *host, int port);             /* the port bound, or a status */
+pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e);   /* starts its step thread; tokens go to streams */
+
+typedef struct pl_exchange pl_exchange;    /* one HTTP request and its answer; valid until released */
+int32_t pl_exchange_id(const pl_exchange *x);
+const char *pl_exchange_method(const pl_exchange *x);
+const char *pl_exchange_path(const pl_exchange *x);                    /* without the query */
+const char *pl_exchange_query(const pl_exchange *x);
+const char *pl_exchange_header(const pl_exchange *x, const char *name);   /* NULL: absent; any case */
+const char *pl_exchange_body(const pl_exchange *x, size_t *len);
+/* A whole answer. `headers`: further lines, each ended by \r\n. */
+void pl_exchange_reply(pl_exchange *x, int status, const char *type, const char *headers,
+                       size_t headers_len, const char *body, size_t len);
+void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char *headers,
+                       size_t headers_len);    /* then writes, then end: chunked */
+void pl_exchange_write(pl_exchange *x, const char *data, size_t len);
+void pl_exchange_end(pl_exchange *x);
+void pl_exchange_release(pl_exchange *x);      /* Lua is through with it; unanswered: cut off */
+
+enum { PL_STREAM_SSE = 0,                  /* C writes before + JSON text + after, per piece */
+       PL_STREAM_PIECES = 1,               /* Lua is told of each piece and writes it */
+       PL_STREAM_WHOLE = 2 };              /* only the end is told */
+typedef struct pl_stream pl_stream;        /* what becomes of one sequence's tokens */
+pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exchange *x);
+void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const char *after,
+                     size_t after_len);
+void pl_stream_stop(pl_stream *s, const char *stop, size_t len);       /* a stop string */
+void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval);
+void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n);      /* the prompt's last ids */
+/* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string. */
+pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq);
+/* After PIECE and DONE: the text since the last take (SSE: what is not yet written). */
+const char *pl_stream_take(pl_stream *s, size_t *len);
+/* Tokens since the last take, each with where its text starts in the whole; the pointers
+ * live until the next take. */
+int pl_stream_tokens(pl_stream *s, const pl_token **out);
+typedef struct pl_stream_end {
+    int32_t finish, stop_reason;           /* stop_reason: token id, or -1 */
+    int32_t stop_string;                   /* index of the stop string that ended it, or -1 */
+    int32_t n_tokens, n_cached;
+    int64_t submitted_ns, scheduled_ns, first_ns, last_ns;
+} pl_stream_end;
+void pl_stream_result(const pl_stream *s, pl_stream_end *out);   /* after DONE */
+void pl_stream_cancel(pl_stream *s);       /* DONE will follow, finish ABORT */
+void pl_stream_close(pl_stream *s);        /* after DONE, or before start */
+
+/* Jobs: work for the pool of Lua states (main.c opens them; they run pool.lua). */
+typedef struct pl_job pl_job;
+int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len);   /* id, or PL_ELIMIT */
+pl_job *pl_job_take(pl_runtime *rt, int timeout_ms);         /* pool thread; NULL: none, or closing */
+int pl_job_closing(const pl_runtime *rt);
+const char *pl_job_arg(const pl_job *j, size_t *len);
+pl_exchange *pl_job_exchange(const pl_job *j);
+void pl_job_done(pl_job *j, const char *result, size_t len); /* pool thread; PL_EV_JOB follows */
+const char *pl_job_result(const pl_job *j, size_t *len);     /* lua thread; the event's object */
+void pl_job_close(pl_job *j);
+
+/* [/cdef] */
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+#endif
