@@ -164,6 +164,7 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     p->min_tokens = PL_MIN(p->min_tokens, r->max_total - s->n_prompt);
     p->logprobs = PL_MIN(p->logprobs, e->vocab - 1);
     p->prompt_logprobs = PL_MIN(p->prompt_logprobs, e->vocab - 1);
+    if (p->prompt_logprobs >= 0) s->n_remote = 0; /* they must be computed to be known */
     if (e->options.enable_prefix_caching) /* here, not on the step thread */
         pl_engine_chain(e, r, s->n_given / e->block_size);
     return r;

@@ -111,9 +111,9 @@ end
 
 function Engine:run(max)
   for i = 1, max or 10000 do
+    self:step()
     local s = self:stats()
     if s.running + s.waiting == 0 then return i end
-    self:step()
   end
   error "it does not end"
 end

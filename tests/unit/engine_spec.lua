@@ -394,6 +394,25 @@ describe("engine", function()
       is_empty()
     end)
 
+    it("and takes back blocks of one that has arrived, if the first lacks them", function()
+      open()
+      local a = assert(e:submit(null.text(1, 85), { max_tokens = 9 }, remote(80)))
+      local b = assert(e:submit(null.text(2, 85), { max_tokens = 9 }, remote(80)))
+      e:step()
+      assert.equal(10, e:stats().blocks_used)
+      C.pl_engine_arrived(e.handle, a, 1)
+      C.pl_engine_arrived(e.handle, b, 1)
+      e:run(100)
+      assert.same({ 9, 9 }, { #e.tokens[a], #e.tokens[b] })
+      is_empty()
+    end)
+
+    it("but not with prompt_logprobs, which must be computed", function()
+      open()
+      local a = assert(e:submit(null.text(1, 40), { prompt_logprobs = 0 }, remote(32)))
+      assert.equal(1, e:step()[a])
+    end)
+
     it("and is not busy meanwhile", function()
       open()
       local a = assert(e:submit(null.text(1, 70), nil, remote(64)))
@@ -489,9 +508,11 @@ describe("engine", function()
           end
           e:step()
         end
-        for _ = 1, 300 do
+        for _ = 1, 10000 do
           for id in pairs(waits) do C.pl_engine_arrived(e.handle, id, 1) end
-          e:step(5)
+          e:step()
+          local s = e:stats()
+          if s.running + s.waiting + s.waiting_remote == 0 then break end
         end
         for i = 1, n do assert.is_truthy(e.ends[live[i]]) end
         is_empty()
