@@ -150,7 +150,7 @@ typedef struct pl_tensor {                 /* a tensor in a file: row-major, dim
 typedef struct pl_meta {                   /* a value of GGUF's metadata */
     int32_t kind;                          /* a PL_JSON_* kind */
     int32_t n;                             /* of an array */
-    int32_t item_kind;
+    int32_t item_kind;                     /* PL_JSON_TRUE: of bools */
     int64_t integer;
     double number;
     const char *string;
@@ -164,6 +164,8 @@ const pl_tensor *pl_weights_get(const pl_weights *w, int i);
 const pl_tensor *pl_weights_find(const pl_weights *w, const char *name);
 pl_status pl_weights_meta(const pl_weights *w, const char *key, pl_meta *out);       /* PL_ENOTFOUND */
 pl_status pl_weights_meta_item(const pl_weights *w, const char *key, int i, pl_meta *out);
+/* A hash of `text` and of the file (may be NULL): its header and its tensors' first bytes. */
+uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t len, uint64_t seed);
 
 /* ---- model: a transformer on a device (lua while loading, then step) ---------------- */
 
