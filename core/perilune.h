@@ -84,9 +84,9 @@ int pl_metric_render(pl_buf *out);         /* Prometheus text format 0.0.4 */
 typedef struct pl_json pl_json;            /* a document, or a value inside one */
 enum { PL_JSON_NULL = 0, PL_JSON_FALSE, PL_JSON_TRUE, PL_JSON_INTEGER, PL_JSON_REAL,
        PL_JSON_STRING, PL_JSON_ARRAY, PL_JSON_OBJECT };
-pl_json *pl_json_open(const char *text, size_t len);   /* RFC 8259; NULL says where it breaks */
+pl_json *pl_json_open(const char *text, size_t len);   /* RFC 8259, 512 levels; NULL says where it breaks */
 void pl_json_close(pl_json *doc);                      /* the document; its values go with it */
-int pl_json_kind(const pl_json *v);
+int pl_json_kind(const pl_json *v);                    /* NULL, an absent value, is null */
 int pl_json_size(const pl_json *v);                    /* of an array or object */
 int64_t pl_json_integer(const pl_json *v);
 double pl_json_number(const pl_json *v);               /* of an integer or real */
@@ -97,7 +97,9 @@ const pl_json *pl_json_find(const pl_json *object, const char *key);   /* NULL: 
 void *pl_json_next(const pl_json *object, void *at);
 const char *pl_json_key(void *at, size_t *len);
 const pl_json *pl_json_value(void *at);
-int pl_json_ints(const pl_json *array, int32_t *out, int max);   /* all integers, or a status */
+int pl_json_ints(const pl_json *array, int32_t *out, int max);   /* all integers: how many; or a status */
+/* Appends s as the inside of a JSON string: escaped, without quotes; bad UTF-8 becomes U+FFFD. */
+void pl_buf_add_json(pl_buf *b, const char *s, size_t len);
 
 /* ---- text: tokens <-> bytes (a pl_text that is ready: any thread) ------------------- */
 
