@@ -51,7 +51,7 @@ function words.run(...)
     return complain("no model: name one by --model or $PERILUNE_MODEL",
                     "./dev run fetches a small one")
   end
-  return require("perilune.serve").run(resolved)
+  return require("perilune.frontend").run(resolved)
 end
 
 local function shown(setting)

@@ -29,27 +29,24 @@ local function checked(status)
   if status < 0 then refuse(ffi.string(C.pl_error_text())) end
 end
 
--- The ids of a text, as a buffer of int32; ids to go before and after where wanted.
-local function encode(ctx, text, special_ids)
+-- A prompt in hand: { tokens (int32_t *), n_tokens, text, keep (anchors the memory) }. With
+-- special_ids, the ids that the tokenizer puts before and after a text are there too.
+local function prompt_of_text(ctx, text, special_ids)
   local buf = ffi.new "pl_buf"
-  if special_ids then
-    for _, id in ipairs(ctx.prefix_ids) do C.pl_buf_add_i32(buf, id) end
-  end
   local status = C.pl_text_encode(ctx.text, text, #text, 1, buf)
   if status < 0 then
     C.pl_buf_fini(buf)
     checked(status)
   end
-  if special_ids then
-    for _, id in ipairs(ctx.suffix_ids) do C.pl_buf_add_i32(buf, id) end
-  end
-  return ffi.gc(buf, C.pl_buf_fini), tonumber(buf.len) / 4
-end
-
--- A prompt in hand: { tokens (int32_t *), n_tokens, text, keep (anchors the memory) }.
-local function prompt_of_text(ctx, text, special_ids)
-  local buf, n = encode(ctx, text, special_ids)
-  return { tokens = ffi.cast("int32_t *", buf.data), n_tokens = n, text = text, keep = buf }
+  local before = special_ids and ctx.prefix_ids or {}
+  local after = special_ids and ctx.suffix_ids or {}
+  local n = tonumber(buf.len) / 4
+  local tokens = ffi.new("int32_t[?]", #before + n + #after + 1)
+  for i, id in ipairs(before) do tokens[i - 1] = id end
+  ffi.copy(tokens + #before, buf.data, buf.len)
+  for i, id in ipairs(after) do tokens[#before + n + i - 1] = id end
+  C.pl_buf_fini(buf)
+  return { tokens = tokens, n_tokens = #before + n + #after, text = text, keep = tokens }
 end
 
 local function prompt_of_ids(ctx, node)
@@ -127,24 +124,22 @@ local function open_seq(ctx, req, prompt, sampling, child)
   return seq
 end
 
+local function id_list(prompt)
+  local ids = {}
+  for i = 1, prompt.n_tokens do ids[i] = prompt.tokens[i - 1] end
+  return ids
+end
+
 -- A bad word counts with and without the space that may stand before it, as in vLLM.
 local function bad_word_ids(ctx, words)
   local out = {}
   for _, word in ipairs(words) do
     for _, form in ipairs { word, " " .. word:gsub("^ +", "") } do
-      local buf, n = encode(ctx, form, false)
-      local at, ids = ffi.cast("int32_t *", buf.data), {}
-      for i = 1, n do ids[i] = at[i - 1] end
-      if n > 0 then out[#out + 1] = ids end
+      local ids = id_list(prompt_of_text(ctx, form, false))
+      if #ids > 0 then out[#out + 1] = ids end
     end
   end
   return out
-end
-
-local function id_list(prompt)
-  local ids = {}
-  for i = 1, prompt.n_tokens do ids[i] = prompt.tokens[i - 1] end
-  return ids
 end
 
 local function last_ids(prompt)
