@@ -358,6 +358,7 @@ typedef struct pl_job pl_job;
 int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len);   /* id, or PL_ELIMIT */
 pl_job *pl_job_take(pl_runtime *rt, int timeout_ms);         /* pool thread; NULL: none, or closing */
 int pl_job_closing(const pl_runtime *rt);
+void pl_job_stop(pl_runtime *rt);          /* ends the pool's takes; join its threads before pl_runtime_close */
 const char *pl_job_arg(const pl_job *j, size_t *len);
 pl_exchange *pl_job_exchange(const pl_job *j);
 void pl_job_done(pl_job *j, const char *result, size_t len); /* pool thread; PL_EV_JOB follows */
