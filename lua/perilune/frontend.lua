@@ -186,8 +186,9 @@ function M.run(recipe)
     why = ffi.string(C.pl_error_text())
   else
     ok, why = serve(server)
-    C.pl_runtime_close(server.rt)
+    C.pl_job_stop(server.rt)
     host.join()
+    C.pl_runtime_close(server.rt)
   end
   worker.close(w)
   if not ok then return complain(why) end
