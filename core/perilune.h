@@ -107,16 +107,14 @@ enum { PL_TEXT_BYTES = 0,                  /* byte-level BPE */
 enum { PL_TOKEN_NORMAL = 0, PL_TOKEN_ADDED = 1, PL_TOKEN_SPECIAL = 2, PL_TOKEN_BYTE = 3,
        PL_TOKEN_LSTRIP = 16, PL_TOKEN_RSTRIP = 32, PL_TOKEN_SINGLE_WORD = 64,
        PL_TOKEN_NORMALIZED = 128 };        /* flags, or'ed to the kind */
-enum { PL_PREFIX_NEVER = 0,
-       PL_PREFIX_ALWAYS = 1,               /* pieces: each section gets a U+2581; bytes: a space, unless it has one */
-       PL_PREFIX_FIRST = 2,                /* pieces: the text's start only, unless it has one */
-       PL_PREFIX_UNLESS = 3 };             /* pieces: each section, unless it has one */
+enum { PL_PREFIX_NEVER = 0, PL_PREFIX_ALWAYS = 1, PL_PREFIX_FIRST = 2 };
 typedef struct pl_text_options {
     int32_t kind;                          /* PL_TEXT_* */
     int32_t vocab_size;
     int32_t nfc, byte_fallback, ignore_merges, fuse_unk;
     int32_t unk_id;                        /* -1: none */
-    int32_t prefix_space;                  /* PL_PREFIX_* */
+    int32_t prefix_space;                  /* a space before each section between added tokens, or the first; bytes: not before a space, no FIRST */
+    int32_t metaspace;                     /* pieces: spaces become U+2581 only after added tokens are found; no prefix before one */
     int32_t by_score;                      /* merges ranked by the scores of their results (GGUF `llama`) */
     int32_t strip_left;                    /* spaces the decoder takes off the start of a text; -1: the first token's */
 } pl_text_options;

@@ -31,13 +31,14 @@ static pl_status check_options(const pl_text_options *o)
         return pl_fail(PL_EINVAL, "unk_id %d is not in -1..%d", o->unk_id,
                        o->vocab_size - 1);
     bool bytes = o->kind == PL_TEXT_BYTES;
-    if (o->prefix_space < 0 ||
-        o->prefix_space > (bytes ? PL_PREFIX_ALWAYS : PL_PREFIX_UNLESS))
+    if (o->prefix_space < 0 || o->prefix_space > PL_PREFIX_FIRST)
         return pl_fail(PL_EINVAL, "prefix_space %d is not known", o->prefix_space);
-    if (bytes && (o->by_score || o->byte_fallback || o->strip_left))
+    if (o->prefix_space == PL_PREFIX_FIRST && !o->metaspace)
+        return pl_fail(PL_EINVAL, "prefix_space FIRST needs metaspace");
+    if (bytes && (o->by_score || o->byte_fallback || o->strip_left || o->metaspace))
         return pl_fail(
             PL_EINVAL,
-            "by_score, byte_fallback and strip_left are for pieces, not for bytes");
+            "by_score, byte_fallback, strip_left and metaspace are for pieces only");
     if (o->strip_left < -1)
         return pl_fail(PL_EINVAL, "strip_left %d is below -1", o->strip_left);
     return PL_OK;

@@ -245,7 +245,7 @@ static void replace_spaces(pl_buf *b, const char *p, size_t len)
 pl_status text_normalize(const pl_text *t, text_scratch *s, const char **p, size_t *len)
 {
     if (t->o.nfc) PL_TRY(to_nfc(s, p, len));
-    if (t->o.kind != PL_TEXT_PIECES || t->o.prefix_space >= PL_PREFIX_FIRST) return PL_OK;
+    if (t->o.kind != PL_TEXT_PIECES || t->o.metaspace) return PL_OK;
     pl_buf *b = text_scratch_buf(s, TEXT_BUF_NORMAL);
     b->len = 0;
     if (*len && t->o.prefix_space == PL_PREFIX_ALWAYS) pl_buf_add(b, PL_TEXT_SPACE, 3);
@@ -259,12 +259,13 @@ void text_respace(const pl_text *t, text_scratch *s, bool first, const char **p,
                   size_t *len)
 {
     bool bytes = t->o.kind == PL_TEXT_BYTES;
-    if (t->o.prefix_space < (bytes ? PL_PREFIX_ALWAYS : PL_PREFIX_FIRST)) return;
+    if (bytes ? !t->o.prefix_space : !t->o.metaspace) return;
     pl_buf *b = text_scratch_buf(s, TEXT_BUF_SPACED);
     b->len = 0;
     bool spaced =
         **p == ' ' || (!bytes && *len >= 3 && memcmp(*p, PL_TEXT_SPACE, 3) == 0);
-    bool prefix = !spaced && (first || t->o.prefix_space != PL_PREFIX_FIRST);
+    int when = t->o.prefix_space;
+    bool prefix = !spaced && (when == PL_PREFIX_ALWAYS || (when == PL_PREFIX_FIRST && first));
     if (bytes) {
         if (!prefix) return;
         pl_buf_add_str(b, " ");

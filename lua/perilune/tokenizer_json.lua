@@ -51,7 +51,7 @@ function normalizers.NFC(plan) plan.options.nfc = 1 end
 
 function normalizers.Prepend(plan, entry, field)
   want(entry.prepend == SPACE, field .. ".prepend", "only U+2581 is supported")
-  plan.prefix = "ALWAYS"
+  plan.prefix, plan.replaced = "ALWAYS", true
 end
 
 function normalizers.Replace(plan, entry, field)
@@ -99,11 +99,11 @@ local function prepend_scheme(entry, field)
 end
 
 function pre_tokenizers.Metaspace(plan, entry, field)
-  local names = { always = "UNLESS", first = "FIRST", never = "NEVER" }
   local scheme = prepend_scheme(entry, field)
-  want(names[scheme], field .. ".prepend_scheme", ("'%s' is not known"):format(scheme))
-  want(plan.prefix == "NEVER" and #plan.splits == 0, field, "not supported after others")
-  plan.prefix, plan.replaced = names[scheme], true
+  want(scheme == "always" or scheme == "first" or scheme == "never",
+       field .. ".prepend_scheme", ("'%s' is not known"):format(tostring(scheme)))
+  want(not plan.replaced and #plan.splits == 0, field, "not supported after others")
+  plan.prefix, plan.replaced, plan.options.metaspace = scheme:upper(), true, 1
   if opt(entry.split, true) then
     table.insert(plan.splits, SPACE .. "[^" .. SPACE .. "]*")
   end
