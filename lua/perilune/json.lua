@@ -292,6 +292,7 @@ local function put_table(w, t, depth)
 end
 
 function put(w, v, depth)
+  if w.tick then w.tick() end
   local kind = type(v)
   if kind == "string" then
     w[#w + 1] = quote(v)
@@ -326,14 +327,15 @@ local function python_key(key)
 end
 
 -- What Python's json.dumps(v, ensure_ascii=False) returns; keys in their order. Options:
--- indent (a number or a string), separators {item, key}, sort_keys.
+-- indent (a number or a string), separators {item, key}, sort_keys, and tick, called
+-- before each value: it may raise an error to end what grows too long.
 function M.encode_python(v, options)
   local indent = options and options.indent
   if type(indent) == "number" then indent = (" "):rep(indent) end
   local separators = options and options.separators or { indent and "," or ", ", ": " }
   return write(v, {
     indent = indent, comma = separators[1], colon = separators[2], key = python_key,
-    sort = options and options.sort_keys,
+    sort = options and options.sort_keys, tick = options and options.tick,
   })
 end
 
