@@ -253,17 +253,14 @@ local function loop_parts(K, n)
   local store = storer(K, n.target)
   local passes = n.filter and expr(K, n.filter)
   local slot = K.scope.names.loop
-  K.loops = K.loops + 1
-  local depth = K.loops
   local run = block(K, n.body)
-  K.loops = K.loops - 1
   leave(K)
-  return start, store, passes, run, slot, depth
+  return start, store, passes, run, slot
 end
 
 kinds["for"] = function(K, n)
   local list, otherwise, line = expr(K, n.list), loop_else(K, n), n.line
-  local start, store, passes, run, slot, depth = loop_parts(K, n)
+  local start, store, passes, run, slot = loop_parts(K, n)
   return function(c, f)
     c.line = line
     local items = value.items(c, list(c, f))
@@ -272,7 +269,7 @@ kinds["for"] = function(K, n)
       items = filtered(c, f, items, store, passes)
     end
     if #items == 0 then return otherwise(c, f) end
-    local loop = setmetatable({ items = items, n = #items, depth = depth }, value.loop_mt)
+    local loop = setmetatable({ items = items, n = #items }, value.loop_mt)
     for i = 1, #items do
       charge(c, 1)
       loop.at, f[slot] = i, loop
@@ -314,10 +311,7 @@ local function macro(K, n)
   end
   m.by_name = { caller = K.scope.names.caller }
   for i, parameter in ipairs(n.parameters) do m.by_name[parameter.name] = m.slots[i] end
-  local loops = K.loops
-  K.loops = 0
   local run = block(K, n.body)
-  K.loops = loops
   leave(K)
   return function(_, f)
     return value.func(n.name, function(c, args, named)
@@ -353,7 +347,7 @@ end
 
 -- The template as one function: run(c).
 function M.compile(tree)
-  local K = { scope = { names = {}, frame = { slots = 0 } }, loops = 0 }
+  local K = { scope = { names = {}, frame = { slots = 0 } } }
   local start = enter(K, tree, {})
   local run = block(K, tree)
   return function(c)

@@ -52,7 +52,7 @@ local function text_filter(name, f)
 end
 text_filter("upper", string.upper)
 text_filter("lower", string.lower)
-text_filter("title", text.title)
+text_filter("title", text.title_words)
 text_filter("capitalize", text.capitalize)
 text_filter("string", function(s) return s end)
 text_filter("safe", function(s) return s end)
@@ -139,14 +139,19 @@ filter("abs", {}, function(_, v)
   return x < 0 and value.negative(v) or v
 end)
 
+-- Half to even, decided exactly: format rounds ties up.
 local function round_to(x, precision, method)
-  if method ~= "common" then
-    local scale = 10 ^ precision
-    return (method == "ceil" and math.ceil or math.floor)(x * scale) / scale
+  local scale = 10 ^ precision
+  if method == "ceil" then return (math.ceil(x * scale) + 0) / scale end
+  if method == "floor" then return math.floor(x * scale) / scale end
+  local fine = x * 2 ^ (precision + 1)
+  local low = math.floor(x * scale)
+  if fine == math.floor(fine) and x * scale - low == 0.5 then
+    local even = (low % 2 == 0 and low or low + 1) / scale
+    return even == 0 and x < 0 and -0.0 or even
   end
   if precision >= 0 then return tonumber(string.format("%." .. precision .. "f", x)) end
-  local scale = 10 ^ -precision
-  return tonumber(string.format("%.0f", x / scale)) * scale
+  return tonumber(string.format("%.0f", x * scale)) / scale
 end
 
 filter("round", { "precision", "method" }, function(_, v, precision, method)

@@ -295,8 +295,8 @@ local loop = {
   length = function(l) return l.n end,
   previtem = function(l) return l.items[l.at - 1] end,
   nextitem = function(l) return l.items[l.at + 1] end,
-  depth = function(l) return l.depth end,
-  depth0 = function(l) return l.depth - 1 end,
+  depth = function() return 1 end,    -- of recursion, which there is none of
+  depth0 = function() return 0 end,
 }
 
 local function cycle(_, l, args)

@@ -153,7 +153,7 @@ local function split_white(s, max)
   local out, at = {}, skip(s, 1)
   while at <= #s do
     if max and #out == max then
-      out[#out + 1] = sub(s, at, skip_back(s, #s))
+      out[#out + 1] = sub(s, at)
       break
     end
     local stop = at
@@ -172,7 +172,7 @@ local function rsplit_white(s, max)
     table.insert(out, 1, words[i])
     stop = skip_back(s, stop - #words[i])
   end
-  table.insert(out, 1, sub(s, skip(s, 1), stop))
+  table.insert(out, 1, sub(s, 1, stop))
   return out
 end
 
@@ -215,6 +215,11 @@ function M.title(s)
   return (gsub(gsub(s, "%a+", function(word)
     return sub(word, 1, 1):upper() .. sub(word, 2):lower()
   end), "([\128-\255])(%u)", function(before, letter) return before .. letter:lower() end))
+end
+
+-- As the filter `title` has it: words end at blanks, - and opening brackets.
+function M.title_words(s)
+  return (gsub(s, "[^%s%-({%[<]+", M.capitalize))
 end
 
 function M.capitalize(s)
