@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "json.h"
 
+#include <ctype.h>
+#include <float.h>
 #include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A pl_json is a json_t: it has no body of its own. Jansson does the refusing (numbers
@@ -164,4 +169,40 @@ int pl_json_ints(const pl_json *array, int32_t *out, int max)
     for (size_t i = 0; i < n; i++)
         out[i] = (int32_t)json_integer_value(json_array_get(a, i));
     return (int)n;
+}
+
+/* The shortest "d.ddde+xx" that reads back as v: 15 digits hold for what people write,
+ * and fewer only for subnormals. */
+static void shortest(double v, char *out, size_t size)
+{
+    for (int digits = fabs(v) < DBL_MIN ? 0 : 14; digits <= 16; digits++) {
+        snprintf(out, size, "%.*e", digits, v);
+        if (strtod(out, NULL) == v) return;
+    }
+}
+
+void pl_buf_add_real(pl_buf *b, double v)
+{
+    char text[40], digits[20];
+    if (!isfinite(v)) {
+        pl_buf_add_str(b, isnan(v) ? "nan" : v < 0 ? "-inf" : "inf");
+        return;
+    }
+    shortest(v, text, sizeof text);
+    int n = 0, exponent = atoi(strchr(text, 'e') + 1);
+    for (const char *p = text; *p != 'e'; p++)
+        if (isdigit((unsigned char)*p)) digits[n++] = *p;
+    while (n > 1 && digits[n - 1] == '0') n--;
+    if (signbit(v)) pl_buf_add(b, "-", 1);
+    if (exponent < -4 || exponent >= 16) {
+        pl_buf_printf(b, "%c%s%.*se%c%02d", digits[0], n > 1 ? "." : "", n - 1,
+                      digits + 1, exponent < 0 ? '-' : '+', abs(exponent));
+    } else if (exponent < 0) {
+        pl_buf_printf(b, "0.%.*s%.*s", -exponent - 1, "000", n, digits);
+    } else if (n <= exponent + 1) {
+        pl_buf_printf(b, "%.*s%.*s.0", n, digits, exponent + 1 - n, "000000000000000");
+    } else {
+        pl_buf_printf(b, "%.*s.%.*s", exponent + 1, digits, n - exponent - 1,
+                      digits + exponent + 1);
+    }
 }

@@ -100,6 +100,7 @@ const pl_json *pl_json_value(void *at);
 int pl_json_ints(const pl_json *array, int32_t *out, int max);   /* all integers: how many; or a status */
 /* Appends s as the inside of a JSON string: escaped, without quotes; bad UTF-8 becomes U+FFFD. */
 void pl_buf_add_json(pl_buf *b, const char *s, size_t len);
+void pl_buf_add_real(pl_buf *b, double v);             /* shortest that reads back, as Python prints it */
 
 /* ---- text: tokens <-> bytes (a pl_text that is ready: any thread) ------------------- */
 

@@ -177,41 +177,21 @@ end
 
 -- ---- encode -------------------------------------------------------------------------
 
-local quote_buf = ffi.new "pl_buf"
+local scratch = ffi.new "pl_buf"    -- one for this state, kept
 
 -- A string as JSON writes it, quotes and all; bytes that are no UTF-8 become U+FFFD.
 local function quote(s)
   if not find(s, '[%z\1-\31"\\\128-\255]') then return '"' .. s .. '"' end
-  quote_buf.len = 0
-  C.pl_buf_add_json(quote_buf, s, #s)
-  return '"' .. ffi.string(quote_buf.data, quote_buf.len) .. '"'
-end
-
--- Digits and exponent of the shortest decimal that reads back as v.
-local function shortest(v)
-  for precision = math.abs(v) < 2.3e-308 and 0 or 14, 16 do
-    local s = format("%." .. precision .. "e", v)
-    if tonumber(s) == v then
-      local sign, digits, e = s:match "^(%-?)([%d.]+)e(.*)$"
-      return sign, (digits:gsub("%.", ""):gsub("0+$", "")), tonumber(e)
-    end
-  end
+  scratch.len = 0
+  C.pl_buf_add_json(scratch, s, #s)
+  return '"' .. ffi.string(scratch.data, scratch.len) .. '"'
 end
 
 -- A float as Python's repr has it.
 local function real_text(v)
-  if v ~= v then return "nan" end
-  if v == math.huge then return "inf" elseif v == -math.huge then return "-inf" end
-  if v == 0 then return 1 / v < 0 and "-0.0" or "0.0" end
-  local sign, digits, e = shortest(v)
-  if e < -4 or e >= 16 then
-    local rest = digits:sub(2)
-    return sign .. digits:sub(1, 1) .. (rest == "" and "" or "." .. rest)
-      .. format("e%s%02d", e < 0 and "-" or "+", math.abs(e))
-  end
-  if e < 0 then return sign .. "0." .. ("0"):rep(-e - 1) .. digits end
-  if #digits <= e + 1 then return sign .. digits .. ("0"):rep(e + 1 - #digits) .. ".0" end
-  return sign .. digits:sub(1, e + 1) .. "." .. digits:sub(e + 2)
+  scratch.len = 0
+  C.pl_buf_add_real(scratch, v)
+  return ffi.string(scratch.data, scratch.len)
 end
 M.real_text = real_text
 
@@ -292,6 +272,7 @@ local function put_table(w, t, depth)
 end
 
 function put(w, v, depth)
+  if w.tick then w.tick() end
   local kind = type(v)
   if kind == "string" then
     w[#w + 1] = quote(v)
@@ -326,14 +307,15 @@ local function python_key(key)
 end
 
 -- What Python's json.dumps(v, ensure_ascii=False) returns; keys in their order. Options:
--- indent (a number or a string), separators {item, key}, sort_keys.
+-- indent (a number or a string), separators {item, key}, sort_keys, and tick, called
+-- before each value: it may raise an error to end what grows too long.
 function M.encode_python(v, options)
   local indent = options and options.indent
   if type(indent) == "number" then indent = (" "):rep(indent) end
   local separators = options and options.separators or { indent and "," or ", ", ": " }
   return write(v, {
     indent = indent, comma = separators[1], colon = separators[2], key = python_key,
-    sort = options and options.sort_keys,
+    sort = options and options.sort_keys, tick = options and options.tick,
   })
 end
 
