@@ -323,6 +323,8 @@ void pl_runtime_close(pl_runtime *rt);
 int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);   /* how many */
 int pl_listen(pl_runtime *rt, const char *host, int port);             /* the port bound, or a status */
 pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e);   /* starts its step thread; tokens go to streams */
+/* Stops it: its streams end. Before pl_engine_close; pl_runtime_close does it for all. */
+void pl_runtime_detach(pl_runtime *rt, pl_engine *e);
 
 typedef struct pl_exchange pl_exchange;    /* one HTTP request and its answer; valid until released */
 int32_t pl_exchange_id(const pl_exchange *x);
@@ -344,19 +346,24 @@ enum { PL_STREAM_SSE = 0,                  /* C writes before + JSON text + afte
        PL_STREAM_PIECES = 1,               /* Lua is told of each piece and writes it */
        PL_STREAM_WHOLE = 2 };              /* only the end is told */
 typedef struct pl_stream pl_stream;        /* what becomes of one sequence's tokens */
+/* `x` may be NULL unless the mode is SSE. When its client is gone the stream is cancelled. */
 pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exchange *x);
+int32_t pl_stream_id(const pl_stream *s);
+/* Of SSE: `before` ends in, `after` begins with, the quote around the text. */
 void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const char *after,
                      size_t after_len);
-void pl_stream_stop(pl_stream *s, const char *stop, size_t len);       /* a stop string */
-void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval);
+pl_status pl_stream_stop(pl_stream *s, const char *stop, size_t len);  /* a stop string; PL_ELIMIT */
+/* A piece has `interval` tokens or more; stop strings count after min_tokens tokens. */
+void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval, int min_tokens);
 void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n);      /* the prompt's last ids */
-/* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string. */
+/* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string.
+ * Where the engine refuses, `seq` stays the caller's and another may be asked. */
 pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq);
 /* After PIECE and DONE: the text since the last take (SSE: what is not yet written). */
 const char *pl_stream_take(pl_stream *s, size_t *len);
-/* Tokens since the last take, each with where its text starts in the whole; the pointers
- * live until the next take. */
-int pl_stream_tokens(pl_stream *s, const pl_token **out);
+/* Not with SSE: how many tokens the last take brought, and where the text of each starts
+ * in the whole (bytes); the pointers live until the next take. */
+int pl_stream_tokens(pl_stream *s, const pl_token **tokens, const int32_t **starts);
 typedef struct pl_stream_end {
     int32_t finish, stop_reason;           /* stop_reason: token id, or -1 */
     int32_t stop_string;                   /* index of the stop string that ended it, or -1 */
