@@ -62,33 +62,37 @@ end
 local function start(server, x, job, choice)
   local plan, answer_ = job.plan, job.answer
   local stream = C.pl_stream_open(server.rt, server.ctx.text, mode_of(plan), x)
-  C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, plan.min_tokens,
-    server.stream_interval)
+  C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, server.stream_interval,
+    plan.min_tokens)
   local prime = choice.prompt.prime
   C.pl_stream_prime(stream, ffi.new("int32_t[?]", #prime, prime), #prime)
-  for _, s in ipairs(plan.stop) do C.pl_stream_stop(stream, s, #s) end
+  local status = C.PL_OK
+  for _, s in ipairs(plan.stop) do
+    if status >= 0 then status = C.pl_stream_stop(stream, s, #s) end
+  end
   if plan.stream then
     local before, after = answer_:frame(choice.index)
     C.pl_stream_frame(stream, before, #before, after, #after)
   end
   local seq = ffi.cast("pl_seq *", choice.seq.address)
-  local status = C.pl_stream_start(stream, server.engine, seq)
+  if status >= 0 then status = C.pl_stream_start(stream, server.engine, seq) end
   if status < 0 then
     local _, why, name = pl.refusal(status)
     C.pl_stream_close(stream)
     C.pl_seq_close(seq)
     return nil, why, name
   end
-  choice.stream, choice.state = stream, { offset = 0 }
+  choice.stream, choice.id, choice.state = stream, C.pl_stream_id(stream), { offset = 0 }
   return true
 end
 
 -- The text and tokens that came since the last time.
-local tokens_out, len_out = ffi.new "const pl_token *[1]", ffi.new "size_t[1]"
+local tokens_out, starts_out = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
+local len_out = ffi.new "size_t[1]"
 local function take(choice)
-  local n = C.pl_stream_tokens(choice.stream, tokens_out)
-  local text = C.pl_stream_take(choice.stream, len_out)
-  return ffi.string(text, len_out[0]), tokens_out[0], n
+  local text = ffi.string(C.pl_stream_take(choice.stream, len_out), len_out[0])
+  local n = C.pl_stream_tokens(choice.stream, tokens_out, starts_out)
+  return text, tokens_out[0], n
 end
 
 -- What a piece brings besides its text.
@@ -112,9 +116,8 @@ end
 -- Streams one choice to its end.
 local function follow(job, x, choice)
   local result = ffi.new "pl_stream_end"
-  local id = choice.seq.id
   while true do
-    local ev = flow.await(id, C.PL_EV_PIECE, C.PL_EV_DONE)
+    local ev = flow.await(choice.id, C.PL_EV_PIECE, C.PL_EV_DONE)
     if ev.kind == C.PL_EV_DONE then break end
     local text, tokens, n = take(choice)
     write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
@@ -132,7 +135,7 @@ end
 -- Waits for one choice's end and keeps what its body needs.
 local function gather(job, choice)
   local result = ffi.new "pl_stream_end"
-  flow.await(choice.seq.id, C.PL_EV_DONE)
+  flow.await(choice.id, C.PL_EV_DONE)
   C.pl_stream_result(choice.stream, result)
   choice.last = result
   local plan = job.plan
@@ -177,7 +180,7 @@ local function start_all(server, x, job, choices)
     if not ok then
       close_from(choices, i + 1)
       for k = 1, i - 1 do C.pl_stream_cancel(choices[k].stream) end
-      for k = 1, i - 1 do flow.await(choices[k].seq.id, C.PL_EV_DONE) end
+      for k = 1, i - 1 do flow.await(choices[k].id, C.PL_EV_DONE) end
       for k = 1, i - 1 do C.pl_stream_close(choices[k].stream) end
       return nil, { status = name == "PL_ELIMIT" and 503 or 400, message = why }
     end

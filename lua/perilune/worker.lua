@@ -29,8 +29,12 @@ end
 
 local function open_tokenizer(recipe, desc)
   if recipe.tokenizer then return tokenizer.from_directory(recipe.tokenizer) end
-  if desc.format == "gguf" then return tokenizer.from_gguf(desc.path) end
-  return tokenizer.from_directory(desc.path)
+  if desc.format ~= "gguf" then return tokenizer.from_directory(desc.path) end
+  local weights = C.pl_weights_open(desc.path)
+  if weights == nil then return pl.refusal(C.PL_EFORMAT) end
+  local tok, why, name = tokenizer.from_gguf(weights)
+  C.pl_weights_close(weights)
+  return tok, why, name
 end
 
 -- How long a request may be: what was asked for, what the model can, what memory holds.
