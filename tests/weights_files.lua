@@ -36,7 +36,9 @@ function M.folder(files)
 end
 
 function M.clean()
-  for _, path in ipairs(made) do os.execute("rm -rf '" .. path .. "'") end
+  for _, path in ipairs(made) do
+    if not os.remove(path) then os.execute("rm -rf '" .. path .. "'") end
+  end
   made = {}
 end
 
