@@ -251,7 +251,8 @@ describe("model.describe of a folder", function()
   it("checks every number", function()
     for key, bad in pairs {
       num_hidden_layers = 0, hidden_size = -8, intermediate_size = 1.5,
-      vocab_size = 2 ^ 40, num_attention_heads = "2", num_key_value_heads = 3, max_position_embeddings = true,
+      vocab_size = 2 ^ 40, num_attention_heads = "2", num_key_value_heads = 3,
+      max_position_embeddings = true,
       rms_norm_eps = 0, rope_theta = 0, eos_token_id = 16, bos_token_id = -1,
     } do
       local name = refused(with(llama(), { [key] = bad }),
