@@ -189,7 +189,8 @@ describe("weights of GGUF", function()
     refused(files.gguf({}, { { ("n"):rep(256), { 6 }, 0, f32[4] } }), "name of 256 bytes")
     refused(files.gguf({}, { { "\255", { 6 }, 0, f32[4] } }), "not UTF-8")
     local nested = files.str "a" .. files.u32(9) .. files.u32(9) .. files.u64(1)
-    refused(files.gguf({}, {}, { n_metas = 1 }):sub(1, 24) .. nested, "'a' is an array of type 9")
+    refused(files.gguf({}, {}, { n_metas = 1 }):sub(1, 24) .. nested,
+            "'a' is an array of type 9")
   end)
 
   it("survives a file cut anywhere, and one wrong byte anywhere", function()
