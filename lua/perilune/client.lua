@@ -71,14 +71,15 @@ end
 local steps = {}
 
 function steps.head(r)
-  local from, to = r.buffer:find "\r?\n\r?\n"
+  local from, to = r.buffer:find("\n\r?\n", r.looked)
   if not from then
     if #r.buffer > MAX_HEAD then return nil, "the head of the answer does not end" end
+    r.looked = math.max(1, #r.buffer - 2)   -- a whole end would have been seen before
     return false
   end
   local status, headers, modern = parse_head(r.buffer:sub(1, from - 1))
   if not status then return nil, "the answer is not HTTP/1.1" end
-  r.buffer = r.buffer:sub(to + 1)
+  r.buffer, r.looked = r.buffer:sub(to + 1), 1
   if status < 200 then return true end      -- 100 Continue: the real one follows
   r.status, r.headers = status, headers
   local connection = (headers.connection or ""):lower()
@@ -163,7 +164,8 @@ Response.__index = Response
 -- An answer being read; on_body(bytes) is called with its body as it comes. Fields:
 -- status and headers once the head is there, done, keep (the connection may serve again).
 function M.response(on_body)
-  return setmetatable({ state = "head", buffer = "", on_body = on_body }, Response)
+  local fresh = { state = "head", buffer = "", looked = 1, on_body = on_body }
+  return setmetatable(fresh, Response)
 end
 
 -- More bytes: true, or nil and why where this is no answer.
