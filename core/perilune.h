@@ -411,6 +411,25 @@ void pl_job_done(pl_job *j, const char *result, size_t len); /* pool thread; PL_
 const char *pl_job_result(const pl_job *j, size_t *len);     /* lua thread; the event's object */
 void pl_job_close(pl_job *j);
 
+/* ---- client: a connection to some server, for chat and bench (any thread) ----------- */
+
+typedef struct pl_client pl_client;
+pl_client *pl_client_open(const char *host, int port, int timeout_ms);
+void pl_client_close(pl_client *c);
+pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout_ms);   /* all of it */
+/* How many bytes came; 0: the server closed. PL_EAGAIN or PL_ETIMEOUT: none yet;
+ * PL_ECANCELED: a signal came first. */
+int pl_client_recv(pl_client *c, char *out, int max, int timeout_ms);
+/* Waits until something came for one of n; ready[i] says for which. How many, 0: none in
+ * time, or PL_ECANCELED. */
+int pl_client_poll(pl_client *const *clients, int n, uint8_t *ready, int timeout_ms);
+
+/* ---- terminal (lua thread) ---------------------------------------------------------- */
+
+int pl_terminal_is(int fd);                /* is it one? */
+void pl_terminal_catch(int on);            /* Ctrl-C is counted instead of ending the process */
+int pl_terminal_interrupts(void);          /* how many since the last call */
+
 /* [/cdef] */
 
 #pragma GCC visibility pop
