@@ -21,7 +21,8 @@ local array_mt = { __name = "json.array" }
 local object_mt = { __name = "json.object" }
 local real_mt = { __name = "json.real" }
 local tuple_mt = { __name = "tuple" }    -- templates have them; written as an array
-local null = setmetatable({}, { __name = "json.null", __tostring = function() return "null" end })
+local null_mt = { __name = "json.null", __tostring = function() return "null" end }
+local null = setmetatable({}, null_mt)
 local exact = 2 ^ 53
 
 M.array_mt, M.object_mt, M.real_mt, M.tuple_mt = array_mt, object_mt, real_mt, tuple_mt
@@ -227,7 +228,9 @@ local function keys_in(t, sort)
   end
   keys = {}
   for key in pairs(t) do
-    if type(key) ~= "string" then refuse("a key is a " .. type(key) .. ", wanted a string") end
+    if type(key) ~= "string" then
+      refuse("a key is a " .. type(key) .. ", wanted a string")
+    end
     keys[#keys + 1] = key
   end
   table.sort(keys)

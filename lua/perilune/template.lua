@@ -55,8 +55,8 @@ end
 
 -- The text, or nil, message, "raised" or "error". `now` is for strftime_now.
 function Template:render(vars, options)
-  local c = { out = {}, n = 0, bytes = 0, max_bytes = max_bytes, steps = max_steps, depth = 0,
-    vars = vars, now = options and options.now or os.time() }
+  local c = { out = {}, n = 0, bytes = 0, max_bytes = max_bytes, steps = max_steps,
+    depth = 0, vars = vars, now = options and options.now or os.time() }
   local ok, why = pcall(self.run, c)
   if ok then return table.concat(c.out) end
   if type(why) == "table" and why.raised then return nil, why.raised, "raised" end

@@ -6,10 +6,12 @@
 -- here, once: `K.scope` is { names: slot by name, frame, parent }.
 
 local filters = require "perilune.template_filters"
+local list_filters = require "perilune.template_lists"
 local functions = require "perilune.template_tests"
 local json = require "perilune.json"
 local lex = require "perilune.template_lex"
 local methods = require "perilune.template_methods"
+local operators = require "perilune.template_math"
 local value = require "perilune.template_value"
 local fail, made, truth, undefined = value.fail, value.made, value.truth, value.undefined
 local object_mt = json.object_mt
@@ -29,8 +31,9 @@ local function describe(n)
   if n.type == "name" then return n.name end
   if n.type == "get" then return describe(n.object) .. "." .. n.name end
   if n.type == "item" then
-    local key = n.key.type == "const" and type(n.key.value) ~= "table" and n.key.value or "..."
-    return describe(n.object) .. "[" .. tostring(key) .. "]"
+    local key = n.key.value
+    key = (type(key) == "string" or type(key) == "number") and key or "..."
+    return describe(n.object) .. "[" .. key .. "]"
   end
   return "the value"
 end
@@ -143,7 +146,8 @@ end
 function kinds.item(K, n)
   local object, what = expr(K, n.object), describe(n.object)
   if n.key.type == "slice" then
-    local first, last, step = bound(K, n.key.first), bound(K, n.key.last), bound(K, n.key.step)
+    local first, last = bound(K, n.key.first), bound(K, n.key.last)
+    local step = bound(K, n.key.step)
     return function(c, f)
       local o = want_defined(object(c, f), what)
       return methods.slice(c, o, first(c, f), last(c, f), step(c, f))
@@ -168,14 +172,17 @@ function kinds.binary(K, n)
   local adds = op == "+"
   return function(c, f)
     local a, b = left(c, f), right(c, f)
-    if adds and type(a) == "string" and type(b) == "string" then return made(c, a .. b) end
-    return value.arithmetic(c, op, want_defined(a, what_left), want_defined(b, what_right))
+    if adds and type(a) == "string" and type(b) == "string" then
+      return made(c, a .. b)
+    end
+    want_defined(a, what_left)
+    return operators.binary(c, op, a, want_defined(b, what_right))
   end
 end
 
 function kinds.neg(K, n)
   local object, what = expr(K, n.object), describe(n.object)
-  return function(c, f) return value.negative(want_defined(object(c, f), what)) end
+  return function(c, f) return operators.negative(want_defined(object(c, f), what)) end
 end
 
 function kinds.pos(K, n)
@@ -305,7 +312,8 @@ end
 function kinds.call(K, n)
   local args, callee = M.arguments(K, n.args), n.callee
   if callee.type == "get" then
-    local object, name, what = expr(K, callee.object), callee.name, describe(callee.object)
+    local object, name = expr(K, callee.object), callee.name
+    local what = describe(callee.object)
     return function(c, f)
       local o = want_defined(object(c, f), what)
       local list, named = args(c, f)
@@ -332,7 +340,7 @@ local function applied(table_of, what)
     end
   end
 end
-kinds.filter = applied(filters.filters, "filter")
+kinds.filter = applied(list_filters, "filter")
 kinds.test = applied(filters.tests, "test")
 
 return M

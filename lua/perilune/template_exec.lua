@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- template_exec.lua - statements as closures: s(c, f) returns nothing, "break" or "continue".
+-- template_exec.lua - statements as closures: s(c, f) returns nothing, or how to leave a
+-- turn of a loop: "break" or "continue".
 --
 -- Scopes are Jinja's: a loop, a macro, a block set and `with` have their own, `if` has
 -- none. What a scope sets starts as what it is outside, and is gone when the scope ends:

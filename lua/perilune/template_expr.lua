@@ -2,8 +2,8 @@
 -- template_expr.lua - the expressions of a template, as a tree.
 --
 -- A node is { type, line, ... }; what else it has stands where it is made. `P` is the
--- parser: the tokens and where it is in them. Precedence, loosest first: if-else, or, and,
--- not, comparisons, + -, ~, * / // %, **, signs, then . [] (), then | and is.
+-- parser: the tokens and where it is in them. Precedence, loosest first: if-else, or,
+-- and, not, comparisons, + -, ~, * / // %, **, signs, then . [] (), then | and is.
 
 local json = require "perilune.json"
 local lex = require "perilune.template_lex"
@@ -41,7 +41,9 @@ local fail = M.fail
 
 function M.expect(P, kind, value)
   local token = peek(P)
-  if not is(P, kind, value) then fail(P, value and "'" .. value .. "'" or "a " .. kind) end
+  if not is(P, kind, value) then
+    fail(P, value and "'" .. value .. "'" or "a " .. kind)
+  end
   P.at = P.at + 1
   return token
 end
@@ -65,7 +67,7 @@ function M.nested(P, rule, ...)
 end
 local nested = M.nested
 
-local constants = { ["true"] = true, ["True"] = true, ["false"] = false, ["False"] = false,
+local constants = { ["true"] = true, True = true, ["false"] = false, False = false,
   none = json.null, None = json.null }
 
 local function items(P, close)
@@ -99,7 +101,8 @@ end
 -- One expression, or several with commas: a tuple. `item` reads each of them.
 function M.tuple(P, item, in_parens)
   local parts, comma = {}, false
-  while not (is(P, "end") or is(P, "op", ")") or is(P, "op", "=") or is(P, "name", "in")) do
+  while not (is(P, "end") or is(P, "op", ")") or is(P, "op", "=")
+    or is(P, "name", "in")) do
     parts[#parts + 1] = item(P)
     comma = skip_if(P, "op", ",")
     if not comma then break end
@@ -149,18 +152,20 @@ local function subscript(P)
   end
   while n < 2 and skip_if(P, "op", ":") do
     n = n + 1
-    if not is(P, "op", ":") and not is(P, "op", "]") then bounds[n + 1] = expression(P) end
+    if not is(P, "op", ":") and not is(P, "op", "]") then
+      bounds[n + 1] = expression(P)
+    end
   end
   return node(P, "slice", { first = bounds[1], last = bounds[2], step = bounds[3] })
 end
 
 local function argument(P, args)
+  local after = P.tokens[P.at + 1]
   if skip_if(P, "op", "**") then
     args.dstar = expression(P)
   elseif skip_if(P, "op", "*") then
     args.star = expression(P)
-  elseif is(P, "name") and P.tokens[P.at + 1].value == "=" and P.tokens[P.at + 1].kind == "op"
-  then
+  elseif is(P, "name") and after.kind == "op" and after.value == "=" then
     args.names[#args.names + 1] = peek(P).value
     P.at = P.at + 2
     args.named[#args.names] = expression(P)

@@ -126,7 +126,8 @@ local function tag_end(L, kind)
   local close = kind == "variable" and "}}" or "%}"
   local sign = match(L.source, "^[-+]", L.at) or ""
   local at = L.at + #sign
-  if sub(L.source, at, at + 1) ~= close or sign == "+" and kind == "variable" then return end
+  if sub(L.source, at, at + 1) ~= close then return nil end
+  if sign == "+" and kind == "variable" then return nil end
   at = at + 2
   if sign == "-" then return text.skip(L.source, at) end
   local newline = sign == "" and kind == "block" and sub(L.source, at, at) == "\n"
@@ -189,19 +190,16 @@ end
 
 local function lex_raw(L, at)
   advance(L, at)
-  local from = at
-  while true do
-    local start, stop, sign = find(L.source, "{%%([-+]?)%s*endraw%s*[-+]?%%}", from)
-    if not start then fail(L.line, "a raw block without end") end
-    add_data(L, sub(L.source, at, start - 1), sign, false)
-    local last = sub(L.source, stop - 2, stop - 2)
-    if last == "-" then
-      stop = text.skip(L.source, stop + 1) - 1
-    elseif last ~= "+" and sub(L.source, stop + 1, stop + 1) == "\n" then
-      stop = stop + 1
-    end
-    return advance(L, stop + 1)
+  local start, stop, sign = find(L.source, "{%%([-+]?)%s*endraw%s*[-+]?%%}", at)
+  if not start then fail(L.line, "a raw block without end") end
+  add_data(L, sub(L.source, at, start - 1), sign, false)
+  local last = sub(L.source, stop - 2, stop - 2)
+  if last == "-" then
+    stop = text.skip(L.source, stop + 1) - 1
+  elseif last ~= "+" and sub(L.source, stop + 1, stop + 1) == "\n" then
+    stop = stop + 1
   end
+  advance(L, stop + 1)
 end
 
 -- Text up to the next tag, and that tag.

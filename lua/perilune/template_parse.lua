@@ -75,7 +75,9 @@ end
 local function target(P)
   local result = expr.tuple(P, target_item)
   for _, item in ipairs(result.items or {}) do
-    if item.type == "attribute" then lex.fail(item.line, "only one attribute can be set") end
+    if item.type == "attribute" then
+      lex.fail(item.line, "only one attribute can be set")
+    end
   end
   return result
 end

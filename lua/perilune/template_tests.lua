@@ -4,8 +4,10 @@
 local filters = require "perilune.template_filters"
 local json = require "perilune.json"
 local methods = require "perilune.template_methods"
+local strings = require "perilune.template_str"
 local value = require "perilune.template_value"
-local fail, charge, kind, undefined = value.fail, value.charge, value.kind, value.undefined
+local fail, charge, kind = value.fail, value.charge, value.kind
+local undefined = value.undefined
 local null = json.null
 
 local M = { tests = filters.tests, globals = {} }
@@ -27,7 +29,8 @@ of_kind("float", "float")
 of_kind("boolean", "bool")
 of_kind("mapping", "dict")
 of_kind("sequence", "str", "list", "tuple", "dict", "Undefined")
-of_kind("iterable", "str", "list", "tuple", "dict", "view", "generator", "loop", "Undefined")
+of_kind("iterable", "str", "list", "tuple", "dict", "view", "generator", "loop",
+  "Undefined")
 of_kind("callable", "function")
 test("defined", {}, function(_, v) return v ~= undefined end)
 test("true", {}, function(_, v) return v == true end)
@@ -80,7 +83,9 @@ end
 local function new_dict(c, args, named)
   local d = json.object()
   local from = args[1]
-  if from ~= nil and kind(from) == "dict" then from = value.list(methods.pairs_of(c, from)) end
+  if from ~= nil and kind(from) == "dict" then
+    from = value.list(methods.pairs_of(c, from))
+  end
   for _, pair in ipairs(from and value.items(c, from) or {}) do
     local both = value.items(c, pair)
     if #both ~= 2 then fail "dict wants pairs" end
@@ -116,7 +121,7 @@ end)
 
 -- The time of the render, as strftime writes it.
 global("strftime_now", function(c, args)
-  local format = methods.want_string(args[1] == nil and null or args[1], "strftime_now")
+  local format = strings.want_string(args[1] == nil and null or args[1], "strftime_now")
   charge(c, #format)
   return (format:gsub("%%([-_0^#]?[aAbBcdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ%%])",
     function(letter) return os.date("%" .. letter, c.now) end))

@@ -13,12 +13,11 @@ local character = "[%z\1-\127\194-\244][\128-\191]*"
 M.character = character
 
 local white = {}
-for c in gmatch("\t\n\v\f\r \28\29\30\31\194\133\194\160\225\154\128\226\128\128\226\128\129"
-  .. "\226\128\130\226\128\131\226\128\132\226\128\133\226\128\134\226\128\135\226\128\136"
-  .. "\226\128\137\226\128\138\226\128\168\226\128\169\226\128\175\226\129\159\227\128\128",
-  character) do
+for c in gmatch("\t\n\v\f\r \28\29\30\31\194\133\194\160\225\154\128\226\129\159"
+  .. "\227\128\128\226\128\168\226\128\169\226\128\175", character) do
   white[c] = true
 end
+for last = 0x80, 0x8a do white["\226\128" .. string.char(last)] = true end
 
 -- The set of a string's characters.
 local function set_of(chars)
@@ -30,12 +29,14 @@ end
 -- The character that starts at byte i, and that which ends at byte i.
 local function char_at(s, i)
   local b = byte(s, i)
-  return b < 0xc2 and sub(s, i, i) or sub(s, i, i + (b < 0xe0 and 1 or b < 0xf0 and 2 or 3))
+  return sub(s, i, b < 0xc2 and i or b < 0xe0 and i + 1 or b < 0xf0 and i + 2 or i + 3)
 end
 
 local function char_before(s, i)
   local first = i
-  while first > 1 and byte(s, first) >= 0x80 and byte(s, first) < 0xc0 do first = first - 1 end
+  while first > 1 and byte(s, first) >= 0x80 and byte(s, first) < 0xc0 do
+    first = first - 1
+  end
   return sub(s, first, i)
 end
 
@@ -157,7 +158,9 @@ local function split_white(s, max)
       break
     end
     local stop = at
-    while stop <= #s and not white[char_at(s, stop)] do stop = stop + #char_at(s, stop) end
+    while stop <= #s and not white[char_at(s, stop)] do
+      stop = stop + #char_at(s, stop)
+    end
     out[#out + 1] = sub(s, at, stop - 1)
     at = skip(s, stop)
   end
@@ -210,11 +213,9 @@ function M.replace(s, old, new, max)
   return table.concat(split_by(s, old, max), new)
 end
 
--- First letter of each word as title() has it: a letter after one that is none.
+-- As the method title() has it: every run of letters is a word.
 function M.title(s)
-  return (gsub(gsub(s, "%a+", function(word)
-    return sub(word, 1, 1):upper() .. sub(word, 2):lower()
-  end), "([\128-\255])(%u)", function(before, letter) return before .. letter:lower() end))
+  return (gsub(s, "[%a\128-\255]+", M.capitalize))
 end
 
 -- As the filter `title` has it: words end at blanks, - and opening brackets.

@@ -7,12 +7,11 @@
 --   view           dict.items() etc.      generator    what map, select, ... give: it is
 --   namespace, loop, function                          read once, and true even if empty
 --
--- What cannot be done is an error { message }; template.lua adds the line. Work that grows
--- with the values is charged to the render `c`, which has a budget.
+-- What cannot be done is an error { message }; template.lua adds the line. Work that
+-- grows with the values is charged to the render `c`, which has a budget.
 
 local json = require "perilune.json"
 local text = require "perilune.template_text"
-local floor = math.floor
 local null, array_mt, object_mt, real_mt, tuple_mt =
   json.null, json.array_mt, json.object_mt, json.real_mt, json.tuple_mt
 
@@ -22,8 +21,9 @@ local function kind_mt(name)
   return { __name = name }
 end
 
-local view_mt, stream_mt, function_mt, namespace_mt, loop_mt =
-  kind_mt "view", kind_mt "generator", kind_mt "function", kind_mt "namespace", kind_mt "loop"
+local view_mt, stream_mt = kind_mt "view", kind_mt "generator"
+local function_mt, namespace_mt = kind_mt "function", kind_mt "namespace"
+local loop_mt = kind_mt "loop"
 local undefined = setmetatable({}, kind_mt "undefined")
 
 M.undefined = undefined
@@ -81,7 +81,8 @@ function M.stream(t)
   return setmetatable({ items = t }, stream_mt)
 end
 
--- A function: call(c, args, named): args.n counts; named has values by name, names in order.
+-- A function: call(c, args, named). args.n counts; named, if there is one, has the values
+-- by name and the names in order.
 function M.func(name, call)
   return setmetatable({ name = name, call = call }, function_mt)
 end
@@ -159,13 +160,14 @@ end
 
 -- ---- text ---------------------------------------------------------------------------
 
-local invisible = { ["\194\173"] = true, ["\227\128\128"] = true, ["\239\187\191"] = true }
+local invisible = { [0xad] = true, [0x3000] = true, [0xfeff] = true }
 
 -- Whether Python's repr escapes a character: the controls and spaces a text meets.
 local function is_escaped(c)
   local code = text.code(c)
-  return code >= 0x80 and code <= 0xa0 or code >= 0x2000 and code <= 0x200f
-    or code >= 0x2028 and code <= 0x202f or code >= 0x205f and code <= 0x206f or invisible[c]
+  return invisible[code] or code >= 0x80 and code <= 0xa0
+    or code >= 0x2000 and code <= 0x200f or code >= 0x2028 and code <= 0x202f
+    or code >= 0x205f and code <= 0x206f
 end
 
 local function repr_string(s)
@@ -219,7 +221,9 @@ local texts = {
   list = function(c, v) return repr_items(c, v, "[", "]") end,
   tuple = function(c, v) return repr_items(c, v, "(", ")") end,
   dict = repr_pairs,
-  view = function(c, v) return v.name .. "(" .. repr_items(c, v.items, "[", "]") .. ")" end,
+  view = function(c, v)
+    return v.name .. "(" .. repr_items(c, v.items, "[", "]") .. ")"
+  end,
   namespace = function(c, v) return "<Namespace " .. repr_pairs(c, v.values) .. ">" end,
   loop = function(_, v) return string.format("<LoopContext %d/%d>", v.at, v.n) end,
 }
@@ -314,84 +318,6 @@ function M.contains(c, container, v)
     if M.eq(c, item, v) then return true end
   end
   return false
-end
-
--- ---- arithmetic ---------------------------------------------------------------------
-
--- A result that is an integer, if whole is true; it must be exact.
-local function result(x, whole)
-  if not whole then return json.real(x) end
-  if x ~= floor(x) or x > 2 ^ 53 or x < -2 ^ 53 then fail "an integer beyond 2^53" end
-  return x
-end
-
-local function divisor(y)
-  if y == 0 then fail "division by zero" end
-  return y
-end
-
-local numeric = {
-  ["+"] = function(x, y) return x + y end,
-  ["-"] = function(x, y) return x - y end,
-  ["*"] = function(x, y) return x * y end,
-  ["/"] = function(x, y) return x / divisor(y) end,
-  ["//"] = function(x, y) return floor(x / divisor(y)) end,
-  ["%"] = function(x, y) return x - floor(x / divisor(y)) * y end,
-  ["**"] = function(x, y)
-    if x == 0 and y < 0 or x < 0 and y ~= floor(y) then fail "no such power" end
-    return x ^ y
-  end,
-}
-
-local function join_lists(c, a, b)
-  charge(c, #a + #b)
-  local out = {}
-  for i = 1, #a do out[i] = a[i] end
-  for i = 1, #b do out[#a + i] = b[i] end
-  return setmetatable(out, getmetatable(a))
-end
-
-local function repeat_value(c, v, n)
-  n = math.max(n, 0)
-  if type(v) == "string" then
-    if n * #v > c.max_bytes then fail("a string longer than %d bytes", c.max_bytes) end
-    return made(c, v:rep(n))
-  end
-  charge(c, n * #v)
-  local out = {}
-  for _ = 1, n do
-    for i = 1, #v do out[#out + 1] = v[i] end
-  end
-  return setmetatable(out, getmetatable(v))
-end
-
-local repeatable = { str = true, list = true, tuple = true }
-
-function M.arithmetic(c, op, a, b)
-  local k, l = kind(a), kind(b)
-  local x, y = number(a), number(b)
-  if x and y then
-    local whole = k ~= "float" and l ~= "float" and op ~= "/" and not (op == "**" and y < 0)
-    return result(numeric[op](x, y), whole)
-  end
-  if op == "+" and k == l then
-    if k == "str" then return made(c, a .. b) end
-    if k == "list" or k == "tuple" then return join_lists(c, a, b) end
-  elseif op == "*" and repeatable[k] and (l == "int" or l == "bool") then
-    return repeat_value(c, a, y)
-  elseif op == "*" and repeatable[l] and (k == "int" or k == "bool") then
-    return repeat_value(c, b, x)
-  elseif op == "%" and k == "str" then
-    return M.format(c, a, l == "tuple" and b or { b })
-  end
-  return fail("'%s' is not possible between %s and %s", op, k, l)
-end
-
-function M.negative(v)
-  local x = number(v)
-  if not x then fail("a %s has no sign", kind(v)) end
-  if kind(v) == "float" then return json.real(-x) end
-  return result(-x, true)
 end
 
 return M
