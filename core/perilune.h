@@ -249,6 +249,9 @@ pl_status pl_seq_allow(pl_seq *s, const int32_t *ids, int n);
 pl_status pl_seq_bad_word(pl_seq *s, const int32_t *ids, int n);   /* one sequence of ids; call again for more */
 pl_status pl_seq_salt(pl_seq *s, const char *salt, size_t len);
 void pl_seq_remote(pl_seq *s, int32_t n_tokens);   /* KV of the first n will arrive from elsewhere */
+/* The last n of its tokens are not prompt: another engine made them, and it goes on from
+ * there. Penalties, min_tokens and max_tokens count them. */
+pl_status pl_seq_resume(pl_seq *s, int32_t n_output);
 
 enum { PL_FINISH_NONE = 0, PL_FINISH_STOP, PL_FINISH_LENGTH, PL_FINISH_ABORT, PL_FINISH_ERROR };
 typedef struct pl_logprob { int32_t token, rank; float logprob; } pl_logprob;
@@ -261,13 +264,22 @@ typedef struct pl_token {                  /* one token that a sequence produced
     int32_t n_prompt_top;                  /* first token: prompt_logprobs + 1 a prompt token, from the second */
     const pl_logprob *prompt_top;
 } pl_token;
+/* What an engine would draw next from these logits (overwritten): a token or a status.
+ * `top`: room for 1 + logprobs, which must be fewer than vocab; NULL without logprobs. */
+int32_t pl_seq_sample(pl_seq *s, float *logits, int32_t vocab, pl_logprob *top);
 
 /* ---- engine: the step (lua opens and tells; step runs) ------------------------------ */
 
 enum { PL_POLICY_FCFS = 0, PL_POLICY_PRIORITY = 1 };
 enum { PL_HASH_SHA256_CBOR = 0, PL_HASH_SHA256 = 1, PL_HASH_XXHASH_CBOR = 2 };
+/* A full block's name: 32 bytes (xxhash: 16, then zeros) from its parent's (NULL: it is the
+ * first of a text), its tokens and, in first blocks, the salt (NULL: none). none: of a seed. */
+pl_status pl_block_hash(int algo, const char *seed, const uint8_t *parent,
+                        const int32_t *tokens, int n, const char *salt, size_t salt_len,
+                        uint8_t *out);
+pl_status pl_none_hash(int algo, const char *seed, uint8_t *out);
 typedef struct pl_engine_options {
-    int32_t n_blocks;                      /* of the model's block_size */
+    int32_t n_blocks;                      /* of the model's block_size; block 0 is set aside */
     int32_t max_num_seqs, max_num_batched_tokens, max_model_len;
     int32_t enable_prefix_caching, enable_chunked_prefill, long_prefill_token_threshold;
     int32_t policy, hash_algo;
@@ -295,6 +307,10 @@ void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);
  * The tokens live until the next step. */
 pl_status pl_engine_step(pl_engine *e);
 int pl_engine_tokens(pl_engine *e, const pl_token **out);
+/* Between steps (else PL_EAGAIN). The blocks of a sequence from its start, how many; of 0:
+ * those not in use, next to be taken first. Check: whether blocks and sequences agree. */
+int pl_engine_blocks(const pl_engine *e, int32_t seq, int32_t *out, int max);
+pl_status pl_engine_check(const pl_engine *e);
 
 /* ---- runtime: the io thread, HTTP, streams; what Lua polls (lua thread) -------------- */
 

@@ -1,0 +1,469 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.c - the engine's doors, its step, and the thread that may run it.
+ *
+ * Owns     when a step runs.
+ * Ignores  what is in it.
+ * Thread   submit, cancel, arrived, reset, stats, blocks, check: any. The rest: one.
+ */
+#include "engine_state.h"
+
+enum {
+    IDLE_MS = 3600 * 1000,
+    COLLECT_MS = 1000,
+    SLOW_WAITS = 30
+};
+enum {
+    MAX_BATCHED = 1 << 20,
+    MAX_SEQS = 1 << 16,
+    MAX_WAITING = 1 << 20,
+    MAX_PROMPT_TOP = 1 << 24
+};
+
+/* ---- open, close ---------------------------------------------------------------------
+ */
+
+static pl_status check_options(const pl_engine_options *o, int32_t max_positions)
+{
+    if (o->n_blocks < 2 || o->n_blocks > 1 << 28)
+        return pl_fail(PL_EINVAL, "n_blocks %d: wanted 2 or more; block 0 is set aside",
+                       o->n_blocks);
+    if (o->max_num_seqs < 1 || o->max_num_seqs > MAX_SEQS)
+        return pl_fail(PL_EINVAL, "max_num_seqs %d: wanted 1 to %d", o->max_num_seqs,
+                       MAX_SEQS);
+    if (o->max_num_batched_tokens < o->max_num_seqs ||
+        o->max_num_batched_tokens > MAX_BATCHED)
+        return pl_fail(PL_EINVAL,
+                       "max_num_batched_tokens %d: wanted max_num_seqs, %d, to %d",
+                       o->max_num_batched_tokens, o->max_num_seqs, MAX_BATCHED);
+    if (o->max_model_len < 2 || o->max_model_len > max_positions)
+        return pl_fail(PL_EINVAL, "max_model_len %d: wanted 2 to the model's %d",
+                       o->max_model_len, max_positions);
+    if (!o->enable_chunked_prefill && o->max_num_batched_tokens < o->max_model_len)
+        return pl_fail(PL_EINVAL,
+                       "max_num_batched_tokens %d: without chunked prefill wanted "
+                       "max_model_len, %d, or more",
+                       o->max_num_batched_tokens, o->max_model_len);
+    if (o->long_prefill_token_threshold < 0)
+        return pl_fail(PL_EINVAL, "long_prefill_token_threshold %d: wanted 0 or more",
+                       o->long_prefill_token_threshold);
+    if (o->policy != PL_POLICY_FCFS && o->policy != PL_POLICY_PRIORITY)
+        return pl_fail(PL_EINVAL, "policy %d: not one of PL_POLICY_*", o->policy);
+    if (o->max_waiting < 1 || o->max_waiting > MAX_WAITING)
+        return pl_fail(PL_EINVAL, "max_waiting %d: wanted 1 to %d", o->max_waiting,
+                       MAX_WAITING);
+    return PL_OK;
+}
+
+static void open_step(step *s, const pl_engine_options *o)
+{
+    size_t n_rows = (size_t)o->max_num_batched_tokens, n_seqs = (size_t)o->max_num_seqs;
+    s->tokens = pl_alloc(n_rows * sizeof *s->tokens);
+    s->targets = pl_alloc(n_rows * sizeof *s->targets);
+    s->seqs = pl_alloc(n_seqs * sizeof *s->seqs);
+    s->runs = pl_alloc(n_seqs * sizeof(run *));
+}
+
+static void close_step(step *s)
+{
+    pl_free(s->tokens);
+    pl_free(s->targets);
+    pl_free(s->seqs);
+    pl_free(s->runs);
+}
+
+static void publish(pl_engine *e);
+
+pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
+{
+    pl_namer namer;
+    if (check_options(o, pl_model_max_positions(model)) < 0 ||
+        pl_namer_init(&namer, o->hash_algo, o->hash_seed) < 0 ||
+        pl_model_kv_open(model, o->n_blocks) < 0)
+        return NULL;
+    pl_engine *e = pl_alloc(sizeof *e);
+    e->options = *o;
+    e->options.hash_seed = NULL; /* the caller's */
+    e->model = model;
+    e->vocab = pl_model_vocab(model);
+    e->block_size = pl_model_block_size(model);
+    e->namer = namer;
+    e->kv = pl_kv_open(o->n_blocks);
+    open_step(&e->step, o);
+    e->shared = pl_alloc(sizeof *e->shared);
+    pl_mutex_init(&e->shared->lock);
+    pl_index_init(e->shared, o->max_waiting + o->max_num_seqs);
+    publish(e);
+    return e;
+}
+
+void pl_engine_close(pl_engine *e)
+{
+    if (!e) return;
+    pl_engine_stop(e);
+    for (uint32_t i = 0; i <= e->shared->mask; i++) /* orphans */
+        if (e->shared->index[i]) pl_run_free(e->shared->index[i]);
+    pl_token_batch_put(e->last);
+    pl_mutex_fini(&e->shared->lock);
+    pl_free(e->shared->index);
+    pl_free(e->shared);
+    close_step(&e->step);
+    pl_kv_close(e->kv);
+    pl_free(e->running.items);
+    pl_free(e->waiting.items);
+    pl_free(e->remote.items);
+    pl_free(e->ended.items);
+    pl_free(e->placed.items);
+    pl_free(e->started.items);
+    pl_free(e->outs);
+    pl_free(e);
+}
+
+/* ---- doors
+ * ------------------------------------------------------------------------------ */
+
+static pl_status check_seq(const pl_engine *e, const pl_seq *s)
+{
+    int32_t room = pl_kv_size(e->kv);
+    if (s->n_given >= e->options.max_model_len)
+        return pl_fail(PL_EINVAL,
+                       "a prompt of %d tokens leaves no room for one more in the "
+                       "maximum context length of %d tokens",
+                       s->n_given, e->options.max_model_len);
+    if ((s->n_given - 1) / e->block_size >= room)
+        return pl_fail(PL_EINVAL,
+                       "a prompt of %d tokens will never fit the KV cache: it has "
+                       "%d blocks of %d tokens",
+                       s->n_given, room, e->block_size);
+    int64_t width = (int64_t)PL_MIN(s->params.prompt_logprobs, e->vocab) + 1;
+    if (s->n_given * width > MAX_PROMPT_TOP)
+        return pl_fail(PL_EINVAL, "prompt_logprobs %d of %d tokens: more than %d entries",
+                       s->params.prompt_logprobs, s->n_given, MAX_PROMPT_TOP);
+    return pl_seq_check(s, e->vocab);
+}
+
+/* What a sequence may grow to. A full cache ends it too: alone it could not go on either.
+ */
+static int32_t max_total_of(const pl_engine *e, const pl_seq *s)
+{
+    int64_t total = (int64_t)s->n_prompt + s->params.max_tokens;
+    int64_t room =
+        (int64_t)pl_kv_size(e->kv) * e->block_size + 1; /* the last needs no KV */
+    total = PL_MIN(total, e->options.max_model_len);
+    return (int32_t)PL_MIN(total, room);
+}
+
+static run *open_run(const pl_engine *e, pl_seq *s)
+{
+    run *r = pl_alloc(sizeof *r);
+    r->seq = s;
+    r->id = s->id;
+    r->max_total = max_total_of(e, s);
+    r->n_cached = -1;
+    pl_params *p = &s->params;
+    p->min_tokens = PL_MIN(p->min_tokens, r->max_total - s->n_prompt);
+    p->logprobs = PL_MIN(p->logprobs, e->vocab - 1);
+    p->prompt_logprobs = PL_MIN(p->prompt_logprobs, e->vocab - 1);
+    if (e->options.enable_prefix_caching) /* here, not on the step thread */
+        pl_engine_chain(e, r, s->n_given / e->block_size);
+    return r;
+}
+
+static pl_status enter(pl_engine *e, run *r)
+{
+    shared *s = e->shared;
+    if (s->stopping) return pl_fail(PL_ECANCELED, "the engine is closing");
+    if (s->n_live - s->stats.running >= e->options.max_waiting)
+        return pl_fail(PL_ELIMIT,
+                       "%d sequences are waiting: no more than max_waiting, %d",
+                       s->n_live - s->stats.running, e->options.max_waiting);
+    if (pl_index_find(s, r->id))
+        return pl_fail(PL_EINVAL, "sequence %d is here already", r->id);
+    r->arrival = s->arrivals++;
+    pl_index_insert(s, r);
+    return PL_OK;
+}
+
+static void tell_news(shared *s, run *r, int news)
+{
+    pl_inbox_push(s, r, news);
+    if (!s->stats.busy_since_ns) s->stats.busy_since_ns = pl_now_ns();
+    pl_wake(&s->lock);
+}
+
+pl_status pl_engine_submit(pl_engine *e, pl_seq *seq)
+{
+    PL_TRY(check_seq(e, seq));
+    run *r = open_run(e, seq);
+    pl_lock(&e->shared->lock);
+    pl_status status = enter(e, r);
+    if (status == PL_OK) tell_news(e->shared, r, NEWS_SUBMIT);
+    pl_unlock(&e->shared->lock);
+    if (status == PL_OK) return PL_OK;
+    r->seq = NULL; /* stays the caller's */
+    pl_run_free(r);
+    return status;
+}
+
+static void post(pl_engine *e, int32_t id, int news)
+{
+    pl_lock(&e->shared->lock);
+    run *r = pl_index_find(e->shared, id);
+    if (r) tell_news(e->shared, r, news);
+    pl_unlock(&e->shared->lock);
+}
+
+void pl_engine_cancel(pl_engine *e, int32_t seq)
+{
+    post(e, seq, NEWS_CANCEL);
+}
+
+void pl_engine_arrived(pl_engine *e, int32_t seq, int ok)
+{
+    post(e, seq, ok ? NEWS_ARRIVED : NEWS_FAILED);
+}
+
+void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
+{
+    pl_lock(&e->shared->lock);
+    *out = e->shared->stats;
+    out->waiting = e->shared->n_live - out->running - out->waiting_remote;
+    pl_unlock(&e->shared->lock);
+}
+
+/* ---- between steps: the step thread stays out while the lock is held
+ * ---------------------- */
+
+pl_status pl_engine_reset_cache(pl_engine *e)
+{
+    pl_lock(&e->shared->lock);
+    bool done = !e->shared->stepping && pl_kv_reset(e->kv);
+    if (done) e->shared->stats.blocks_cached = 0;
+    pl_unlock(&e->shared->lock);
+    return done ? PL_OK : PL_EAGAIN;
+}
+
+int pl_engine_blocks(const pl_engine *e, int32_t seq, int32_t *out, int max)
+{
+    int n = PL_EAGAIN;
+    pl_lock(&e->shared->lock);
+    if (!e->shared->stepping && !seq) {
+        n = pl_kv_line(e->kv, out, max);
+    } else if (!e->shared->stepping) {
+        const run *r = pl_index_find(e->shared, seq);
+        n = r ? PL_MIN(r->n_blocks, max) : PL_ENOTFOUND;
+        for (int i = 0; i < n; i++) out[i] = r->blocks[i];
+    }
+    pl_unlock(&e->shared->lock);
+    return n == PL_ENOTFOUND ? pl_fail(PL_ENOTFOUND, "no sequence %d", seq) : n;
+}
+
+/* Every block that is in use is in use by a sequence, as often as it says. */
+static pl_status check_blocks(const pl_engine *e)
+{
+    PL_TRY(pl_kv_check(e->kv));
+    int32_t n = pl_kv_size(e->kv) + 1, held = 0;
+    bool *seen = pl_alloc((size_t)n);
+    pl_status status = PL_OK;
+    for (uint32_t i = 0; i <= e->shared->mask; i++) {
+        const run *r = e->shared->index[i];
+        for (int32_t j = 0; r && j < r->n_blocks; j++) {
+            if (r->blocks[j] < 1 || r->blocks[j] >= n)
+                status = pl_fail(PL_EINTERNAL, "sequence %d holds block %d", r->id,
+                                 r->blocks[j]);
+            else
+                held += !seen[r->blocks[j]], seen[r->blocks[j]] = true;
+        }
+    }
+    pl_free(seen);
+    if (status == PL_OK && held != pl_kv_size(e->kv) - pl_kv_free(e->kv))
+        status = pl_fail(PL_EINTERNAL, "%d blocks are in use, %d are held by sequences",
+                         pl_kv_size(e->kv) - pl_kv_free(e->kv), held);
+    return status;
+}
+
+pl_status pl_engine_check(const pl_engine *e)
+{
+    pl_lock(&e->shared->lock);
+    pl_status status = e->shared->stepping ? PL_EAGAIN : check_blocks(e);
+    pl_unlock(&e->shared->lock);
+    return status;
+}
+
+/* ---- the step
+ * ------------------------------------------------------------------------------ */
+
+static void take_arrival(pl_engine *e, run *r, bool ok)
+{
+    int32_t n_remote = r->seq->n_remote;
+    r->seq->n_remote = 0;
+    if (r->state == RUN_ORPHAN) pl_engine_end(e, r, PL_FINISH_ABORT);
+    if (r->state != RUN_REMOTE) return; /* not placed yet: it will be computed here */
+    pl_run_remove(&e->remote, r);
+    if (ok && !r->spoiled) {
+        /* The last token is computed again: its row gives the first logits. */
+        r->n_computed = PL_MIN(n_remote, r->seq->n_tokens - 1);
+        pl_engine_name(e, r, r->n_computed);
+    } else {
+        pl_engine_drop(e, r);
+    }
+    r->spoiled = false;
+    pl_line_push(e, r);
+}
+
+static void take_news(pl_engine *e, run *r, int news)
+{
+    if (news & NEWS_SUBMIT) pl_line_push(e, r);
+    if (news & (NEWS_ARRIVED | NEWS_FAILED)) take_arrival(e, r, !(news & NEWS_FAILED));
+    if (!(news & NEWS_CANCEL) || r->state == RUN_ORPHAN || r->state == RUN_ENDED) return;
+    if (r->state == RUN_REMOTE) {
+        pl_engine_orphan(e, r);
+        return;
+    }
+    pl_engine_end(e, r, PL_FINISH_ABORT);
+}
+
+static void begin(pl_engine *e)
+{
+    int news = 0;
+    e->began_ns = pl_clock_now(e->options.clock);
+    e->moved = false;
+    pl_lock(&e->shared->lock);
+    e->shared->stepping = true;
+    for (run *r; (r = pl_inbox_pop(e->shared, &news));) take_news(e, r, news);
+    pl_unlock(&e->shared->lock);
+}
+
+/* Makes known how things are, and lets others in. */
+static void publish(pl_engine *e)
+{
+    shared *s = e->shared;
+    pl_engine_stats *mine = &e->stats;
+    mine->running = e->running.n;
+    mine->waiting_remote = e->remote.n;
+    mine->blocks = pl_kv_size(e->kv);
+    mine->blocks_used = mine->blocks - pl_kv_free(e->kv);
+    mine->blocks_cached = pl_kv_cached(e->kv);
+    mine->last_step_ns = pl_now_ns();
+    e->moved = e->moved && (e->running.n || e->waiting.n);
+    pl_lock(&s->lock);
+    /* Those who can only wait for KV from elsewhere are not this engine's work. */
+    mine->busy_since_ns = e->moved || s->inbox ? s->stats.busy_since_ns : 0;
+    s->stats = *mine;
+    s->stepping = false;
+    pl_unlock(&s->lock);
+}
+
+static pl_status collect(pl_engine *e, const pl_result **results)
+{
+    pl_status status;
+    for (int i = 1;
+         (status = pl_model_collect(e->model, COLLECT_MS, results)) == PL_EAGAIN; i++)
+        /* It cannot be given up: the device may still write to the blocks. */
+        if (i % SLOW_WAITS == 0)
+            pl_log(PL_LOG_WARN, "a step of %d tokens has taken %d s so far",
+                   e->step.batch.n_rows, i * COLLECT_MS / 1000);
+    return status;
+}
+
+static pl_token_batch *run_step(pl_engine *e)
+{
+    const pl_result *results = NULL;
+    begin(e);
+    pl_engine_plan(e);
+    pl_engine_build(e);
+    if (e->step.batch.n_seqs > 0) {
+        e->moved = true;
+        e->stats.steps++;
+        pl_status status = pl_model_submit(e->model, &e->step.batch);
+        if (status == PL_OK) status = collect(e, &results);
+        if (status == PL_OK)
+            pl_engine_tell(e, results);
+        else
+            pl_engine_tell_failure(e);
+    }
+    pl_token_batch *batch = pl_engine_batch(e);
+    publish(e);
+    return batch;
+}
+
+static void show(pl_engine *e, pl_token_batch *batch)
+{
+    pl_token_batch_put(e->last);
+    e->last = batch;
+}
+
+pl_status pl_engine_step(pl_engine *e)
+{
+    if (e->sink) return pl_fail(PL_EINVAL, "the engine has a thread that steps");
+    show(e, run_step(e));
+    return PL_OK;
+}
+
+int pl_engine_tokens(pl_engine *e, const pl_token **out)
+{
+    *out = e->last ? e->last->tokens : NULL;
+    return e->last ? e->last->n : 0;
+}
+
+/* ---- the thread
+ * ------------------------------------------------------------------------------ */
+
+static void tell(pl_engine *e, pl_token_batch *batch)
+{
+    if (batch) e->sink(e->sink_ctx, batch);
+}
+
+static void *run_thread(void *arg)
+{
+    pl_engine *e = arg;
+    for (bool stop = false; !stop;) {
+        tell(e, run_step(e));
+        pl_lock(&e->shared->lock);
+        while (!e->shared->inbox && !e->moved && !e->shared->stopping)
+            pl_wait(&e->shared->lock, IDLE_MS);
+        stop = e->shared->stopping;
+        pl_unlock(&e->shared->lock);
+    }
+    return NULL;
+}
+
+pl_status pl_engine_start(pl_engine *e, pl_engine_sink sink, void *ctx)
+{
+    if (e->sink) return pl_fail(PL_EINVAL, "the engine's thread runs already");
+    e->sink = sink;
+    e->sink_ctx = ctx;
+    if (pthread_create(&e->thread, NULL, run_thread, e) == 0) return PL_OK;
+    e->sink = NULL;
+    return pl_fail(PL_EIO, "no thread to be had for the engine's steps");
+}
+
+static pl_token_batch *end_all(pl_engine *e)
+{
+    begin(e);
+    while (e->running.n)
+        pl_engine_end(e, e->running.items[e->running.n - 1], PL_FINISH_ABORT);
+    while (e->waiting.n)
+        pl_engine_end(e, e->waiting.items[e->waiting.n - 1], PL_FINISH_ABORT);
+    while (e->remote.n)
+        pl_engine_end(e, e->remote.items[e->remote.n - 1], PL_FINISH_ABORT);
+    pl_token_batch *batch = pl_engine_batch(e);
+    publish(e);
+    return batch;
+}
+
+void pl_engine_stop(pl_engine *e)
+{
+    pl_lock(&e->shared->lock);
+    bool first = !e->shared->stopping;
+    e->shared->stopping = true;
+    pl_wake(&e->shared->lock);
+    pl_unlock(&e->shared->lock);
+    if (!first) return;
+    if (!e->sink) {
+        show(e, end_all(e));
+        return;
+    }
+    pthread_join(e->thread, NULL);
+    tell(e, end_all(e));
+}

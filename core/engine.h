@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.h - the step: choose, run, sample, tell. What the runtime needs beyond
+ * perilune.h.
+ *
+ * Owns     the sequences given to it, from submit to the token that ends each.
+ * Ignores  text, sockets, requests.
+ * Thread   step; start and stop: whoever opened the engine. Batches: any.
+ */
+#ifndef PL_ENGINE_H
+#define PL_ENGINE_H
+
+#include "base.h"
+
+/* A sequence whose first KV comes from elsewhere has its blocks now. Whoever brings it
+ * says so by pl_engine_arrived, once, when nothing will be written to them any more: with
+ * ok or not, within a deadline of its own, and even if the sequence was cancelled
+ * meanwhile. */
+typedef struct pl_placed {
+    int32_t seq;
+    int32_t first;    /* tokens that were found in the cache here: whole blocks */
+    int32_t n_tokens; /* to arrive, from `first` on */
+    int32_t n_blocks;
+    const int32_t *blocks; /* those to be written, from the block of `first` on */
+} pl_placed;
+
+/* What one step produced. Everything in it lives as long as it does. */
+typedef struct pl_token_batch {
+    atomic_int refs;
+    int64_t began_ns, ended_ns; /* by the engine's clock */
+    int32_t n, n_placed, n_started;
+    const pl_token *tokens;
+    const pl_placed *placed;
+    const int32_t *started; /* sequences that were given their first step */
+} pl_token_batch;
+void pl_token_batch_take(pl_token_batch *batch);
+void pl_token_batch_put(pl_token_batch *batch); /* takes NULL */
+
+/* Called on the step thread, once a step that has something to tell. The receiver owns
+ * the batch and puts it. */
+typedef void (*pl_engine_sink)(void *ctx, pl_token_batch *batch);
+
+/* Starts the step thread. */
+pl_status pl_engine_start(pl_engine *e, pl_engine_sink sink, void *ctx);
+/* Ends it after the step it is in. All sequences end with PL_FINISH_ABORT, in a last
+ * batch; from now on none is taken. Without a thread the last batch is in
+ * pl_engine_tokens. */
+void pl_engine_stop(pl_engine *e);
+
+#endif

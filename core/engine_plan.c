@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine_plan.c - who is in the next step, with how many tokens.
+ *
+ * Owns     the budget of a step, and who loses blocks when there are too few.
+ * Ignores  what the tokens will be.
+ * Thread   step.
+ *
+ * There is no prefill and no decode: each sequence has tokens that are not computed yet
+ * (one, while it decodes) and is given as many as fit. Those that run come first, in
+ * order of admission; then those that wait, strictly in order: if the first of them does
+ * not fit, nobody behind it is tried. When a running one lacks a block, the last admitted
+ * (or, by priority, the least important) loses all of its blocks and waits again; what it
+ * computed is computed anew, or found in the cache if it is still there.
+ *
+ * Blocks get their names when their tokens are planned, so that two equal prompts in one
+ * step are computed once: rows of one step see the KV of rows before them. If the step
+ * fails the names are taken back.
+ */
+#include "engine_state.h"
+
+#include <assert.h>
+#include <string.h>
+
+static int32_t blocks_for(const pl_engine *e, int32_t n_tokens)
+{
+    return (n_tokens + e->block_size - 1) / e->block_size;
+}
+
+/* ---- names ------------------------------------------------------------------------- */
+
+void pl_engine_chain(const pl_engine *e, run *r, int32_t n_blocks)
+{
+    if (n_blocks <= r->n_names) return;
+    if (n_blocks > r->names_cap) {
+        r->names_cap = PL_MAX(n_blocks, 2 * r->names_cap);
+        r->names = pl_realloc(r->names, (size_t)r->names_cap * sizeof *r->names);
+    }
+    const pl_name *parent = r->n_names ? &r->names[r->n_names - 1] : NULL;
+    pl_status status = pl_namer_chain(
+        &e->namer, parent, r->seq->tokens + r->n_names * e->block_size, e->block_size,
+        n_blocks - r->n_names, r->seq->salt, r->seq->salt_len, r->names + r->n_names);
+    if (status == PL_OK)
+        r->n_names = n_blocks; /* else they stay nameless: a cache may miss */
+}
+
+void pl_engine_name(pl_engine *e, run *r, int32_t n_tokens)
+{
+    r->n_found = r->n_named;
+    if (!e->options.enable_prefix_caching) return;
+    pl_engine_chain(e, r, n_tokens / e->block_size);
+    int32_t n = PL_MIN(n_tokens / e->block_size, r->n_names);
+    for (; r->n_named < n; r->n_named++)
+        pl_kv_name(e->kv, r->blocks[r->n_named], &r->names[r->n_named]);
+}
+
+void pl_engine_drop(pl_engine *e, run *r)
+{
+    /* In the step that is being made: what was named for it will not be computed. */
+    for (int32_t i = r->n_found; r->n_now > 0 && i < r->n_named; i++)
+        pl_kv_forget(e->kv, r->blocks[i]);
+    pl_kv_put(e->kv, r->blocks, r->n_blocks);
+    r->n_blocks = r->n_named = r->n_found = r->n_computed = r->n_now = 0;
+}
+
+/* ---- those that run ------------------------------------------------------------------
+ */
+
+static int32_t want_tokens(const pl_engine *e, const run *r, int32_t n_computed)
+{
+    int32_t n = r->seq->n_tokens - n_computed,
+            cap = e->options.long_prefill_token_threshold;
+    return cap > 0 ? PL_MIN(n, cap) : n;
+}
+
+static bool extend(pl_engine *e, run *r, int32_t n)
+{
+    int32_t need = blocks_for(e, r->n_computed + n) - r->n_blocks;
+    if (need > 0) {
+        if (!pl_kv_take(e->kv, NULL, 0, need, r->blocks + r->n_blocks)) return false;
+        r->n_blocks += need;
+    }
+    pl_engine_name(e, r, r->n_computed + n);
+    r->n_now = n;
+    return true;
+}
+
+static run *find_victim(const pl_engine *e)
+{
+    run *victim = e->running.items[e->running.n - 1];
+    for (int32_t i = 0; e->options.policy == PL_POLICY_PRIORITY && i < e->running.n; i++)
+        if (pl_run_is_before(e, victim, e->running.items[i]))
+            victim = e->running.items[i];
+    return victim;
+}
+
+static void preempt(pl_engine *e, run *r)
+{
+    pl_run_remove(&e->running, r);
+    pl_engine_drop(e, r);
+    pl_line_push(e, r);
+    e->stats.preemptions++;
+    e->moved = true;
+}
+
+/* Returns what is left of the budget, or -1 when someone was preempted. */
+static int32_t plan_running(pl_engine *e, int32_t budget)
+{
+    bool preempted = false;
+    for (int32_t i = 0; i < e->running.n && budget > 0; i++) {
+        run *r = e->running.items[i], *victim = NULL;
+        int32_t n = PL_MIN(want_tokens(e, r, r->n_computed), budget);
+        while (victim != r && !extend(e, r, n)) {
+            victim = find_victim(e);
+            budget += victim->n_now;
+            i -= victim->n_now > 0; /* it was planned already: it stood before r */
+            preempt(e, victim);
+            preempted = true;
+        }
+        if (victim == r) break;
+        budget -= n;
+    }
+    return preempted ? -1 : budget;
+}
+
+/* ---- those that wait
+ * ------------------------------------------------------------------- */
+
+static int32_t find_prefix(const pl_engine *e, run *r)
+{
+    bool wants_rows = r->seq->params.prompt_logprobs >= 0 && !r->told;
+    if (!e->options.enable_prefix_caching || wants_rows) return 0;
+    int32_t limit =
+        (r->seq->n_tokens - 1) / e->block_size; /* one token must be computed */
+    pl_engine_chain(e, r, limit);
+    return pl_kv_find(e->kv, r->names, PL_MIN(limit, r->n_names), r->blocks);
+}
+
+static void count_prefix(pl_engine *e, const run *r, int32_t n_found)
+{
+    if (r->n_cached >= 0 || !e->options.enable_prefix_caching) return;
+    e->stats.prefix_queries += r->seq->n_tokens;
+    e->stats.prefix_hits += n_found;
+}
+
+/* Blocks for KV that comes from elsewhere. They get their names when it is there. */
+static bool place(pl_engine *e, run *r, int32_t hits)
+{
+    int32_t n_new = blocks_for(e, r->seq->n_remote) - hits;
+    if (!pl_kv_take(e->kv, r->blocks, hits, n_new, r->blocks + hits)) return false;
+    count_prefix(e, r, hits * e->block_size);
+    pl_line_remove(e, r);
+    r->n_blocks = hits + n_new;
+    r->n_named = r->n_found = hits;
+    r->n_computed = hits * e->block_size;
+    r->state = RUN_REMOTE;
+    pl_run_push(&e->remote, r);
+    pl_run_push(&e->placed, r);
+    e->moved = true;
+    return true;
+}
+
+/* Nothing runs, and the first in line lacks blocks: another that waits may hold some. */
+static bool relieve(pl_engine *e, const run *first)
+{
+    run *last = NULL;
+    for (int32_t i = 0; i < e->waiting.n; i++) {
+        run *r = e->waiting.items[i];
+        if (r == first || !r->n_blocks) continue;
+        if (!last || pl_run_is_before(e, last, r)) last = r;
+    }
+    if (e->running.n || !last) return false;
+    pl_line_remove(e, last);
+    pl_engine_drop(e, last);
+    pl_line_push(e, last);
+    return true;
+}
+
+static void admit(pl_engine *e, run *r, int32_t hits)
+{
+    pl_line_remove(e, r);
+    r->state = RUN_RUNNING;
+    pl_run_push(&e->running, r);
+    if (r->n_blocks == 0) {
+        count_prefix(e, r, hits * e->block_size);
+        r->n_blocks = r->n_named = hits;
+        r->n_computed = hits * e->block_size;
+    }
+    if (r->n_cached >= 0) return;
+    r->n_cached = PL_MIN(r->n_computed, r->seq->n_given);
+    e->stats.prompt_tokens += r->seq->n_given;
+    e->stats.cached_tokens += r->n_cached;
+    pl_run_push(&e->started, r);
+}
+
+/* The first in line: its tokens in the next step; 0: placed, or try again; -1: not now.
+ */
+static int32_t plan_first(pl_engine *e, run *r, int32_t budget)
+{
+    if (!r->blocks) {
+        r->blocks = pl_alloc((size_t)blocks_for(e, r->max_total) * sizeof *r->blocks);
+        pl_seq_reserve(r->seq, r->max_total);
+    }
+    int32_t hits = r->n_blocks ? 0 : find_prefix(e, r);
+    int32_t n_computed = r->n_blocks ? r->n_computed : hits * e->block_size;
+    if (!r->n_blocks && r->seq->n_remote > n_computed) return place(e, r, hits) ? 0 : -1;
+    int32_t n = want_tokens(e, r, n_computed);
+    if (n > budget && !e->options.enable_chunked_prefill) return -1;
+    n = PL_MIN(n, budget);
+    int32_t had = PL_MAX(hits, r->n_blocks);
+    int32_t n_new = PL_MAX(0, blocks_for(e, n_computed + n) - had);
+    if (!pl_kv_take(e->kv, r->blocks, hits, n_new, r->blocks + had))
+        return relieve(e, r) ? 0 : -1;
+    admit(e, r, hits);
+    r->n_blocks = had + n_new;
+    pl_engine_name(e, r, n_computed + n);
+    r->n_now = n;
+    return n;
+}
+
+static void plan_waiting(pl_engine *e, int32_t budget)
+{
+    while (budget > 0 && e->running.n < e->options.max_num_seqs && e->waiting.n > 0) {
+        int32_t n = plan_first(e, e->waiting.items[0], budget);
+        if (n < 0) break;
+        budget -= n;
+    }
+}
+
+void pl_engine_plan(pl_engine *e)
+{
+    int32_t left = plan_running(e, e->options.max_num_batched_tokens);
+    if (left > 0) plan_waiting(e, left);
+}
+
+/* ---- the batch
+ * --------------------------------------------------------------------------- */
+
+/* The tokens that follow those of the rows, as far as the prompt goes. */
+static void set_targets(const run *r, int32_t *targets)
+{
+    for (int32_t i = 0; i < r->n_now; i++) {
+        int32_t next = r->n_computed + i + 1;
+        targets[i] = next < r->seq->n_given ? r->seq->tokens[next] : -1;
+    }
+}
+
+static void build_seq(pl_engine *e, run *r, int32_t first, pl_batch_seq *s)
+{
+    *s = (pl_batch_seq){
+        .first = first,
+        .n_rows = r->n_now,
+        .position = r->n_computed,
+        .n_blocks = r->n_blocks,
+        .blocks = r->blocks,
+    };
+    memcpy(e->step.tokens + first, r->seq->tokens + r->n_computed,
+           (size_t)r->n_now * sizeof *r->seq->tokens);
+    if (r->n_computed + r->n_now == r->seq->n_tokens) {
+        s->want |= PL_WANT_TOKEN;
+        s->sampler = pl_seq_sampler(r->seq);
+    } else {
+        e->stats.chunked++;
+    }
+    if (r->seq->params.prompt_logprobs >= 0 && !r->told) {
+        s->want |= PL_WANT_ROWS;
+        s->n_prompt_top = r->seq->params.prompt_logprobs;
+        s->targets = e->step.targets + first;
+        set_targets(r, e->step.targets + first);
+    }
+}
+
+void pl_engine_build(pl_engine *e)
+{
+    step *s = &e->step;
+    int32_t n_rows = 0, n_seqs = 0;
+    for (int32_t i = 0; i < e->running.n; i++) {
+        run *r = e->running.items[i];
+        if (!r->n_now) continue;
+        build_seq(e, r, n_rows, &s->seqs[n_seqs]);
+        s->runs[n_seqs++] = r;
+        n_rows += r->n_now;
+        r->n_computed += r->n_now;
+    }
+    assert(n_rows <= e->options.max_num_batched_tokens);
+    s->batch = (pl_batch){n_rows, n_seqs, s->tokens, s->seqs};
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine_tell.c - what a step brought: tokens, ends, and the batch that carries them
+ * away.
+ *
+ * Owns     that each sequence ends once, and is told so.
+ * Ignores  who listens.
+ * Thread   step.
+ */
+#include "engine_state.h"
+
+#include <string.h>
+
+static pl_token *push_out(pl_engine *e, run *r, int32_t token, int finish)
+{
+    if (e->n_outs == e->outs_cap) {
+        e->outs_cap = PL_MAX(16, 2 * e->outs_cap);
+        e->outs = pl_realloc(e->outs, (size_t)e->outs_cap * sizeof *e->outs);
+    }
+    outcome *o = &e->outs[e->n_outs++];
+    *o = (outcome){.run = r};
+    o->token = (pl_token){
+        .seq = r->id,
+        .token = token,
+        .finish = finish,
+        .stop_reason = -1,
+        .n_cached = PL_MAX(0, r->n_cached),
+    };
+    return &o->token;
+}
+
+static void retire(pl_engine *e, run *r)
+{
+    pl_engine_drop(e, r);
+    r->state = RUN_ENDED;
+    pl_run_push(&e->ended, r);
+}
+
+void pl_engine_end(pl_engine *e, run *r, int finish)
+{
+    if (r->state == RUN_WAITING)
+        pl_line_remove(e, r);
+    else if (r->state == RUN_RUNNING)
+        pl_run_remove(&e->running, r);
+    else if (r->state != RUN_INBOX)
+        pl_run_remove(&e->remote, r);
+    if (r->state != RUN_ORPHAN) {
+        push_out(e, r, -1, finish);
+        e->stats.aborted += finish == PL_FINISH_ABORT;
+    }
+    retire(e, r);
+}
+
+void pl_engine_orphan(pl_engine *e, run *r)
+{
+    push_out(e, r, -1, PL_FINISH_ABORT);
+    e->stats.aborted++;
+    r->state = RUN_ORPHAN;
+}
+
+/* ---- results ------------------------------------------------------------------------
+ */
+
+/* A prompt's logprobs come in as many parts as its computing took; they lie by position.
+ */
+static void keep_rows(run *r, const pl_batch_seq *s, const pl_logprob *rows)
+{
+    size_t width = 1 + (size_t)s->n_prompt_top, n = (size_t)r->seq->n_given - 1;
+    if (!r->prompt_top && n) r->prompt_top = pl_alloc(n * width * sizeof *rows);
+    for (int32_t i = 0; i < s->n_rows && s->targets[i] >= 0; i++)
+        memcpy(r->prompt_top + (size_t)(s->position + i) * width,
+               rows + (size_t)i * width, width * sizeof *rows);
+}
+
+static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
+{
+    if (sampled->token < 0 || sampled->token >= e->vocab) {
+        pl_log(PL_LOG_ERROR, "the model answered token %d of %d", sampled->token,
+               e->vocab);
+        push_out(e, r, -1, PL_FINISH_ERROR);
+        retire(e, r);
+        return;
+    }
+    pl_seq_append(r->seq, sampled->token);
+    pl_token *t = push_out(e, r, sampled->token, PL_FINISH_NONE);
+    t->finish = pl_seq_finish(r->seq, r->max_total, &t->stop_reason);
+    t->n_top = sampled->n_top;
+    t->top = sampled->n_top ? sampled->top : NULL;
+    if (!r->told && r->prompt_top) {
+        t->n_prompt_top = (r->seq->n_given - 1) * (1 + r->seq->params.prompt_logprobs);
+        t->prompt_top = r->prompt_top;
+    }
+    r->told = true;
+    e->stats.generation_tokens++;
+    if (t->finish != PL_FINISH_NONE) retire(e, r);
+}
+
+/* Takes those that ended out of the running, all at once. */
+static void close_ranks(pl_engine *e)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < e->running.n; i++)
+        if (e->running.items[i]->state != RUN_ENDED)
+            e->running.items[n++] = e->running.items[i];
+    e->running.n = n;
+}
+
+void pl_engine_tell(pl_engine *e, const pl_result *results)
+{
+    for (int32_t i = 0; i < e->step.batch.n_seqs; i++) {
+        const pl_batch_seq *s = &e->step.seqs[i];
+        run *r = e->step.runs[i];
+        r->n_now = 0;
+        if (s->want & PL_WANT_ROWS) keep_rows(r, s, results[i].rows);
+        if (s->want & PL_WANT_TOKEN) tell_token(e, r, &results[i].sampled);
+    }
+    close_ranks(e);
+}
+
+void pl_engine_tell_failure(pl_engine *e)
+{
+    pl_log(PL_LOG_ERROR, "a step of %d tokens failed: %s (%s)", e->step.batch.n_rows,
+           pl_error_text(), pl_error_where());
+    for (int32_t i = 0; i < e->step.batch.n_seqs; i++) {
+        push_out(e, e->step.runs[i], -1, PL_FINISH_ERROR);
+        retire(e, e->step.runs[i]);
+    }
+    close_ranks(e);
+    /* These may have found blocks that this step was to fill. */
+    for (int32_t i = 0; i < e->placed.n; i++) e->placed.items[i]->spoiled = true;
+}
+
+/* ---- the batch: one allocation -------------------------------------------------------
+ */
+
+static size_t batch_size(const pl_engine *e)
+{
+    size_t n = sizeof(pl_token_batch) + (size_t)e->n_outs * sizeof(pl_token) +
+               (size_t)e->placed.n * sizeof(pl_placed) +
+               (size_t)e->started.n * sizeof(int32_t);
+    for (int32_t i = 0; i < e->n_outs; i++) {
+        const pl_token *t = &e->outs[i].token;
+        n += ((size_t)t->n_top + (size_t)t->n_prompt_top) * sizeof(pl_logprob);
+    }
+    for (int32_t i = 0; i < e->placed.n; i++)
+        n += (size_t)e->placed.items[i]->n_blocks * sizeof(int32_t);
+    return n;
+}
+
+/* Copies n bytes to where `room` stands, and moves that on. */
+static const void *add(char **room, const void *data, size_t bytes)
+{
+    void *at = *room;
+    if (bytes) memcpy(at, data, bytes);
+    *room += bytes;
+    return at;
+}
+
+static void add_tokens(const pl_engine *e, pl_token *tokens, char **room)
+{
+    for (int32_t i = 0; i < e->n_outs; i++) {
+        pl_token *t = &tokens[i];
+        *t = e->outs[i].token;
+        if (t->n_top) t->top = add(room, t->top, (size_t)t->n_top * sizeof *t->top);
+        if (!t->n_prompt_top) continue;
+        t->prompt_top =
+            add(room, t->prompt_top, (size_t)t->n_prompt_top * sizeof *t->top);
+        pl_free(e->outs[i].run->prompt_top);
+        e->outs[i].run->prompt_top = NULL;
+    }
+}
+
+static void add_placed(const pl_engine *e, pl_placed *placed, char **room)
+{
+    for (int32_t i = 0; i < e->placed.n; i++) {
+        const run *r = e->placed.items[i];
+        int32_t first = r->n_computed, skip = first / e->block_size;
+        size_t n = (size_t)(r->n_blocks - skip);
+        placed[i] = (pl_placed){r->id, first, r->seq->n_remote - first, (int32_t)n,
+                                add(room, r->blocks + skip, n * sizeof *r->blocks)};
+    }
+}
+
+static void bury(pl_engine *e)
+{
+    pl_lock(&e->shared->lock);
+    for (int32_t i = 0; i < e->ended.n; i++)
+        pl_index_remove(e->shared, e->ended.items[i]);
+    pl_unlock(&e->shared->lock);
+    for (int32_t i = 0; i < e->ended.n; i++) pl_run_free(e->ended.items[i]);
+    e->ended.n = 0;
+}
+
+pl_token_batch *pl_engine_batch(pl_engine *e)
+{
+    pl_token_batch *b = NULL;
+    if (e->n_outs || e->placed.n || e->started.n) {
+        /* What holds pointers comes first, then what is made of int32s. */
+        b = pl_alloc(batch_size(e));
+        char *room = (char *)(b + 1);
+        pl_token *tokens = (pl_token *)room;
+        pl_placed *placed = (pl_placed *)(tokens + e->n_outs);
+        int32_t *started = (int32_t *)(placed + e->placed.n);
+        room = (char *)(started + e->started.n);
+        for (int32_t i = 0; i < e->started.n; i++) started[i] = e->started.items[i]->id;
+        add_tokens(e, tokens, &room);
+        add_placed(e, placed, &room);
+        *b = (pl_token_batch){1,         e->began_ns, pl_clock_now(e->options.clock),
+                              e->n_outs, e->placed.n, e->started.n,
+                              tokens,    placed,      started};
+    }
+    bury(e);
+    e->n_outs = e->placed.n = e->started.n = 0;
+    return b;
+}
+
+void pl_token_batch_take(pl_token_batch *b)
+{
+    atomic_fetch_add_explicit(&b->refs, 1, memory_order_relaxed);
+}
+
+void pl_token_batch_put(pl_token_batch *b)
+{
+    if (b && atomic_fetch_sub_explicit(&b->refs, 1, memory_order_acq_rel) == 1)
+        pl_free(b);
+}

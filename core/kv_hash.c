@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kv_hash.c - names of blocks: a hash of (parent's digest, tokens, extra keys).
+ *
+ * Owns     the two ways of writing that triple down: canonical CBOR, and what CPython's
+ *          pickle writes with protocol 5.
+ * Ignores  blocks and who uses them.
+ * Thread   any.
+ */
+#include "kv.h"
+
+#include <openssl/evp.h>
+#include <string.h>
+#include <xxhash.h>
+
+enum {
+    CBOR_UINT = 0x00,
+    CBOR_BYTES = 0x40,
+    CBOR_TEXT = 0x60,
+    CBOR_ARRAY = 0x80
+};
+
+static void add_byte(pl_buf *b, int v)
+{
+    uint8_t byte = (uint8_t)v;
+    pl_buf_add(b, &byte, 1);
+}
+
+static void add_le(pl_buf *b, uint64_t v, int n)
+{
+    uint8_t bytes[8];
+    for (int i = 0; i < n; i++) bytes[i] = (uint8_t)(v >> 8 * i);
+    pl_buf_add(b, bytes, (size_t)n);
+}
+
+/* ---- canonical CBOR: the shortest head for each number -------------------------------
+ */
+
+static void cbor_head(pl_buf *b, int major, uint64_t v)
+{
+    if (v < 24) {
+        add_byte(b, major | (int)v);
+        return;
+    }
+    int log = v < 1 << 8 ? 0 : v < 1 << 16 ? 1 : v < (uint64_t)1 << 32 ? 2 : 3;
+    uint8_t bytes[9] = {(uint8_t)(major | (24 + log))};
+    int n = 1 << log;
+    for (int i = 0; i < n; i++) bytes[1 + i] = (uint8_t)(v >> 8 * (n - 1 - i));
+    pl_buf_add(b, bytes, (size_t)n + 1);
+}
+
+static void cbor_block(pl_buf *b, const pl_name *parent, int digest_len,
+                       const int32_t *tokens, int32_t n, const char *salt,
+                       size_t salt_len)
+{
+    cbor_head(b, CBOR_ARRAY, 3);
+    cbor_head(b, CBOR_BYTES, (uint64_t)digest_len);
+    pl_buf_add(b, parent->bytes, (size_t)digest_len);
+    cbor_head(b, CBOR_ARRAY, (uint64_t)n);
+    for (int32_t i = 0; i < n; i++) cbor_head(b, CBOR_UINT, (uint64_t)tokens[i]);
+    if (!salt) {
+        add_byte(b, 0xf6);
+        return;
+    }
+    cbor_head(b, CBOR_ARRAY, 1);
+    cbor_head(b, CBOR_TEXT, salt_len);
+    pl_buf_add(b, salt, salt_len);
+}
+
+/* ---- pickle, protocol 5 --------------------------------------------------------------
+ */
+
+enum {
+    MEMOIZE = 0x94,
+    TUPLE1 = 0x85,
+    TUPLE3 = 0x87
+};
+
+/* The frame's length is known only at its end; `at` is where it began. */
+static size_t pickle_begin(pl_buf *b)
+{
+    pl_buf_add(b, "\x80\x05\x95", 3);
+    add_le(b, 0, 8);
+    return b->len;
+}
+
+static void pickle_end(pl_buf *b, size_t at)
+{
+    add_byte(b, '.');
+    uint64_t len = b->len - at;
+    for (int i = 0; i < 8; i++)
+        b->data[at - 8 + (size_t)i] = (char)(uint8_t)(len >> 8 * i);
+}
+
+static void pickle_int(pl_buf *b, int32_t v)
+{
+    int n = v < 256 ? 1 : v < 65536 ? 2 : 4;
+    add_byte(b, n == 1 ? 'K' : n == 2 ? 'M' : 'J');
+    add_le(b, (uint64_t)v, n);
+}
+
+static void pickle_text(pl_buf *b, const char *s, size_t len)
+{
+    if (len < 256) {
+        add_byte(b, 0x8c);
+        add_byte(b, (int)len);
+    } else {
+        add_byte(b, 'X');
+        add_le(b, len, 4);
+    }
+    pl_buf_add(b, s, len);
+    add_byte(b, MEMOIZE);
+}
+
+static void pickle_block(pl_buf *b, const pl_name *parent, const int32_t *tokens,
+                         int32_t n, const char *salt, size_t salt_len)
+{
+    size_t at = pickle_begin(b);
+    pl_buf_add(b, "C\x20", 2);
+    pl_buf_add(b, parent->bytes, sizeof parent->bytes);
+    add_byte(b, MEMOIZE);
+    if (n > 3) add_byte(b, '(');
+    for (int32_t i = 0; i < n; i++) pickle_int(b, tokens[i]);
+    add_byte(b, n > 3 ? 't' : TUPLE1 + n - 1);
+    add_byte(b, MEMOIZE);
+    if (salt) {
+        pickle_text(b, salt, salt_len);
+        add_byte(b, TUPLE1);
+        add_byte(b, MEMOIZE);
+    } else {
+        add_byte(b, 'N');
+    }
+    add_byte(b, TUPLE3);
+    add_byte(b, MEMOIZE);
+    pickle_end(b, at);
+}
+
+/* ---- digests -------------------------------------------------------------------------
+ */
+
+typedef struct hasher {
+    int algo;
+    EVP_MD_CTX *ctx; /* asked for once a chain: fetching costs more than a block's hash */
+} hasher;
+
+static pl_status hasher_init(hasher *h, int algo)
+{
+    *h = (hasher){.algo = algo};
+    if (algo == PL_HASH_XXHASH_CBOR) return PL_OK;
+    h->ctx = EVP_MD_CTX_new();
+    if (h->ctx && EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) == 1) return PL_OK;
+    EVP_MD_CTX_free(h->ctx);
+    return pl_fail(PL_EUNSUPPORTED, "libcrypto has no SHA-256");
+}
+
+static void hasher_fini(hasher *h)
+{
+    EVP_MD_CTX_free(h->ctx);
+}
+
+static pl_status digest(hasher *h, const pl_buf *b, pl_name *out)
+{
+    pl_name name = {{0}};
+    if (h->algo == PL_HASH_XXHASH_CBOR) {
+        XXH128_canonical_t big_endian;
+        XXH128_canonicalFromHash(&big_endian, XXH3_128bits(b->data, b->len));
+        memcpy(name.bytes, big_endian.digest, sizeof big_endian.digest);
+    } else if (EVP_DigestInit_ex(h->ctx, NULL, NULL) != 1 ||
+               EVP_DigestUpdate(h->ctx, b->data, b->len) != 1 ||
+               EVP_DigestFinal_ex(h->ctx, name.bytes, NULL) != 1) {
+        return pl_fail(PL_EINTERNAL, "libcrypto's SHA-256 failed");
+    }
+    *out = name;
+    return PL_OK;
+}
+
+pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
+{
+    if (algo < PL_HASH_SHA256_CBOR || algo > PL_HASH_XXHASH_CBOR)
+        return pl_fail(PL_EINVAL, "hash algorithm %d: not one of PL_HASH_*", algo);
+    if (!seed) seed = "vllm-none-hash";
+    size_t len = strlen(seed);
+    if (len > 4096 || !pl_utf8_valid(seed, len))
+        return pl_fail(PL_EINVAL, "hash seed: at most 4096 bytes of UTF-8");
+    hasher h;
+    PL_TRY(hasher_init(&h, algo));
+    pl_buf b = {0};
+    if (algo == PL_HASH_SHA256) {
+        size_t at = pickle_begin(&b);
+        pickle_text(&b, seed, len);
+        pickle_end(&b, at);
+    } else {
+        cbor_head(&b, CBOR_TEXT, len);
+        pl_buf_add(&b, seed, len);
+    }
+    namer->algo = algo;
+    pl_status status = digest(&h, &b, &namer->none);
+    pl_buf_fini(&b);
+    hasher_fini(&h);
+    return status;
+}
+
+pl_status pl_namer_chain(const pl_namer *namer, const pl_name *parent,
+                         const int32_t *tokens, int32_t block_size, int32_t n_blocks,
+                         const char *salt, size_t salt_len, pl_name *out)
+{
+    hasher h;
+    PL_TRY(hasher_init(&h, namer->algo));
+    pl_status status = PL_OK;
+    pl_buf b = {0};
+    if (parent)
+        salt = NULL;
+    else
+        parent = &namer->none;
+    for (int32_t i = 0; i < n_blocks && status == PL_OK; i++) {
+        const int32_t *at = tokens + (size_t)i * (size_t)block_size;
+        b.len = 0;
+        if (namer->algo == PL_HASH_SHA256)
+            pickle_block(&b, parent, at, block_size, salt, salt_len);
+        else
+            cbor_block(&b, parent, namer->algo == PL_HASH_XXHASH_CBOR ? 16 : 32, at,
+                       block_size, salt, salt_len);
+        status = digest(&h, &b, &out[i]);
+        parent = &out[i];
+        salt = NULL;
+    }
+    pl_buf_fini(&b);
+    hasher_fini(&h);
+    return status;
+}
+
+/* ---- for those outside ---------------------------------------------------------------
+ */
+
+pl_status pl_block_hash(int algo, const char *seed, const uint8_t *parent,
+                        const int32_t *tokens, int n, const char *salt, size_t salt_len,
+                        uint8_t *out)
+{
+    if (n < 1 || n > 65536) return pl_fail(PL_EINVAL, "a block of %d tokens", n);
+    for (int i = 0; i < n; i++)
+        if (tokens[i] < 0) return pl_fail(PL_EINVAL, "token %d: negative", tokens[i]);
+    pl_namer namer;
+    PL_TRY(pl_namer_init(&namer, algo, seed));
+    pl_name from = namer.none, name;
+    if (parent) memcpy(from.bytes, parent, sizeof from.bytes);
+    PL_TRY(pl_namer_chain(&namer, parent ? &from : NULL, tokens, n, 1, salt, salt_len,
+                          &name));
+    memcpy(out, name.bytes, sizeof name.bytes);
+    return PL_OK;
+}
+
+pl_status pl_none_hash(int algo, const char *seed, uint8_t *out)
+{
+    pl_namer namer;
+    PL_TRY(pl_namer_init(&namer, algo, seed));
+    memcpy(out, namer.none.bytes, sizeof namer.none.bytes);
+    return PL_OK;
+}

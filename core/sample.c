@@ -1,0 +1,418 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * sample.c - from logits to a token.
+ *
+ * Everything here is one thread's scalar work in a written order, so that the same logits
+ * give the same token anywhere. Order among tokens is by logit, then by id: the lower id
+ * first. Masked tokens are -inf. Logits that are no numbers count as the lowest number
+ * there is, infinite ones as the greatest or lowest: no row can break the draw.
+ *
+ * Top-k and top-p need the best tokens, not all of them in order. Tokens are counted and
+ * weighed in buckets by their distance from the best one; whole buckets are in or out,
+ * and only the one where the cut falls is ordered, by a heap, up to the cut.
+ */
+#include "sample.h"
+
+#include "mathx.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+enum {
+    LANES = 8,
+    CHUNK = 1024,
+    N_BUCKETS = 1024,
+    PER_UNIT =
+        32, /* buckets of a distance of 1; the last one holds all that is farther */
+};
+
+struct pl_sample_scratch {
+    int32_t vocab;
+    float *raw;      /* the row as it came, for logprobs */
+    float *weights;  /* e^(logit - best) */
+    int32_t *heap;   /* ids */
+    int32_t *counts; /* of a token; all 0 between calls */
+    double sums[N_BUCKETS];
+    int32_t sizes[N_BUCKETS];
+};
+
+pl_sample_scratch *pl_sample_scratch_open(int32_t vocab)
+{
+    pl_sample_scratch *s = pl_alloc(sizeof *s);
+    s->vocab = vocab;
+    s->raw = pl_alloc((size_t)vocab * sizeof *s->raw);
+    s->weights = pl_alloc((size_t)vocab * sizeof *s->weights);
+    s->heap = pl_alloc((size_t)vocab * sizeof *s->heap);
+    s->counts = pl_alloc((size_t)vocab * sizeof *s->counts);
+    return s;
+}
+
+void pl_sample_scratch_close(pl_sample_scratch *s)
+{
+    if (!s) return;
+    pl_free(s->raw);
+    pl_free(s->weights);
+    pl_free(s->heap);
+    pl_free(s->counts);
+    pl_free(s);
+}
+
+/* ---- rows
+ * ------------------------------------------------------------------------------ */
+
+static inline float as_number(float v)
+{
+    v = v > -FLT_MAX ? v : -FLT_MAX; /* NaN too */
+    return v < FLT_MAX ? v : FLT_MAX;
+}
+
+static float find_best(const float *row, int32_t n)
+{
+    float lanes[LANES], best = -INFINITY;
+    int32_t i = 0;
+    for (int j = 0; j < LANES; j++) lanes[j] = -INFINITY;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            lanes[j] = row[i + j] > lanes[j] ? row[i + j] : lanes[j];
+    for (; i < n; i++) best = row[i] > best ? row[i] : best;
+    for (int j = 0; j < LANES; j++) best = lanes[j] > best ? lanes[j] : best;
+    return best;
+}
+
+static int32_t find_first(const float *row, int32_t n, float value)
+{
+    int32_t i = 0;
+    while (i < n && row[i] != value) i++;
+    return i < n ? i : 0; /* nothing but NaN: 0 */
+}
+
+/* Sums in eight lanes, which are then added in order. */
+static double sum_weights(const float *w, int32_t n)
+{
+    double lanes[LANES] = {0}, sum = 0;
+    int32_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] += (double)w[i + j];
+    for (; i < n; i++) sum += (double)w[i];
+    for (int j = 0; j < LANES; j++) sum += lanes[j];
+    return sum;
+}
+
+/* ln(sum of e^v) of a row */
+static double log_sum_exp(const float *row, int32_t n)
+{
+    float best = find_best(row, n), w[CHUNK];
+    double sum = 0;
+    for (int32_t at = 0; at < n; at += CHUNK) {
+        int32_t m = PL_MIN(CHUNK, n - at);
+        for (int32_t i = 0; i < m; i++) w[i] = pl_exp(row[at + i] - best);
+        sum += sum_weights(w, m);
+    }
+    return (double)best + pl_ln(sum);
+}
+
+/* ---- the best few: a heap of ids, the worst kept one (or the best left one) on top
+ * ------ */
+
+static bool is_before(const float *row, int32_t a, int32_t b)
+{
+    return row[a] > row[b] || (row[a] == row[b] && a < b);
+}
+
+static void sift_down(const float *row, int32_t *heap, int32_t n, int32_t at,
+                      bool best_on_top)
+{
+    int32_t id = heap[at];
+    for (;;) {
+        int32_t child = 2 * at + 1;
+        if (child >= n) break;
+        if (child + 1 < n && is_before(row, heap[child + 1], heap[child]) == best_on_top)
+            child++;
+        if (is_before(row, heap[child], id) != best_on_top) break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = id;
+}
+
+static void make_heap(const float *row, int32_t *heap, int32_t n, bool best_on_top)
+{
+    for (int32_t i = n / 2 - 1; i >= 0; i--) sift_down(row, heap, n, i, best_on_top);
+}
+
+/* The k best ids, best first, into `heap`. */
+static void select_best(const float *row, int32_t n, int32_t k, int32_t *heap)
+{
+    if (k == 0) return;
+    for (int32_t i = 0; i < k; i++) heap[i] = i;
+    make_heap(row, heap, k, false);
+    float bar = row[heap[0]]; /* equals come later, so they lose */
+    for (int32_t i = k; i < n; i++) {
+        if (row[i] <= bar) continue;
+        heap[0] = i;
+        sift_down(row, heap, k, 0, false);
+        bar = row[heap[0]];
+    }
+    for (int32_t left = k - 1; left > 0; left--) {
+        int32_t worst = heap[0];
+        heap[0] = heap[left];
+        heap[left] = worst;
+        sift_down(row, heap, left, 0, false);
+    }
+}
+
+static pl_logprob describe(const float *row, int32_t token, int32_t rank, double norm)
+{
+    return (pl_logprob){token, rank,
+                        (float)PL_MAX((double)row[token] - norm, -(double)FLT_MAX)};
+}
+
+static int32_t find_rank(const float *row, int32_t n, int32_t token)
+{
+    float v = row[token];
+    int32_t above = 0;
+    for (int32_t i = 0; i < n; i++) above += row[i] > v;
+    for (int32_t i = 0; i < token; i++) above += row[i] == v;
+    return above + 1;
+}
+
+void pl_logprobs(pl_sample_scratch *s, const float *logits, int32_t vocab, int32_t token,
+                 int32_t n_best, pl_logprob *out)
+{
+    for (int32_t i = 0; i < vocab; i++) s->raw[i] = as_number(logits[i]);
+    double norm = log_sum_exp(s->raw, vocab);
+    n_best = PL_MIN(n_best, vocab);
+    select_best(s->raw, vocab, n_best, s->heap);
+    for (int32_t i = 0; i < n_best; i++)
+        out[1 + i] = describe(s->raw, s->heap[i], i + 1, norm);
+    out[0] = describe(s->raw, token, find_rank(s->raw, vocab, token), norm);
+}
+
+/* ---- what steers the choice
+ * ------------------------------------------------------------- */
+
+static void keep_allowed(pl_sample_scratch *s, float *row, int32_t vocab,
+                         const pl_sampler *p)
+{
+    for (int32_t i = 0; i < p->n_allowed; i++)
+        s->weights[p->allowed[i]] = row[p->allowed[i]];
+    for (int32_t i = 0; i < vocab; i++) row[i] = -INFINITY;
+    for (int32_t i = 0; i < p->n_allowed; i++)
+        row[p->allowed[i]] = s->weights[p->allowed[i]];
+}
+
+static void mask_bad_words(float *row, const pl_sampler *p)
+{
+    const int32_t *end = p->tokens + p->n_tokens;
+    int32_t n_output = p->n_tokens - p->n_prompt;
+    for (int32_t i = 0; i < p->bad_words_len; i += 1 + p->bad_words[i]) {
+        const int32_t *ids = p->bad_words + i + 1;
+        int32_t before = p->bad_words[i] - 1;
+        if (before > n_output) continue;
+        if (!before || memcmp(end - before, ids, (size_t)before * sizeof *ids) == 0)
+            row[ids[before]] = -INFINITY;
+    }
+}
+
+static void apply_penalties(pl_sample_scratch *s, float *row, const pl_sampler *p)
+{
+    float repetition = p->params.repetition_penalty;
+    float presence = p->params.presence_penalty, frequency = p->params.frequency_penalty;
+    if (repetition == 1 && presence == 0 && frequency == 0) return;
+    for (int32_t i = 0; i < p->n_tokens && repetition != 1; i++) {
+        float *v = &row[p->tokens[i]];
+        if (s->counts[p->tokens[i]]++ == 0)
+            *v = *v > 0 ? *v / repetition : *v * repetition;
+    }
+    for (int32_t i = 0; i < p->n_tokens; i++) s->counts[p->tokens[i]] = 0;
+    for (int32_t i = p->n_prompt; i < p->n_tokens; i++) s->counts[p->tokens[i]]++;
+    for (int32_t i = p->n_prompt; i < p->n_tokens; i++) {
+        int32_t id = p->tokens[i];
+        if (s->counts[id]) row[id] -= frequency * (float)s->counts[id] + presence;
+        s->counts[id] = 0;
+    }
+}
+
+static void steer(pl_sample_scratch *s, float *row, int32_t vocab, const pl_sampler *p)
+{
+    for (int32_t i = 0; i < vocab; i++) row[i] = as_number(row[i]);
+    if (p->allowed) keep_allowed(s, row, vocab, p);
+    mask_bad_words(row, p);
+    if (p->n_tokens - p->n_prompt < p->params.min_tokens)
+        for (int32_t i = 0; i < p->n_end_ids; i++) row[p->end_ids[i]] = -INFINITY;
+    for (int32_t i = 0; i < p->n_bias; i++) row[p->bias_ids[i]] += p->bias[i];
+    apply_penalties(s, row, p);
+}
+
+/* ---- the cut
+ * ----------------------------------------------------------------------------- */
+
+typedef struct cut { /* the last token that is kept */
+    float logit;
+    int32_t id;
+    double weight; /* of all kept ones */
+} cut;
+
+static inline int bucket_of(float best, float v)
+{
+    float at = (best - v) * PER_UNIT;
+    return at < N_BUCKETS - 1 ? (int)at : N_BUCKETS - 1;
+}
+
+static bool is_kept(const cut *c, float v, int32_t id)
+{
+    return v > c->logit || (v == c->logit && id <= c->id);
+}
+
+static void fill_buckets(pl_sample_scratch *s, const float *row, int32_t vocab,
+                         float best)
+{
+    memset(s->sums, 0, sizeof s->sums);
+    memset(s->sizes, 0, sizeof s->sizes);
+    for (int32_t i = 0; i < vocab; i++) {
+        if (row[i] == -INFINITY) continue;
+        int b = bucket_of(best, row[i]);
+        s->sums[b] += (double)s->weights[i];
+        s->sizes[b]++;
+    }
+}
+
+/* Orders bucket `b` of those that `c` keeps, until `n` tokens or a weight of `goal` are
+ * reached: what comes before it counts. */
+static void cut_bucket(pl_sample_scratch *s, const float *row, int32_t vocab, float best,
+                       int b, int32_t n, double goal, double before, cut *c)
+{
+    int32_t size = 0;
+    for (int32_t i = 0; i < vocab; i++)
+        if (row[i] != -INFINITY && bucket_of(best, row[i]) == b && is_kept(c, row[i], i))
+            s->heap[size++] = i;
+    make_heap(row, s->heap, size, true);
+    c->weight = before;
+    for (int32_t taken = 0; size > 0;) {
+        int32_t id = s->heap[0];
+        c->logit = row[id], c->id = id;
+        c->weight += (double)s->weights[id];
+        if (++taken == n || c->weight >= goal) break;
+        s->heap[0] = s->heap[--size];
+        sift_down(row, s->heap, size, 0, true);
+    }
+}
+
+static void cut_top_k(pl_sample_scratch *s, const float *row, int32_t vocab, float best,
+                      int32_t k, cut *c)
+{
+    int32_t n = 0;
+    double before = 0;
+    for (int b = 0; b < N_BUCKETS; b++) {
+        if (n + s->sizes[b] >= k) {
+            cut_bucket(s, row, vocab, best, b, k - n, INFINITY, before, c);
+            return;
+        }
+        n += s->sizes[b];
+        before += s->sums[b];
+    }
+    c->weight = before; /* there are fewer than k */
+}
+
+static void cut_top_p(pl_sample_scratch *s, const float *row, int32_t vocab, float best,
+                      double top_p, cut *c)
+{
+    double goal = top_p * c->weight, before = 0;
+    for (int b = 0; b < N_BUCKETS; b++) {
+        bool last = c->logit != -INFINITY && b == bucket_of(best, c->logit);
+        if (last || before + s->sums[b] >= goal) {
+            cut_bucket(s, row, vocab, best, b, INT32_MAX, goal, before, c);
+            return;
+        }
+        before += s->sums[b];
+    }
+}
+
+/* ---- the draw
+ * ------------------------------------------------------------------------------ */
+
+/* Scales, weighs, and lets min_p go first, as it is the cheapest. Returns the best. */
+static float weigh(pl_sample_scratch *s, float *row, int32_t vocab, const pl_params *p)
+{
+    float heat = PL_MAX(p->temperature, 0.01f), *w = s->weights;
+    for (int32_t i = 0; i < vocab; i++) row[i] /= heat;
+    /* A quotient may have become infinite: then only those are left, all alike. */
+    float best = find_best(row, vocab);
+    if (best == INFINITY)
+        for (int32_t i = 0; i < vocab; i++) row[i] = row[i] == INFINITY ? 0 : -INFINITY;
+    best = best == INFINITY ? 0 : best;
+    for (int32_t i = 0; i < vocab; i++) w[i] = pl_exp(row[i] - best);
+    if (p->min_p > 0)
+        for (int32_t i = 0; i < vocab; i++)
+            if (w[i] < p->min_p) row[i] = -INFINITY, w[i] = 0;
+    return best;
+}
+
+/* The token at which the running sum of the weights, in order of ids, passes `at`; should
+ * rounding keep it from that, the last one with a weight. */
+static int32_t find_at(const float *w, int32_t vocab, double at)
+{
+    int32_t from = 0;
+    bool found = false;
+    for (int32_t i = 0; i < vocab && !found; i += CHUNK) {
+        double sum = sum_weights(w + i, PL_MIN(CHUNK, vocab - i));
+        if (sum == 0) continue;
+        from = i;
+        found = at < sum;
+        if (!found) at -= sum;
+    }
+    int32_t last = from, end = PL_MIN(from + CHUNK, vocab);
+    double run = 0;
+    for (int32_t i = from; i < end && (!found || run <= at); i++) {
+        run += (double)w[i];
+        if (w[i] > 0) last = i;
+    }
+    return last;
+}
+
+static int32_t draw(pl_sample_scratch *s, float *row, int32_t vocab, const pl_sampler *p)
+{
+    const pl_params *params = &p->params;
+    float best = weigh(s, row, vocab, params);
+    bool some_k = params->top_k > 0 && params->top_k < vocab;
+    if (some_k || params->top_p < 1) {
+        fill_buckets(s, row, vocab, best);
+        cut c = {-INFINITY, -1, 0};
+        cut_top_k(s, row, vocab, best, some_k ? params->top_k : INT32_MAX, &c);
+        if (params->top_p < 1) cut_top_p(s, row, vocab, best, (double)params->top_p, &c);
+        for (int32_t i = 0; i < vocab; i++)
+            if (!is_kept(&c, row[i], i)) s->weights[i] = 0;
+    }
+    double total = 0;
+    for (int32_t at = 0; at < vocab; at += CHUNK)
+        total += sum_weights(s->weights + at, PL_MIN(CHUNK, vocab - at));
+    uint64_t bits = pl_random_at(params->seed, (uint64_t)p->position, 0);
+    return find_at(s->weights, vocab, (double)(bits >> 11) * 0x1p-53 * total);
+}
+
+int32_t pl_sample(pl_sample_scratch *s, float *row, int32_t vocab, const pl_sampler *p,
+                  pl_logprob *top)
+{
+    int32_t n_best = PL_MIN(p->params.logprobs, vocab);
+    double norm = 0;
+    if (n_best >= 0) {
+        for (int32_t i = 0; i < vocab; i++) s->raw[i] = as_number(row[i]);
+        norm = log_sum_exp(s->raw, vocab);
+        select_best(s->raw, vocab, n_best, s->heap);
+        for (int32_t i = 0; i < n_best; i++)
+            top[1 + i] = describe(s->raw, s->heap[i], i + 1, norm);
+    }
+    steer(s, row, vocab, p);
+    int32_t token;
+    float best = find_best(row, vocab);
+    if (best == -INFINITY) /* the masks left nothing */
+        token = p->allowed ? p->allowed[0] : 0;
+    else if (p->params.temperature < 1e-5f)
+        token = find_first(row, vocab, best);
+    else
+        token = draw(s, row, vocab, p);
+    if (n_best >= 0)
+        top[0] = describe(s->raw, token, find_rank(s->raw, vocab, token), norm);
+    return token;
+}

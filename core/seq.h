@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * seq.h - a sequence: a prompt, what was made of it so far, and how it is to go on.
+ *
+ * Owns     its tokens, its parameters and the lists that steer the choice of the next
+ * one. Ignores  blocks, steps, who waits for it. Thread   one at a time: whoever holds
+ * it, then the engine.
+ */
+#ifndef PL_SEQ_H
+#define PL_SEQ_H
+
+#include "sample.h"
+
+typedef struct pl_ids { /* a list of token ids */
+    int32_t *ids;
+    int32_t n;
+} pl_ids;
+
+struct pl_seq {
+    int32_t id;
+    pl_params params;
+    int32_t *tokens;  /* prompt, then output */
+    int32_t n_given;  /* tokens it was opened with */
+    int32_t n_prompt; /* n_given, less those that pl_seq_resume called output */
+    int32_t n_tokens, cap;
+    pl_ids ends; /* the first n_eos are eos, the rest stop ids */
+    int32_t n_eos;
+    pl_ids allowed;
+    pl_ids bias_ids;
+    float *bias;
+    pl_ids bad_words; /* each: its length, then its ids */
+    char *salt;       /* NULL: none */
+    size_t salt_len;
+    int32_t n_remote;
+    pl_sampler sampler;
+};
+
+/* Whether all ids in it are below `vocab`, and such things; PL_EINVAL says which is not.
+ */
+pl_status pl_seq_check(const pl_seq *s, int32_t vocab);
+void pl_seq_reserve(pl_seq *s, int32_t n_tokens);
+void pl_seq_append(pl_seq *s, int32_t token);
+/* What a sampler must know to draw the next token; lives until the next append. */
+const pl_sampler *pl_seq_sampler(pl_seq *s);
+/* Whether its last token ends it, for a total of at most `max_tokens` tokens, prompt and
+ * all. Sets the reason: a stop id, or -1. */
+int pl_seq_finish(const pl_seq *s, int32_t max_tokens, int32_t *stop_reason);
+
+#endif
