@@ -224,6 +224,15 @@ int64_t pl_model_weight_bytes(const pl_model *m);
 int64_t pl_model_block_bytes(const pl_model *m);            /* KV of one block, all layers */
 const char *pl_model_numerics(const pl_model *m);           /* equal ids: equal bits */
 
+/* For tests and tools, while no engine has the model. Walks n_seqs sequences of lens[i]
+ * tokens (one after another in `tokens`) together, at most `step` rows of each at a time,
+ * over KV blocks dealt in no order. `logits`: vocab floats a token. */
+pl_status pl_model_logits(pl_model *m, const int32_t *tokens, const int32_t *lens, int n_seqs,
+                          int step, float *logits);
+/* One matrix (rows x columns) by n_rows rows of activations, in a kernel variant. */
+pl_status pl_kernel_linear(const char *kernels, int n_threads, const pl_tensor *matrix,
+                           int activations, const float *rows, int n_rows, float *out);
+
 /* ---- sequences: a prompt to be continued (whoever holds it) ------------------------- */
 
 typedef struct pl_params {
