@@ -9,14 +9,36 @@
  * The runtime's memory lasts until its last exchange, stream and job is given back: those
  * that Lua still holds when it closes the runtime are dead, but may be asked and closed.
  */
+#include "engine.h"
 #include "job.h"
+#include "stream.h"
 
 #include <string.h>
+
+/* Steps that io has not seen yet. An engine so far ahead waits: io is the faster one, so
+ * this is a stall of the whole machine, and what is in line must be bounded. */
+enum { MAX_BATCHES = 1024 };
+
+typedef struct attached {
+    struct attached *next;
+    pl_runtime *rt;
+    pl_engine *engine;
+    pl_mutex lock;
+    int n_batches;
+} attached;
+
+typedef struct batch_note {
+    pl_note note;
+    attached *from;
+    pl_token_batch *batch;
+} batch_note;
 
 struct pl_runtime {
     pl_loop *loop;
     pl_http *http;
+    pl_streams *streams;
     pl_jobs *jobs;
+    attached *engines;
 };
 
 void pl_runtime_options_init(pl_runtime_options *o)
@@ -41,6 +63,7 @@ static void on_round(void *ctx)
 static void on_stop(void *ctx)
 {
     pl_runtime *rt = ctx;
+    pl_streams_stop(rt->streams);
     pl_http_stop(rt->http);
 }
 
@@ -48,6 +71,7 @@ static void on_last(void *ctx)
 {
     pl_runtime *rt = ctx;
     pl_jobs_close(rt->jobs);
+    pl_streams_close(rt->streams);
     pl_http_close(rt->http);
     pl_free(rt);
 }
@@ -74,14 +98,95 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
         return NULL;
     }
     rt->http = pl_http_open(rt->loop, &o);
+    rt->streams = pl_streams_open(rt->loop);
     rt->jobs = pl_jobs_open(rt->loop);
     return rt;
 }
+
+/* ---- engines ------------------------------------------------------------------------- */
+
+static void run_batch(pl_note *note)
+{
+    batch_note *b = (batch_note *)note;
+    attached *a = b->from;
+    const pl_token_batch *batch = b->batch;
+    for (int i = 0; i < batch->n_started; i++) pl_streams_started(a->rt->streams, batch->started[i], batch->began_ns);
+    for (int i = 0; i < batch->n; i++) pl_streams_token(a->rt->streams, &batch->tokens[i], batch->ended_ns);
+    pl_token_batch_put(b->batch);
+    pl_free(b);
+    pl_lock(&a->lock);
+    if (a->n_batches-- == MAX_BATCHES) pl_wake(&a->lock);
+    pl_unlock(&a->lock);
+}
+
+/* On the step's thread. */
+static void sink(void *ctx, pl_token_batch *batch)
+{
+    attached *a = ctx;
+    pl_lock(&a->lock);
+    while (a->n_batches == MAX_BATCHES) pl_wait(&a->lock, 1000);
+    a->n_batches++;
+    pl_unlock(&a->lock);
+    batch_note *b = pl_alloc(sizeof *b);
+    *b = (batch_note){.note.run = run_batch, .from = a, .batch = batch};
+    pl_loop_post(a->rt->loop, &b->note);
+}
+
+static void do_nothing(void *arg)
+{
+    (void)arg;
+}
+
+static void detach(attached *a)
+{
+    pl_engine_stop(a->engine);
+    pl_loop_call(a->rt->loop, do_nothing, NULL); /* io has seen its last batch */
+    pl_mutex_fini(&a->lock);
+    pl_free(a);
+}
+
+pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e)
+{
+    attached *a = pl_alloc(sizeof *a);
+    *a = (attached){.next = rt->engines, .rt = rt, .engine = e};
+    pl_mutex_init(&a->lock);
+    pl_status status = pl_engine_start(e, sink, a);
+    if (status == PL_OK) {
+        rt->engines = a;
+        return PL_OK;
+    }
+    pl_mutex_fini(&a->lock);
+    pl_free(a);
+    return status;
+}
+
+void pl_runtime_detach(pl_runtime *rt, pl_engine *e)
+{
+    for (attached **at = &rt->engines; *at; at = &(*at)->next) {
+        attached *a = *at;
+        if (a->engine != e) continue;
+        *at = a->next;
+        detach(a);
+        return;
+    }
+}
+
+pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exchange *x)
+{
+    if (mode < PL_STREAM_SSE || mode > PL_STREAM_WHOLE || (mode == PL_STREAM_SSE && !x)) {
+        pl_fail(PL_EINVAL, "mode %d is none, or needs an exchange", mode);
+        return NULL;
+    }
+    return pl_streams_make(rt->streams, text, mode, x);
+}
+
+/* ---- life ---------------------------------------------------------------------------- */
 
 void pl_runtime_close(pl_runtime *rt)
 {
     if (!rt) return;
     pl_jobs_stop(rt->jobs);
+    while (rt->engines) pl_runtime_detach(rt, rt->engines->engine);
     pl_loop_stop(rt->loop);
     pl_loop_put(rt->loop);
 }

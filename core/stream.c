@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream.h"
-#include "text.h"
+
 
 #include <string.h>
 
