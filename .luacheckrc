@@ -1,5 +1,4 @@
 std = "luajit"
 max_line_length = 90
+exclude_files = { "build*" }
 files["tests"] = { std = "+busted" }
-files["recipes"] = { std = "luajit" }
-files["core/main.lua"] = { globals = { "arg" } }

@@ -51,7 +51,6 @@ void pl_buf_add(pl_buf *b, const void *data, size_t len);
 void pl_buf_add_str(pl_buf *b, const char *s);
 void pl_buf_add_i32(pl_buf *b, int32_t v);
 void pl_buf_printf(pl_buf *b, const char *fmt, ...) PL_PRINTF(2, 3);
-void pl_buf_add_json(pl_buf *b, const char *s, size_t len);   /* escaped, without quotes; bad UTF-8 becomes U+FFFD */
 
 /* UTF-8. The length of the character at s, or 0 where the bytes are not one; `need`
  * (may be NULL) is set to how many bytes it would take if it is only cut short, else 0. */

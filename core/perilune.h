@@ -84,9 +84,9 @@ int pl_metric_render(pl_buf *out);         /* Prometheus text format 0.0.4 */
 typedef struct pl_json pl_json;            /* a document, or a value inside one */
 enum { PL_JSON_NULL = 0, PL_JSON_FALSE, PL_JSON_TRUE, PL_JSON_INTEGER, PL_JSON_REAL,
        PL_JSON_STRING, PL_JSON_ARRAY, PL_JSON_OBJECT };
-pl_json *pl_json_open(const char *text, size_t len);   /* RFC 8259; NULL says where it breaks */
+pl_json *pl_json_open(const char *text, size_t len);   /* RFC 8259, 512 levels; NULL says where it breaks */
 void pl_json_close(pl_json *doc);                      /* the document; its values go with it */
-int pl_json_kind(const pl_json *v);
+int pl_json_kind(const pl_json *v);                    /* NULL, an absent value, is null */
 int pl_json_size(const pl_json *v);                    /* of an array or object */
 int64_t pl_json_integer(const pl_json *v);
 double pl_json_number(const pl_json *v);               /* of an integer or real */
@@ -97,7 +97,10 @@ const pl_json *pl_json_find(const pl_json *object, const char *key);   /* NULL: 
 void *pl_json_next(const pl_json *object, void *at);
 const char *pl_json_key(void *at, size_t *len);
 const pl_json *pl_json_value(void *at);
-int pl_json_ints(const pl_json *array, int32_t *out, int max);   /* all integers, or a status */
+int pl_json_ints(const pl_json *array, int32_t *out, int max);   /* all integers: how many; or a status */
+/* Appends s as the inside of a JSON string: escaped, without quotes; bad UTF-8 becomes U+FFFD. */
+void pl_buf_add_json(pl_buf *b, const char *s, size_t len);
+void pl_buf_add_real(pl_buf *b, double v);             /* shortest that reads back, as Python prints it */
 
 /* ---- text: tokens <-> bytes (a pl_text that is ready: any thread) ------------------- */
 
@@ -107,32 +110,45 @@ enum { PL_TEXT_BYTES = 0,                  /* byte-level BPE */
 enum { PL_TOKEN_NORMAL = 0, PL_TOKEN_ADDED = 1, PL_TOKEN_SPECIAL = 2, PL_TOKEN_BYTE = 3,
        PL_TOKEN_LSTRIP = 16, PL_TOKEN_RSTRIP = 32, PL_TOKEN_SINGLE_WORD = 64,
        PL_TOKEN_NORMALIZED = 128 };        /* flags, or'ed to the kind */
+enum { PL_PREFIX_NEVER = 0, PL_PREFIX_ALWAYS = 1, PL_PREFIX_FIRST = 2 };
 typedef struct pl_text_options {
     int32_t kind;                          /* PL_TEXT_* */
     int32_t vocab_size;
     int32_t nfc, byte_fallback, ignore_merges, fuse_unk;
     int32_t unk_id;                        /* -1: none */
-    int32_t prefix_space;                  /* pieces: 0 never, 1 always, 2 first section only; bytes: add_prefix_space */
+    int32_t prefix_space;                  /* a space before each section between added tokens, or the first; bytes: not before a space, no FIRST */
+    int32_t metaspace;                     /* pieces: spaces become U+2581 only after added tokens are found; no prefix before one */
     int32_t by_score;                      /* merges ranked by the scores of their results (GGUF `llama`) */
-    int32_t strip_left;                    /* spaces the decoder takes off the start of a text */
+    int32_t strip_left;                    /* spaces the decoder takes off the start of a text; -1: the first token's */
 } pl_text_options;
 pl_text *pl_text_open(const pl_text_options *options);
 void pl_text_close(pl_text *t);
+/* Bytes as tokenizer.json or the GGUF file writes them. NORMAL and BYTE are the vocabulary
+ * of BPE, ADDED and SPECIAL are matched before it; an id may be given as both. */
 pl_status pl_text_token(pl_text *t, int32_t id, const char *bytes, size_t len, int kind,
-                        float score);      /* bytes as tokenizer.json or the GGUF file writes them */
+                        float score);
 pl_status pl_text_merge(pl_text *t, const char *left, size_t left_len, const char *right,
-                        size_t right_len); /* in order of rank */
-pl_status pl_text_split(pl_text *t, const char *regex, size_t len);   /* pre-tokenizer, isolated matches */
+                        size_t right_len); /* in order of rank, after the tokens */
+pl_status pl_text_split(pl_text *t, const char *regex, size_t len);   /* pre-tokenizer, isolated matches; in order */
 pl_status pl_text_ready(pl_text *t);       /* checks and freezes it */
 int32_t pl_text_size(const pl_text *t);    /* ids are below this */
 int32_t pl_text_find(const pl_text *t, const char *bytes, size_t len);   /* a whole token's id, or -1 */
-int pl_text_token_kind(const pl_text *t, int32_t id);
+int pl_text_token_kind(const pl_text *t, int32_t id);   /* with its flags; -1: no such token */
 /* Appends the ids of UTF-8 `bytes` to out as int32; with `special`, special tokens written
  * out in the text become their ids. Adds no begin-of-text: that is model.lua's. */
 pl_status pl_text_encode(const pl_text *t, const char *bytes, size_t len, int special, pl_buf *out);
+/* Ids that are no token decode to nothing; bytes that are no UTF-8, to U+FFFD. */
 pl_status pl_text_decode(const pl_text *t, const int32_t *ids, int n, int skip_special, pl_buf *out);
 /* One token as `tokens` and logprobs show it: its bytes, perhaps no whole character. */
 pl_status pl_text_bytes(const pl_text *t, int32_t id, pl_buf *out);
+/* Decoding as tokens come: only whole characters go out, and together they are what
+ * pl_text_decode makes of the same ids. */
+typedef struct pl_detok pl_detok;
+pl_detok *pl_detok_open(const pl_text *text, int skip_special);
+void pl_detok_prime(pl_detok *d, const int32_t *ids, int n);   /* the prompt's last ids: gives nothing, but the text has begun */
+void pl_detok_push(pl_detok *d, int32_t token, pl_buf *out);
+void pl_detok_flush(pl_detok *d, pl_buf *out);                 /* what was held back */
+void pl_detok_close(pl_detok *d);
 
 /* ---- weights: files of tensors, mapped (any thread, read only) ---------------------- */
 
@@ -150,7 +166,7 @@ typedef struct pl_tensor {                 /* a tensor in a file: row-major, dim
 typedef struct pl_meta {                   /* a value of GGUF's metadata */
     int32_t kind;                          /* a PL_JSON_* kind */
     int32_t n;                             /* of an array */
-    int32_t item_kind;
+    int32_t item_kind;                     /* PL_JSON_TRUE: of bools */
     int64_t integer;
     double number;
     const char *string;
@@ -164,6 +180,8 @@ const pl_tensor *pl_weights_get(const pl_weights *w, int i);
 const pl_tensor *pl_weights_find(const pl_weights *w, const char *name);
 pl_status pl_weights_meta(const pl_weights *w, const char *key, pl_meta *out);       /* PL_ENOTFOUND */
 pl_status pl_weights_meta_item(const pl_weights *w, const char *key, int i, pl_meta *out);
+/* A hash of `text` and of the file (may be NULL): its header and its tensors' first bytes. */
+uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t len, uint64_t seed);
 
 /* ---- model: a transformer on a device (lua while loading, then step) ---------------- */
 
@@ -210,6 +228,15 @@ pl_status pl_model_ready(pl_model *m);     /* all there, all of the right shape 
 int64_t pl_model_weight_bytes(const pl_model *m);
 int64_t pl_model_block_bytes(const pl_model *m);            /* KV of one block, all layers */
 const char *pl_model_numerics(const pl_model *m);           /* equal ids: equal bits */
+
+/* For tests and tools, while no engine has the model. Walks n_seqs sequences of lens[i]
+ * tokens (one after another in `tokens`) together, at most `step` rows of each at a time,
+ * over KV blocks dealt in no order. `logits`: vocab floats a token. */
+pl_status pl_model_logits(pl_model *m, const int32_t *tokens, const int32_t *lens, int n_seqs,
+                          int step, float *logits);
+/* One matrix (rows x columns) by n_rows rows of activations, in a kernel variant. */
+pl_status pl_kernel_linear(const char *kernels, int n_threads, const pl_tensor *matrix,
+                           int activations, const float *rows, int n_rows, float *out);
 
 /* ---- sequences: a prompt to be continued (whoever holds it) ------------------------- */
 
@@ -321,6 +348,8 @@ void pl_runtime_close(pl_runtime *rt);
 int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);   /* how many */
 int pl_listen(pl_runtime *rt, const char *host, int port);             /* the port bound, or a status */
 pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e);   /* starts its step thread; tokens go to streams */
+/* Stops it: its streams end. Before pl_engine_close; pl_runtime_close does it for all. */
+void pl_runtime_detach(pl_runtime *rt, pl_engine *e);
 
 typedef struct pl_exchange pl_exchange;    /* one HTTP request and its answer; valid until released */
 int32_t pl_exchange_id(const pl_exchange *x);
@@ -342,19 +371,24 @@ enum { PL_STREAM_SSE = 0,                  /* C writes before + JSON text + afte
        PL_STREAM_PIECES = 1,               /* Lua is told of each piece and writes it */
        PL_STREAM_WHOLE = 2 };              /* only the end is told */
 typedef struct pl_stream pl_stream;        /* what becomes of one sequence's tokens */
+/* `x` may be NULL unless the mode is SSE. When its client is gone the stream is cancelled. */
 pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exchange *x);
+int32_t pl_stream_id(const pl_stream *s);
+/* Of SSE: `before` ends in, `after` begins with, the quote around the text. */
 void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const char *after,
                      size_t after_len);
-void pl_stream_stop(pl_stream *s, const char *stop, size_t len);       /* a stop string */
-void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval);
+pl_status pl_stream_stop(pl_stream *s, const char *stop, size_t len);  /* a stop string; PL_ELIMIT */
+/* A piece has `interval` tokens or more; stop strings count after min_tokens tokens. */
+void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval, int min_tokens);
 void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n);      /* the prompt's last ids */
-/* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string. */
+/* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string.
+ * Where the engine refuses, `seq` stays the caller's and another may be asked. */
 pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq);
 /* After PIECE and DONE: the text since the last take (SSE: what is not yet written). */
 const char *pl_stream_take(pl_stream *s, size_t *len);
-/* Tokens since the last take, each with where its text starts in the whole; the pointers
- * live until the next take. */
-int pl_stream_tokens(pl_stream *s, const pl_token **out);
+/* Not with SSE: how many tokens the last take brought, and where the text of each starts
+ * in the whole (bytes); the pointers live until the next take. */
+int pl_stream_tokens(pl_stream *s, const pl_token **tokens, const int32_t **starts);
 typedef struct pl_stream_end {
     int32_t finish, stop_reason;           /* stop_reason: token id, or -1 */
     int32_t stop_string;                   /* index of the stop string that ended it, or -1 */
@@ -370,11 +404,31 @@ typedef struct pl_job pl_job;
 int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len);   /* id, or PL_ELIMIT */
 pl_job *pl_job_take(pl_runtime *rt, int timeout_ms);         /* pool thread; NULL: none, or closing */
 int pl_job_closing(const pl_runtime *rt);
+void pl_job_stop(pl_runtime *rt);          /* ends the pool's takes; join its threads before pl_runtime_close */
 const char *pl_job_arg(const pl_job *j, size_t *len);
 pl_exchange *pl_job_exchange(const pl_job *j);
 void pl_job_done(pl_job *j, const char *result, size_t len); /* pool thread; PL_EV_JOB follows */
 const char *pl_job_result(const pl_job *j, size_t *len);     /* lua thread; the event's object */
 void pl_job_close(pl_job *j);
+
+/* ---- client: a connection to some server, for chat and bench (any thread) ----------- */
+
+typedef struct pl_client pl_client;
+pl_client *pl_client_open(const char *host, int port, int timeout_ms);
+void pl_client_close(pl_client *c);
+pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout_ms);   /* all of it */
+/* How many bytes came; 0: the server closed. PL_EAGAIN or PL_ETIMEOUT: none yet;
+ * PL_ECANCELED: a signal came first. */
+int pl_client_recv(pl_client *c, char *out, int max, int timeout_ms);
+/* Waits until something came for one of n; ready[i] says for which. How many, 0: none in
+ * time, or PL_ECANCELED. */
+int pl_client_poll(pl_client *const *clients, int n, uint8_t *ready, int timeout_ms);
+
+/* ---- terminal (lua thread) ---------------------------------------------------------- */
+
+int pl_terminal_is(int fd);                /* is it one? */
+void pl_terminal_catch(int on);            /* Ctrl-C is counted instead of ending the process */
+int pl_terminal_interrupts(void);          /* how many since the last call */
 
 /* [/cdef] */
 

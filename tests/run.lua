@@ -1,8 +1,19 @@
 -- SPDX-License-Identifier: Apache-2.0
--- Runs busted inside the program: build/perilune lua tests/run.lua [FOLDER|FILE] [busted's words]
--- So tests see the engine, the host and the pool as users do.
+-- Runs busted inside the program, so tests see engine, host and pool as users do:
+--
+--   build/perilune lua tests/run.lua [FOLDER|FILE] [busted's words]
+--
+-- The exit code is 1 where a test failed.
+
 package.path = "./lua/?.lua;./lua/?/init.lua;./tests/?.lua;" .. package.path
 for i, word in ipairs { "--ignore-lua", "-f", "tests/busted.conf" } do
   table.insert(arg, i, word)
 end
-require "busted.runner" { standalone = false }
+
+-- busted tells of failed tests by an error without a message, and finds out by its caller
+-- that it is embedded: hence a function of our own around it.
+local ok, message = pcall(function()
+  require "busted.runner" { standalone = false }
+end)
+if message then io.stderr:write("tests/run.lua: ", tostring(message), "\n") end
+return ok and 0 or 1

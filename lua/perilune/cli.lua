@@ -1,6 +1,114 @@
 -- SPDX-License-Identifier: Apache-2.0
-local pl = require "perilune.ffi"
-return function(word)
-  if word == "version" then print("perilune " .. pl.ffi.string(pl.C.pl_version())) end
+-- cli.lua - the command line: perilune WORD ...; answers the exit code.
+--
+-- 0: done. 1: it was tried and failed, or the recipe is wrong. 2: the command is wrong.
+
+local engine = require "perilune.ffi"
+local help = require "perilune.help"
+local nearest = require "perilune.nearest"
+local recipe = require "perilune.recipe"
+local values = require "perilune.values"
+
+local words = {}
+
+local function complain(text, hint)
+  io.stderr:write("perilune: ", text, "\n")
+  if hint then io.stderr:write("    ", hint, "\n") end
+  return 2
+end
+
+local function report(problems)
+  local code = 1
+  for _, problem in ipairs(problems) do
+    if problem.usage then code = 2 end
+    io.stderr:write(problem.text, "\n")
+    if problem.hint then io.stderr:write("    ", problem.hint, "\n") end
+  end
+  return code
+end
+
+-- The recipe's name and the flags after it; roles are words between.
+local function recipe_words(word, name, ...)
+  if not name or name:match "^%-" then
+    return nil, complain(("'%s' needs a recipe"):format(word),
+                         ("perilune %s agg"):format(word))
+  end
+  local first = ...
+  if first and not first:match "^%-%-" then
+    local text = ("role '%s': this release runs all of a recipe in one process"):format(
+      first)
+    return nil, complain(text, ("perilune %s %s"):format(word, name))
+  end
+  return name, { ... }
+end
+
+function words.run(...)
+  local name, flags = recipe_words("run", ...)
+  if not name then return flags end
+  local resolved, problems = recipe.resolve(name, flags)
+  if not resolved then return report(problems) end
+  if not resolved.model then
+    return complain("no model: name one by --model or $PERILUNE_MODEL",
+                    "./dev run fetches a small one")
+  end
+  return require("perilune.frontend").run(resolved)
+end
+
+local function shown(setting)
+  if setting.row and setting.row.secret and setting.value then return "(secret)" end
+  if setting.value == nil then return "-" end
+  return values.show(setting.value)
+end
+
+function words.check(...)
+  local name, flags = recipe_words("check", ...)
+  if not name then return flags end
+  local resolved, problems = recipe.resolve(name, flags)
+  if not resolved then return report(problems) end
+  print(resolved.file)
+  for _, setting in ipairs(recipe.settings(resolved)) do
+    local line = ("  %-38s %-24s %s"):format(setting.path, shown(setting), setting.origin)
+    print(line)
+  end
   return 0
+end
+
+function words.help(about)
+  if not about then
+    print(help.usage())
+    return 0
+  end
+  local text, why, hint = help.about(about)
+  if not text then return complain(why, hint) end
+  print(text)
+  return 0
+end
+
+function words.version()
+  print("perilune " .. engine.ffi.string(engine.C.pl_version()))
+  return 0
+end
+
+function words.chat(...)
+  return require("perilune.chat").run({ ... }, complain)
+end
+
+function words.bench(...)
+  return require("perilune.bench").run({ ... }, complain)
+end
+
+local SAME = { ["--help"] = "help", ["-h"] = "help", ["--version"] = "version" }
+
+return function(word, ...)
+  if not word then
+    io.stderr:write(help.usage(), "\n")
+    return 2
+  end
+  local command = words[SAME[word] or word]
+  if command then return command(...) end
+  local known = {}
+  for name in pairs(words) do known[#known + 1] = name end
+  local near = nearest(word, known)
+  return complain(("no command '%s'"):format(word),
+                  near and ("did you mean '%s'?"):format(near) or "perilune help")
 end

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * device.h - what a backend fills in: memory, matrices, and the ops that a model walks
+ * over.
+ *
+ * Owns     the device's threads or streams, and how weights and KV lie in its memory.
+ * Ignores  architectures, sequences, blocks' owners.
+ * Thread   lua while loading; then step.
+ *
+ * Ops may run at once (the CPU) or be queued; `end` waits for them. float * below is the
+ * device's memory, except in pl_rows and pl_draw, which are the host's and live until the
+ * end. A device that computes whole steps by itself has `step` instead of the ops.
+ */
+#ifndef PL_DEVICE_H
+#define PL_DEVICE_H
+
+#include "base.h"
+#include "sample.h"
+
+typedef struct pl_matrix pl_matrix; /* weights, packed as the device likes them */
+/* Rows of activations, in every form that matrices read; as many as the op that wrote
+ * them was about. */
+typedef struct pl_acts pl_acts;
+
+typedef struct pl_attention {
+    int32_t n_heads, n_kv_heads, head_dim, block_size;
+    int32_t kv_type, n_layers;
+    int32_t rope_pairs;
+    float norm_eps, scale;
+} pl_attention;
+
+typedef struct pl_rows { /* what the ops of one walk are about */
+    int32_t n;
+    const int32_t *tokens;
+    const int32_t *positions;
+    const int32_t *const
+        *blocks;            /* a row's sequence's; equal pointers: the same sequence */
+    const float *cos, *sin; /* head_dim / 2 a row */
+} pl_rows;
+
+typedef struct pl_linear { /* out = matrix . row (+ bias) (+ out, if add) */
+    const pl_matrix *w;
+    const float *bias;
+    float *out;
+    int32_t out_stride;
+    bool add;
+} pl_linear;
+
+typedef struct pl_heads { /* one layer's attention, after its projections */
+    const pl_attention *shape;
+    int32_t layer, window;        /* 0: all positions */
+    const float *q_norm, *k_norm; /* NULL: none */
+    float *q, *k, *v;             /* rows, all of qkv_stride */
+    int32_t stride;
+    char *kv;
+} pl_heads;
+
+typedef struct pl_experts {
+    int32_t n, n_used, ffn, hidden, renormalize;
+    const pl_matrix *router;
+    pl_matrix *const *gate, *const *up, *const *down;
+} pl_experts;
+
+typedef struct pl_draw {       /* what is wanted of one row's logits */
+    const pl_sampler *sampler; /* NULL: logprobs of `target` and the n_top best */
+    int32_t target, n_top, position;
+    int32_t *token;  /* where the sampled one goes */
+    pl_logprob *top; /* room for 1 + n_top; NULL: none are wanted */
+    float *logits;   /* not NULL: only a copy of the logits is wanted */
+} pl_draw;
+
+typedef struct pl_device_ops {
+    void (*close)(pl_device *d);
+    const char *(*kernels)(const pl_device *d);
+    const char *(*numerics)(const pl_device *d);
+    /* Whole steps: answers every draw. */
+    pl_status (*step)(pl_device *d, int32_t vocab, const pl_draw *draws, int n);
+
+    void *(*alloc)(pl_device *d, size_t bytes); /* zeroed; NULL: exhausted */
+    void (*free)(pl_device *d, void *p, size_t bytes);
+    void (*write)(pl_device *d, void *to, const void *from, size_t bytes);
+    pl_status (*kv_check)(pl_device *d, const pl_attention *a);
+    size_t (*kv_bytes)(pl_device *d, const pl_attention *a); /* of one block */
+    /* n rows of k columns, from row-major data of a pl_type. */
+    pl_status (*matrix_open)(pl_device *d, int type, int64_t n, int64_t k,
+                             const void *data, bool quantized, pl_matrix **out);
+    void (*matrix_close)(pl_device *d, pl_matrix *w);
+    size_t (*matrix_bytes)(const pl_matrix *w);
+    pl_status (*acts_open)(pl_device *d, int n_rows, int k, bool quantized,
+                           pl_acts **out);
+    void (*acts_close)(pl_device *d, pl_acts *a);
+
+    void (*begin)(pl_device *d, const pl_rows *rows);
+    void (*embed)(pl_device *d, const pl_matrix *table, float *x, int stride);
+    void (*norm)(pl_device *d, const float *x, int stride, const float *weight, float eps,
+                 pl_acts *out);
+    void (*load)(pl_device *d, const float *x, int n, pl_acts *out); /* from the host */
+    void (*linear)(pl_device *d, const pl_linear *parts, int n_parts, const pl_acts *x);
+    void (*heads)(pl_device *d,
+                  const pl_heads *h); /* norms, rope, K and V to the cache */
+    void (*attend)(pl_device *d, const pl_heads *h, pl_acts *out);
+    void (*gate)(pl_device *d, const float *gate, const float *up, int stride,
+                 pl_acts *out);
+    void (*experts)(pl_device *d, const pl_experts *e, const pl_acts *x, float *out,
+                    int stride);
+    /* The rows listed, normed. */
+    void (*pick)(pl_device *d, const int32_t *rows, int n, const float *x, int stride,
+                 const float *weight, float eps, pl_acts *out);
+    void (*sample)(pl_device *d, float *logits, int32_t vocab, const pl_draw *draws,
+                   int n);
+    pl_status (*end)(pl_device *d, int timeout_ms);
+} pl_device_ops;
+
+struct pl_device {
+    const pl_device_ops *ops;
+};
+
+/* Bytes of n values of a row, or 0 where n is no multiple of the type's block. */
+size_t pl_type_bytes(int type, int64_t n);
+
+pl_device *pl_device_cpu_open(const char *kernels, int n_threads);
+pl_device *pl_device_null_open(void);
+
+#endif

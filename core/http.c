@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "http_exchange.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    READ_BYTES = 65536,      /* one read */
+    AHEAD_BYTES = 65536,     /* read while a request is answered; then reading stops */
+    LINGER_MS = 1000,        /* for the client to close after us */
+    MAX_LEAVING = 64,        /* beyond max_connections: those told that we are full */
+    BACKLOG = 1024
+};
+
+enum { READING = 0, ANSWERING, DRAINING, LEAVING };
+
+struct pl_conn {
+    uv_tcp_t tcp;
+    uv_timer_t timer;
+    uv_write_t write;
+    uv_shutdown_t shutdown;
+    pl_http *http;
+    pl_conn *next, *prev, *next_dirty;
+    pl_exchange *x;          /* ANSWERING */
+    pl_parser parser;
+    pl_buf ahead;            /* read while ANSWERING or DRAINING */
+    pl_buf out;              /* to be sent */
+    pl_buf sending;          /* being sent by libuv */
+    int state, n_handles;
+    bool dirty, writing, reading, eof, shut, closing;
+    int64_t deadline;        /* loop time; 0: none */
+    size_t unsent;           /* when the deadline for a write was set */
+    char peer[64];
+};
+
+typedef struct listener {
+    uv_tcp_t tcp;
+    struct listener *next;
+} listener;
+
+struct pl_http {
+    pl_loop *loop;
+    pl_runtime_options options;
+    pl_http_limits limits;
+    listener *listeners;
+    pl_conn *conns, *dirty;
+    int n_conns;
+    int32_t last_id;
+    bool stopping;
+    atomic_int n_exchanges;
+    char input[READ_BYTES];
+};
+
+/* ---- deadlines: one timer a connection, moved only when it fires too early ------------- */
+
+static void on_deadline(uv_timer_t *timer);
+
+static int64_t now_of(const pl_conn *c)
+{
+    return (int64_t)uv_now(c->tcp.loop);
+}
+
+static void set_deadline(pl_conn *c, int64_t ms)
+{
+    c->deadline = now_of(c) + ms;
+    if (uv_is_active((uv_handle_t *)&c->timer) && (int64_t)uv_timer_get_due_in(&c->timer) <= ms) return;
+    uv_timer_start(&c->timer, on_deadline, (uint64_t)ms, 0);
+}
+
+static int64_t write_ms(const pl_conn *c)
+{
+    return c->http->stopping || c->state == LEAVING ? LINGER_MS : c->http->options.request_timeout_ms;
+}
+
+/* ---- closing ------------------------------------------------------------------------- */
+
+static void on_closed(uv_handle_t *handle)
+{
+    pl_conn *c = handle->data;
+    if (--c->n_handles) return;
+    pl_parser_fini(&c->parser);
+    pl_buf_fini(&c->ahead);
+    pl_buf_fini(&c->out);
+    pl_buf_fini(&c->sending);
+    pl_free(c);
+}
+
+static void remove_dirty(pl_conn *c)
+{
+    for (pl_conn **at = &c->http->dirty; *at; at = &(*at)->next_dirty) {
+        if (*at != c) continue;
+        *at = c->next_dirty;
+        break;
+    }
+    c->dirty = false;
+}
+
+static void close_conn(pl_conn *c)
+{
+    if (c->closing) return;
+    c->closing = true;
+    if (c->dirty) remove_dirty(c);
+    if (c->prev) c->prev->next = c->next;
+    else c->http->conns = c->next;
+    if (c->next) c->next->prev = c->prev;
+    c->http->n_conns--;
+    uv_close((uv_handle_t *)&c->tcp, on_closed);
+    uv_close((uv_handle_t *)&c->timer, on_closed);
+}
+
+static void lose(pl_conn *c)
+{
+    pl_exchange *x = c->x;
+    c->x = NULL;
+    if (x) pl_exchange_lost(x);
+    close_conn(c);
+}
+
+void pl_conn_cut(pl_conn *c)
+{
+    c->x = NULL;
+    close_conn(c);
+}
+
+/* ---- writing ------------------------------------------------------------------------- */
+
+static void flush(pl_conn *c);
+static void next_request(pl_conn *c);
+
+pl_buf *pl_conn_out(pl_conn *c)
+{
+    if (!c->dirty) {
+        c->dirty = true;
+        c->next_dirty = c->http->dirty;
+        c->http->dirty = c;
+    }
+    return &c->out;
+}
+
+static void on_shut(uv_shutdown_t *req, int status)
+{
+    pl_conn *c = req->data;
+    if (status < 0) close_conn(c);
+}
+
+/* All is sent. Who leaves says so, and waits for the other side to do the same. */
+static void written(pl_conn *c)
+{
+    if (c->state == ANSWERING) c->deadline = 0;
+    if (c->state == DRAINING) next_request(c);
+    if (c->state != LEAVING || c->shut) return;
+    if (c->eof) {
+        close_conn(c);
+        return;
+    }
+    c->shut = true;
+    set_deadline(c, LINGER_MS);
+    if (uv_shutdown(&c->shutdown, (uv_stream_t *)&c->tcp, on_shut)) close_conn(c);
+}
+
+static void on_written(uv_write_t *req, int status)
+{
+    pl_conn *c = req->data;
+    c->writing = false;
+    c->sending.len = 0;
+    if (c->closing) return;
+    if (status < 0) {
+        lose(c);
+        return;
+    }
+    if (c->out.len) flush(c);
+    else written(c);
+}
+
+static void send_rest(pl_conn *c, size_t sent)
+{
+    pl_buf spare = c->sending;
+    c->sending = c->out;
+    c->out = spare;
+    uv_buf_t rest = uv_buf_init(c->sending.data + sent, (unsigned)(c->sending.len - sent));
+    c->writing = true;
+    c->unsent = rest.len;
+    set_deadline(c, write_ms(c));
+    if (uv_write(&c->write, (uv_stream_t *)&c->tcp, &rest, 1, on_written)) {
+        c->writing = false;
+        lose(c);
+    }
+}
+
+static size_t unsent(const pl_conn *c)
+{
+    return c->out.len + (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0);
+}
+
+static void flush(pl_conn *c)
+{
+    if (c->closing) return;
+    if (!c->writing && c->out.len) {
+        uv_buf_t all = uv_buf_init(c->out.data, (unsigned)c->out.len);
+        int n = uv_try_write((uv_stream_t *)&c->tcp, &all, 1);
+        if (n < 0 && n != UV_EAGAIN) {
+            lose(c);
+            return;
+        }
+        if (n == (int)c->out.len) {
+            c->out.len = 0;
+            written(c);
+            return;
+        }
+        send_rest(c, n > 0 ? (size_t)n : 0);
+    }
+    /* A whole answer may be any size; one that grows must be read as it grows. */
+    if (c->closing || c->state != ANSWERING || (int64_t)unsent(c) <= c->http->options.max_pending_write) return;
+    pl_log(PL_LOG_WARN, "%s reads too slowly: %zu bytes unsent", c->peer, unsent(c));
+    lose(c);
+}
+
+void pl_http_flush(pl_http *h)
+{
+    while (h->dirty) {
+        pl_conn *c = h->dirty;
+        h->dirty = c->next_dirty;
+        c->dirty = false;
+        flush(c);
+    }
+}
+
+/* ---- requests ------------------------------------------------------------------------ */
+
+static void feed(pl_conn *c, const char *data, size_t len);
+static void read_on(pl_conn *c);
+
+static void leave(pl_conn *c)
+{
+    c->state = LEAVING;
+    c->ahead.len = 0;
+    read_on(c); /* so that its close is seen */
+    pl_conn_out(c);
+    if (!c->out.len && !c->writing) written(c);
+    else set_deadline(c, LINGER_MS);
+}
+
+static void refuse(pl_conn *c, int status, const char *why)
+{
+    pl_exchange_answer_error(pl_conn_out(c), status, why, c->parser.llhttp.method == HTTP_HEAD);
+    pl_log(PL_LOG_INFO, "%s - refused: %s: %d", c->peer, why, status);
+    leave(c);
+    flush(c);
+}
+
+static void begin_exchange(pl_conn *c)
+{
+    pl_http *h = c->http;
+    if (atomic_load(&h->n_exchanges) >= 2 * h->options.max_connections) {
+        refuse(c, 503, "too many requests are being handled");
+        return;
+    }
+    h->last_id = h->last_id == INT32_MAX ? 1 : h->last_id + 1;
+    atomic_fetch_add(&h->n_exchanges, 1);
+    c->x = pl_exchange_open(h->loop, c, &c->parser.request, h->last_id, c->peer);
+    c->x->n_alive = &h->n_exchanges;
+    c->state = ANSWERING;
+    c->deadline = 0;
+    pl_parser_reset(&c->parser);
+    pl_loop_tell(h->loop, &c->x->request_news);
+}
+
+static void feed(pl_conn *c, const char *data, size_t len)
+{
+    pl_parser *p = &c->parser;
+    bool started = p->started;
+    size_t n = pl_parser_feed(p, data, len);
+    if (!started && p->started) set_deadline(c, c->http->options.request_timeout_ms);
+    if (p->phase == PL_PARSE_BAD) {
+        refuse(c, p->status, p->why);
+        return;
+    }
+    if (p->phase == PL_PARSE_DONE) {
+        begin_exchange(c);
+        if (c->state == ANSWERING) pl_buf_add(&c->ahead, data + n, len - n);
+    } else if (p->wants_continue) {
+        p->wants_continue = false;
+        pl_buf_add_str(pl_conn_out(c), "HTTP/1.1 100 Continue\r\n\r\n");
+        flush(c);
+    }
+}
+
+/* The answer before is sent: who does not read its answers gets no further ones. */
+static void next_request(pl_conn *c)
+{
+    c->state = READING;
+    set_deadline(c, c->http->options.idle_timeout_ms);
+    if (c->ahead.len) {
+        pl_buf ahead = c->ahead;
+        c->ahead = (pl_buf){0};
+        feed(c, ahead.data, ahead.len);
+        pl_buf_fini(&ahead);
+    }
+    read_on(c);
+}
+
+void pl_conn_answered(pl_conn *c, bool keep_alive)
+{
+    c->x = NULL;
+    if (keep_alive && !c->http->stopping) {
+        c->state = DRAINING;
+        if (c->out.len) flush(c);
+        else if (!c->writing) next_request(c);
+    } else {
+        leave(c);
+    }
+}
+
+/* ---- reading ------------------------------------------------------------------------- */
+
+static void on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *out)
+{
+    (void)size;
+    pl_conn *c = handle->data;
+    *out = uv_buf_init(c->http->input, READ_BYTES);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
+{
+    pl_conn *c = stream->data;
+    if (n == 0) return;
+    if (n == UV_EOF && !c->x && unsent(c)) {
+        c->eof = true; /* its answer is on its way: let it have that */
+        c->state = LEAVING;
+        c->reading = false;
+        uv_read_stop(stream);
+        set_deadline(c, LINGER_MS);
+    } else if (n < 0) {
+        lose(c);
+    } else if (c->state == READING) {
+        feed(c, buf->base, (size_t)n);
+    } else if (c->state != LEAVING) {
+        pl_buf_add(&c->ahead, buf->base, (size_t)n);
+        if (c->ahead.len < AHEAD_BYTES) return;
+        c->reading = false;
+        uv_read_stop(stream);
+    }
+}
+
+static void read_on(pl_conn *c)
+{
+    if (c->reading || c->eof || c->closing || c->ahead.len >= AHEAD_BYTES) return;
+    c->reading = true;
+    if (uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read)) lose(c);
+}
+
+static void on_deadline(uv_timer_t *timer)
+{
+    pl_conn *c = timer->data;
+    int64_t left = c->deadline - now_of(c);
+    if (!c->deadline) return;
+    if (left > 0) {
+        uv_timer_start(timer, on_deadline, (uint64_t)left, 0);
+    } else if (c->writing && unsent(c) < c->unsent && c->state != LEAVING) {
+        c->unsent = unsent(c);
+        set_deadline(c, write_ms(c));
+    } else if (c->state == READING && c->parser.started && !c->writing) {
+        refuse(c, 408, "the request did not arrive in time");
+    } else {
+        lose(c);
+    }
+}
+
+/* ---- accepting ----------------------------------------------------------------------- */
+
+static void name_peer(pl_conn *c)
+{
+    struct sockaddr_storage a;
+    int len = sizeof a;
+    char ip[INET6_ADDRSTRLEN] = "?";
+    if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&a, &len)) return;
+    if (a.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
+        uv_ip6_name(v6, ip, sizeof ip);
+        snprintf(c->peer, sizeof c->peer, "[%s]:%d", ip, ntohs(v6->sin6_port));
+    } else {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
+        uv_ip4_name(v4, ip, sizeof ip);
+        snprintf(c->peer, sizeof c->peer, "%s:%d", ip, ntohs(v4->sin_port));
+    }
+}
+
+static pl_conn *open_conn(pl_http *h)
+{
+    pl_conn *c = pl_alloc(sizeof *c);
+    c->http = h;
+    c->n_handles = 2;
+    uv_tcp_init(pl_loop_uv(h->loop), &c->tcp);
+    uv_timer_init(pl_loop_uv(h->loop), &c->timer);
+    c->tcp.data = c->timer.data = c->write.data = c->shutdown.data = c;
+    pl_parser_init(&c->parser, &h->limits);
+    c->next = h->conns;
+    if (c->next) c->next->prev = c;
+    h->conns = c;
+    h->n_conns++;
+    return c;
+}
+
+static void on_connection(uv_stream_t *server, int status)
+{
+    pl_http *h = server->data;
+    if (status < 0) {
+        pl_log(PL_LOG_WARN, "a connection could not be accepted: %s", uv_strerror(status));
+        return;
+    }
+    pl_conn *c = open_conn(h);
+    if (uv_accept(server, (uv_stream_t *)&c->tcp) || h->n_conns > h->options.max_connections + MAX_LEAVING) {
+        close_conn(c);
+        return;
+    }
+    uv_tcp_nodelay(&c->tcp, 1);
+    uv_tcp_keepalive(&c->tcp, 1, 60);
+    name_peer(c);
+    if (h->n_conns > h->options.max_connections) {
+        refuse(c, 503, "too many connections");
+        return;
+    }
+    set_deadline(c, h->options.idle_timeout_ms);
+    read_on(c);
+}
+
+typedef struct listening {
+    pl_http *http;
+    struct sockaddr_storage address;
+    int result;
+} listening;
+
+static int port_of(const uv_tcp_t *tcp)
+{
+    struct sockaddr_storage a;
+    int len = sizeof a;
+    int bad = uv_tcp_getsockname(tcp, (struct sockaddr *)&a, &len);
+    if (bad) return bad;
+    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port : ((struct sockaddr_in *)&a)->sin_port);
+}
+
+static void free_listener(uv_handle_t *handle)
+{
+    pl_free(handle);
+}
+
+static void run_listen(void *arg)
+{
+    listening *call = arg;
+    listener *l = pl_alloc(sizeof *l);
+    int bad = uv_tcp_init(pl_loop_uv(call->http->loop), &l->tcp);
+    l->tcp.data = call->http;
+    if (!bad) bad = uv_tcp_bind(&l->tcp, (struct sockaddr *)&call->address, 0);
+    if (!bad) bad = uv_listen((uv_stream_t *)&l->tcp, BACKLOG, on_connection);
+    call->result = bad ? bad : port_of(&l->tcp);
+    if (call->result < 0) {
+        uv_close((uv_handle_t *)&l->tcp, free_listener);
+        return;
+    }
+    l->next = call->http->listeners;
+    call->http->listeners = l;
+}
+
+int pl_http_listen(pl_http *h, const char *host, int port)
+{
+    if (port < 0 || port > 65535) return pl_fail(PL_EINVAL, "%d is no port", port);
+    char service[8];
+    snprintf(service, sizeof service, "%d", port);
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM}, *found;
+    if (!host || !*host) host = "0.0.0.0";
+    int bad = getaddrinfo(host, service, &hints, &found);
+    if (bad) return pl_fail(PL_EINVAL, "'%s' is no address to listen on: %s", host, gai_strerror(bad));
+    listening call = {.http = h};
+    memcpy(&call.address, found->ai_addr, found->ai_addrlen);
+    freeaddrinfo(found);
+    pl_loop_call(h->loop, run_listen, &call);
+    if (call.result < 0) return pl_fail(PL_EIO, "cannot listen on %s:%d: %s", host, port, uv_strerror(call.result));
+    return call.result;
+}
+
+/* ---- life ---------------------------------------------------------------------------- */
+
+pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options)
+{
+    pl_http *h = pl_alloc(sizeof *h);
+    h->loop = loop;
+    h->options = *options;
+    h->limits = (pl_http_limits){options->max_body, options->max_header_bytes, options->max_headers};
+    return h;
+}
+
+void pl_http_stop(pl_http *h)
+{
+    h->stopping = true;
+    while (h->listeners) {
+        listener *l = h->listeners;
+        h->listeners = l->next;
+        uv_close((uv_handle_t *)&l->tcp, free_listener);
+    }
+    for (pl_conn *c = h->conns, *next; c; c = next) {
+        next = c->next;
+        if (c->out.len && !c->writing) flush(c);
+        if (c->closing) continue;
+        if (c->x || !unsent(c)) lose(c);
+        else if (c->state != LEAVING) leave(c);
+    }
+}
+
+void pl_http_close(pl_http *h)
+{
+    pl_free(h);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * http.h - HTTP/1.1: listeners, connections, exchanges.
+ *
+ * Owns     sockets, what has arrived and what is still to be sent; deadlines.
+ * Ignores  what is asked and answered, except for errors of HTTP itself.
+ * Thread   io, but for pl_exchange_* in perilune.h (lua) and what says otherwise.
+ *
+ * A connection:
+ *
+ *   READING --request--> ANSWERING --answered--> DRAINING --all is sent--> READING
+ *      |                     |
+ *      | refused             | answered, and not to be kept
+ *      +-------> LEAVING <---+     sends what is left, then a FIN, then waits for the
+ *                   |              client's: a close with bytes unread would destroy
+ *                   v              the answer on its way
+ *                 (closed)   <---- from anywhere: EOF, reset, deadline, slow reader
+ *
+ * EOF while a request is being answered counts as the client's going away, as it does for
+ * vLLM: nobody who still wants a stream shuts down a socket, and it is the first sign.
+ */
+#ifndef PL_HTTP_H
+#define PL_HTTP_H
+
+#include "loop.h"
+
+typedef struct pl_http pl_http;
+pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options);
+int pl_http_listen(pl_http *h, const char *host, int port);   /* lua; the port, or a status */
+void pl_http_flush(pl_http *h);      /* writes what the round has collected */
+void pl_http_stop(pl_http *h);       /* closes all; what is unsent gets a moment */
+void pl_http_close(pl_http *h);      /* after the loop's last reference; frees */
+
+/* Who wants to know that an exchange's client is gone. Inside the one who watches. */
+typedef struct pl_watch pl_watch;
+struct pl_watch {
+    pl_watch *next;
+    void (*gone)(pl_watch *watch);   /* io; it watches no more */
+};
+/* False: gone already, or answered. */
+bool pl_exchange_watch(pl_exchange *x, pl_watch *watch);
+void pl_exchange_unwatch(pl_exchange *x, pl_watch *watch);
+void pl_exchange_piece(pl_exchange *x, const char *data, size_t len); /* a part of the answer; sent by the next flush */
+void pl_exchange_take(pl_exchange *x);   /* any */
+void pl_exchange_put(pl_exchange *x);    /* any */
+
+#endif

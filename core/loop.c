@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "loop.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct signal_watch {
+    uv_signal_t handle;
+    pl_news news;
+} signal_watch;
+
+struct pl_loop {
+    uv_loop_t uv;
+    uv_async_t wake;
+    signal_watch signals[3];
+    pthread_t thread;
+    pl_loop_hooks hooks;
+    atomic_int refs;
+
+    pl_mutex post;             /* over the notes */
+    pl_note *first, **end;
+    bool stopped;
+    pl_note stop_note;
+
+    pl_mutex tell;             /* over the news */
+    pl_news *news, **news_end;
+    bool waiting;              /* Lua sleeps in poll */
+};
+
+/* ---- notes: to io -------------------------------------------------------------------- */
+
+bool pl_loop_post(pl_loop *l, pl_note *note)
+{
+    pl_lock(&l->post);
+    if (note->queued) {
+        pl_unlock(&l->post);
+        return false;
+    }
+    bool stopped = l->stopped, first = !l->first;
+    if (!stopped) {
+        note->queued = true;
+        note->next = NULL;
+        *l->end = note;
+        l->end = &note->next;
+    }
+    pl_unlock(&l->post);
+    if (stopped) note->run(note);
+    else if (first) uv_async_send(&l->wake);
+    return true;
+}
+
+static pl_note *pop_note(pl_loop *l)
+{
+    pl_lock(&l->post);
+    pl_note *note = l->first;
+    if (note) {
+        l->first = note->next;
+        if (!l->first) l->end = &l->first;
+        note->queued = false;
+    }
+    pl_unlock(&l->post);
+    return note;
+}
+
+/* Those that had come when it began: later ones wake again, so that sockets get a turn. */
+static void run_notes(pl_loop *l)
+{
+    pl_lock(&l->post);
+    pl_note *last = l->first ? (pl_note *)((char *)l->end - offsetof(pl_note, next)) : NULL;
+    pl_unlock(&l->post);
+    for (pl_note *note = NULL; last && note != last;) {
+        note = pop_note(l);
+        note->run(note);
+    }
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    pl_loop *l = wake->data;
+    run_notes(l);
+    l->hooks.round(l->hooks.ctx);
+    pl_lock(&l->post);
+    bool more = l->first != NULL;
+    pl_unlock(&l->post);
+    if (more) uv_async_send(&l->wake);
+}
+
+typedef struct call {
+    pl_note note;
+    void (*fn)(void *arg);
+    void *arg;
+    pl_mutex lock;
+    bool done;
+} call;
+
+static void run_call(pl_note *note)
+{
+    call *c = (call *)note;
+    c->fn(c->arg);
+    pl_lock(&c->lock);
+    c->done = true;
+    pl_wake(&c->lock);
+    pl_unlock(&c->lock);
+}
+
+void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg)
+{
+    call c = {.note.run = run_call, .fn = fn, .arg = arg};
+    pl_mutex_init(&c.lock);
+    pl_loop_post(l, &c.note);
+    pl_lock(&c.lock);
+    while (!c.done) pl_wait(&c.lock, 1000); /* io waits for nobody, so it will come */
+    pl_unlock(&c.lock);
+    pl_mutex_fini(&c.lock);
+}
+
+/* ---- news: to Lua -------------------------------------------------------------------- */
+
+bool pl_loop_tell(pl_loop *l, pl_news *news)
+{
+    pl_lock(&l->tell);
+    bool fresh = !news->queued;
+    if (fresh) {
+        news->queued = true;
+        news->next = NULL;
+        *l->news_end = news;
+        l->news_end = &news->next;
+        if (l->waiting) pl_wake(&l->tell);
+        l->waiting = false;
+    }
+    pl_unlock(&l->tell);
+    return fresh;
+}
+
+/* With the lock held. The event is copied: once out of line, the news may be told again. */
+static pl_news *pop_news(pl_loop *l, pl_event *out)
+{
+    pl_news *news = l->news;
+    if (!news) return NULL;
+    l->news = news->next;
+    if (!l->news) l->news_end = &l->news;
+    news->queued = false;
+    *out = news->event;
+    return news;
+}
+
+static int drain_news(pl_loop *l, pl_event *out, int max, bool lost)
+{
+    int n = 0;
+    while (n < max) {
+        pl_lock(&l->tell);
+        pl_news *news = pop_news(l, &out[n]);
+        pl_unlock(&l->tell);
+        if (!news) break;
+        if ((!news->taken || news->taken(news, lost)) && !lost) n++;
+    }
+    return n;
+}
+
+static bool wait_news(pl_loop *l, int64_t until)
+{
+    pl_lock(&l->tell);
+    int64_t left = 0;
+    while (!l->news && (left = until - pl_now_ns()) > 0) {
+        l->waiting = true;
+        int64_t ms = (left + 999999) / 1000000;
+        pl_wait(&l->tell, (int)PL_MIN(ms, 3600000));
+    }
+    l->waiting = false;
+    bool some = l->news != NULL;
+    pl_unlock(&l->tell);
+    return some;
+}
+
+int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms)
+{
+    int64_t until = pl_now_ns() + (int64_t)(timeout_ms < 0 ? INT_MAX : timeout_ms) * 1000000;
+    int n = drain_news(l, out, max, false);
+    while (!n && max > 0 && wait_news(l, until)) n = drain_news(l, out, max, false);
+    return n;
+}
+
+/* ---- the thread ---------------------------------------------------------------------- */
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    signal_watch *w = (signal_watch *)handle;
+    w->news.event.a = number;
+    pl_loop_tell(handle->data, &w->news);
+}
+
+static void *run_thread(void *arg)
+{
+    pl_loop *l = arg;
+    uv_run(&l->uv, UV_RUN_DEFAULT);
+    return NULL;
+}
+
+static void run_stop(pl_note *note)
+{
+    pl_loop *l = (pl_loop *)((char *)note - offsetof(pl_loop, stop_note));
+    l->hooks.stop(l->hooks.ctx);
+    uv_close((uv_handle_t *)&l->wake, NULL);
+    for (int i = 0; i < PL_COUNT(l->signals); i++) uv_close((uv_handle_t *)&l->signals[i], NULL);
+}
+
+static void watch_signals(pl_loop *l)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    signal(SIGPIPE, SIG_IGN);
+    for (int i = 0; i < PL_COUNT(l->signals); i++) {
+        signal_watch *w = &l->signals[i];
+        w->news.event = (pl_event){.kind = PL_EV_SIGNAL, .a = numbers[i]};
+        uv_signal_init(&l->uv, &w->handle);
+        w->handle.data = l;
+        uv_signal_start(&w->handle, on_signal, numbers[i]);
+    }
+}
+
+pl_loop *pl_loop_open(const pl_loop_hooks *hooks)
+{
+    pl_loop *l = pl_alloc(sizeof *l);
+    l->hooks = *hooks;
+    l->end = &l->first;
+    l->news_end = &l->news;
+    l->stop_note.run = run_stop;
+    atomic_init(&l->refs, 1);
+    int bad = uv_loop_init(&l->uv);
+    if (!bad && (bad = uv_async_init(&l->uv, &l->wake, on_wake))) uv_loop_close(&l->uv);
+    if (bad) {
+        pl_fail(PL_EIO, "no event loop to be had: %s", uv_strerror(bad));
+        pl_free(l);
+        return NULL;
+    }
+    l->wake.data = l;
+    pl_mutex_init(&l->post);
+    pl_mutex_init(&l->tell);
+    watch_signals(l);
+    if (pthread_create(&l->thread, NULL, run_thread, l)) {
+        fputs("perilune: no thread to be had\n", stderr);
+        abort();
+    }
+    return l;
+}
+
+void pl_loop_stop(pl_loop *l)
+{
+    pl_loop_post(l, &l->stop_note);
+    pthread_join(l->thread, NULL);
+    pl_lock(&l->post);
+    l->stopped = true;
+    pl_unlock(&l->post);
+    for (pl_note *note; (note = pop_note(l));) note->run(note);
+    uv_loop_close(&l->uv);
+    pl_event none;
+    drain_news(l, &none, 1, true);
+}
+
+void pl_loop_take(pl_loop *l)
+{
+    atomic_fetch_add(&l->refs, 1);
+}
+
+void pl_loop_put(pl_loop *l)
+{
+    if (atomic_fetch_sub(&l->refs, 1) > 1) return;
+    pl_loop_hooks hooks = l->hooks;
+    pl_mutex_fini(&l->post);
+    pl_mutex_fini(&l->tell);
+    pl_free(l);
+    hooks.last(hooks.ctx);
+}
+
+uv_loop_t *pl_loop_uv(pl_loop *l)
+{
+    return &l->uv;
+}

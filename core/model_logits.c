@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Ways into the model and its kernels for tests and tools.
+ */
+#include "model_own.h"
+
+#include <string.h>
+
+typedef struct trial {
+    const int32_t *tokens, *lens;
+    int n_seqs, step;
+    int32_t **blocks;
+    pl_batch_seq *seqs;
+    int32_t *rows;
+    float *logits;
+} trial;
+
+/* Up to `step` rows of every sequence from position `done` on. */
+static int trial_batch(pl_model *m, const trial *t, int done)
+{
+    int n_rows = 0, n = 0;
+    size_t vocab = (size_t)m->o.vocab, start = 0;
+    m->n_draws = 0;
+    for (int i = 0; i < t->n_seqs; start += (size_t)t->lens[i++]) {
+        int some = PL_MIN(t->lens[i] - done, t->step);
+        if (some <= 0) continue;
+        t->seqs[n++] = (pl_batch_seq){
+            .first = n_rows, .n_rows = some, .position = done, .blocks = t->blocks[i]};
+        for (int k = 0; k < some; k++) {
+            size_t at = start + (size_t)(done + k);
+            t->rows[n_rows] = t->tokens[at];
+            pl_model_draw(m, n_rows++, (pl_draw){.logits = t->logits + at * vocab});
+        }
+    }
+    return n;
+}
+
+static pl_status trial_run(pl_model *m, const trial *t, int longest)
+{
+    for (int done = 0; done < longest; done += t->step) {
+        int n = trial_batch(m, t, done);
+        pl_batch batch = {t->seqs[n - 1].first + t->seqs[n - 1].n_rows, n, t->rows,
+                          t->seqs};
+        PL_TRY(pl_model_walk(m, &batch));
+        PL_TRY(m->device->ops->end(m->device, 1000000));
+    }
+    return PL_OK;
+}
+
+/* Sequence i's block k: dealt from the last sequence's last down, by turns. */
+static void deal_blocks(trial *t, int n_blocks)
+{
+    for (int i = 0; i < t->n_seqs; i++) {
+        t->blocks[i] = pl_alloc((size_t)n_blocks * sizeof(int32_t));
+        for (int k = 0; k < n_blocks; k++)
+            t->blocks[i][k] = (n_blocks - 1 - k) * t->n_seqs + i;
+    }
+}
+
+pl_status pl_model_logits(pl_model *m, const int32_t *tokens, const int32_t *lens,
+                          int n_seqs, int step, float *logits)
+{
+    int longest = 0;
+    int64_t total = 0;
+    if (!m->ready || m->kv || m->device->ops->step) {
+        return pl_fail(PL_EINVAL,
+                       "wanted a model that is ready, computes and is not in use");
+    }
+    for (int i = 0; i < n_seqs; i++) {
+        if (lens[i] < 1 || lens[i] > m->o.max_positions) {
+            return pl_fail(PL_EINVAL, "a sequence of %d tokens, wanted 1 to %d", lens[i],
+                           m->o.max_positions);
+        }
+        longest = PL_MAX(longest, lens[i]);
+        total += lens[i];
+    }
+    if (n_seqs < 1 || n_seqs > 4096 || step < 1 || total > INT32_MAX) {
+        return pl_fail(PL_EINVAL, "%d sequences by %d rows", n_seqs, step);
+    }
+    for (int64_t i = 0; i < total; i++) {
+        if (tokens[i] < 0 || tokens[i] >= m->o.vocab) {
+            return pl_fail(PL_EINVAL, "token %d, wanted 0 to %d", tokens[i],
+                           m->o.vocab - 1);
+        }
+    }
+    int n_blocks = (longest + m->o.block_size - 1) / m->o.block_size;
+    PL_TRY(pl_model_kv_open(m, n_blocks * n_seqs));
+    trial t = {
+        .tokens = tokens, .lens = lens, .n_seqs = n_seqs, .step = step, .logits = logits};
+    t.blocks = pl_alloc((size_t)n_seqs * sizeof *t.blocks);
+    t.seqs = pl_alloc((size_t)n_seqs * sizeof *t.seqs);
+    t.rows = pl_alloc((size_t)total * sizeof *t.rows);
+    deal_blocks(&t, n_blocks);
+    pl_status s = trial_run(m, &t, longest);
+    for (int i = 0; i < n_seqs; i++) pl_free(t.blocks[i]);
+    pl_free(t.blocks);
+    pl_free(t.seqs);
+    pl_free(t.rows);
+    pl_model_kv_close(m);
+    return s;
+}
+
+static pl_status linear_on(pl_device *d, const pl_tensor *t, bool q8, const float *rows,
+                           int n_rows, float *out)
+{
+    const pl_device_ops *ops = d->ops;
+    pl_matrix *w = NULL;
+    pl_acts *x = NULL;
+    int k = (int)t->dims[1];
+    pl_status s = ops->matrix_open(d, t->type, t->dims[0], k, t->data, q8, &w);
+    if (s >= 0) s = ops->acts_open(d, n_rows, k, q8, &x);
+    if (s >= 0) {
+        pl_linear l = {w, NULL, out, (int32_t)t->dims[0], false};
+        ops->load(d, rows, n_rows, x);
+        ops->linear(d, &l, 1, x);
+        s = ops->end(d, 1000000);
+    }
+    ops->acts_close(d, x);
+    if (w) ops->matrix_close(d, w);
+    return s;
+}
+
+pl_status pl_kernel_linear(const char *kernels, int n_threads, const pl_tensor *matrix,
+                           int activations, const float *rows, int n_rows, float *out)
+{
+    const pl_tensor *t = matrix;
+    bool sized = t->n_dims == 2 && t->dims[0] > 0 && t->dims[1] > 0 && t->type != PL_I32;
+    size_t row = sized ? pl_type_bytes(t->type, t->dims[1]) : 0;
+    if (!row || t->bytes != (int64_t)row * t->dims[0] || n_rows < 1) {
+        return pl_fail(PL_EINVAL, "wanted a matrix of whole rows and at least one row");
+    }
+    pl_device *d = pl_device_open("cpu", kernels, n_threads);
+    if (!d) return PL_EUNSUPPORTED;
+    pl_status s = linear_on(d, t, activations == PL_Q8_0, rows, n_rows, out);
+    pl_device_close(d);
+    return s;
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Rotary positions: the frequencies, by the scaling that the model was trained with.
+ */
+#include "model_own.h"
+
+#include <math.h>
+
+static const double two_pi = 6.283185307179586476925286766559;
+
+/* Low frequencies are slowed down by the factor, high ones kept, those between mixed. */
+static double llama3(const pl_model_options *o, double inv)
+{
+    double wave = two_pi / inv, original = o->rope_original;
+    if (wave < original / o->rope_high) return inv;
+    if (wave > original / o->rope_low) return inv / o->rope_factor;
+    double mix = (original / wave - o->rope_low) / (o->rope_high - o->rope_low);
+    return (1 - mix) * inv / o->rope_factor + mix * inv;
+}
+
+/* The dimension that turns `turns` times over the original context. */
+static double yarn_dimension(const pl_model_options *o, double turns)
+{
+    return o->head_dim * log(o->rope_original / (turns * two_pi)) /
+           (2 * log(o->rope_theta));
+}
+
+static double yarn(const pl_model_options *o, double inv, int i)
+{
+    double slow = o->rope_low > 0 ? o->rope_low : 1,
+           fast = o->rope_high > 0 ? o->rope_high : 32;
+    double low = fmax(floor(yarn_dimension(o, fast)), 0);
+    double high = fmin(ceil(yarn_dimension(o, slow)), o->head_dim - 1);
+    if (low == high) high += 0.001;
+    double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+    return inv / o->rope_factor * ramp + inv * (1 - ramp);
+}
+
+void pl_model_rope_open(pl_model *m)
+{
+    const pl_model_options *o = &m->o;
+    const float *factors = pl_model_slot(m, PL_ROLE_ROPE_FREQS, -1)->vector;
+    int half = o->head_dim / 2;
+    pl_free(m->inv_freq);
+    m->inv_freq = pl_alloc((size_t)half * sizeof *m->inv_freq);
+    m->rope_scale = 1;
+    if (o->rope_scaling == PL_ROPE_YARN) {
+        m->rope_scale = o->rope_attention > 0 ? (double)o->rope_attention
+                        : o->rope_factor > 1  ? 0.1 * log(o->rope_factor) + 1
+                                              : 1;
+    }
+    for (int i = 0; i < half; i++) {
+        double inv = pow(o->rope_theta, -2.0 * i / o->head_dim);
+        if (o->rope_scaling == PL_ROPE_LINEAR) inv /= o->rope_factor;
+        if (o->rope_scaling == PL_ROPE_LLAMA3) inv = llama3(o, inv);
+        if (o->rope_scaling == PL_ROPE_YARN) inv = yarn(o, inv, i);
+        m->inv_freq[i] = factors ? inv / factors[i] : inv;
+    }
+}
+
+void pl_model_rope_at(const pl_model *m, int32_t position, float *cosines, float *sines)
+{
+    for (int i = 0; i < m->o.head_dim / 2; i++) {
+        double angle = position * m->inv_freq[i];
+        cosines[i] = (float)(cos(angle) * m->rope_scale);
+        sines[i] = (float)(sin(angle) * m->rope_scale);
+    }
+}

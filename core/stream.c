@@ -1,0 +1,566 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "stream.h"
+
+
+#include <string.h>
+
+enum { MAX_STOPS = 256, MAX_STOP_BYTES = 65536 };
+
+typedef struct stop {
+    char *text;
+    int32_t *fail; /* where to go on when the next byte is another */
+    int32_t len, state;
+} stop;
+
+typedef struct bag { /* what is on its way to Lua */
+    pl_buf text;
+    pl_buf tokens; /* pl_token; `top` is set when it is taken */
+    pl_buf starts; /* int32 */
+    pl_buf tops;   /* pl_logprob: of each token `top`, then `prompt_top` */
+} bag;
+
+struct pl_stream {
+    int32_t id;
+    atomic_int refs;
+    pl_streams *streams;
+    pl_loop *loop;
+    const pl_text *text;
+    int mode;
+    pl_exchange *x;
+
+    /* Set by lua before the start, then read by io. */
+    pl_buf before, after, prime;
+    stop *stops;
+    int n_stops;
+    bool skip_special, include_stop;
+    int32_t interval, min_tokens;
+    pl_detok *detok;
+
+    /* io */
+    int32_t mapped; /* the sequence that it is found by; 0: none */
+    pl_engine *mapped_engine;
+    pl_watch watch;
+    pl_buf held;    /* text not let go yet */
+    int32_t length; /* of the whole text, held or not */
+    int32_t n_unsent;
+    bool sent;
+    bag own;
+
+    pl_mutex lock; /* over what both touch: */
+    pl_engine *engine;
+    int32_t seq;
+    bool cancel, over, told;
+    bag back;
+    pl_stream_end end;
+
+    bag front;          /* lua */
+    atomic_bool closed; /* lua writes */
+    pl_note note;
+    pl_news piece_news, done_news;
+};
+
+struct pl_streams {
+    pl_loop *loop;
+    atomic_int last_id;
+    pl_stream **slots; /* by sequence; open addressing, linear */
+    uint32_t mask, n;
+    bool stopped;
+    pl_buf fresh, frame; /* scratch: a token's text; an event */
+};
+
+static void put(pl_stream *s);
+
+/* ---- running streams by sequence ----------------------------------------------------- */
+
+static uint32_t home_of(const pl_streams *ss, int32_t seq)
+{
+    return (uint32_t)seq * 2654435769u >> 7 & ss->mask;
+}
+
+static uint32_t slot_of(const pl_streams *ss, int32_t seq)
+{
+    uint32_t i = home_of(ss, seq);
+    while (ss->slots[i] && ss->slots[i]->mapped != seq) i = (i + 1) & ss->mask;
+    return i;
+}
+
+static void grow(pl_streams *ss)
+{
+    pl_stream **old = ss->slots;
+    uint32_t n = ss->mask + 1;
+    ss->mask = 2 * n - 1;
+    ss->slots = pl_alloc(2 * n * sizeof *ss->slots);
+    for (uint32_t i = 0; i < n; i++)
+        if (old[i]) ss->slots[slot_of(ss, old[i]->mapped)] = old[i];
+    pl_free(old);
+}
+
+static void map(pl_stream *s, int32_t seq, pl_engine *engine)
+{
+    pl_streams *ss = s->streams;
+    if (2 * ++ss->n > ss->mask) grow(ss);
+    s->mapped = seq;
+    s->mapped_engine = engine;
+    ss->slots[slot_of(ss, seq)] = s;
+    atomic_fetch_add(&s->refs, 1);
+}
+
+/* What follows in the run moves up, so that no gap hides it. */
+static void unmap(pl_stream *s)
+{
+    if (!s->mapped) return;
+    pl_streams *ss = s->streams;
+    uint32_t gap = slot_of(ss, s->mapped);
+    for (uint32_t i = (gap + 1) & ss->mask; ss->slots[i]; i = (i + 1) & ss->mask) {
+        uint32_t home = home_of(ss, ss->slots[i]->mapped);
+        if (((i - home) & ss->mask) < ((i - gap) & ss->mask)) continue;
+        ss->slots[gap] = ss->slots[i];
+        gap = i;
+    }
+    ss->slots[gap] = NULL;
+    ss->n--;
+    s->mapped = 0;
+    put(s);
+}
+
+/* ---- bags ---------------------------------------------------------------------------- */
+
+static void bag_fini(bag *b)
+{
+    pl_buf_fini(&b->text);
+    pl_buf_fini(&b->tokens);
+    pl_buf_fini(&b->starts);
+    pl_buf_fini(&b->tops);
+}
+
+static void bag_clear(bag *b)
+{
+    b->text.len = b->tokens.len = b->starts.len = b->tops.len = 0;
+}
+
+static void bag_keep(bag *b, const pl_token *t, int32_t start)
+{
+    pl_buf_add(&b->tokens, t, sizeof *t);
+    pl_buf_add_i32(&b->starts, start);
+    pl_buf_add(&b->tops, t->top, t->top ? (size_t)t->n_top * sizeof *t->top : 0);
+    pl_buf_add(&b->tops, t->prompt_top, t->prompt_top ? (size_t)t->n_prompt_top * sizeof *t->prompt_top : 0);
+}
+
+static void move_buf(pl_buf *to, pl_buf *from)
+{
+    if (!to->len) {
+        pl_buf spare = *to;
+        *to = *from;
+        *from = spare;
+    } else {
+        pl_buf_add(to, from->data, from->len);
+        from->len = 0;
+    }
+}
+
+static void bag_move(bag *to, bag *from)
+{
+    move_buf(&to->text, &from->text);
+    move_buf(&to->tokens, &from->tokens);
+    move_buf(&to->starts, &from->starts);
+    move_buf(&to->tops, &from->tops);
+}
+
+/* The buffers stand still now: the tokens may point into them. */
+static void bag_point(bag *b)
+{
+    pl_token *t = (pl_token *)b->tokens.data;
+    const pl_logprob *top = (const pl_logprob *)b->tops.data;
+    for (size_t i = 0; i < b->tokens.len / sizeof *t; i++) {
+        if (t[i].top) t[i].top = top, top += t[i].n_top;
+        if (t[i].prompt_top) t[i].prompt_top = top, top += t[i].n_prompt_top;
+    }
+}
+
+/* ---- stop strings -------------------------------------------------------------------- */
+
+static void stop_open(stop *p, const char *text, int32_t len)
+{
+    *p = (stop){pl_strndup(text, (size_t)len), pl_alloc((size_t)len * sizeof *p->fail), len, 0};
+    for (int32_t i = 1, k = 0; i < len; i++) {
+        while (k && text[i] != text[k]) k = p->fail[k - 1];
+        k += text[i] == text[k];
+        p->fail[i] = k;
+    }
+}
+
+static bool stop_step(stop *p, char c)
+{
+    while (p->state && c != p->text[p->state]) p->state = p->fail[p->state - 1];
+    p->state += c == p->text[p->state];
+    if (p->state < p->len) return false;
+    p->state = p->fail[p->len - 1];
+    return true;
+}
+
+/* The stop string that ends first in `s`, or -1; `end` is where. */
+static int find_stop(pl_stream *st, const char *s, size_t len, size_t *end)
+{
+    bool counts = st->end.n_tokens > st->min_tokens;
+    for (size_t i = 0; i < len; i++) {
+        int hit = -1;
+        for (int k = st->n_stops - 1; k >= 0; k--)
+            if (stop_step(&st->stops[k], s[i])) hit = k;
+        if (hit < 0 || !counts) continue;
+        *end = i + 1;
+        return hit;
+    }
+    return -1;
+}
+
+static size_t n_undecided(const pl_stream *s)
+{
+    int32_t n = 0;
+    for (int i = 0; !s->include_stop && i < s->n_stops; i++) n = PL_MAX(n, s->stops[i].state);
+    return (size_t)n;
+}
+
+/* ---- letting go of text -------------------------------------------------------------- */
+
+static void tell(pl_stream *s, pl_news *news)
+{
+    atomic_fetch_add(&s->refs, 1);
+    if (!pl_loop_tell(s->loop, news)) put(s);
+}
+
+static void write_event(pl_stream *s, size_t len)
+{
+    pl_buf *frame = &s->streams->frame;
+    frame->len = 0;
+    pl_buf_add(frame, s->before.data, s->before.len);
+    pl_buf_add_json(frame, s->held.data, len);
+    pl_buf_add(frame, s->after.data, s->after.len);
+    pl_exchange_piece(s->x, frame->data, frame->len);
+}
+
+static void hand_to_lua(pl_stream *s, bool piece)
+{
+    pl_lock(&s->lock);
+    bag_move(&s->back, &s->own);
+    bool news = piece && !s->told;
+    s->told = s->told || piece;
+    pl_unlock(&s->lock);
+    if (news) tell(s, &s->piece_news);
+}
+
+static void let_go(pl_stream *s)
+{
+    size_t len = s->held.len - n_undecided(s);
+    if (s->mode == PL_STREAM_WHOLE || !len || (s->sent && s->n_unsent < s->interval)) return;
+    if (s->mode == PL_STREAM_SSE) write_event(s, len);
+    else pl_buf_add(&s->own.text, s->held.data, len);
+    s->held.len -= len;
+    memmove(s->held.data, s->held.data + len, s->held.len);
+    s->n_unsent = 0;
+    s->sent = true;
+    if (s->mode == PL_STREAM_PIECES) hand_to_lua(s, true);
+}
+
+static void finish(pl_stream *s, int reason, int stop_reason, int stop_string, bool cancel)
+{
+    pl_engine *engine = s->mapped_engine;
+    int32_t seq = s->mapped;
+    if (s->x) pl_exchange_unwatch(s->x, &s->watch);
+    move_buf(&s->own.text, &s->held);
+    hand_to_lua(s, false);
+    pl_lock(&s->lock);
+    s->over = true;
+    s->end.finish = reason;
+    s->end.stop_reason = stop_reason;
+    s->end.stop_string = stop_string;
+    pl_unlock(&s->lock);
+    if (cancel && seq) pl_engine_cancel(engine, seq);
+    tell(s, &s->done_news);
+    unmap(s); /* perhaps the last who knew it */
+}
+
+static void on_gone(pl_watch *watch)
+{
+    finish((pl_stream *)((char *)watch - offsetof(pl_stream, watch)), PL_FINISH_ABORT, -1, -1, true);
+}
+
+/* ---- io: tokens ---------------------------------------------------------------------- */
+
+static pl_stream *find(const pl_streams *ss, int32_t seq)
+{
+    return seq > 0 ? ss->slots[slot_of(ss, seq)] : NULL;
+}
+
+void pl_streams_started(pl_streams *ss, int32_t seq, int64_t ns)
+{
+    pl_stream *s = find(ss, seq);
+    if (s && !s->end.scheduled_ns) s->end.scheduled_ns = ns;
+}
+
+static void count(pl_stream *s, const pl_token *t, int64_t ns)
+{
+    pl_stream_end *end = &s->end;
+    if (!end->n_tokens++) {
+        end->first_ns = ns;
+        end->n_cached = t->n_cached;
+    }
+    end->last_ns = ns;
+    s->n_unsent++;
+}
+
+void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
+{
+    pl_stream *s = find(ss, t->seq);
+    if (!s) return;
+    pl_buf *fresh = &ss->fresh;
+    fresh->len = 0;
+    if (t->token >= 0) {
+        count(s, t, ns);
+        if (s->mode != PL_STREAM_SSE) bag_keep(&s->own, t, s->length);
+        /* A token that ends the sequence is no part of the text, as stop strings are not. */
+        if (t->finish != PL_FINISH_STOP || s->include_stop) pl_detok_push(s->detok, t->token, fresh);
+    }
+    if (t->finish) pl_detok_flush(s->detok, fresh);
+    size_t before = s->held.len, end = 0;
+    pl_buf_add(&s->held, fresh->data, fresh->len);
+    s->length += (int32_t)fresh->len;
+    int hit = s->n_stops ? find_stop(s, fresh->data, fresh->len, &end) : -1;
+    if (hit >= 0) {
+        s->held.len = before + end - (s->include_stop ? 0 : (size_t)s->stops[hit].len);
+        finish(s, PL_FINISH_STOP, -1, hit, !t->finish);
+    } else if (t->finish) {
+        finish(s, t->finish, t->stop_reason, -1, false);
+    } else {
+        let_go(s);
+    }
+}
+
+/* ---- io: what Lua says ----------------------------------------------------------------- */
+
+static void begin(pl_stream *s, int32_t seq, pl_engine *engine)
+{
+    unmap(s); /* the engine that was asked before refused */
+    if (!seq) return;
+    map(s, seq, engine);
+    if (s->streams->stopped || (s->x && !pl_exchange_watch(s->x, &s->watch)))
+        finish(s, PL_FINISH_ABORT, -1, -1, true);
+}
+
+static void run_note(pl_note *note)
+{
+    pl_stream *s = (pl_stream *)((char *)note - offsetof(pl_stream, note));
+    pl_lock(&s->lock);
+    int32_t seq = s->seq;
+    pl_engine *engine = s->engine;
+    bool cancel = s->cancel || atomic_load(&s->closed), over = s->over;
+    pl_unlock(&s->lock);
+    if (!over && seq != s->mapped) begin(s, seq, engine);
+    if (cancel && s->mapped) finish(s, PL_FINISH_ABORT, -1, -1, true);
+    put(s);
+}
+
+/* ---- lua ------------------------------------------------------------------------------- */
+
+static void post(pl_stream *s)
+{
+    atomic_fetch_add(&s->refs, 1);
+    if (!pl_loop_post(s->loop, &s->note)) put(s);
+}
+
+int32_t pl_stream_id(const pl_stream *s)
+{
+    return s->id;
+}
+
+void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const char *after, size_t after_len)
+{
+    s->before.len = s->after.len = 0;
+    pl_buf_add(&s->before, before, before_len);
+    pl_buf_add(&s->after, after, after_len);
+}
+
+pl_status pl_stream_stop(pl_stream *s, const char *text, size_t len)
+{
+    if (!len) return pl_fail(PL_EINVAL, "a stop string is empty");
+    if (len > MAX_STOP_BYTES) return pl_fail(PL_ELIMIT, "a stop string has %zu bytes; %d are allowed", len, MAX_STOP_BYTES);
+    if (s->n_stops == MAX_STOPS) return pl_fail(PL_ELIMIT, "there are more than %d stop strings", MAX_STOPS);
+    s->stops = pl_realloc(s->stops, (size_t)(s->n_stops + 1) * sizeof *s->stops);
+    stop_open(&s->stops[s->n_stops++], text, (int32_t)len);
+    return PL_OK;
+}
+
+void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval, int min_tokens)
+{
+    s->skip_special = skip_special;
+    s->include_stop = include_stop;
+    s->interval = interval;
+    s->min_tokens = min_tokens;
+}
+
+void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n)
+{
+    s->prime.len = 0;
+    pl_buf_add(&s->prime, prompt, n > 0 ? (size_t)n * sizeof *prompt : 0);
+}
+
+static pl_status promise(pl_stream *s, pl_engine *e, int32_t seq)
+{
+    pl_lock(&s->lock);
+    bool over = s->over, running = s->seq != 0;
+    if (!over && !running) {
+        s->engine = e;
+        s->seq = seq;
+        s->end.submitted_ns = pl_now_ns();
+    }
+    pl_unlock(&s->lock);
+    if (over) return pl_fail(PL_ECANCELED, "stream %d is over", s->id);
+    if (running) return pl_fail(PL_EINVAL, "stream %d is running already", s->id);
+    return PL_OK;
+}
+
+pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
+{
+    int32_t id = pl_seq_id(seq);
+    PL_TRY(promise(s, e, id));
+    if (!s->detok) {
+        s->detok = pl_detok_open(s->text, s->skip_special);
+        pl_detok_prime(s->detok, (const int32_t *)s->prime.data, (int)(s->prime.len / sizeof(int32_t)));
+    }
+    post(s); /* before its first token can come */
+    pl_status status = pl_engine_submit(e, seq);
+    pl_lock(&s->lock);
+    bool over = s->over;
+    if (status < 0) s->seq = 0;
+    pl_unlock(&s->lock);
+    if (status < 0) post(s);
+    else if (over) pl_engine_cancel(e, id); /* io may have cancelled what was not there yet */
+    return status;
+}
+
+const char *pl_stream_take(pl_stream *s, size_t *len)
+{
+    bag_clear(&s->front);
+    pl_lock(&s->lock);
+    bag spare = s->front;
+    s->front = s->back;
+    s->back = spare;
+    s->told = false;
+    pl_unlock(&s->lock);
+    bag_point(&s->front);
+    *len = s->front.text.len;
+    return s->front.text.len ? s->front.text.data : "";
+}
+
+int pl_stream_tokens(pl_stream *s, const pl_token **tokens, const int32_t **starts)
+{
+    *tokens = (const pl_token *)s->front.tokens.data;
+    *starts = (const int32_t *)s->front.starts.data;
+    return (int)(s->front.tokens.len / sizeof(pl_token));
+}
+
+void pl_stream_result(const pl_stream *s, pl_stream_end *out)
+{
+    *out = s->end; /* io writes it no more after DONE */
+}
+
+void pl_stream_cancel(pl_stream *s)
+{
+    pl_lock(&s->lock);
+    s->cancel = s->seq != 0;
+    pl_unlock(&s->lock);
+    post(s);
+}
+
+void pl_stream_close(pl_stream *s)
+{
+    if (!s || atomic_exchange(&s->closed, true)) return;
+    post(s);
+    put(s);
+}
+
+/* ---- life ------------------------------------------------------------------------------ */
+
+static bool piece_taken(pl_news *news, bool lost)
+{
+    pl_stream *s = (pl_stream *)((char *)news - offsetof(pl_stream, piece_news));
+    bool wanted = !lost && !atomic_load(&s->closed);
+    put(s);
+    return wanted;
+}
+
+static bool done_taken(pl_news *news, bool lost)
+{
+    pl_stream *s = (pl_stream *)((char *)news - offsetof(pl_stream, done_news));
+    bool wanted = !lost && !atomic_load(&s->closed);
+    put(s);
+    return wanted;
+}
+
+pl_stream *pl_streams_make(pl_streams *ss, const pl_text *text, int mode, pl_exchange *x)
+{
+    pl_stream *s = pl_alloc(sizeof *s);
+    s->id = atomic_fetch_add(&ss->last_id, 1) % INT32_MAX + 1;
+    atomic_init(&s->refs, 1);
+    s->streams = ss;
+    s->loop = ss->loop;
+    pl_loop_take(s->loop);
+    s->text = text;
+    s->mode = mode;
+    s->x = x;
+    if (x) pl_exchange_take(x);
+    s->end.stop_string = s->end.stop_reason = -1;
+    pl_mutex_init(&s->lock);
+    s->watch.gone = on_gone;
+    s->note.run = run_note;
+    s->piece_news = (pl_news){.event = {.kind = PL_EV_PIECE, .id = s->id, .object = s}, .taken = piece_taken};
+    s->done_news = (pl_news){.event = {.kind = PL_EV_DONE, .id = s->id, .object = s}, .taken = done_taken};
+    return s;
+}
+
+static void put(pl_stream *s)
+{
+    if (atomic_fetch_sub(&s->refs, 1) > 1) return;
+    pl_loop *loop = s->loop;
+    if (s->detok) pl_detok_close(s->detok);
+    if (s->x) pl_exchange_put(s->x);
+    for (int i = 0; i < s->n_stops; i++) {
+        pl_free(s->stops[i].text);
+        pl_free(s->stops[i].fail);
+    }
+    pl_free(s->stops);
+    pl_buf_fini(&s->before);
+    pl_buf_fini(&s->after);
+    pl_buf_fini(&s->prime);
+    pl_buf_fini(&s->held);
+    bag_fini(&s->own);
+    bag_fini(&s->back);
+    bag_fini(&s->front);
+    pl_mutex_fini(&s->lock);
+    pl_free(s);
+    pl_loop_put(loop);
+}
+
+pl_streams *pl_streams_open(pl_loop *loop)
+{
+    pl_streams *ss = pl_alloc(sizeof *ss);
+    ss->loop = loop;
+    ss->mask = 63;
+    ss->slots = pl_alloc((ss->mask + 1) * sizeof *ss->slots);
+    return ss;
+}
+
+void pl_streams_stop(pl_streams *ss)
+{
+    ss->stopped = true;
+    for (uint32_t i = 0; i <= ss->mask;)
+        if (ss->slots[i]) finish(ss->slots[i], PL_FINISH_ABORT, -1, -1, false);
+        else i++;
+}
+
+void pl_streams_close(pl_streams *ss)
+{
+    pl_free(ss->slots);
+    pl_buf_fini(&ss->fresh);
+    pl_buf_fini(&ss->frame);
+    pl_free(ss);
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * terminal.c - the person at the terminal: is there one, and did they press Ctrl-C.
+ *
+ * Owns     what SIGINT does while it is caught.
+ * Ignores  text; the server's signals (the io thread has those).
+ * Thread   lua.
+ */
+#define _GNU_SOURCE
+#include "base.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+static atomic_int interrupts;
+
+static void count_interrupt(int signal)
+{
+    (void)signal;
+    atomic_fetch_add(&interrupts, 1);
+}
+
+int pl_terminal_is(int fd)
+{
+    return isatty(fd);
+}
+
+void pl_terminal_catch(int on)
+{
+    /* Without SA_RESTART: reads and waits end at once, and whoever waits looks why. */
+    struct sigaction action = {.sa_handler = on ? count_interrupt : SIG_DFL};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+int pl_terminal_interrupts(void)
+{
+    return atomic_exchange(&interrupts, 0);
+}

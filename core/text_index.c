@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * text_index.c - what a tokenizer looks up: words, pairs to merge, added tokens.
+ *
+ * Owns     the tables inside a pl_text.
+ * Ignores  in what order they are asked.
+ * Thread   any; writes only while the pl_text is built.
+ */
+#include "text.h"
+
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+uint64_t text_hash(const char *s, size_t len)
+{
+    return XXH3_64bits(s, len);
+}
+
+/* ---- words --------------------------------------------------------------------------
+ */
+
+static void words_grow(text_words *w)
+{
+    uint32_t n = w->slots ? (w->mask + 1) * 2 : 1024;
+    struct text_word *old = w->slots, *slots = pl_alloc(n * sizeof *slots);
+    for (uint32_t i = 0; i < n; i++) slots[i].id = -1;
+    for (uint32_t i = 0; old && i <= w->mask; i++) {
+        if (old[i].id < 0) continue;
+        uint32_t at = old[i].hash & (n - 1);
+        while (slots[at].id >= 0) at = (at + 1) & (n - 1);
+        slots[at] = old[i];
+    }
+    pl_free(old);
+    w->slots = slots;
+    w->mask = n - 1;
+}
+
+int32_t text_words_find(const pl_text *t, const char *s, size_t len)
+{
+    const text_words *w = &t->words;
+    if (!w->slots) return -1;
+    uint32_t hash = (uint32_t)text_hash(s, len);
+    for (uint32_t at = hash & w->mask; w->slots[at].id >= 0; at = (at + 1) & w->mask) {
+        if (w->slots[at].hash != hash) continue;
+        text_slice have = t->tokens[w->slots[at].id].vocab;
+        if (have.len == len && memcmp(text_at(t, have), s, len) == 0)
+            return w->slots[at].id;
+    }
+    return -1;
+}
+
+void text_words_add(pl_text *t, int32_t id)
+{
+    text_words *w = &t->words;
+    text_slice key = t->tokens[id].vocab;
+    if (text_words_find(t, text_at(t, key), key.len) >= 0) return;
+    if (!w->slots || w->n * 2 > w->mask) words_grow(w);
+    uint32_t hash = (uint32_t)text_hash(text_at(t, key), key.len), at = hash & w->mask;
+    while (w->slots[at].id >= 0) at = (at + 1) & w->mask;
+    w->slots[at] = (struct text_word){hash, id};
+    w->n++;
+}
+
+/* ---- pairs --------------------------------------------------------------------------
+ */
+
+static uint32_t pair_slot(uint64_t key, uint32_t mask)
+{
+    return (uint32_t)((key * 0x9e3779b97f4a7c15u) >> 32) & mask;
+}
+
+static text_pair *pairs_seek(const text_pairs *p, uint64_t key)
+{
+    uint32_t at = pair_slot(key, p->mask);
+    while (p->slots[at].rank != TEXT_NO_RANK && p->slots[at].key != key)
+        at = (at + 1) & p->mask;
+    return &p->slots[at];
+}
+
+static void pairs_grow(text_pairs *p)
+{
+    uint32_t n = p->slots ? (p->mask + 1) * 2 : 1024;
+    text_pairs bigger = {
+        .slots = pl_alloc(n * sizeof *bigger.slots), .mask = n - 1, .n = p->n};
+    for (uint32_t i = 0; i < n; i++) bigger.slots[i].rank = TEXT_NO_RANK;
+    for (uint32_t i = 0; p->slots && i <= p->mask; i++)
+        if (p->slots[i].rank != TEXT_NO_RANK)
+            *pairs_seek(&bigger, p->slots[i].key) = p->slots[i];
+    pl_free(p->slots);
+    *p = bigger;
+}
+
+const text_pair *text_pairs_find(const text_pairs *p, int32_t left, int32_t right)
+{
+    if (!p->slots) return NULL;
+    const text_pair *found =
+        pairs_seek(p, (uint64_t)(uint32_t)left << 32 | (uint32_t)right);
+    return found->rank == TEXT_NO_RANK ? NULL : found;
+}
+
+/* Of two equal pairs the later counts, as in HF. */
+void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank, int32_t id)
+{
+    if (!p->slots || p->n * 2 > p->mask) pairs_grow(p);
+    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    text_pair *slot = pairs_seek(p, key);
+    if (slot->rank == TEXT_NO_RANK) p->n++;
+    *slot = (text_pair){key, rank, id};
+}
+
+/* ---- added tokens -------------------------------------------------------------------
+ */
+
+static int32_t trie_child(const text_trie *trie, int32_t at, uint8_t byte)
+{
+    int32_t child = trie->nodes[at].child;
+    while (child && trie->nodes[child].byte != byte) child = trie->nodes[child].next;
+    return child;
+}
+
+static int32_t trie_grow(text_trie *trie, int32_t parent, uint8_t byte)
+{
+    if (trie->n == trie->cap) {
+        trie->cap = trie->cap * 2 + 64;
+        trie->nodes = pl_realloc(trie->nodes, (size_t)trie->cap * sizeof *trie->nodes);
+    }
+    if (!trie->n)
+        trie->nodes[trie->n++] =
+            (struct text_node){0, 0, -1, 0}; /* 0 is nobody's child */
+    int32_t at = trie->n++;
+    trie->nodes[at] = (struct text_node){0, 0, -1, byte};
+    if (parent) {
+        trie->nodes[at].next = trie->nodes[parent].child;
+        trie->nodes[parent].child = at;
+    } else {
+        trie->first[byte] = at;
+    }
+    return at;
+}
+
+void text_trie_add(text_trie *trie, const char *s, size_t len, int32_t id)
+{
+    int32_t at = 0;
+    for (size_t i = 0; i < len; i++) {
+        uint8_t byte = (uint8_t)s[i];
+        int32_t next = at ? trie_child(trie, at, byte) : trie->first[byte];
+        at = next ? next : trie_grow(trie, at, byte);
+    }
+    if (at && trie->nodes[at].id < 0) trie->nodes[at].id = id;
+}
+
+static int32_t trie_longest(const text_trie *trie, const char *s, size_t len, size_t *end)
+{
+    int32_t found = -1;
+    int32_t at = trie->first[(uint8_t)s[0]];
+    for (size_t i = 1; at; i++) {
+        if (trie->nodes[at].id >= 0) found = trie->nodes[at].id, *end = i;
+        if (i == len) break;
+        at = trie_child(trie, at, (uint8_t)s[i]);
+    }
+    return found;
+}
+
+int32_t text_trie_next(const text_trie *trie, const char *s, size_t len, size_t from,
+                       size_t *start, size_t *end)
+{
+    if (!trie->n) return -1;
+    for (size_t i = from; i < len; i++) {
+        if (!trie->first[(uint8_t)s[i]]) continue;
+        size_t n = 0;
+        int32_t id = trie_longest(trie, s + i, len - i, &n);
+        if (id < 0) continue;
+        *start = i;
+        *end = i + n;
+        return id;
+    }
+    return -1;
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Attention over the KV blocks, by chunks of positions that always start at a multiple of
+ * PL_CHUNK. In the scores a lane is a position, in the sums a lane is a dimension: no sum
+ * crosses lanes but the softmax's own.
+ */
+
+enum {
+    QUERIES = 4
+}; /* that share a read of K and V */
+
+static void kv_write(const pl_cpu_kv *kv, int position, const float *k, const float *v)
+{
+    int bs = kv->block_size, hd = kv->head_dim, at = position % bs;
+    char *block = kv->base + (size_t)kv->blocks[position / bs] * kv->block_bytes;
+    if (kv->f16) {
+        uint16_t *kb = (uint16_t *)(void *)(block + kv->k_at), row[16];
+        uint16_t *vb = (uint16_t *)(void *)(block + kv->v_at) + at * round_up(hd, 16);
+        for (int d = 0; d < hd; d += 16) {
+            int left = PL_MIN(hd - d, 16);
+            vf_to_f16(row, vf_load_n(k + d, left));
+            for (int i = 0; i < left; i++) kb[(d + i) * bs + at] = row[i];
+            vf_to_f16(vb + d, vf_load_n(v + d, left));
+        }
+        return;
+    }
+    float *kb = (float *)(void *)(block + kv->k_at);
+    float *vb = (float *)(void *)(block + kv->v_at) + at * round_up(hd, 16);
+    for (int d = 0; d < hd; d++) kb[d * bs + at] = k[d];
+    for (int d = 0; d < hd; d += 16)
+        vf_store(vb + d, vf_load_n(v + d, PL_MIN(hd - d, 16)));
+}
+
+PL_INLINE vf read_kv(const void *p, size_t at, bool f16)
+{
+    return f16 ? vf_from_f16((const uint16_t *)p + at) : vf_load((const float *)p + at);
+}
+
+/* Scores of sixteen positions (one block has them all) for n queries. */
+PL_INLINE void score(const pl_cpu_kv *kv, int position, const pl_cpu_query *queries,
+                     int n, bool f16, float (*out)[PL_CHUNK])
+{
+    int bs = kv->block_size, at = position % PL_CHUNK;
+    const char *block = kv->base + (size_t)kv->blocks[position / bs] * kv->block_bytes;
+    const void *k = block + kv->k_at;
+    vf acc[QUERIES], scale = vf_set1(kv->scale);
+    for (int i = 0; i < n; i++) acc[i] = vf_set1(0.0f);
+    for (int d = 0; d < kv->head_dim; d++) {
+        vf key = read_kv(k, (size_t)(d * bs + position % bs), f16);
+        for (int i = 0; i < n; i++)
+            acc[i] = vf_fma(vf_set1(queries[i].q[d]), key, acc[i]);
+    }
+    for (int i = 0; i < n; i++) {
+        int from = PL_MIN(PL_MAX(queries[i].from - position, 0), 16);
+        int to = PL_MIN(PL_MAX(queries[i].to - position, 0), 16);
+        vf_store(out[i] + at, vf_keep(vf_mul(acc[i], scale), from, to, -INFINITY));
+    }
+}
+
+/* Scores to weights, in place; their largest and their sum into the state. */
+static void weigh(float *scores, int from, int to, float *state)
+{
+    vf top = vf_set1(-INFINITY), sum = vf_set1(0.0f);
+    for (int i = from; i < to; i += 16) top = vf_max(top, vf_load(scores + i));
+    state[0] = vf_top(top);
+    vf most = vf_set1(state[0]);
+    for (int i = from; i < to; i += 16) {
+        vf e = vf_exp(vf_sub(vf_load(scores + i), most));
+        vf_store(scores + i, e);
+        sum = vf_add(sum, e);
+    }
+    state[1] = vf_sum(sum);
+}
+
+/* Adds up V by weight for dimensions d .. d + 16 * D. */
+PL_INLINE void mix(const pl_cpu_kv *kv, int from, int to, const pl_cpu_query *queries,
+                   int n, int d, int D, bool f16, float (*weights)[PL_CHUNK])
+{
+    int bs = kv->block_size, width = round_up(kv->head_dim, 16);
+    vf acc[QUERIES][4];
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < D; j++) acc[i][j] = vf_set1(0.0f);
+    }
+    for (int p = from; p < to;) {
+        const char *block = kv->base + (size_t)kv->blocks[p / bs] * kv->block_bytes;
+        const void *v = block + kv->v_at;
+        int end = PL_MIN(to, (p / bs + 1) * bs);
+        for (; p < end; p++) {
+            size_t at = (size_t)(p % bs * width + d);
+            vf value[4];
+            for (int j = 0; j < D; j++) value[j] = read_kv(v, at + (size_t)j * 16, f16);
+            for (int i = 0; i < n; i++) {
+                vf w = vf_set1(weights[i][p % PL_CHUNK]);
+                for (int j = 0; j < D; j++) acc[i][j] = vf_fma(w, value[j], acc[i][j]);
+            }
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < D; j++)
+            vf_store(queries[i].state + PL_STATE + d + j * 16, acc[i][j]);
+    }
+}
+
+PL_INLINE void attend_some(const pl_cpu_kv *kv, int from, int to, pl_cpu_query *queries,
+                           int n, bool f16)
+{
+    float scores[QUERIES][PL_CHUNK] __attribute__((aligned(64)));
+    int first = from / 16 * 16, at = first % PL_CHUNK;
+    for (int p = first; p < to; p += 16) score(kv, p, queries, n, f16, scores);
+    for (int i = 0; i < n; i++) weigh(scores[i], at, at + to - first, queries[i].state);
+    int d = 0, width = round_up(kv->head_dim, 16);
+    for (; d + 64 <= width; d += 64) mix(kv, from, to, queries, n, d, 4, f16, scores);
+    for (; d < width; d += 16) mix(kv, from, to, queries, n, d, 1, f16, scores);
+}
+
+#define ATTEND(name, n, f16)                                                       \
+    static void name(const pl_cpu_kv *kv, int from, int to, pl_cpu_query *queries) \
+    {                                                                              \
+        attend_some(kv, from, to, queries, n, f16);                                \
+    }
+
+ATTEND(attend_f32_1, 1, false)
+ATTEND(attend_f32_2, 2, false)
+ATTEND(attend_f32_3, 3, false)
+ATTEND(attend_f32_4, 4, false)
+ATTEND(attend_f16_1, 1, true)
+ATTEND(attend_f16_2, 2, true)
+ATTEND(attend_f16_3, 3, true)
+ATTEND(attend_f16_4, 4, true)
+
+/* Queries that see nothing of the chunk get the empty state. */
+static void attend(const pl_cpu_kv *kv, int chunk, pl_cpu_query *queries, int n)
+{
+    typedef void some(const pl_cpu_kv *, int, int, pl_cpu_query *);
+    static some *const table[2][QUERIES] = {
+        {attend_f32_1, attend_f32_2, attend_f32_3, attend_f32_4},
+        {attend_f16_1, attend_f16_2, attend_f16_3, attend_f16_4},
+    };
+    int first = chunk * PL_CHUNK, last = first + PL_CHUNK;
+    while (n > 0) {
+        int some_n = 0, from = last, to = first;
+        while (some_n < n && some_n < QUERIES) {
+            pl_cpu_query *q = queries + some_n;
+            if (q->from >= last || q->to <= first) break;
+            from = PL_MIN(from, PL_MAX(q->from, first));
+            to = PL_MAX(to, PL_MIN(q->to, last));
+            some_n++;
+        }
+        if (some_n) {
+            table[kv->f16][some_n - 1](kv, from, to, queries);
+        } else {
+            queries->state[0] = -INFINITY;
+            some_n = 1;
+        }
+        queries += some_n, n -= some_n;
+    }
+}
+
+/* A state that has seen nothing yet has -infinity for its largest score. */
+static void merge(float *state, const float *chunk, int head_dim)
+{
+    int width = round_up(head_dim, 16);
+    if (chunk[0] == -INFINITY) return;
+    if (state[0] == -INFINITY) {
+        memcpy(state, chunk, (size_t)(width + PL_STATE) * sizeof *state);
+        return;
+    }
+    float top = PL_MAX(state[0], chunk[0]);
+    float factors[16] = {state[0] - top, chunk[0] - top};
+    vf_store(factors, vf_exp(vf_load(factors)));
+    vf a = vf_set1(factors[0]), b = vf_set1(factors[1]);
+    state[0] = top;
+    state[1] = fmaf(chunk[1], factors[1], state[1] * factors[0]);
+    for (int d = PL_STATE; d < width + PL_STATE; d += 16) {
+        vf s = vf_mul(vf_load(state + d), a);
+        vf_store(state + d, vf_fma(vf_load(chunk + d), b, s));
+    }
+}
+
+static void finish(const float *state, int head_dim, float *out)
+{
+    vf by = vf_set1(1.0f / state[1]);
+    for (int d = 0; d < head_dim; d += 16) {
+        vf_store_n(out + d, vf_mul(vf_load(state + PL_STATE + d), by),
+                   PL_MIN(head_dim - d, 16));
+    }
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lanes_scalar.inl - sixteen lanes in plain C: what the other two must equal bit for bit.
+ */
+#ifndef PL_LANES_H
+#define PL_LANES_H
+
+#include "base.h"
+
+#include <math.h>
+#include <string.h>
+
+#define PL_COLUMNS 2 /* rows of activations that share a read of weights */
+#define PL_INLINE static inline __attribute__((always_inline))
+#define PL_EACH for (int i = 0; i < 16; i++)
+
+typedef struct vf {
+    float v[16];
+} vf;
+typedef struct vi {
+    int32_t v[16];
+} vi;
+
+#define PL_LANEWISE(type, name, args, expr) \
+    PL_INLINE type name args                \
+    {                                       \
+        type r;                             \
+        PL_EACH r.v[i] = expr;              \
+        return r;                           \
+    }
+
+PL_LANEWISE(vf, vf_set1, (float x), x)
+PL_LANEWISE(vf, vf_load, (const float *p), p[i])
+PL_LANEWISE(vf, vf_load_n, (const float *p, int n), i < n ? p[i] : 0.0f)
+PL_LANEWISE(vf, vf_add, (vf a, vf b), a.v[i] + b.v[i])
+PL_LANEWISE(vf, vf_sub, (vf a, vf b), a.v[i] - b.v[i])
+PL_LANEWISE(vf, vf_mul, (vf a, vf b), a.v[i] * b.v[i])
+PL_LANEWISE(vf, vf_div, (vf a, vf b), a.v[i] / b.v[i])
+PL_LANEWISE(vf, vf_fma, (vf a, vf b, vf c), fmaf(a.v[i], b.v[i], c.v[i]))
+PL_LANEWISE(vf, vf_max, (vf a, vf b), a.v[i] > b.v[i] ? a.v[i] : b.v[i])
+PL_LANEWISE(vf, vf_min, (vf a, vf b), a.v[i] < b.v[i] ? a.v[i] : b.v[i])
+PL_LANEWISE(vf, vf_abs, (vf a), fabsf(a.v[i]))
+PL_LANEWISE(vf, vf_from_f16, (const uint16_t *p), pl_f32_from_f16(p[i]))
+PL_LANEWISE(vf, vf_from_u8, (const uint8_t *p), (float)p[i])
+PL_LANEWISE(vf, vf_from_s8, (const int8_t *p), (float)p[i])
+PL_LANEWISE(vf, vf_from_i, (vi a), (float)a.v[i])
+/* Lanes lo <= i < hi stay, the rest become `other`. */
+PL_LANEWISE(vf, vf_keep, (vf a, int lo, int hi, float other),
+            i >= lo && i < hi ? a.v[i] : other)
+/* x where a >= bound, else 0. */
+PL_LANEWISE(vf, vf_where_ge, (vf a, float bound, vf x), a.v[i] >= bound ? x.v[i] : 0.0f)
+/* To the nearest integer, ties to even; |a| < 2^22. */
+PL_LANEWISE(vi, vi_round, (vf a), (int32_t)((a.v[i] + 0x1.8p23f) - 0x1.8p23f))
+PL_LANEWISE(vi, vi_set1, (int32_t x), x)
+PL_LANEWISE(vi, vi_add, (vi a, vi b), a.v[i] + b.v[i])
+PL_LANEWISE(vi, vi_and, (vi a, int32_t b), a.v[i] & b)
+PL_LANEWISE(vi, vi_shl, (vi a, int n), (int32_t)((uint32_t)a.v[i] << n))
+PL_LANEWISE(vi, vi_shr, (vi a, int n), (int32_t)((uint32_t)a.v[i] >> n))
+
+PL_INLINE void vf_store(float *p, vf a)
+{
+    memcpy(p, a.v, sizeof a.v);
+}
+
+PL_INLINE void vf_store_n(float *p, vf a, int n)
+{
+    memcpy(p, a.v, (size_t)n * sizeof *p);
+}
+
+PL_INLINE void vf_to_f16(uint16_t *p, vf a)
+{
+    PL_EACH p[i] = pl_f16_from_f32(a.v[i]);
+}
+
+PL_INLINE void vi_store_s8(int8_t *p, vi a)
+{
+    PL_EACH p[i] = (int8_t)a.v[i];
+}
+
+PL_INLINE vi vi_load(const void *p)
+{
+    vi r;
+    memcpy(r.v, p, sizeof r.v);
+    return r;
+}
+
+PL_INLINE vf vf_bits(vi a)
+{
+    vf r;
+    memcpy(r.v, a.v, sizeof r.v);
+    return r;
+}
+
+/* The lanes' sum, in a fixed order: halves onto halves. */
+PL_INLINE float vf_sum(vf a)
+{
+    for (int w = 8; w; w /= 2) {
+        for (int i = 0; i < w; i++) a.v[i] += a.v[i + w];
+    }
+    return a.v[0];
+}
+
+PL_INLINE float vf_top(vf a)
+{
+    float m = a.v[0];
+    PL_EACH m = a.v[i] > m ? a.v[i] : m;
+    return m;
+}
+
+/* acc + four products a lane: bytes of w, codes 0..15, by the four bytes of `a`. */
+PL_INLINE vi vi_dot_u4(vi acc, vi w, const int8_t *a)
+{
+    PL_EACH for (int j = 0; j < 4; j++) acc.v[i] += (w.v[i] >> (8 * j) & 255) * a[j];
+    return acc;
+}
+
+/* The same for codes 0..255 that mean code - 128; vi_start_s8 begins such a sum. */
+PL_INLINE vi vi_dot_s8(vi acc, vi w, const int8_t *a)
+{
+    PL_EACH for (int j = 0; j < 4; j++) acc.v[i] += (w.v[i] >> (8 * j) & 255) * a[j];
+    return acc;
+}
+
+PL_INLINE vi vi_start_s8(int32_t minus_sum)
+{
+    return vi_set1(128 * minus_sum);
+}
+
+#endif

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Matrix by rows of activations: a tile is one panel by C rows. The weights are read (and
+ * unpacked) once a tile.
+ */
+
+PL_INLINE void finish_tile(const pl_cpu_linear *l, int row, int panel, const vf *acc,
+                           int C)
+{
+    int left = PL_MIN(l->w->n - panel * PL_PANEL, PL_PANEL);
+    float *out = l->out + (size_t)row * l->out_stride + (size_t)panel * PL_PANEL;
+    vf bias = l->bias ? vf_load_n(l->bias + panel * PL_PANEL, left) : vf_set1(0.0f);
+    for (int c = 0; c < C; c++, out += l->out_stride) {
+        vf v = l->bias ? vf_add(acc[c], bias) : acc[c];
+        if (left == PL_PANEL) {
+            vf_store(out, l->add ? vf_add(vf_load(out), v) : v);
+        } else {
+            vf_store_n(out, l->add ? vf_add(vf_load_n(out, left), v) : v, left);
+        }
+    }
+}
+
+/* ---- the scales of a block -----------------------------------------------------------
+ */
+
+/* Where they are kept. */
+enum {
+    SCALES_D,
+    SCALES_DM,
+    SCALES_SUPER_DM,
+    SCALES_SUPER_HALVES
+};
+
+typedef struct scales {
+    vf d, m; /* m: what is added to a code times d; of HALVES the second 16 columns' d */
+} scales;
+
+PL_INLINE scales read_scales(const pl_cpu_matrix *w, const char *panel, int block,
+                             int kind)
+{
+    const char *at = panel + w->scales_at;
+    const char *super = panel + w->supers_at;
+    if (kind == SCALES_D) {
+        return (scales){vf_from_f16((const uint16_t *)(const void *)at + block * 16),
+                        vf_set1(0.0f)};
+    }
+    if (kind == SCALES_DM) {
+        const uint16_t *p = (const uint16_t *)(const void *)at + block * 32;
+        return (scales){vf_from_f16(p), vf_from_f16(p + 16)};
+    }
+    if (kind == SCALES_SUPER_DM) {
+        const uint16_t *s = (const uint16_t *)(const void *)super + block / 8 * 32;
+        const uint8_t *p = (const uint8_t *)at + block * 32;
+        vf m = vf_mul(vf_from_f16(s + 16), vf_from_u8(p + 16));
+        return (scales){vf_mul(vf_from_f16(s), vf_from_u8(p)), vf_sub(vf_set1(0.0f), m)};
+    }
+    vf s = vf_from_f16((const uint16_t *)(const void *)super + block / 8 * 16);
+    const int8_t *p = (const int8_t *)at + block * 32;
+    return (scales){vf_mul(s, vf_from_s8(p)), vf_mul(s, vf_from_s8(p + 16))};
+}
+
+/* The eight groups of a block, a byte a code. */
+PL_INLINE void read_codes(const char *panel, int block, int bits, vi *codes)
+{
+    if (bits == 8) {
+        for (int g = 0; g < 8; g++) codes[g] = vi_load(panel + block * 512 + g * 64);
+        return;
+    }
+    for (int g = 0; g < 4; g++) {
+        vi v = vi_load(panel + block * 256 + g * 64);
+        codes[g] = vi_and(v, 0x0f0f0f0f);
+        codes[g + 4] = vi_and(vi_shr(v, 4), 0x0f0f0f0f);
+    }
+}
+
+/* ---- quantized by quantized: integers are exact, then one fma a block
+ * ------------------ */
+
+PL_INLINE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
+                       int C, int bits, int kind)
+{
+    const pl_cpu_matrix *w = l->w;
+    const char *panel = w->panels + (size_t)p * w->panel_bytes;
+    const int8_t *q = x->q + (size_t)row * x->stride;
+    size_t per_row = x->stride / 32;
+    const float *d = x->d + (size_t)row * per_row, *ds = x->ds + (size_t)row * per_row;
+    const int32_t *minus = x->minus_sum + (size_t)row * per_row * 2;
+    vf acc[PL_COLUMNS];
+    for (int c = 0; c < C; c++) acc[c] = vf_set1(0.0f);
+    for (int b = 0; b < w->k / 32; b++) {
+        vi codes[8];
+        scales s = read_scales(w, panel, b, kind);
+        read_codes(panel, b, bits, codes);
+        for (int c = 0; c < C; c++) {
+            const int8_t *a = q + (size_t)c * x->stride + b * 32;
+            const int32_t *ms = minus + (size_t)c * per_row * 2 + b * 2;
+            vf da = vf_set1(d[(size_t)c * per_row + (size_t)b]);
+            if (kind == SCALES_SUPER_HALVES) {
+                vi lo = vi_start_s8(ms[0]), hi = vi_start_s8(ms[1]);
+                for (int g = 0; g < 4; g++) {
+                    lo = vi_dot_s8(lo, codes[g], a + g * 4);
+                    hi = vi_dot_s8(hi, codes[g + 4], a + g * 4 + 16);
+                }
+                acc[c] = vf_fma(vf_from_i(lo), vf_mul(s.d, da), acc[c]);
+                acc[c] = vf_fma(vf_from_i(hi), vf_mul(s.m, da), acc[c]);
+                continue;
+            }
+            vi i = bits == 8          ? vi_start_s8(ms[0] + ms[1])
+                   : kind == SCALES_D ? vi_shl(vi_set1(ms[0] + ms[1]), 3)
+                                      : vi_set1(0);
+            for (int g = 0; g < 8; g++) {
+                i = bits == 8 ? vi_dot_s8(i, codes[g], a + g * 4)
+                              : vi_dot_u4(i, codes[g], a + g * 4);
+            }
+            acc[c] = vf_fma(vf_from_i(i), vf_mul(s.d, da), acc[c]);
+            if (kind != SCALES_D) {
+                vf sum = vf_set1(ds[(size_t)c * per_row + (size_t)b]);
+                acc[c] = vf_fma(s.m, sum, acc[c]);
+            }
+        }
+    }
+    finish_tile(l, row, p, acc, C);
+}
+
+/* ---- in f32: quantized weights are expanded a block at a time
+ * -------------------------- */
+
+PL_INLINE void expand_block(const pl_cpu_matrix *w, const char *panel, int b, int bits,
+                            int kind, vf *out)
+{
+    vi codes[8];
+    scales s = read_scales(w, panel, b, kind);
+    read_codes(panel, b, bits, codes);
+    vf offset = vf_set1(bits == 8 ? -128.0f : kind == SCALES_D ? -8.0f : 0.0f);
+    for (int k = 0; k < 32; k++) {
+        vf code = vf_from_i(vi_and(vi_shr(codes[k / 4], k % 4 * 8), 255));
+        code = vf_add(code, offset);
+        if (kind == SCALES_SUPER_HALVES) {
+            out[k] = vf_mul(code, k < 16 ? s.d : s.m);
+        } else {
+            out[k] = kind == SCALES_D ? vf_mul(code, s.d) : vf_fma(code, s.d, s.m);
+        }
+    }
+}
+
+PL_INLINE void tile_expanded(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
+                             int C, int bits, int kind)
+{
+    const pl_cpu_matrix *w = l->w;
+    const char *panel = w->panels + (size_t)p * w->panel_bytes;
+    const float *f = x->f + (size_t)row * x->stride;
+    vf acc[PL_COLUMNS], block[32];
+    for (int c = 0; c < C; c++) acc[c] = vf_set1(0.0f);
+    for (int b = 0; b < w->k / 32; b++) {
+        expand_block(w, panel, b, bits, kind, block);
+        for (int k = 0; k < 32; k++) {
+            for (int c = 0; c < C; c++) {
+                vf a = vf_set1(f[(size_t)c * x->stride + (size_t)(b * 32 + k)]);
+                acc[c] = vf_fma(block[k], a, acc[c]);
+            }
+        }
+    }
+    finish_tile(l, row, p, acc, C);
+}
+
+PL_INLINE void tile_plain(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
+                          int C, int type)
+{
+    const pl_cpu_matrix *w = l->w;
+    const char *panel = w->panels + (size_t)p * w->panel_bytes;
+    const float *f = x->f + (size_t)row * x->stride;
+    vf acc[PL_COLUMNS];
+    for (int c = 0; c < C; c++) acc[c] = vf_set1(0.0f);
+    for (int k = 0; k < w->k; k++) {
+        vf v;
+        if (type == PL_F32) {
+            v = vf_load((const float *)(const void *)panel + (size_t)k * 16);
+        } else if (type == PL_F16) {
+            v = vf_from_f16((const uint16_t *)(const void *)panel + (size_t)k * 16);
+        } else {
+            vi two = vi_load(panel + (size_t)(k / 2) * 64);
+            v = vf_bits(k % 2 ? vi_and(two, (int32_t)0xffff0000) : vi_shl(two, 16));
+        }
+        for (int c = 0; c < C; c++) {
+            acc[c] = vf_fma(v, vf_set1(f[(size_t)c * x->stride + (size_t)k]), acc[c]);
+        }
+    }
+    finish_tile(l, row, p, acc, C);
+}
+
+/* ---- which tile
+ * ------------------------------------------------------------------------ */
+
+/* One function per type and width: all that the tiles ask is then known when compiled. */
+#define TILES(name, call)                                                             \
+    static void name(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int n,    \
+                     int p)                                                           \
+    {                                                                                 \
+        for (; n >= PL_COLUMNS; n -= PL_COLUMNS, row += PL_COLUMNS) call(PL_COLUMNS); \
+        if (PL_COLUMNS > 4 && n >= 4) {                                               \
+            call(4);                                                                  \
+            n -= 4, row += 4;                                                         \
+        }                                                                             \
+        for (; n >= 2; n -= 2, row += 2) call(2);                                     \
+        if (n) call(1);                                                               \
+    }
+
+#define QUANT_TILES(type)                   \
+    TILES(linear_q8_##type, CALL_Q8_##type) \
+    TILES(linear_f32_##type, CALL_F32_##type)
+
+#define CALL_Q8_q8_0(C) tile_q8(l, x, row, p, C, 8, SCALES_D)
+#define CALL_Q8_q4_0(C) tile_q8(l, x, row, p, C, 4, SCALES_D)
+#define CALL_Q8_q4_1(C) tile_q8(l, x, row, p, C, 4, SCALES_DM)
+#define CALL_Q8_q4_k(C) tile_q8(l, x, row, p, C, 4, SCALES_SUPER_DM)
+#define CALL_Q8_q5_k(C) tile_q8(l, x, row, p, C, 8, SCALES_SUPER_DM)
+#define CALL_Q8_q6_k(C) tile_q8(l, x, row, p, C, 8, SCALES_SUPER_HALVES)
+#define CALL_F32_q8_0(C) tile_expanded(l, x, row, p, C, 8, SCALES_D)
+#define CALL_F32_q4_0(C) tile_expanded(l, x, row, p, C, 4, SCALES_D)
+#define CALL_F32_q4_1(C) tile_expanded(l, x, row, p, C, 4, SCALES_DM)
+#define CALL_F32_q4_k(C) tile_expanded(l, x, row, p, C, 4, SCALES_SUPER_DM)
+#define CALL_F32_q5_k(C) tile_expanded(l, x, row, p, C, 8, SCALES_SUPER_DM)
+#define CALL_F32_q6_k(C) tile_expanded(l, x, row, p, C, 8, SCALES_SUPER_HALVES)
+#define CALL_f32(C) tile_plain(l, x, row, p, C, PL_F32)
+#define CALL_f16(C) tile_plain(l, x, row, p, C, PL_F16)
+#define CALL_bf16(C) tile_plain(l, x, row, p, C, PL_BF16)
+
+TILES(linear_f32, CALL_f32)
+TILES(linear_f16, CALL_f16)
+TILES(linear_bf16, CALL_bf16)
+QUANT_TILES(q8_0)
+QUANT_TILES(q4_0)
+QUANT_TILES(q4_1)
+QUANT_TILES(q4_k)
+QUANT_TILES(q5_k)
+QUANT_TILES(q6_k)
+
+static void linear(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int n,
+                   int panel, int n_panels)
+{
+    typedef void tiles(const pl_cpu_linear *, const pl_cpu_rows *, int, int, int);
+    static tiles *const table[][2] = {
+        [PL_F32] = {linear_f32, linear_f32},
+        [PL_F16] = {linear_f16, linear_f16},
+        [PL_BF16] = {linear_bf16, linear_bf16},
+        [PL_Q8_0] = {linear_f32_q8_0, linear_q8_q8_0},
+        [PL_Q4_0] = {linear_f32_q4_0, linear_q8_q4_0},
+        [PL_Q4_1] = {linear_f32_q4_1, linear_q8_q4_1},
+        [PL_Q4_K] = {linear_f32_q4_k, linear_q8_q4_k},
+        [PL_Q5_K] = {linear_f32_q5_k, linear_q8_q5_k},
+        [PL_Q6_K] = {linear_f32_q6_k, linear_q8_q6_k},
+    };
+    tiles *tile = table[l->w->type][l->quantized];
+    for (int p = panel; p < panel + n_panels; p++) tile(l, x, first, n, p);
+}

@@ -1,0 +1,305 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- flow.lua - spawn, await, sleep: coroutines over pl_poll.
+--
+--     local ev = flow.await(stream, "piece", "done", exchange, "gone")
+--
+-- Events are known by (kind, id): ids of exchanges, streams and jobs are counted apart.
+-- A pair that was ever awaited or listened to keeps its newest event until somebody takes
+-- it; so nothing is lost between two awaits, and nothing piles up: one slot a pair, since
+-- a second "piece" says no more than the first. An event of no such pair goes to the
+-- handler that `on` set for its kind, in a coroutine of its own.
+--
+--     spawned --> ready --run--> parked (await, sleep) --event, time--> ready
+--                    |
+--                    +--returns--> gone    +--fails--> on_error, gone
+--
+-- Field reads of FFI events are compiled and coroutine.resume is not: a batch is first
+-- decoded into plain arrays in one loop, then dispatched in another.
+
+local engine = require "perilune.ffi"
+local log = require "perilune.log"
+local C, ffi = engine.C, engine.ffi
+
+local M = {}
+
+local BATCH = 256
+local IDLE_MS = 1000
+
+local KINDS = {
+  request = C.PL_EV_REQUEST, gone = C.PL_EV_GONE, piece = C.PL_EV_PIECE,
+  done = C.PL_EV_DONE, job = C.PL_EV_JOB, signal = C.PL_EV_SIGNAL,
+}
+local NAMES = {}
+for name, number in pairs(KINDS) do NAMES[number] = name end
+
+local SPAN = 2 ^ 32                         -- ids are int32: kind * SPAN + id is a pair
+
+local slots                                 -- pair -> the slot of its event
+local handlers                              -- kind -> what a stranger's event starts
+local ready, n_ready                        -- tasks to run, in order
+local times, sleepers, n_sleeping           -- a heap: when, who
+local current                               -- the task that runs
+local running
+
+local function reset()
+  slots, handlers = {}, {}
+  ready, n_ready = {}, 0
+  times, sleepers, n_sleeping = {}, {}, 0
+  current, running = nil, false
+end
+reset()
+
+local function clock()
+  return tonumber(C.pl_now_ns()) * 1e-9
+end
+
+local function make_ready(task)
+  if task.ready then return end
+  task.ready = true
+  n_ready = n_ready + 1
+  ready[n_ready] = task
+end
+
+-- Starts fn(...) in a coroutine of its own, soon. The task's on_error(message) is called
+-- if it fails, after the log has the traceback.
+function M.spawn(fn, ...)
+  if type(fn) ~= "function" then error("flow.spawn: wants a function", 2) end
+  local task = { thread = coroutine.create(fn), n = select("#", ...), ... }
+  make_ready(task)
+  return task
+end
+
+-- The task that runs, or nil outside of one.
+function M.current()
+  return current
+end
+
+local function fail(task, message)
+  log.error("%s", debug.traceback(task.thread, tostring(message)))
+  if not task.on_error then return end
+  local ok, again = pcall(task.on_error, message)
+  if not ok then log.error("on_error failed itself: %s", tostring(again)) end
+end
+
+local function resume(task)
+  task.ready = false
+  current = task
+  local ok, message
+  if task.begun then
+    ok, message = coroutine.resume(task.thread)
+  else
+    task.begun = true
+    ok, message = coroutine.resume(task.thread, unpack(task, 1, task.n))
+  end
+  current = nil
+  if not ok then fail(task, message) end
+end
+
+-- Runs what is ready now; what becomes ready meanwhile waits for the next turn, so that
+-- tasks which wake each other cannot keep events from being polled.
+local function run_ready()
+  local batch, n = ready, n_ready
+  ready, n_ready = {}, 0
+  for i = 1, n do resume(batch[i]) end
+end
+
+local function pair(kind, id, level)
+  local number = KINDS[kind]
+  if not number then
+    error(("flow: no kind '%s'"):format(tostring(kind)), level + 1)
+  end
+  return number * SPAN + id
+end
+
+local function slot_of(kind, id, level)
+  local key = pair(kind, id, level + 1)
+  local slot = slots[key]
+  if not slot then
+    slot = { kind = kind, id = id, full = false }
+    slots[key] = slot
+  end
+  return slot
+end
+
+-- Calls fn(kind, id, extra) for each pair in `id, kind, kind, id, kind ...`: a number is
+-- the id of the kinds after it. Ends with what fn finds.
+local function each(level, fn, extra, ...)
+  local id
+  for i = 1, select("#", ...) do
+    local word = select(i, ...)
+    if type(word) == "number" then
+      id = word
+    elseif id then
+      local found = fn(word, id, extra, level + 1)
+      if found then return found end
+    else
+      error("flow: an id comes before its kinds", level + 1)
+    end
+  end
+end
+
+local function open(kind, id, _, level)
+  slot_of(kind, id, level + 1)
+end
+
+-- From now on keeps events of these pairs for whoever awaits them: (id, kind, ...).
+function M.listen(...)
+  each(2, open, nil, ...)
+end
+
+local function shut(kind, id, _, level)
+  slots[pair(kind, id, level + 1)] = nil
+end
+
+-- Drops these pairs: events that still come for them are strangers'.
+function M.forget(...)
+  each(2, shut, nil, ...)
+end
+
+local function take(kind, id, _, level)
+  local slot = slot_of(kind, id, level + 1)
+  if not slot.full then return nil end
+  slot.full = false
+  return slot
+end
+
+local function hold(kind, id, task, level)
+  slot_of(kind, id, level + 1).task = task
+end
+
+-- Parks until an event of one of these pairs: await(id, kind, ...). Answers the event:
+-- { kind, id, a, b, object }, good until the next await. Of several that are there, the
+-- one whose pair is named first.
+function M.await(...)
+  local task = current
+  if not task then error("flow.await: only in a task", 2) end
+  local found = each(2, take, nil, ...)
+  while not found do
+    each(2, hold, task, ...)
+    coroutine.yield()
+    each(2, hold, nil, ...)
+    found = each(2, take, nil, ...)
+  end
+  return found
+end
+
+-- Calls fn(event) in a task for each event of a kind that no pair keeps.
+function M.on(kind, fn)
+  pair(kind, 0, 2)
+  handlers[kind] = fn
+end
+
+local function swap(i, j)
+  times[i], times[j] = times[j], times[i]
+  sleepers[i], sleepers[j] = sleepers[j], sleepers[i]
+end
+
+local function push_sleeper(task, at)
+  n_sleeping = n_sleeping + 1
+  local i = n_sleeping
+  times[i], sleepers[i] = at, task
+  while i > 1 do
+    local up = math.floor(i / 2)
+    if times[up] <= times[i] then return end
+    swap(up, i)
+    i = up
+  end
+end
+
+local function pop_sleeper()
+  local task = sleepers[1]
+  swap(1, n_sleeping)
+  times[n_sleeping], sleepers[n_sleeping] = nil, nil
+  n_sleeping = n_sleeping - 1
+  local i = 1
+  while 2 * i <= n_sleeping do
+    local down = 2 * i
+    if down < n_sleeping and times[down + 1] < times[down] then down = down + 1 end
+    if times[i] <= times[down] then break end
+    swap(i, down)
+    i = down
+  end
+  return task
+end
+
+-- Parks for that long; 0 lets the others go first.
+function M.sleep(seconds)
+  local task = current
+  if not task then error("flow.sleep: only in a task", 2) end
+  local at = clock() + seconds
+  push_sleeper(task, at)
+  task.awake = false
+  while not task.awake do coroutine.yield() end
+end
+
+local function wake_sleepers()
+  if n_sleeping == 0 then return end
+  local now = clock()
+  while n_sleeping > 0 and times[1] <= now do
+    local task = pop_sleeper()
+    task.awake = true
+    make_ready(task)
+  end
+end
+
+-- Ends `run` once the tasks that are ready now have had their turn.
+function M.stop()
+  running = false
+end
+
+local kinds, ids, as, bs, objects = {}, {}, {}, {}, {}
+
+local function decode(events, n)
+  for i = 0, n - 1 do
+    local ev = events[i]
+    kinds[i], ids[i], as[i], bs[i], objects[i] = ev.kind, ev.id, ev.a, ev.b, ev.object
+  end
+end
+
+local function dispatch(n)
+  for i = 0, n - 1 do
+    local slot = slots[kinds[i] * SPAN + ids[i]]
+    if slot then
+      slot.a, slot.b, slot.object, slot.full = as[i], bs[i], objects[i], true
+      if slot.task then make_ready(slot.task) end
+    else
+      local kind = NAMES[kinds[i]]
+      local handler = handlers[kind]
+      if handler then
+        M.spawn(handler, { kind = kind, id = ids[i], a = as[i], b = bs[i],
+                           object = objects[i] })
+      end
+    end
+  end
+end
+
+local function patience()
+  if n_ready > 0 then return 0 end
+  if n_sleeping == 0 then return IDLE_MS end
+  local ms = math.ceil((times[1] - clock()) * 1e3)
+  return math.max(0, math.min(IDLE_MS, ms))
+end
+
+-- The main loop: until stop. `poll` stands in for pl_poll in tests. Tasks that are left
+-- are dropped, and all else is forgotten: a later run starts anew.
+function M.run(rt, poll)
+  poll = poll or C.pl_poll
+  local events = ffi.new("pl_event[?]", BATCH)
+  running = true
+  while true do
+    wake_sleepers()
+    run_ready()
+    if not running then break end
+    local n = poll(rt, events, BATCH, patience())
+    if n < 0 then
+      reset()
+      return engine.refusal(n)
+    end
+    decode(events, n)
+    dispatch(n)
+  end
+  reset()
+  return true
+end
+
+return M

@@ -1,0 +1,198 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- frontend.lua - the process: opens a worker and the HTTP server, runs until told to stop.
+
+local pl = require "perilune.ffi"
+local buffer = require "string.buffer"
+local flow = require "perilune.flow"
+local host = require "perilune.host"
+local log = require "perilune.log"
+local metrics = require "perilune.metrics"
+local openai = require "perilune.openai"
+local worker = require "perilune.worker"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local Server = {}
+Server.__index = Server
+
+-- Threads that prepare big requests.
+local POOL_THREADS = 2
+-- A step that takes longer than this is taken for a standstill.
+local STALL_SECONDS = 60
+local STATS_SECONDS = 10
+
+-- How long work has been queued without a step ending, if that is too long.
+function Server:stalled_for()
+  local s = self.metrics.stats
+  C.pl_engine_stats_get(self.engine, s)
+  if s.busy_since_ns == 0 then return nil end
+  local since = math.max(tonumber(s.busy_since_ns), tonumber(s.last_step_ns))
+  local seconds = (tonumber(C.pl_now_ns()) - since) / 1e9
+  return seconds > STALL_SECONDS and seconds or nil
+end
+
+-- vLLM's line, while there is something to say.
+function Server:log_stats()
+  local before, last = { 0, 0 }, tonumber(C.pl_now_ns())
+  while true do
+    flow.sleep(STATS_SECONDS)
+    local s, now = self.metrics:refresh(), tonumber(C.pl_now_ns())
+    local seconds = (now - last) / 1e9
+    local prompt, out = tonumber(s.prompt_tokens), tonumber(s.generation_tokens)
+    local active = s.running + s.waiting > 0 or prompt + out > before[1] + before[2]
+    log[active and "info" or "debug"](("Engine 000: Avg prompt throughput: %.1f tokens/s, "
+      .. "Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
+      .. "GPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%"):format(
+      (prompt - before[1]) / seconds, (out - before[2]) / seconds, s.running, s.waiting,
+      100 * s.blocks_used / math.max(s.blocks, 1),
+      100 * tonumber(s.prefix_hits) / math.max(tonumber(s.prefix_queries), 1)))
+    before, last = { prompt, out }, now
+  end
+end
+
+-- ---- what prepare.lua needs to know ---------------------------------------------------
+
+local function read_template(given)
+  if not given then return nil end
+  local f = io.open(given, "rb")
+  if not f then
+    if given:find "[{%%]" then return given end
+    return nil, ("chat_template '%s' is neither a file nor a template"):format(given)
+  end
+  local text = f:read "*a"
+  f:close()
+  return text
+end
+
+local function context(recipe, w, names)
+  local own, why = read_template(recipe.chat_template)
+  if why then return nil, why end
+  local tok, generation = w.tokenizer, w.desc.generation or {}
+  local known = {}
+  for _, name in ipairs(names) do known[name] = true end
+  return {
+    text = tok.text, vocab = w.desc.options.vocab, max_model_len = w.length,
+    names = known, defaults = generation, eos_ids = w.desc.eos_ids,
+    prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
+    bos_token = tok.bos_token, eos_token = tok.eos_token,
+    chat_template = own or tok.chat_template,
+    tool_template = own or tok.tool_template or tok.chat_template,
+    max_n = 16384, max_logprobs = recipe.max_logprobs,
+    priority = recipe.worker.scheduling_policy == "priority",
+    as_ids = recipe.http.return_tokens_as_token_ids,
+    response_role = recipe.http.response_role,
+    trust_request_chat_template = recipe.http.trust_request_chat_template,
+    prompt_tokens_details = recipe.http.enable_prompt_tokens_details,
+  }
+end
+
+-- The context as bytes, for Lua states of their own; C's objects go as addresses.
+local function blob_of(ctx)
+  local plain = {}
+  for key, value in pairs(ctx) do plain[key] = value end
+  plain.text = ffi.cast("uint64_t", ffi.cast("uintptr_t", ctx.text))
+  return buffer.encode(plain)
+end
+
+-- ---- opening --------------------------------------------------------------------------
+
+local function runtime_options(http)
+  local o = ffi.new "pl_runtime_options"
+  C.pl_runtime_options_init(o)
+  o.max_body = http.max_body_bytes
+  o.max_header_bytes = http.h11_max_incomplete_event_size
+  o.max_headers = http.h11_max_header_count
+  return o
+end
+
+local function list_of(value)
+  return type(value) == "table" and value or value and { value } or {}
+end
+
+local function new_server(recipe, w)
+  local http = recipe.http
+  local names = list_of(recipe.served_model_name)
+  if #names == 0 then names = { recipe.model } end
+  local ctx, why = context(recipe, w, names)
+  if not ctx then return nil, why end
+  return setmetatable({
+    recipe = recipe, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
+    ctx_blob = blob_of(ctx), served_names = names, name = names[1], in_flight = 0,
+    created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
+    api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
+    force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
+    id_headers = http.enable_request_id_headers, log_requests = http.enable_log_requests,
+    cors = { origins = list_of(http.allowed_origins), methods = list_of(http.allowed_methods),
+      headers = list_of(http.allowed_headers), credentials = http.allow_credentials },
+    metrics = metrics.new(w.engine, names[1]),
+  }, Server)
+end
+
+local function listen(server)
+  local http = server.recipe.http
+  local port = C.pl_listen(server.rt, http.host, http.port)
+  if port < 0 then return pl.refusal(port) end
+  log.info("serving %s at http://%s:%d", server.name, http.host, port)
+  return port
+end
+
+-- Stops at the first SIGINT or SIGTERM.
+local function on_event(server, ev)
+  if ev.kind == C.PL_EV_REQUEST then
+    flow.spawn(openai.handle, server, ffi.cast("pl_exchange *", ev.object))
+  elseif ev.kind == C.PL_EV_SIGNAL and ev.a ~= 1 then
+    log.info("stopping: signal %d", ev.a)
+    flow.stop()
+  end
+end
+
+local function serve(server)
+  if C.pl_runtime_attach(server.rt, server.engine) < 0 then
+    return pl.refusal(C.PL_EINTERNAL)
+  end
+  for _ = 1, POOL_THREADS do
+    host.spawn("perilune.pool", tonumber(ffi.cast("uintptr_t", server.rt)))
+  end
+  server.has_pool = true
+  local port, why, name = listen(server)
+  if not port then return nil, why, name end
+  if not server.recipe.disable_log_stats then
+    flow.spawn(Server.log_stats, server)
+  end
+  flow.run(server.rt, function(ev) on_event(server, ev) end)
+  return true
+end
+
+local function complain(why)
+  log.error("%s", why)
+  return 1
+end
+
+-- Serves a resolved recipe until a signal; answers the exit code.
+function M.run(recipe)
+  log.level(recipe.log_level)
+  local w, why = worker.open(recipe, recipe.worker)
+  if not w then return complain(why) end
+  local server
+  server, why = new_server(recipe, w)
+  if not server then
+    worker.close(w)
+    return complain(why)
+  end
+  server.rt = C.pl_runtime_open(runtime_options(recipe.http))
+  local ok
+  if server.rt == nil then
+    why = ffi.string(C.pl_error_text())
+  else
+    ok, why = serve(server)
+    C.pl_job_stop(server.rt)
+    host.join()
+    C.pl_runtime_close(server.rt)
+  end
+  worker.close(w)
+  if not ok then return complain(why) end
+  return 0
+end
+
+return M

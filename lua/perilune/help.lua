@@ -1,0 +1,116 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- help.lua - what `perilune help` says: the commands, one option, or all of them.
+
+local nearest = require "perilune.nearest"
+local schema = require "perilune.schema"
+local values = require "perilune.values"
+
+local M = {}
+
+local USAGE = [[
+perilune serves language models.
+
+  perilune run RECIPE [--option value]     serve; a recipe is a Lua file: agg is one
+  perilune check RECIPE [--option value]   say every value and who set it
+  perilune chat [--url URL]                talk to a server
+  perilune bench [--url URL]               measure a server
+  perilune help [OPTION]                   an option's row; `help options`: all of them
+  perilune version
+  perilune lua FILE                        run a Lua file in this program]]
+
+function M.usage()
+  return USAGE
+end
+
+local WHERE = {
+  top = "at the top of a recipe", http = "in http = { ... }",
+  pool = "in a pool: worker = { ... }",
+}
+
+local function default_of(row)
+  if row.unset then return row.unset end
+  return values.show(row.default)
+end
+
+local function row_text(row)
+  local out = {
+    ("%s   --%s"):format(row.name, row.name:gsub("_", "-")),
+    "  " .. row.doc,
+    "  wants    " .. values.wants(row),
+    "  default  " .. default_of(row),
+    "  stands   " .. WHERE[row.section],
+  }
+  if row.env then out[#out + 1] = "  or       $" .. table.concat(row.env, ", $") end
+  out[#out + 1] = row.live and "  live: a running server may be told another value"
+                  or "  fixed while running"
+  return table.concat(out, "\n")
+end
+
+local TITLES = {
+  top = "At the top of a recipe", http = "In `http = { ... }`",
+  pool = "In a pool, `worker = { ... }`",
+}
+
+local HEAD = [[
+# Options
+
+<!-- `perilune help options > docs/options.md` writes this, from schema.lua. -->
+
+Each stands in a recipe under its name, and on the command line with dashes:
+`max_num_seqs = 64` and `--max-num-seqs 64`. A flag of a pool's option means every pool;
+`--worker.max-num-seqs 64` means one. A boolean is `--name` or `--no-name`; an integer may
+be written `1k` (1000) or `1K` (1024); a table is JSON, or one field of it:
+`--hf-overrides.rope_theta 1e6`.
+
+A value comes from the default, the environment, the recipe or a flag; the later wins.
+`perilune check RECIPE` shows every value and who set it. Options that are *live* are
+read anew for each request; the others are fixed while the server runs.]]
+
+local function cell(text)
+  return (text:gsub("|", "\\|"):gsub("<", "&lt;"))
+end
+
+local function table_row(row)
+  local default = row.unset or "`" .. values.show(row.default) .. "`"
+  local doc = row.doc
+  if row.env then doc = doc .. " (`$" .. table.concat(row.env, "`, `$") .. "`)" end
+  if row.also then doc = doc .. "; also `" .. table.concat(row.also, "`, `") .. "`" end
+  return ("| `%s` | %s | %s | %s | %s |"):format(
+    row.name, cell(default), cell(values.wants(row)), row.live and "live" or "",
+    cell(doc))
+end
+
+-- docs/options.md, whole.
+function M.options()
+  local out = { HEAD }
+  for _, section in ipairs(schema.sections) do
+    out[#out + 1] = "\n## " .. TITLES[section]
+    out[#out + 1] = "\n| option | default | wants | live | meaning |"
+    out[#out + 1] = "|---|---|---|---|---|"
+    for _, row in ipairs(schema.rows[section]) do out[#out + 1] = table_row(row) end
+  end
+  return table.concat(out, "\n")
+end
+
+-- What there is to say about a word; nil, why, hint where there is nothing.
+function M.about(word)
+  if word == "options" then return M.options() end
+  local name = word:gsub("^%-%-", ""):gsub("-", "_"):match "[^.]*$"
+  local row = schema.find(name)
+  if row then return row_text(row) end
+  for section, hooks in pairs(schema.hooks) do
+    if hooks[name] then
+      return ("%s   a hook: a function %s\n  %s"):format(
+        name, WHERE[section], hooks[name])
+    end
+  end
+  local names = {}
+  for _, section in ipairs(schema.sections) do
+    for _, known in ipairs(schema.names(section)) do names[#names + 1] = known end
+  end
+  local near = nearest(name, names)
+  return nil, ("no option '%s'"):format(word),
+         near and ("did you mean '%s'?"):format(near) or "perilune help options"
+end
+
+return M

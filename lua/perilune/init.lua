@@ -1,0 +1,107 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- init.lua - `pl`, all that a recipe sees: local pl = require "perilune".
+
+local engine = require "perilune.ffi"
+local flags = require "perilune.flags"
+local load = require "perilune.recipe_load"
+local log = require "perilune.log"
+local nearest = require "perilune.nearest"
+local schema = require "perilune.schema"
+local values = require "perilune.values"
+
+local pl = { version = engine.ffi.string(engine.C.pl_version()), log = log }
+
+-- One row of pl.args, made whole: its kind is that of its default.
+local function argument(row)
+  local name, default, doc = row[1], row[2], row[3]
+  if type(name) ~= "string" or not name:match "^[%a_][%w_]*$" then
+    error("pl.args: a row is { name, default, doc }", 3)
+  end
+  if schema.find(name) then
+    error(("pl.args: '%s' is an option of perilune's own already"):format(name), 3)
+  end
+  local made = { name = name, default = default, doc = doc or "",
+                 kind = row.kind or type(default),
+                 min = row.min, max = row.max, choices = row.choices }
+  if made.kind == "table" and default[1] then made.kind = "strings" end
+  if default == nil or made.kind == "function" then
+    error(("pl.args: '%s' needs a default"):format(name), 3)
+  end
+  local ok, good, why = pcall(values.check, made, default)
+  if not ok then error(("pl.args: '%s' is of no known kind"):format(name), 3) end
+  if good == nil then error(("pl.args: default of '%s' %s"):format(name, why), 3) end
+  return made
+end
+
+-- Gives an argument its value: a flag's, or its default.
+local function settle(made, current)
+  for _, other in ipairs(current.args) do
+    if other.name == made.name then
+      error(("pl.args: '%s' is declared twice"):format(made.name), 3)
+    end
+  end
+  local value, by = flags.claim(current.words, made)
+  if value ~= nil then
+    made.value, made.origin = value, by.word
+  elseif by then
+    load.fail(by, true)
+  else
+    made.value, made.origin = made.default, "default"
+  end
+  current.args[#current.args + 1] = made
+end
+
+-- The recipe's own arguments, a row each: { name, default, doc, min =, max = ... }.
+-- A row is a flag and its line of help; the values come back as a table.
+function pl.args(rows)
+  local current = load.current()
+  if not current then error("pl.args: only while a recipe is loaded", 2) end
+  local out = {}
+  for _, row in ipairs(rows) do
+    local made = argument(row)
+    settle(made, current)
+    out[made.name] = made.value
+  end
+  return setmetatable({}, {
+    __index = function(_, key)
+      if out[key] == nil then
+        error(("pl.args has no row '%s'"):format(tostring(key)), 2)
+      end
+      return out[key]
+    end,
+    __newindex = function(_, key)
+      error(("argument '%s' assigned; it is its user's to set"):format(key), 2)
+    end,
+  })
+end
+
+-- A recipe's table, as its file returns it.
+function pl.load(name)
+  if type(name) ~= "string" then error("pl.load: wants the name of a recipe", 2) end
+  local ok, value = pcall(load.load, name)
+  if not ok then error(tostring(value), 0) end
+  return value
+end
+
+-- Another recipe with some of its values changed: pl.extend("agg", { http = { ... } }).
+function pl.extend(name, changes)
+  if type(name) ~= "string" or type(changes) ~= "table" then
+    error("pl.extend: wants the name of a recipe and a table", 2)
+  end
+  return load.extend(load.load(name), changes)
+end
+
+local names = {}
+for name in pairs(pl) do names[#names + 1] = name end
+
+return setmetatable({}, {
+  __index = function(_, key)
+    if pl[key] ~= nil then return pl[key] end
+    local near = nearest(tostring(key), names)
+    error(("pl has no '%s'%s"):format(tostring(key),
+          near and ("; did you mean '%s'?"):format(near) or ""), 2)
+  end,
+  __newindex = function(_, key)
+    error(("pl.%s assigned; pl is not a recipe's to change"):format(tostring(key)), 2)
+  end,
+})

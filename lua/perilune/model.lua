@@ -1,0 +1,242 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- model.lua - what a model is: found by name, described from its files, loaded.
+--
+--   local path = model.resolve "Qwen/Qwen3-0.6B"
+--   local desc = model.describe(path)         reads headers only
+--   local m, files = model.load(desc, device)
+--   ...
+--   model.close(m, files)
+--
+-- Each returns nil, message, name where it refuses.
+
+local F = require "perilune.model_fields"
+local config = require "perilune.model_config"
+local gguf = require "perilune.model_gguf"
+local pl = require "perilune.ffi"
+local tensors = require "perilune.model_tensors"
+
+local ffi = pl.ffi
+
+local M = {}
+
+-- ---- finding -------------------------------------------------------------------------
+
+local function cache_folder(getenv)
+  local function env(name)
+    local value = getenv(name)
+    return value ~= "" and value or nil
+  end
+  local home = env "HOME" or ""
+  local folder = env "HF_HUB_CACHE" or env "HF_HOME" and env "HF_HOME" .. "/hub"
+                 or (env "XDG_CACHE_HOME" or home .. "/.cache") .. "/huggingface/hub"
+  return (folder:gsub("^~", home))
+end
+
+-- Names become paths: nothing that could lead elsewhere.
+local function is_plain(text)
+  return text:find "^[%w._/-]+$" and not text:find("..", 1, true)
+end
+
+local function is_hub_name(name)
+  local _, slashes = name:gsub("/", "")
+  return is_plain(name) and slashes <= 1 and not name:find "^[/.]" and not name:find "/$"
+end
+
+local function find_snapshot(name, opts)
+  local folder = cache_folder(opts.getenv or os.getenv)
+  local repo = folder .. "/models--" .. name:gsub("/", "--")
+  local revision = opts.revision or "main"
+  local ref = repo .. "/refs/" .. revision
+  if F.kind_of(ref) == "file" then
+    revision = F.read_text(ref, 256):match "^%s*(.-)%s*$"
+  end
+  local path = repo .. "/snapshots/" .. revision
+  if is_plain(revision) and F.kind_of(path .. "/config.json") then return path end
+  F.refuse("PL_ENOTFOUND", "'%s' is no folder with a config.json, no .gguf file, and not "
+           .. "in '%s'; to get it: huggingface-cli download %s", name, folder, name)
+end
+
+local function resolve(name, opts)
+  local kind = F.kind_of(name)
+  local path = #name > 1 and name:gsub("/+$", "") or name
+  if kind == "file" or F.kind_of(path .. "/config.json") == "file" then return path end
+  if is_hub_name(name) and not name:find "%.gguf$" then
+    return find_snapshot(name, opts)
+  end
+  if kind == "folder" then
+    F.refuse("PL_ENOTFOUND", "'%s' holds no config.json; a GGUF model is named by its "
+             .. "file", name)
+  end
+  F.refuse("PL_ENOTFOUND", "no model at '%s', wanted a folder, a .gguf file or org/name",
+           name)
+end
+
+-- A path to a folder or a .gguf file, from such a path or a name on the hub (which must
+-- be in the local cache). opts: revision; getenv, for the environment.
+function M.resolve(name, opts)
+  if type(name) ~= "string" or name == "" then
+    error("a model's name is '" .. tostring(name) .. "', wanted a string", 2)
+  end
+  return F.guard(resolve, name, opts or {})
+end
+
+-- ---- describing ----------------------------------------------------------------------
+
+local function close_all(files)
+  for _, w in ipairs(files) do pl.C.pl_weights_close(w) end
+end
+
+local function open_all(paths)
+  local files = {}
+  for i, path in ipairs(paths) do
+    files[i] = pl.C.pl_weights_open(path)
+    if files[i] == nil then
+      files[i] = nil
+      close_all(files)
+      F.refuse("PL_EFORMAT", "%s", ffi.string(pl.C.pl_error_text()))
+    end
+  end
+  return files
+end
+
+local function with_files(paths, act, ...)
+  local files = open_all(paths)
+  local ok, result = pcall(act, files, ...)
+  close_all(files)
+  if not ok then error(result, 0) end
+  return result
+end
+
+local function name_of(path)
+  local org, name = path:match "models%-%-([^/]-)%-%-([^/]+)/snapshots/[^/]+$"
+  if org then return org .. "/" .. name end
+  return (path:match "([^/]+)$" or path):gsub("%.gguf$", "")
+end
+
+-- What the fingerprint says of a model besides its files: the options, in a fixed order.
+local function canonical(desc)
+  local keys, parts = {}, { desc.architecture, desc.bias }
+  for key in pairs(desc.options) do keys[#keys + 1] = key end
+  table.sort(keys)
+  for _, key in ipairs(keys) do
+    parts[#parts + 1] = ("%s=%.9g"):format(key, tonumber(desc.options[key]))
+  end
+  return table.concat(parts, "\n")
+end
+
+local function fingerprint(desc, files)
+  local text = canonical(desc)
+  local hash = pl.C.pl_weights_fingerprint(nil, text, #text, 0)
+  for _, w in ipairs(files) do hash = pl.C.pl_weights_fingerprint(w, "", 0, hash) end
+  return bit.tohex(hash, 16)
+end
+
+local function complete(files, desc)
+  tensors.check_index(desc, files)
+  desc.weight_map = nil
+  desc.dtype = desc.dtype or tensors.main_type(files) or "float32"
+  desc.max_positions = desc.options.max_positions
+  desc.fingerprint = fingerprint(desc, files)
+  return desc
+end
+
+local function describe_file(files, path) return gguf.describe(path, files[1]) end
+
+local function describe(path, opts)
+  local desc
+  if F.kind_of(path) == "folder" then
+    desc = config.describe(path, opts)
+    if #desc.files == 0 and opts.load_format ~= "dummy" then
+      F.refuse("PL_ENOTFOUND", "no model.safetensors and no model.safetensors.index.json "
+               .. "in '%s'", path)
+    end
+  elseif path:find "%.safetensors$" then
+    F.refuse("PL_EUNSUPPORTED", "'%s' lacks a config.json: name the folder that holds "
+             .. "both", path)
+  else
+    desc = with_files({ path }, describe_file, path)
+  end
+  desc.path, desc.name = path, name_of(path)
+  return with_files(desc.files, complete, desc)
+end
+
+-- A table of what the model is, from headers alone: path, name, format ("gguf" or "hf"),
+-- architecture (as config.json names it), options (of pl_model_options, those a file
+-- decides), bias ("none", "qkv" or "qkvo"), dtype, max_positions, generation (sampling
+-- defaults), eos_ids, bos_id, files, fingerprint.
+-- opts: hf_overrides, a table that replaces fields of config.json; load_format "dummy"
+-- needs no weights.
+function M.describe(path, opts)
+  return F.guard(describe, path, opts or {})
+end
+
+-- ---- loading -------------------------------------------------------------------------
+
+-- What load gives the model: a list of { role, layer, expert, name, shape, tensor }.
+-- `files` are open pl_weights in the order of desc.files.
+function M.tensors(desc, files)
+  return F.guard(tensors.match, desc, files)
+end
+
+local function check(status)
+  if status >= 0 then return end
+  local _, why, name = pl.refusal(status)
+  F.refuse(name, "%s", why)
+end
+
+local function fill(model, list, progress)
+  local done, total = 0, 0
+  for _, row in ipairs(list) do total = total + tonumber(row.tensor.bytes) end
+  for _, row in ipairs(list) do
+    check(pl.C.pl_model_tensor(model, row.role, row.layer, row.expert, row.tensor))
+    done = done + tonumber(row.tensor.bytes)
+    if progress then progress(done, total) end
+  end
+end
+
+local function options_of(desc, opts)
+  local o = ffi.new("pl_model_options", desc.options)
+  o.block_size, o.kv_type, o.activations = 16, pl.C.PL_F16, pl.C.PL_F32
+  for key, value in pairs(opts.options or {}) do o[key] = value end
+  o.dummy_seed = opts.seed or 0
+  return o
+end
+
+local function load_onto(files, desc, device, options, opts)
+  local model = pl.C.pl_model_open(device, options)
+  if model == nil then check(pl.C.PL_EINVAL) end
+  local ok, why = pcall(function()
+    if opts.load_format == "dummy" then
+      check(pl.C.pl_model_dummy(model))
+    else
+      fill(model, tensors.match(desc, files), opts.progress)
+    end
+    check(pl.C.pl_model_ready(model))
+  end)
+  if ok then return model end
+  pl.C.pl_model_close(model)
+  error(why, 0)
+end
+
+local function load(desc, device, opts)
+  local options = options_of(desc, opts)
+  local files = open_all(opts.load_format == "dummy" and {} or desc.files)
+  local ok, model = pcall(load_onto, files, desc, device, options, opts)
+  if ok then return model, files end
+  close_all(files)
+  error(model, 0)
+end
+
+-- The model on the device, ready, and its files: the device may go on reading them, so
+-- both are closed together, by close(). opts: options (block_size, kv_type, activations),
+-- load_format "dummy" with a seed, progress(done, total) in bytes.
+function M.load(desc, device, opts)
+  return F.guard(load, desc, device, opts or {})
+end
+
+function M.close(model, files)
+  pl.C.pl_model_close(model)
+  close_all(files)
+end
+
+return M

@@ -1,0 +1,292 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- model_config.lua - what a Hugging Face folder says of its model, without its weights.
+--
+-- config.json becomes pl_model_options; what the engine cannot do is refused by field.
+
+local F = require "perilune.model_fields"
+local pl = require "perilune.ffi"
+
+local C = pl.C
+local limits = F.limits
+
+local M = {}
+
+local architectures = {
+  LlamaForCausalLM = { arch = C.PL_ARCH_LLAMA, kv_heads_optional = true },
+  MistralForCausalLM = { arch = C.PL_ARCH_LLAMA, windowed = true },
+  Qwen2ForCausalLM = { arch = C.PL_ARCH_QWEN2, switched = true },
+  Qwen3ForCausalLM = { arch = C.PL_ARCH_QWEN3, switched = true },
+  Qwen3MoeForCausalLM = { arch = C.PL_ARCH_QWEN3_MOE, switched = true, moe = true },
+}
+
+-- ---- rope ----------------------------------------------------------------------------
+
+local scalings = {}
+
+function scalings.default(_, o) o.rope_scaling = C.PL_ROPE_PLAIN end
+
+local function stretch(scaling, o, from)
+  o.rope_factor = F.number(scaling, "factor", 1, limits.factor)
+  o.max_positions = math.floor(from * o.rope_factor)
+  if o.max_positions > limits.positions then
+    F.wrong(scaling, "factor", "at most " .. limits.positions .. " positions")
+  end
+end
+
+function scalings.linear(scaling, o)
+  o.rope_scaling = C.PL_ROPE_LINEAR
+  stretch(scaling, o, o.max_positions)
+end
+
+function scalings.llama3(scaling, o)
+  o.rope_scaling = C.PL_ROPE_LLAMA3
+  o.rope_factor = F.number(scaling, "factor", 1, limits.factor)
+  o.rope_low = F.number(scaling, "low_freq_factor", 1e-3, 1e3)
+  o.rope_high = F.number(scaling, "high_freq_factor", 1e-3, 1e3)
+  o.rope_original = F.integer(scaling, "original_max_position_embeddings", 1,
+                              limits.positions)
+  if o.rope_high <= o.rope_low then
+    F.wrong(scaling, "high_freq_factor", "more than low_freq_factor, " .. o.rope_low)
+  end
+end
+
+function scalings.yarn(scaling, o)
+  for _, key in ipairs { "mscale", "mscale_all_dim", "attn_factor" } do
+    if F.has(scaling, key) then F.unsupported(scaling, key, "none") end
+  end
+  if not F.boolean(scaling, "truncate", true) then
+    F.unsupported(scaling, "truncate", "true")
+  end
+  o.rope_scaling = C.PL_ROPE_YARN
+  o.rope_low = F.number(scaling, "beta_slow", 1e-3, 1e3, 1)
+  o.rope_high = F.number(scaling, "beta_fast", 1e-3, 1e3, 32)
+  if o.rope_high <= o.rope_low then
+    F.wrong(scaling, "beta_fast", "more than beta_slow, " .. o.rope_low)
+  end
+  o.rope_attention = F.number(scaling, "attention_factor", 1e-3, 1e3, 0)
+  o.rope_original = F.integer(scaling, "original_max_position_embeddings", 1,
+                              limits.positions, o.max_positions)
+  stretch(scaling, o, o.rope_original)
+end
+
+-- `rope_parameters` is the newer spelling of `rope_scaling` and holds theta as well.
+local function read_rope(config, o)
+  local parameters = F.object(config, "rope_parameters", false)
+  local scaling = F.object(config, "rope_scaling", false) or parameters
+  local where = parameters and F.has(parameters, "rope_theta") and parameters or config
+  o.rope_theta = F.number(where, "rope_theta", 1, limits.theta, 10000)
+  for _, fields in ipairs { config, parameters or nil } do
+    if F.number(fields, "partial_rotary_factor", 0, 1, 1) ~= 1 then
+      F.unsupported(fields, "partial_rotary_factor", "1")
+    end
+  end
+  if not scaling then return scalings.default(nil, o) end
+  local key = F.has(scaling, "rope_type") and "rope_type" or "type"
+  local read = scalings[F.string(scaling, key, "default")]
+  if not read then F.unsupported(scaling, key, "default, linear, llama3 or yarn") end
+  read(scaling, o)
+end
+
+-- ---- windows -------------------------------------------------------------------------
+
+-- Layers that see a window must follow those that see everything.
+local function read_layer_types(config, o)
+  local kinds = F.list(config, "layer_types", "string")
+  if #kinds ~= o.n_layers then
+    F.wrong(config, "layer_types", o.n_layers .. " of them")
+  end
+  local first = o.n_layers
+  for i, kind in ipairs(kinds) do
+    if kind == "sliding_attention" then
+      first = math.min(first, i - 1)
+    elseif kind ~= "full_attention" then
+      F.unsupported(config, "layer_types", "full_attention and sliding_attention")
+    elseif first < i - 1 then
+      F.unsupported(config, "layer_types", "full_attention before sliding_attention")
+    end
+  end
+  return first
+end
+
+local function read_window(config, o, known)
+  o.window, o.first_window_layer = 0, 0
+  local listed, switched = F.has(config, "layer_types"), known.switched
+  if switched and not F.boolean(config, "use_sliding_window", false) then return end
+  if not (known.windowed or switched or listed) then return end
+  if not F.has(config, "sliding_window") then return end
+  if known.moe then F.unsupported(config, "use_sliding_window", "false") end
+  local first = 0
+  if listed then
+    first = read_layer_types(config, o)
+  elseif switched then
+    first = F.integer(config, "max_window_layers", 0, limits.layers)
+  end
+  if first >= o.n_layers then return end
+  o.window = F.integer(config, "sliding_window", 1, limits.positions)
+  o.first_window_layer = first
+end
+
+-- ---- the whole -----------------------------------------------------------------------
+
+local function read_sizes(config, o, known)
+  o.n_layers = F.integer(config, "num_hidden_layers", 1, limits.layers)
+  o.hidden = F.integer(config, "hidden_size", 1, limits.hidden)
+  o.n_heads = F.integer(config, "num_attention_heads", 1, limits.heads)
+  o.n_kv_heads = F.integer(config, "num_key_value_heads", 1, limits.heads,
+                           known.kv_heads_optional and o.n_heads or nil)
+  o.head_dim = F.head_dim(config, "head_dim", "num_attention_heads", o)
+  F.check_heads(config, o, { head_dim = "head_dim", n_kv_heads = "num_key_value_heads" })
+  o.ffn = F.integer(config, "intermediate_size", 1, limits.ffn)
+  o.vocab = F.integer(config, "vocab_size", 1, limits.vocab)
+  o.max_positions = F.integer(config, "max_position_embeddings", 1, limits.positions)
+  o.norm_eps = F.number(config, "rms_norm_eps", 1e-12, 1, 1e-6)
+  o.tied = F.boolean(config, "tie_word_embeddings", false) and 1 or 0
+end
+
+local function read_experts(config, o)
+  o.n_experts = F.integer(config, "num_experts", 1, limits.experts)
+  o.n_experts_used = F.integer(config, "num_experts_per_tok", 1, o.n_experts)
+  o.expert_ffn = F.integer(config, "moe_intermediate_size", 1, limits.ffn)
+  o.norm_topk = F.boolean(config, "norm_topk_prob", false) and 1 or 0
+  if F.integer(config, "decoder_sparse_step", 0, limits.layers, 1) ~= 1 then
+    F.unsupported(config, "decoder_sparse_step", "1")
+  end
+  if #F.list(config, "mlp_only_layers", "number", {}) > 0 then
+    F.unsupported(config, "mlp_only_layers", "[]")
+  end
+  for _, key in ipairs { "n_shared_experts", "num_shared_experts",
+                         "shared_expert_intermediate_size" } do
+    if F.integer(config, key, 0, limits.ffn, 0) ~= 0 then
+      F.unsupported(config, key, "0")
+    end
+  end
+end
+
+local function refuse_others(config, known)
+  if F.has(config, "quantization_config") then
+    F.unsupported(config, "quantization_config", "none")
+  end
+  if F.string(config, "hidden_act", "silu") ~= "silu" then
+    F.unsupported(config, "hidden_act", "silu")
+  end
+  if F.boolean(config, "mlp_bias", false) then
+    F.unsupported(config, "mlp_bias", "false")
+  end
+  if not known.moe and F.integer(config, "num_experts", 0, limits.experts, 0) ~= 0 then
+    F.unsupported(config, "num_experts", "0")
+  end
+end
+
+local function read_dtype(config)
+  local key = F.has(config, "dtype") and "dtype" or "torch_dtype"
+  local dtype = F.string(config, key, false)
+  if dtype and not ({ float32 = 1, float16 = 1, bfloat16 = 1 })[dtype] then
+    F.unsupported(config, key, "float32, float16 or bfloat16")
+  end
+  return dtype or nil
+end
+
+local function read_architecture(config)
+  local name = F.list(config, "architectures", "string")[1]
+  local known = architectures[name]
+  if not known then
+    local names = {}
+    for each in pairs(architectures) do names[#names + 1] = each end
+    table.sort(names)
+    F.unsupported(config, "architectures", "one of " .. table.concat(names, ", "))
+  end
+  return name, known
+end
+
+local function read_config(config)
+  local name, known = read_architecture(config)
+  refuse_others(config, known)
+  local o = { arch = known.arch, rope_order = C.PL_ROPE_HALVES, n_experts = 0,
+              n_experts_used = 0, expert_ffn = 0, norm_topk = 0, rope_factor = 1,
+              rope_low = 0, rope_high = 0, rope_attention = 0, rope_original = 0 }
+  read_sizes(config, o, known)
+  if known.moe then read_experts(config, o) end
+  read_rope(config, o)
+  read_window(config, o, known)
+  local bias = F.boolean(config, "attention_bias", false) and "qkvo" or "none"
+  if known.arch == C.PL_ARCH_QWEN2 then bias = "qkv" end
+  return { format = "hf", architecture = name, options = o, bias = bias,
+           dtype = read_dtype(config) }
+end
+
+-- ---- generation_config.json ----------------------------------------------------------
+
+local function read_generation(fields)
+  return {
+    temperature = F.number(fields, "temperature", 0, 1e6, false) or nil,
+    top_p = F.number(fields, "top_p", 1e-9, 1, false) or nil,
+    top_k = F.integer(fields, "top_k", -1, 2 ^ 31 - 1, false) or nil,
+    min_p = F.number(fields, "min_p", 0, 1, false) or nil,
+    repetition_penalty = F.number(fields, "repetition_penalty", 1e-3, 1e3, false) or nil,
+    max_new_tokens = F.integer(fields, "max_new_tokens", 1, 2 ^ 31 - 1, false) or nil,
+  }
+end
+
+local function first_that_has(key, ...)
+  for _, fields in ipairs { ... } do
+    if F.has(fields, key) then return fields end
+  end
+  return (...)
+end
+
+-- ---- the folder ----------------------------------------------------------------------
+
+-- As when a configuration is loaded and then told so: a field replaces a field. The two
+-- spellings of rope are one field, but for theta.
+local function override(config, overrides)
+  local new, old = overrides.rope_parameters, config.rope_parameters
+  for key, value in pairs(overrides) do config[key] = value end
+  if not new then return end
+  if overrides.rope_scaling == nil then config.rope_scaling = nil end
+  if type(new) == "table" and type(old) == "table" and new.rope_theta == nil then
+    config.rope_parameters = { rope_theta = old.rope_theta }
+    for key, value in pairs(new) do config.rope_parameters[key] = value end
+  end
+end
+
+-- The files that hold the weights, and which tensor the index says is in which.
+local function find_files(path)
+  local single = path .. "/model.safetensors"
+  if F.kind_of(single) == "file" then return { single } end
+  local index_path = path .. "/model.safetensors.index.json"
+  if not F.kind_of(index_path) then return {} end
+  local index = F.of(index_path, F.read_json(index_path))
+  local map, names, files = index.get "weight_map", {}, {}
+  if type(map) ~= "table" then F.wrong(index, "weight_map", "an object") end
+  for tensor, name in pairs(map) do
+    if type(name) ~= "string" or not name:find "^[%w._-]+%.safetensors$" then
+      F.refuse("PL_EFORMAT", "%s: tensor '%s' is in '%s', wanted a .safetensors file",
+               index_path, tensor, tostring(name))
+    end
+    if not names[name] then files[#files + 1] = path .. "/" .. name end
+    names[name] = true
+  end
+  table.sort(files)
+  return files, map
+end
+
+function M.describe(path, opts)
+  local config_path = path .. "/config.json"
+  local raw = F.read_json(config_path)
+  override(raw, opts.hf_overrides or {})
+  local config = F.of(config_path, raw)
+  local desc = read_config(config)
+  local generation_path = path .. "/generation_config.json"
+  local generation = F.of(generation_path, F.kind_of(generation_path) == "file"
+                          and F.read_json(generation_path) or {})
+  local vocab = desc.options.vocab
+  desc.generation = read_generation(generation)
+  desc.eos_ids = F.ids(first_that_has("eos_token_id", generation, config), "eos_token_id",
+                       vocab)
+  desc.bos_id = F.integer(first_that_has("bos_token_id", generation, config),
+                          "bos_token_id", 0, vocab - 1, false) or nil
+  desc.files, desc.weight_map = find_files(path)
+  return desc
+end
+
+return M

@@ -1,0 +1,175 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- model_gguf.lua - what the header of a GGUF file says of its model.
+
+local F = require "perilune.model_fields"
+local pl = require "perilune.ffi"
+
+local C, ffi = pl.C, pl.ffi
+local limits = F.limits
+
+local M = {}
+
+-- Converters permute the rows of Q and K for `llama` alone.
+local architectures = {
+  llama = { name = "LlamaForCausalLM", arch = C.PL_ARCH_LLAMA, order = C.PL_ROPE_PAIRS },
+  qwen2 = { name = "Qwen2ForCausalLM", arch = C.PL_ARCH_QWEN2, order = C.PL_ROPE_HALVES },
+  qwen3 = { name = "Qwen3ForCausalLM", arch = C.PL_ARCH_QWEN3, order = C.PL_ROPE_HALVES },
+  qwen3moe = { name = "Qwen3MoeForCausalLM", arch = C.PL_ARCH_QWEN3_MOE,
+               order = C.PL_ROPE_HALVES, moe = true },
+}
+
+local function value_of(weights, key)
+  local m = ffi.new "pl_meta"
+  if C.pl_weights_meta(weights, key, m) < 0 then return nil end
+  if m.kind == C.PL_JSON_STRING then return ffi.string(m.string, m.len) end
+  if m.kind == C.PL_JSON_ARRAY then return { n = m.n } end
+  if m.kind == C.PL_JSON_TRUE then return true end
+  if m.kind == C.PL_JSON_FALSE then return false end
+  return m.number
+end
+
+local function fields_of(path, weights, prefix)
+  local function get(key) return value_of(weights, prefix .. key) end
+  return { file = path, prefix = prefix, get = get }
+end
+
+-- The file's own word for the vocabulary is optional; the embedding has the last one.
+local function read_vocab(own, weights)
+  local embedding = C.pl_weights_find(weights, "token_embd.weight")
+  if embedding == nil or embedding.n_dims ~= 2 then
+    F.refuse("PL_EFORMAT", "%s: no matrix 'token_embd.weight'", own.file)
+  end
+  local vocab = tonumber(embedding.dims[0])
+  if vocab > limits.vocab then
+    F.refuse("PL_EFORMAT", "%s: 'token_embd.weight' has %d rows, wanted at most %d",
+             own.file, vocab, limits.vocab)
+  end
+  if F.integer(own, "vocab_size", 1, limits.vocab, vocab) ~= vocab then
+    F.wrong(own, "vocab_size", vocab .. ", the rows of token_embd.weight")
+  end
+  return vocab
+end
+
+local function read_sizes(own, weights, o)
+  o.n_layers = F.integer(own, "block_count", 1, limits.layers)
+  o.hidden = F.integer(own, "embedding_length", 1, limits.hidden)
+  o.n_heads = F.integer(own, "attention.head_count", 1, limits.heads)
+  o.n_kv_heads = F.integer(own, "attention.head_count_kv", 1, limits.heads, o.n_heads)
+  o.head_dim = F.head_dim(own, "attention.key_length", "attention.head_count", o)
+  F.check_heads(own, o, { head_dim = "attention.key_length",
+                          n_kv_heads = "attention.head_count_kv" })
+  for _, key in ipairs { "attention.value_length", "rope.dimension_count" } do
+    if F.integer(own, key, 1, limits.head_dim, o.head_dim) ~= o.head_dim then
+      F.unsupported(own, key, o.head_dim .. ", as attention.key_length")
+    end
+  end
+  o.ffn = F.integer(own, "feed_forward_length", 1, limits.ffn)
+  o.vocab = read_vocab(own, weights)
+  o.max_positions = F.integer(own, "context_length", 1, limits.positions)
+  o.norm_eps = F.number(own, "attention.layer_norm_rms_epsilon", 1e-12, 1)
+  o.tied = C.pl_weights_find(weights, "output.weight") == nil and 1 or 0
+end
+
+local function read_experts(own, o, known)
+  if not known.moe then
+    if F.integer(own, "expert_count", 0, limits.experts, 0) ~= 0 then
+      F.unsupported(own, "expert_count", "0")
+    end
+    return
+  end
+  o.n_experts = F.integer(own, "expert_count", 1, limits.experts)
+  o.n_experts_used = F.integer(own, "expert_used_count", 1, o.n_experts)
+  o.expert_ffn = F.integer(own, "expert_feed_forward_length", 1, limits.ffn)
+  o.norm_topk = F.boolean(own, "expert_weights_norm", true) and 1 or 0
+  if F.integer(own, "expert_shared_count", 0, limits.experts, 0) ~= 0 then
+    F.unsupported(own, "expert_shared_count", "0")
+  end
+end
+
+local function read_yarn(own, o)
+  o.rope_scaling = C.PL_ROPE_YARN
+  o.rope_low = F.number(own, "rope.scaling.yarn_beta_slow", 1e-3, 1e3, 1)
+  o.rope_high = F.number(own, "rope.scaling.yarn_beta_fast", 1e-3, 1e3, 32)
+  if o.rope_high <= o.rope_low then
+    F.wrong(own, "rope.scaling.yarn_beta_fast", "more than " .. o.rope_low)
+  end
+  o.rope_original = F.integer(own, "rope.scaling.original_context_length", 1,
+                              limits.positions)
+  local attention = F.number(own, "rope.scaling.attn_factor", 1e-3, 1e3, 1)
+  if attention ~= 1 then
+    o.rope_attention = attention * (0.1 * math.log(o.rope_factor) + 1)
+  end
+end
+
+-- llama3's scaling is no metadata here: it is the tensor rope_freqs.weight.
+local function read_rope(own, o)
+  o.rope_theta = F.number(own, "rope.freq_base", 1, limits.theta, 10000)
+  local kind = F.string(own, "rope.scaling.type", "none")
+  if kind == "none" then return end
+  o.rope_factor = F.number(own, "rope.scaling.factor", 1, limits.factor)
+  if kind == "yarn" then
+    read_yarn(own, o)
+  elseif kind == "linear" then
+    o.rope_scaling = C.PL_ROPE_LINEAR
+  else
+    F.unsupported(own, "rope.scaling.type", "none, linear or yarn")
+  end
+end
+
+local function read_options(own, weights, known)
+  local o = { arch = known.arch, rope_order = known.order, n_experts = 0,
+              n_experts_used = 0, expert_ffn = 0, norm_topk = 0, window = 0,
+              first_window_layer = 0, rope_scaling = C.PL_ROPE_PLAIN, rope_factor = 1,
+              rope_low = 0, rope_high = 0, rope_attention = 0, rope_original = 0 }
+  read_sizes(own, weights, o)
+  read_experts(own, o, known)
+  read_rope(own, o)
+  if F.has(own, "attention.sliding_window") then
+    F.unsupported(own, "attention.sliding_window", "none")
+  end
+  return o
+end
+
+-- A file has no word for which biases there are; the first layer shows it.
+local function find_bias(weights)
+  local function has(name) return C.pl_weights_find(weights, "blk.0." .. name) ~= nil end
+  if not has "attn_q.bias" then return "none" end
+  return has "attn_output.bias" and "qkvo" or "qkv"
+end
+
+-- End of text, of turn and of message all end an answer.
+local function read_ends(tokenizer, vocab)
+  local ids, seen = {}, {}
+  for _, key in ipairs { "eos_token_id", "eot_token_id", "eom_token_id" } do
+    local id = F.integer(tokenizer, key, 0, vocab - 1, false)
+    if id and not seen[id] then
+      ids[#ids + 1] = id
+      seen[id] = true
+    end
+  end
+  return ids
+end
+
+function M.describe(path, weights)
+  local general = fields_of(path, weights, "general.")
+  local split = fields_of(path, weights, "split.")
+  local tokenizer = fields_of(path, weights, "tokenizer.ggml.")
+  local kind = F.string(general, "architecture")
+  local known = architectures[kind]
+  if not known then
+    F.unsupported(general, "architecture", "llama, qwen2, qwen3 or qwen3moe")
+  end
+  if F.integer(split, "count", 0, 65535, 1) > 1 then
+    F.unsupported(split, "count", "1")
+  end
+  local options = read_options(fields_of(path, weights, kind .. "."), weights, known)
+  return {
+    format = "gguf", architecture = known.name, options = options,
+    bias = options.arch == C.PL_ARCH_QWEN2 and "qkv" or find_bias(weights),
+    generation = {}, eos_ids = read_ends(tokenizer, options.vocab),
+    bos_id = F.integer(tokenizer, "bos_token_id", 0, options.vocab - 1, false) or nil,
+    files = { path },
+  }
+end
+
+return M

@@ -1,0 +1,218 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- openai.lua - the HTTP API: which path does what, who may call it.
+--
+-- Bodies, fields, defaults and errors are OpenAI's as vLLM has them (docs/http.md).
+
+local pl = require "perilune.ffi"
+local json = require "perilune.json"
+local log = require "perilune.log"
+local serve = require "perilune.serve"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local JSON = "application/json"
+
+local function reply(x, status, body, headers, kind)
+  headers = headers or ""
+  C.pl_exchange_reply(x, status, kind or JSON, headers, #headers, body, #body)
+end
+
+local function header(x, name)
+  local v = C.pl_exchange_header(x, name)
+  if v ~= nil then return ffi.string(v) end
+end
+
+-- ---- routes ------------------------------------------------------------------------
+
+local function model_card(server, name)
+  return json.object("id", name, "object", "model", "created", server.created,
+    "owned_by", "perilune", "root", server.desc.path, "parent", json.null,
+    "max_model_len", server.ctx.max_model_len, "permission", json.array {
+      json.object("id", "modelperm-" .. server.desc.fingerprint:sub(1, 32),
+        "object", "model_permission", "created", server.created,
+        "allow_create_engine", false, "allow_sampling", true, "allow_logprobs", true,
+        "allow_search_indices", false, "allow_view", true, "allow_fine_tuning", false,
+        "organization", "*", "group", json.null, "is_blocking", false) })
+end
+
+local function models(server, x, headers)
+  local list = {}
+  for i, name in ipairs(server.served_names) do list[i] = model_card(server, name) end
+  reply(x, 200, json.encode(json.object("object", "list", "data", json.array(list))), headers)
+end
+
+local function tokenize(server, x, headers)
+  local plan = serve.plan(server, x, "tokenize")
+  if plan.refused then return serve.refuse(x, plan.refused) end
+  reply(x, 200, json.encode(json.object("count", #plan.ids, "max_model_len",
+    server.ctx.max_model_len, "tokens", json.array(plan.ids), "token_strs",
+    plan.strings and json.array(plan.strings) or json.null)), headers)
+end
+
+local function detokenize(server, x, headers)
+  local plan = serve.plan(server, x, "detokenize")
+  if plan.refused then return serve.refuse(x, plan.refused) end
+  reply(x, 200, json.encode(json.object("prompt", plan.text)), headers)
+end
+
+-- Health is progress: work is queued and no step has ended for longer than any should take.
+local function health(server, x, headers)
+  local stalled = server:stalled_for()
+  if stalled then
+    return serve.refuse(x, { status = 503, headers = headers,
+      message = ("the engine has not finished a step for %.0f s"):format(stalled) })
+  end
+  reply(x, 200, "", headers)
+end
+
+local function metrics(server, x, headers)
+  local buf = ffi.new "pl_buf"
+  server.metrics:refresh()
+  C.pl_metric_render(buf)
+  reply(x, 200, pl.take(buf), headers, "text/plain; version=0.0.4; charset=utf-8")
+end
+
+local function version(_, x, headers)
+  reply(x, 200, json.encode { version = ffi.string(C.pl_version()) }, headers)
+end
+
+local function load_of(server, x, headers)
+  reply(x, 200, json.encode { server_load = server.in_flight }, headers)
+end
+
+local function reset_prefix_cache(server, x, headers)
+  if C.pl_engine_reset_cache(server.engine) < 0 then
+    return serve.refuse(x, { status = 503, headers = headers,
+      message = "the prefix cache is in use; try again when no request runs" })
+  end
+  reply(x, 200, "", headers)
+end
+
+local function generate(kind)
+  return function(server, x, headers)
+    server.in_flight = server.in_flight + 1
+    local ok, why = xpcall(serve.generate, debug.traceback, server, x, kind, headers)
+    server.in_flight = server.in_flight - 1
+    if not ok then error(why, 0) end
+  end
+end
+
+local ROUTES = {
+  ["/v1/chat/completions"] = { POST = generate "chat" },
+  ["/v1/completions"] = { POST = generate "completion" },
+  ["/v1/models"] = { GET = models },
+  ["/tokenize"] = { POST = tokenize },
+  ["/detokenize"] = { POST = detokenize },
+  ["/health"] = { GET = health },
+  ["/ping"] = { GET = health, POST = health },
+  ["/metrics"] = { GET = metrics },
+  ["/version"] = { GET = version },
+  ["/load"] = { GET = load_of },
+  ["/reset_prefix_cache"] = { POST = reset_prefix_cache },
+}
+
+-- ---- who may ------------------------------------------------------------------------
+
+-- Compares in time that depends on the lengths alone.
+local function same(a, b)
+  local diff = #a == #b and 0 or 1
+  for i = 1, #b do
+    if a:byte((i - 1) % math.max(#a, 1) + 1) ~= b:byte(i) then diff = 1 end
+  end
+  return diff == 0
+end
+
+local function authorized(server, x, path)
+  if #server.api_keys == 0 or path:sub(1, 3) ~= "/v1" then return true end
+  local token = (header(x, "authorization") or ""):match "^[Bb]earer (.+)$"
+  local ok = false
+  for _, key in ipairs(server.api_keys) do
+    if token and same(token, key) then ok = true end
+  end
+  return ok
+end
+
+local function allowed(list, value)
+  for _, v in ipairs(list) do
+    if v == "*" or v == value then return true end
+  end
+  return false
+end
+
+-- The headers of Cross-Origin Resource Sharing; "" where the request has no origin.
+local function cors(server, x)
+  local origin = header(x, "origin")
+  local c = server.cors
+  if not origin or origin:find "[%c]" or not allowed(c.origins, origin) then return "" end
+  local any = c.origins[1] == "*" and not c.credentials
+  return "Access-Control-Allow-Origin: " .. (any and "*" or origin) .. "\r\n"
+    .. (c.credentials and "Access-Control-Allow-Credentials: true\r\n" or "")
+    .. (any and "" or "Vary: Origin\r\n")
+end
+
+local function preflight(server, x, headers)
+  if headers == "" then return reply(x, 400, "Disallowed CORS origin", "", "text/plain") end
+  local asked = header(x, "access-control-request-headers") or "*"
+  if asked:find "[%c]" then asked = "*" end
+  headers = headers .. "Access-Control-Allow-Methods: "
+    .. (server.cors.methods[1] == "*" and "GET, POST, OPTIONS"
+      or table.concat(server.cors.methods, ", ")) .. "\r\n"
+    .. "Access-Control-Allow-Headers: "
+    .. (server.cors.headers[1] == "*" and asked or table.concat(server.cors.headers, ", "))
+    .. "\r\nAccess-Control-Max-Age: 600\r\n"
+  reply(x, 200, "OK", headers, "text/plain")
+end
+
+local function is_json(x)
+  local kind = header(x, "content-type")
+  return kind ~= nil and kind:lower():match "^%s*application/json%s*;?" ~= nil
+end
+
+local function request_id(server, x)
+  local id = server.id_headers and header(x, "x-request-id")
+  return id and not id:find "[%c]" and "X-Request-Id: " .. id .. "\r\n" or ""
+end
+
+-- Answers one exchange.
+local function dispatch(server, x)
+  local method, path = ffi.string(C.pl_exchange_method(x)), ffi.string(C.pl_exchange_path(x))
+  local headers = cors(server, x) .. request_id(server, x)
+  local function no(status, message, more)
+    serve.refuse(x, { status = status, message = message, headers = headers .. (more or "") })
+  end
+  if method == "OPTIONS" and header(x, "access-control-request-method") then
+    return preflight(server, x, headers)
+  end
+  local route = ROUTES[path]
+  if not route or (path == "/reset_prefix_cache" and not server.dev_mode) then
+    return no(404, "Not Found")
+  end
+  local handler = route[method == "HEAD" and "GET" or method]
+  if not handler then
+    local methods = {}
+    for m in pairs(route) do methods[#methods + 1] = m end
+    return no(405, "Method Not Allowed", "Allow: " .. table.concat(methods, ", ") .. "\r\n")
+  end
+  if not authorized(server, x, path) then
+    return no(401, "Unauthorized", "WWW-Authenticate: Bearer\r\n")
+  end
+  local length = ffi.new "size_t[1]"
+  C.pl_exchange_body(x, length)
+  if method == "POST" and length[0] > 0 and not is_json(x) then
+    return no(415, "Unsupported Media Type: Only 'application/json' is allowed")
+  end
+  return handler(server, x, headers)
+end
+
+-- The coroutine of an exchange: whatever happens, it is answered and released.
+function M.handle(server, x)
+  local ok, why = xpcall(dispatch, debug.traceback, server, x)
+  if not ok then
+    log.error("%s", why)
+    serve.refuse(x, { status = 500, message = "Internal server error" })
+  end
+  C.pl_exchange_release(x)
+end
+
+return M

@@ -1,0 +1,272 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- params.lua - sampling parameters: from a request's fields to pl_params and its lists.
+--
+-- Names, defaults and messages are vLLM's (SamplingParams); what is wrong is refused here,
+-- before anything is queued. Refusals are raised as tables { status, message, param }, and
+-- caught once, in prepare.lua.
+
+local pl = require "perilune.ffi"
+local json = require "perilune.json"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local INT_MAX = 2147483647
+
+-- Stops the request: a 400 unless `status` says otherwise.
+function M.refuse(message, param, status)
+  error({ status = status or 400, message = message, param = param }, 0)
+end
+local refuse = M.refuse
+
+local function shown(v)
+  if type(v) == "string" then return "'" .. v:sub(1, 60) .. "'" end
+  if type(v) == "table" then return json.is_array(v) and "a list" or "an object" end
+  return tostring(v)
+end
+
+-- A field's value or nil: absent and null are the same.
+local function given(req, name)
+  local v = req[name]
+  if v ~= json.null then return v end
+end
+M.given = given
+
+function M.number(req, name)
+  local v = given(req, name)
+  if v == nil then return nil end
+  local n = json.tonumber(v)
+  if not n then refuse(("%s must be a number, got %s."):format(name, shown(v)), name) end
+  return n
+end
+
+local function to_integer(v, name)
+  local n = json.tonumber(v)
+  if not n or n % 1 ~= 0 then
+    refuse(("%s must be an integer, got %s."):format(name, shown(v)), name)
+  end
+  if n > INT_MAX or n < -INT_MAX then
+    refuse(("%s is out of range, got %s."):format(name, shown(v)), name)
+  end
+  return n
+end
+
+function M.integer(req, name)
+  local v = given(req, name)
+  if v ~= nil then return to_integer(v, name) end
+end
+
+function M.boolean(req, name, default)
+  local v = given(req, name)
+  if v == nil then return default or false end
+  if type(v) ~= "boolean" then
+    refuse(("%s must be true or false, got %s."):format(name, shown(v)), name)
+  end
+  return v
+end
+
+function M.string(req, name)
+  local v = given(req, name)
+  if v ~= nil and type(v) ~= "string" then
+    refuse(("%s must be a string, got %s."):format(name, shown(v)), name)
+  end
+  return v
+end
+
+function M.list(req, name, max)
+  local v = given(req, name)
+  if v == nil then return {} end
+  if not json.is_array(v) then
+    refuse(("%s must be a list, got %s."):format(name, shown(v)), name)
+  end
+  if #v > max then refuse(("%s has more than %d entries."):format(name, max), name) end
+  return v
+end
+
+-- A list of token ids below `vocab`.
+local function ids(req, name, vocab)
+  local out = {}
+  for i, v in ipairs(M.list(req, name, vocab)) do
+    local id = to_integer(v, name)
+    if id < 0 or id >= vocab then
+      refuse(("%s contains out-of-vocab token id %d; the vocabulary has %d.")
+        :format(name, id, vocab), name)
+    end
+    out[i] = id
+  end
+  return out
+end
+
+-- name, field of pl_params, test, what vLLM says when it fails.
+local FLOATS = {
+  { "presence_penalty", function(v) return v >= -2 and v <= 2 end, "must be in [-2, 2]" },
+  { "frequency_penalty", function(v) return v >= -2 and v <= 2 end, "must be in [-2, 2]" },
+  { "repetition_penalty", function(v) return v > 0 and v < math.huge end,
+    "must be greater than zero" },
+  { "temperature", function(v) return v >= 0 and v < math.huge end, "must be non-negative" },
+  { "top_p", function(v) return v > 0 and v <= 1 end, "must be in (0, 1]" },
+  { "min_p", function(v) return v >= 0 and v <= 1 end, "must be in [0, 1]" },
+}
+
+local function read_floats(req, defaults, p)
+  for _, row in ipairs(FLOATS) do
+    local name, good, wanted = row[1], row[2], row[3]
+    local v = M.number(req, name) or defaults[name]
+    if v then
+      if not good(v) then refuse(("%s %s, got %s."):format(name, wanted, v), name) end
+      p[name] = v
+    end
+  end
+  if p.temperature > 0 and p.temperature < 0.01 then p.temperature = 0.01 end
+end
+
+local function read_counts(req, defaults, p)
+  local k = M.integer(req, "top_k") or defaults.top_k or 0
+  if k < -1 then
+    refuse(("top_k must be 0 (disable), or at least 1, got %d."):format(k), "top_k")
+  end
+  p.top_k = k
+  local least = M.integer(req, "min_tokens") or 0
+  if least < 0 then
+    refuse(("min_tokens must be greater than or equal to 0, got %d."):format(least),
+      "min_tokens")
+  end
+  p.min_tokens = least
+  p.ignore_eos = M.boolean(req, "ignore_eos")
+  p.priority = M.integer(req, "priority") or 0
+end
+
+local function seed_of(req)
+  local v = given(req, "seed")
+  if v == nil then return C.pl_entropy() end
+  if ffi.istype("int64_t", v) then return ffi.cast("uint64_t", v) end
+  local n = json.tonumber(v)
+  if not n or n % 1 ~= 0 then
+    refuse(("seed must be an integer, got %s."):format(shown(v)), "seed")
+  end
+  return ffi.cast("uint64_t", ffi.cast("int64_t", n))
+end
+
+-- Token and string lists that go with the parameters.
+local function read_lists(req, ctx, out)
+  out.stop_ids = ids(req, "stop_token_ids", ctx.vocab)
+  local allowed = ids(req, "allowed_token_ids", ctx.vocab)
+  if given(req, "allowed_token_ids") then
+    if #allowed == 0 then
+      refuse("allowed_token_ids is not None and empty!", "allowed_token_ids")
+    end
+    out.allowed = allowed
+  end
+  local bias = given(req, "logit_bias")
+  if bias ~= nil then out.bias = M.bias(bias, ctx.vocab) end
+  out.bad_words = M.strings(req, "bad_words", 1024)
+  out.stop = M.stop_strings(req)
+end
+
+function M.bias(v, vocab)
+  if not json.is_object(v) then
+    refuse(("logit_bias must be an object, got %s."):format(shown(v)), "logit_bias")
+  end
+  local bias = { ids = {}, values = {} }
+  for _, key in ipairs(json.keys(v)) do
+    local id, value = tonumber(key), json.tonumber(v[key])
+    if not id or not key:match "^%d+$" then
+      refuse(("Invalid key in logit_bias: %s. Must be an integer."):format(shown(key)),
+        "logit_bias")
+    end
+    if not value then refuse("logit_bias values must be numbers.", "logit_bias") end
+    if id >= vocab then
+      refuse(("token_id(s) [%d] in logit_bias contain out-of-vocab token ids."):format(id),
+        "logit_bias")
+    end
+    table.insert(bias.ids, id)
+    table.insert(bias.values, math.max(-100, math.min(100, value)))
+  end
+  return bias
+end
+
+function M.strings(req, name, max)
+  local out = {}
+  for i, s in ipairs(M.list(req, name, max)) do
+    if type(s) ~= "string" then
+      refuse(("%s must be a list of strings."):format(name), name)
+    end
+    out[i] = s
+  end
+  return out
+end
+
+function M.stop_strings(req)
+  local v = given(req, "stop")
+  local list = type(v) == "string" and { v } or M.strings(req, "stop", 64)
+  for _, s in ipairs(list) do
+    if s == "" then refuse("stop cannot contain an empty string.", "stop") end
+  end
+  return list
+end
+
+-- Reads everything but max_tokens and logprobs, whose meaning differs between the two
+-- endpoints. `ctx`: vocab, defaults (of generation_config.json). Returns a table with
+-- `p` (pl_params) and stop, stop_ids, allowed, bias, bad_words, n.
+function M.read(req, ctx)
+  local p = ffi.new "pl_params"
+  C.pl_params_init(p)
+  local out = { p = p }
+  read_floats(req, ctx.defaults, p)
+  read_counts(req, ctx.defaults, p)
+  p.seed = seed_of(req)
+  local n = M.integer(req, "n") or 1
+  if n < 1 then refuse(("n must be at least 1, got %d."):format(n), "n") end
+  if n > ctx.max_n then
+    refuse(("n must be at most %d, got %d."):format(ctx.max_n, n), "n")
+  end
+  if n > 1 and p.temperature < 1e-5 then
+    refuse(("n must be 1 when using greedy sampling, got %d."):format(n), "n")
+  end
+  out.n = n
+  read_lists(req, ctx, out)
+  out.skip_special = M.boolean(req, "skip_special_tokens", true)
+  out.include_stop = M.boolean(req, "include_stop_str_in_output")
+  if M.boolean(req, "use_beam_search") then
+    refuse("beam search is not supported.", "use_beam_search")
+  end
+  return out
+end
+
+-- How many logprobs: nil is none. `max`: the server's --max-logprobs, -1 is no cap.
+function M.logprobs(count, name, ctx)
+  if count == nil then return -1 end
+  if count == -1 then count = ctx.vocab end
+  if count < 0 then
+    refuse(("%s must be non-negative, got %d."):format(name, count), name)
+  end
+  if ctx.max_logprobs >= 0 and count > ctx.max_logprobs then
+    refuse(("Requested %s of %d, which is greater than max allowed: %d")
+      :format(name == "prompt_logprobs" and "prompt logprobs" or "sample logprobs", count,
+        ctx.max_logprobs), name)
+  end
+  return math.min(count, ctx.vocab)
+end
+
+-- Sets max_tokens: what was asked, capped by generation_config's max_new_tokens, or the
+-- rest of the context. `where` is vLLM's word for the prompt: "messages" or "prompt".
+function M.limit(out, asked, n_prompt, ctx, where)
+  local p, rest = out.p, ctx.max_model_len - n_prompt
+  if asked and asked < 1 then
+    refuse(("max_tokens must be at least 1, got %d."):format(asked), "max_tokens")
+  end
+  if rest < 1 or (asked and asked > rest) then
+    local completion = asked or 0
+    refuse(("This model's maximum context length is %d tokens. However, you requested %d "
+      .. "tokens (%d in the %s, %d in the completion). Please reduce the length of the %s "
+      .. "or completion."):format(ctx.max_model_len, n_prompt + completion, n_prompt, where,
+      completion, where), where)
+  end
+  p.max_tokens = math.min(asked or rest, ctx.defaults.max_new_tokens or rest)
+  if p.min_tokens > p.max_tokens then
+    refuse(("min_tokens must be less than or equal to max_tokens=%d, got %d.")
+      :format(p.max_tokens, p.min_tokens), "min_tokens")
+  end
+end
+
+return M

@@ -1,0 +1,360 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- prepare.lua - from a request's bytes to sequences that an engine can take.
+--
+-- What is long and alone happens here: parsing, checking, templates, tokenizing. It runs
+-- on the lua thread for small requests and in the pool (pool.lua) for big ones, so it knows
+-- nothing but its arguments, and its answer, the *plan*, is plain data: sequences and ids
+-- are C's, named by their addresses.
+--
+--   plan = prepare.run(ctx, "chat", body)
+--   plan.refused = { status, message, param }        or
+--   plan.prompts[i] = { n_tokens, ids, text, prime, seqs = { { address, id }, ... } }
+--
+-- ctx (made once by serve.lua): text, vocab, max_model_len, defaults, max_n, max_logprobs,
+-- chat (a template), prefix_ids, suffix_ids, eos_ids, bos_token, eos_token, as_ids, ...
+
+local pl = require "perilune.ffi"
+local json = require "perilune.json"
+local params = require "perilune.params"
+local messages = require "perilune.messages"
+local C, ffi = pl.C, pl.ffi
+local refuse, given = params.refuse, params.given
+
+local M = {}
+
+-- How many of the prompt's last ids a streaming decoder looks back on.
+local PRIME = 6
+
+local function checked(status)
+  if status < 0 then refuse(ffi.string(C.pl_error_text())) end
+end
+
+-- A prompt in hand: { tokens (int32_t *), n_tokens, text, keep (anchors the memory) }. With
+-- special_ids, the ids that the tokenizer puts before and after a text are there too.
+local function prompt_of_text(ctx, text, special_ids)
+  local buf = ffi.new "pl_buf"
+  local status = C.pl_text_encode(ctx.text, text, #text, 1, buf)
+  if status < 0 then
+    C.pl_buf_fini(buf)
+    checked(status)
+  end
+  local before = special_ids and ctx.prefix_ids or {}
+  local after = special_ids and ctx.suffix_ids or {}
+  local n = tonumber(buf.len) / 4
+  local tokens = ffi.new("int32_t[?]", #before + n + #after + 1)
+  for i, id in ipairs(before) do tokens[i - 1] = id end
+  ffi.copy(tokens + #before, buf.data, buf.len)
+  for i, id in ipairs(after) do tokens[#before + n + i - 1] = id end
+  C.pl_buf_fini(buf)
+  return { tokens = tokens, n_tokens = #before + n + #after, text = text, keep = tokens }
+end
+
+local function prompt_of_ids(ctx, node)
+  local n = C.pl_json_size(node)
+  local ids = ffi.new("int32_t[?]", math.max(n, 1))
+  checked(C.pl_json_ints(node, ids, n))
+  for i = 0, n - 1 do
+    if ids[i] < 0 or ids[i] >= ctx.vocab then
+      refuse(("Token id %d is out of vocabulary"):format(ids[i]), "prompt")
+    end
+  end
+  return { tokens = ids, n_tokens = n, keep = ids }
+end
+
+-- The four forms of /v1/completions' prompt.
+local function completion_prompts(ctx, node, special_ids)
+  local kind = node ~= nil and C.pl_json_kind(node) or C.PL_JSON_NULL
+  local function text(v)
+    local len = ffi.new "size_t[1]"
+    local s = C.pl_json_string(v, len)
+    return prompt_of_text(ctx, ffi.string(s, len[0]), special_ids)
+  end
+  if kind == C.PL_JSON_STRING then return { text(node) } end
+  if kind ~= C.PL_JSON_ARRAY or C.pl_json_size(node) == 0 then
+    refuse("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
+  end
+  local first = C.pl_json_kind(C.pl_json_item(node, 0))
+  if first == C.PL_JSON_INTEGER then return { prompt_of_ids(ctx, node) } end
+  local list = {}
+  if C.pl_json_size(node) > ctx.max_n then
+    refuse(("prompt has more than %d entries."):format(ctx.max_n), "prompt")
+  end
+  for i = 0, C.pl_json_size(node) - 1 do
+    local item = C.pl_json_item(node, i)
+    if C.pl_json_kind(item) ~= first then
+      refuse("prompt must be a string, a list of strings, a list of token ids, or a list "
+        .. "of lists of token ids.", "prompt")
+    end
+    if first == C.PL_JSON_STRING then
+      list[#list + 1] = text(item)
+    elseif first == C.PL_JSON_ARRAY then
+      list[#list + 1] = prompt_of_ids(ctx, item)
+    else
+      refuse("prompt must hold strings or token ids.", "prompt")
+    end
+  end
+  return list
+end
+
+local function int_array(ids)
+  return ffi.new("int32_t[?]", math.max(#ids, 1), ids), #ids
+end
+
+-- One sequence with all that the request said about it.
+local function open_seq(ctx, req, prompt, sampling, child)
+  local p = sampling.p
+  local seed = p.seed
+  p.seed = seed + child
+  local seq = C.pl_seq_open(prompt.tokens, prompt.n_tokens, p)
+  p.seed = seed
+  if seq == nil then refuse(ffi.string(C.pl_error_text())) end
+  seq = ffi.gc(seq, C.pl_seq_close)
+  checked(C.pl_seq_eos(seq, int_array(ctx.eos_ids)))
+  checked(C.pl_seq_stop_ids(seq, int_array(sampling.stop_ids)))
+  if sampling.allowed then checked(C.pl_seq_allow(seq, int_array(sampling.allowed))) end
+  local bias = sampling.bias
+  if bias and #bias.ids > 0 then
+    local values = ffi.new("float[?]", #bias.values, bias.values)
+    checked(C.pl_seq_bias(seq, ffi.new("int32_t[?]", #bias.ids, bias.ids), values, #bias.ids))
+  end
+  for _, ids in ipairs(sampling.bad_ids) do checked(C.pl_seq_bad_word(seq, int_array(ids))) end
+  local salt = params.string(req, "cache_salt")
+  if salt == "" then refuse("cache_salt must be a non-empty string.", "cache_salt") end
+  if salt then checked(C.pl_seq_salt(seq, salt, #salt)) end
+  return seq
+end
+
+local function id_list(prompt)
+  local ids = {}
+  for i = 1, prompt.n_tokens do ids[i] = prompt.tokens[i - 1] end
+  return ids
+end
+
+-- A bad word counts with and without the space that may stand before it, as in vLLM.
+local function bad_word_ids(ctx, words)
+  local out = {}
+  for _, word in ipairs(words) do
+    for _, form in ipairs { word, " " .. word:gsub("^ +", "") } do
+      local ids = id_list(prompt_of_text(ctx, form, false))
+      if #ids > 0 then out[#out + 1] = ids end
+    end
+  end
+  return out
+end
+
+local function last_ids(prompt)
+  local ids = {}
+  for i = math.max(0, prompt.n_tokens - PRIME), prompt.n_tokens - 1 do
+    ids[#ids + 1] = prompt.tokens[i]
+  end
+  return ids
+end
+
+-- Turns prompts into the plan's, each with n sequences.
+local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
+  plan.prompts = {}
+  local owned = {}
+  for i, prompt in ipairs(prompts) do
+    if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
+    params.limit(sampling, asked, prompt.n_tokens, ctx, where)
+    local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
+    if plan.echo then entry.text = prompt.text or M.decode(ctx, prompt) end
+    if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
+    for child = 0, sampling.n - 1 do
+      local seq = open_seq(ctx, req, prompt, sampling, child)
+      owned[#owned + 1] = seq
+      entry.seqs[child + 1] = {
+        address = ffi.cast("uint64_t", ffi.cast("uintptr_t", seq)), id = C.pl_seq_id(seq),
+      }
+    end
+    plan.prompts[i] = entry
+  end
+  for _, seq in ipairs(owned) do ffi.gc(seq, nil) end   -- the plan owns them now
+end
+
+function M.decode(ctx, prompt)
+  local buf = ffi.new "pl_buf"
+  checked(C.pl_text_decode(ctx.text, prompt.tokens, prompt.n_tokens, 0, buf))
+  return pl.take(buf)
+end
+
+local function stream_options(req, plan)
+  plan.stream = params.boolean(req, "stream")
+  local options = given(req, "stream_options")
+  if options == nil then return end
+  if not plan.stream then
+    refuse("Stream options can only be defined when `stream=True`.", "stream_options")
+  end
+  if not json.is_object(options) then
+    refuse("stream_options must be an object.", "stream_options")
+  end
+  plan.include_usage = params.boolean(options, "include_usage")
+  plan.continuous_usage = plan.include_usage
+    and params.boolean(options, "continuous_usage_stats")
+end
+
+local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex", "guided_choice",
+  "guided_grammar", "prompt_embeds", "suffix", "logits_processors", "kv_transfer_params" }
+
+local function refuse_unsupported(req)
+  for _, name in ipairs(UNSUPPORTED) do
+    local v = given(req, name)
+    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
+  end
+  local format = given(req, "response_format")
+  if format ~= nil and not (type(format) == "table" and format.type == "text") then
+    refuse("response_format other than {\"type\": \"text\"} is not supported.",
+      "response_format")
+  end
+end
+
+-- The model asked for: one of ours, or none named.
+local function model_of(ctx, req)
+  local name = params.string(req, "model")
+  if name and not ctx.names[name] then
+    refuse(("The model `%s` does not exist."):format(name), "model", 404)
+  end
+  return name
+end
+
+-- What both endpoints have in common.
+local function common(ctx, req, kind)
+  refuse_unsupported(req)
+  local plan = { kind = kind, model = model_of(ctx, req) }
+  stream_options(req, plan)
+  local sampling = params.read(req, ctx)
+  sampling.bad_ids = bad_word_ids(ctx, sampling.bad_words)
+  plan.n, plan.stop, plan.skip_special = sampling.n, sampling.stop, sampling.skip_special
+  plan.include_stop, plan.min_tokens = sampling.include_stop, sampling.p.min_tokens
+  plan.return_ids = params.boolean(req, "return_token_ids")
+  plan.as_ids = params.boolean(req, "return_tokens_as_token_ids", ctx.as_ids)
+  plan.request_id = params.string(req, "request_id")
+  plan.echo = params.boolean(req, "echo")
+  if sampling.p.priority ~= 0 and not ctx.priority then
+    refuse("Got priority " .. sampling.p.priority .. " but Priority scheduling is not "
+      .. "enabled.", "priority")
+  end
+  local prompt_logprobs = params.integer(req, "prompt_logprobs")
+  if prompt_logprobs and plan.stream and (prompt_logprobs > 0 or prompt_logprobs == -1) then
+    refuse("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
+  end
+  sampling.p.prompt_logprobs = params.logprobs(prompt_logprobs, "prompt_logprobs", ctx)
+  plan.prompt_logprobs = sampling.p.prompt_logprobs
+  return plan, sampling
+end
+
+function M.completion(ctx, req, node)
+  local plan, sampling = common(ctx, req, "completion")
+  local asked = params.integer(req, "max_tokens") or 16
+  local count = params.integer(req, "logprobs")
+  sampling.p.logprobs = params.logprobs(count, "logprobs", ctx)
+  plan.logprobs = sampling.p.logprobs
+  if plan.echo and count and sampling.p.prompt_logprobs < 0 then
+    sampling.p.prompt_logprobs = sampling.p.logprobs
+  end
+  plan.only_echo = plan.echo and asked == 0
+  if plan.only_echo then asked = 1 end
+  local prompts = completion_prompts(ctx, node,
+    params.boolean(req, "add_special_tokens", true))
+  plan_prompts(ctx, req, plan, prompts, sampling, asked, "prompt")
+  return plan
+end
+
+local function chat_logprobs(ctx, req, sampling)
+  local top = params.integer(req, "top_logprobs")
+  local on = params.boolean(req, "logprobs")
+  if top and top ~= 0 and not on then
+    refuse("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+  end
+  if top and top < -1 then
+    refuse("`top_logprobs` must be a positive value or -1.", "top_logprobs")
+  end
+  sampling.p.logprobs = on and params.logprobs(top or 0, "top_logprobs", ctx) or -1
+  return sampling.p.logprobs
+end
+
+function M.chat(ctx, req)
+  local plan, sampling = common(ctx, req, "chat")
+  plan.logprobs = chat_logprobs(ctx, req, sampling)
+  local text = messages.render(ctx, req)
+  local asked = params.integer(req, "max_completion_tokens")
+    or params.integer(req, "max_tokens")
+  local prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
+  plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
+    or messages.last_role(req)
+  if plan.echo then plan.echo_content = messages.last_content(req) end
+  plan_prompts(ctx, req, plan, { prompt }, sampling, asked, "messages")
+  return plan
+end
+
+function M.tokenize(ctx, req, node)
+  local prompt
+  if given(req, "messages") then
+    local text = messages.render(ctx, req)
+    prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
+  else
+    if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_STRING then
+      refuse("prompt must be a string.", "prompt")
+    end
+    local special = params.boolean(req, "add_special_tokens", true)
+    prompt = completion_prompts(ctx, node, special)[1]
+  end
+  local plan = { kind = "tokenize", model = model_of(ctx, req), ids = id_list(prompt) }
+  if params.boolean(req, "return_token_strs") then
+    plan.strings = {}
+    for i, id in ipairs(plan.ids) do
+      local buf = ffi.new "pl_buf"
+      checked(C.pl_text_bytes(ctx.text, id, buf))
+      plan.strings[i] = pl.take(buf)
+    end
+  end
+  return plan
+end
+
+function M.detokenize(ctx, req, _, doc)
+  local node = C.pl_json_find(doc, "tokens")
+  if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_ARRAY then
+    refuse("tokens must be a list of token ids.", "tokens")
+  end
+  return { kind = "detokenize", model = model_of(ctx, req),
+    text = M.decode(ctx, prompt_of_ids(ctx, node)) }
+end
+
+-- The request as Lua values, but for what may be long and is read in place.
+local IN_PLACE = { prompt = true, tokens = true }
+
+local function lift(doc)
+  local req, len = json.object(), ffi.new "size_t[1]"
+  local at = C.pl_json_next(doc, nil)
+  while at ~= nil do
+    local key = ffi.string(C.pl_json_key(at, len), len[0])
+    if not IN_PLACE[key] then json.set(req, key, json.value(C.pl_json_value(at))) end
+    at = C.pl_json_next(doc, at)
+  end
+  return req
+end
+
+local function plan_of(ctx, kind, doc)
+  if C.pl_json_kind(doc) ~= C.PL_JSON_OBJECT then refuse "The body must be a JSON object." end
+  return M[kind](ctx, lift(doc), C.pl_json_find(doc, "prompt"), doc)
+end
+
+local function explain(e)
+  if type(e) == "table" then return e end
+  return { status = 500, message = "Internal server error",
+    trace = debug.traceback(tostring(e), 2) }
+end
+
+-- The plan for a request of `kind`: chat, completion, tokenize or detokenize. A defect in
+-- here is a 500 with a line in the log, never an error thrown at the caller.
+function M.run(ctx, kind, body)
+  local doc = C.pl_json_open(body, #body)
+  if doc == nil then
+    return { refused = { status = 400, message = ffi.string(C.pl_error_text()) } }
+  end
+  local ok, plan = xpcall(plan_of, explain, ctx, kind, doc)
+  C.pl_json_close(doc)
+  return ok and plan or { refused = plan }
+end
+
+return M

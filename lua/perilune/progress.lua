@@ -1,0 +1,31 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- progress.lua - a bar on a terminal; nothing where standard error is none.
+
+local M = {}
+
+local WIDTH = 30
+
+local function is_terminal()
+  local ok, status = pcall(os.execute, "test -t 2")
+  return ok and (status == true or status == 0)
+end
+
+-- bar.update(done, total) draws it; bar.done() takes it away.
+function M.bar(what)
+  if not is_terminal() then return { update = function() end, done = function() end } end
+  local last = -1
+  local bar = {}
+  function bar.update(done, total)
+    local filled = math.floor(WIDTH * done / math.max(total, 1))
+    if filled == last then return end
+    last = filled
+    io.stderr:write(("\r%s [%s%s]"):format(what, ("#"):rep(filled), (" "):rep(WIDTH - filled)))
+    io.stderr:flush()
+  end
+  function bar.done()
+    if last >= 0 then io.stderr:write("\r" .. (" "):rep(WIDTH + #what + 3) .. "\r") end
+  end
+  return bar
+end
+
+return M

@@ -1,0 +1,172 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- recipe.lua - from a recipe's name and a command line to values, each with who set it.
+--
+--     file --load--> value --check--> settings --flags, defaults--> resolved
+--
+-- Precedence: default < environment < recipe < flag. What is resolved is read-only, and
+-- asking it for an option that does not exist is an error: so a slip in the server's own
+-- code is found as one in a recipe is.
+
+local check = require "perilune.recipe_check"
+local flags = require "perilune.flags"
+local load = require "perilune.recipe_load"
+local recipe_flags = require "perilune.recipe_flags"
+local schema = require "perilune.schema"
+local values = require "perilune.values"
+
+local M = {}
+
+local private = setmetatable({}, { __mode = "k" })      -- resolved -> its settings
+
+-- A view that cannot be written and has only the keys that it may have.
+local function view(fields, allowed, what)
+  return setmetatable({}, {
+    __index = function(_, key)
+      local v = fields[key]
+      if v == nil and not allowed(key) then
+        error(("%s has no '%s'"):format(what, tostring(key)), 2)
+      end
+      return v
+    end,
+    __newindex = function(_, key)
+      error(("%s is read-only; '%s' assigned"):format(what, tostring(key)), 2)
+    end,
+  })
+end
+
+local function section_view(settings, name)
+  local section, fields = schema.section_of(name), {}
+  local function allowed(key)
+    return schema.find(key, section) or schema.hooks[section][key]
+  end
+  for _, key in ipairs(schema.names(section)) do
+    local s = settings[name .. "." .. key]
+    fields[key] = s and s.value
+  end
+  return view(fields, allowed, name)
+end
+
+local function resolved_view(settings, pools, file)
+  local fields = { file = file, pools = pools, http = section_view(settings, "http") }
+  for _, pool in ipairs(pools) do fields[pool] = section_view(settings, pool) end
+  for _, key in ipairs(schema.names "top") do
+    fields[key] = settings[key] and settings[key].value
+  end
+  local function allowed(key)
+    return schema.find(key, "top") or schema.hooks.top[key] or schema.section_of(key)
+  end
+  local resolved = view(fields, allowed, "the recipe")
+  private[resolved] = settings
+  return resolved
+end
+
+-- A row's default or what the environment says instead, and which.
+local function fallback(row, getenv, problems)
+  for _, name in ipairs(row.env or {}) do
+    local text = getenv(name)
+    if text and text ~= "" then
+      local v, why = values.parse(row, text)
+      if v ~= nil then return v, "$" .. name end
+      problems[#problems + 1] = { text = ("$%s %s"):format(name, why), usage = true }
+    end
+  end
+  return schema.default(row), "default"
+end
+
+local function fill(settings, pools, getenv, problems)
+  local function rows(section, prefix)
+    for _, row in ipairs(schema.rows[section]) do
+      local path = prefix .. row.name
+      if not settings[path] then
+        local v, origin = fallback(row, getenv, problems)
+        settings[path] = { value = v, origin = origin }
+      end
+    end
+  end
+  rows("top", "")
+  rows("http", "http.")
+  for _, pool in ipairs(pools) do rows("pool", pool .. ".") end
+end
+
+local function pools_of(value)
+  local out = {}
+  for _, name in ipairs { "worker", "prefill", "decode" } do
+    if type(value[name]) == "table" then out[#out + 1] = name end
+  end
+  return out
+end
+
+local function finish(value, info, parsed, getenv)
+  local settings, problems, pools = {}, {}, pools_of(value)
+  check.recipe(value, info.file, settings, problems)
+  recipe_flags.apply(parsed, settings, pools, info.args, problems)
+  fill(settings, pools, getenv, problems)
+  if #problems == 0 then check.together(settings, pools, problems) end
+  if #problems > 0 then return nil, problems end
+  for _, row in ipairs(info.args) do
+    settings["args." .. row.name] = { value = row.value, origin = row.origin }
+  end
+  return resolved_view(settings, pools, info.file)
+end
+
+local function by_place(a, b)
+  local file_a, line_a = a.text:match "^(.-):(%d+):"
+  local file_b, line_b = b.text:match "^(.-):(%d+):"
+  if file_a and file_a == file_b and line_a ~= line_b then
+    return tonumber(line_a) < tonumber(line_b)
+  end
+  return a.text < b.text
+end
+
+-- Loads, checks and resolves a recipe. `words`: the command line after its name (flags).
+-- What is resolved, or nil and a list of problems { text, hint, usage }, in order of
+-- place; `usage`: the command line is wrong, not the recipe.
+function M.resolve(name, words, getenv)
+  local parsed = flags.parse(words or {})
+  if parsed.words[1] then
+    return nil, { { usage = true,
+      text = ("'%s' is not a flag"):format(parsed.words[1]) } }
+  end
+  local ok, value, info = pcall(load.load, name, parsed)
+  if not ok then
+    return nil, { { text = tostring(value), usage = value.usage } }
+  end
+  local resolved, problems = finish(value, info, parsed, getenv or os.getenv)
+  if problems then table.sort(problems, by_place) end
+  return resolved, problems
+end
+
+-- Who set a value: "default", "$PERILUNE_MODEL", "recipes/agg.lua:5", "--port".
+function M.origin(resolved, path)
+  local s = private[resolved][path]
+  return s and s.origin
+end
+
+-- Every setting in the schema's order: a list of { path, value, origin, row }. Hooks come
+-- after the options of their section and have no row; the recipe's own arguments last.
+function M.settings(resolved)
+  local settings, out = private[resolved], {}
+  local function add(path, row)
+    local s = settings[path]
+    if not s then return end
+    out[#out + 1] = { path = path, value = s.value, origin = s.origin, row = row }
+  end
+  local function section(name, prefix)
+    for _, row in ipairs(schema.rows[name]) do add(prefix .. row.name, row) end
+    for _, key in ipairs(schema.names(name)) do
+      if schema.hooks[name][key] then add(prefix .. key) end
+    end
+  end
+  section("top", "")
+  section("http", "http.")
+  for _, pool in ipairs(resolved.pools) do section("pool", pool .. ".") end
+  local args = {}
+  for path in pairs(settings) do
+    if path:match "^args%." then args[#args + 1] = path end
+  end
+  table.sort(args)
+  for _, path in ipairs(args) do add(path) end
+  return out
+end
+
+return M

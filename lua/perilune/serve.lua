@@ -1,0 +1,268 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- serve.lua - the life of one request, told in order.
+--
+-- A request that generates text is prepared (here, or in the pool when it is big), its
+-- sequences are given to the engine, and their tokens flow from C to the client. Lua comes
+-- back only for what is more than text, and for the end. When the client hangs up, the io
+-- thread stops its sequences; each still ends here, with finish "abort".
+
+local pl = require "perilune.ffi"
+local answer = require "perilune.answer"
+local flow = require "perilune.flow"
+local log = require "perilune.log"
+local logprobs = require "perilune.logprobs"
+local buffer = require "string.buffer"
+local prepare = require "perilune.prepare"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+-- Bodies from this size on are prepared in the pool: below it, it takes some 100 us.
+local BIG = 16384
+
+-- The plan for an exchange's body, or nil if the client went away meanwhile.
+function M.plan(server, x, kind)
+  local len = ffi.new "size_t[1]"
+  local body = C.pl_exchange_body(x, len)
+  if len[0] < BIG or not server.has_pool then
+    return prepare.run(server.ctx, kind, ffi.string(body, len[0]))
+  end
+  local arg = kind .. "\n" .. server.ctx_blob
+  local id = C.pl_job_push(server.rt, x, arg, #arg)
+  if id < 0 then
+    return { refused = { status = 503, message = "Too many large requests are waiting." } }
+  end
+  local job = ffi.cast("pl_job *", flow.await(id, C.PL_EV_JOB).object)
+  local result = C.pl_job_result(job, len)
+  local plan = buffer.decode(ffi.string(result, len[0]))
+  C.pl_job_close(job)
+  return plan
+end
+
+function M.refuse(x, refused)
+  if refused.trace then log.error("request failed: " .. refused.trace) end
+  local body = answer.error_body(refused.message, refused.status, refused.param)
+  C.pl_exchange_reply(x, refused.status, "application/json", refused.headers or "",
+    #(refused.headers or ""), body, #body)
+end
+
+local function write(x, text)
+  C.pl_exchange_write(x, text, #text)
+end
+
+-- ---- one choice --------------------------------------------------------------------
+
+local function mode_of(plan)
+  if not plan.stream then return C.PL_STREAM_WHOLE end
+  local more = plan.logprobs >= 0 or plan.return_ids or plan.continuous_usage
+  return more and C.PL_STREAM_PIECES or C.PL_STREAM_SSE
+end
+
+-- Hands a choice's sequence to the engine; nil, message, name where it is refused.
+local function start(server, x, job, choice)
+  local plan, answer_ = job.plan, job.answer
+  local stream = C.pl_stream_open(server.rt, server.ctx.text, mode_of(plan), x)
+  C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, server.stream_interval,
+    plan.min_tokens)
+  local prime = choice.prompt.prime
+  C.pl_stream_prime(stream, ffi.new("int32_t[?]", #prime, prime), #prime)
+  local status = C.PL_OK
+  for _, s in ipairs(plan.stop) do
+    if status >= 0 then status = C.pl_stream_stop(stream, s, #s) end
+  end
+  if plan.stream then
+    local before, after = answer_:frame(choice.index)
+    C.pl_stream_frame(stream, before, #before, after, #after)
+  end
+  local seq = ffi.cast("pl_seq *", choice.seq.address)
+  if status >= 0 then status = C.pl_stream_start(stream, server.engine, seq) end
+  if status < 0 then
+    local _, why, name = pl.refusal(status)
+    C.pl_stream_close(stream)
+    C.pl_seq_close(seq)
+    return nil, why, name
+  end
+  choice.stream, choice.id, choice.state = stream, C.pl_stream_id(stream), { offset = 0 }
+  return true
+end
+
+-- The text and tokens that came since the last time.
+local tokens_out, starts_out = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
+local len_out = ffi.new "size_t[1]"
+local function take(choice)
+  local text = ffi.string(C.pl_stream_take(choice.stream, len_out), len_out[0])
+  local n = C.pl_stream_tokens(choice.stream, tokens_out, starts_out)
+  return text, tokens_out[0], n
+end
+
+-- What a piece brings besides its text.
+local function extras(job, choice, tokens, n)
+  local plan, extra = job.plan, {}
+  extra.logprobs = n > 0 and job.answer:logprobs_of(choice.state, tokens, n) or nil
+  if plan.return_ids then
+    extra.ids = {}
+    for i = 1, n do extra.ids[i] = tokens[i - 1].token end
+    if not choice.told_prompt and not job.answer.chat then
+      extra.prompt_ids, choice.told_prompt = choice.prompt.ids, true
+    end
+  end
+  choice.n_out = (choice.n_out or 0) + n
+  if plan.continuous_usage then
+    extra.usage = job.answer:usage(choice.prompt.n_tokens, choice.n_out)
+  end
+  return extra
+end
+
+-- Streams one choice to its end.
+local function follow(job, x, choice)
+  local result = ffi.new "pl_stream_end"
+  while true do
+    local ev = flow.await(choice.id, C.PL_EV_PIECE, C.PL_EV_DONE)
+    if ev.kind == C.PL_EV_DONE then break end
+    local text, tokens, n = take(choice)
+    write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
+  end
+  C.pl_stream_result(choice.stream, result)
+  choice.last = result
+  local text, tokens, n = take(choice)
+  if result.finish == C.PL_FINISH_ERROR then
+    write(x, answer.error_event("Internal server error", 500))
+  else
+    write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n), result))
+  end
+end
+
+-- Waits for one choice's end and keeps what its body needs.
+local function gather(job, choice)
+  local result = ffi.new "pl_stream_end"
+  flow.await(choice.id, C.PL_EV_DONE)
+  C.pl_stream_result(choice.stream, result)
+  choice.last = result
+  local plan = job.plan
+  local text, tokens, n = take(choice)
+  if plan.echo then
+    local with_logprobs = plan.logprobs >= 0 and n > 0
+    if with_logprobs then
+      logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
+    end
+    text = (choice.prompt.text or plan.echo_content or "") .. (plan.only_echo and "" or text)
+  end
+  choice.text = text
+  local shown = plan.only_echo and 0 or n
+  choice.logprobs = job.answer:logprobs_of(choice.state, tokens, shown)
+  choice.ids = {}
+  for i = 1, shown do choice.ids[i] = tokens[i - 1].token end
+  if plan.prompt_logprobs >= 0 and n > 0 then
+    choice.prompt_logprobs = logprobs.prompt(job.answer, choice.prompt.n_tokens, tokens[0])
+  end
+end
+
+-- ---- a request ---------------------------------------------------------------------
+
+local function choices_of(plan)
+  local list = {}
+  for i, prompt in ipairs(plan.prompts) do
+    for k, seq in ipairs(prompt.seqs) do
+      list[#list + 1] = { index = (i - 1) * plan.n + k - 1, prompt = prompt, seq = seq }
+    end
+  end
+  return list
+end
+
+local function close_from(choices, first)
+  for i = first, #choices do C.pl_seq_close(ffi.cast("pl_seq *", choices[i].seq.address)) end
+end
+
+-- Every choice under way, or none: those started before a refusal are cancelled.
+local function start_all(server, x, job, choices)
+  for i, choice in ipairs(choices) do
+    local ok, why, name = start(server, x, job, choice)
+    if not ok then
+      close_from(choices, i + 1)
+      for k = 1, i - 1 do C.pl_stream_cancel(choices[k].stream) end
+      for k = 1, i - 1 do flow.await(choices[k].id, C.PL_EV_DONE) end
+      for k = 1, i - 1 do C.pl_stream_close(choices[k].stream) end
+      return nil, { status = name == "PL_ELIMIT" and 503 or 400, message = why }
+    end
+  end
+  return true
+end
+
+local function totals(choices, plan)
+  local n_prompt, n_out, cached = 0, 0, 0
+  for i, c in ipairs(choices) do
+    if (i - 1) % plan.n == 0 then
+      n_prompt = n_prompt + c.prompt.n_tokens
+      cached = cached + c.last.n_cached
+    end
+    n_out = n_out + (plan.only_echo and 0 or c.last.n_tokens)
+  end
+  return n_prompt, n_out, cached
+end
+
+local function begin_stream(server, x, job, choices)
+  C.pl_exchange_begin(x, 200, "text/event-stream; charset=utf-8", job.headers, #job.headers)
+  for _, c in ipairs(choices) do
+    if job.answer.chat then
+      local usage = job.plan.continuous_usage and job.answer:usage(c.prompt.n_tokens, 0)
+      write(x, job.answer:first_chunk(c.index, c.prompt, usage))
+      if job.plan.echo and job.plan.echo_content ~= "" then
+        write(x, job.answer:chunk(c.index, job.plan.echo_content, {}))
+      end
+    elseif job.plan.echo then
+      write(x, job.answer:chunk(c.index, c.prompt.text, {}))
+    end
+  end
+end
+
+local function stream(server, x, job, choices)
+  begin_stream(server, x, job, choices)
+  flow.all(choices, function(choice) follow(job, x, choice) end)
+  if job.plan.include_usage or server.force_usage then
+    write(x, job.answer:usage_chunk(job.answer:usage(totals(choices, job.plan))))
+  end
+  write(x, answer.DONE)
+  C.pl_exchange_end(x)
+end
+
+local function whole(x, job, choices)
+  for _, choice in ipairs(choices) do gather(job, choice) end
+  for _, c in ipairs(choices) do
+    if c.last.finish == C.PL_FINISH_ERROR then
+      return M.refuse(x, { status = 500, message = "Internal server error" })
+    end
+  end
+  local body = job.answer:body(choices, job.answer:usage(totals(choices, job.plan)))
+  C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
+end
+
+local function random_id()
+  return ("%08x%08x%08x%08x"):format(math.random(0, 2 ^ 32 - 1), math.random(0, 2 ^ 32 - 1),
+    math.random(0, 2 ^ 32 - 1), math.random(0, 2 ^ 32 - 1))
+end
+
+-- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
+function M.generate(server, x, kind, headers)
+  local arrived = C.pl_now_ns()
+  local plan = M.plan(server, x, kind)
+  if plan.refused then
+    plan.refused.headers = headers
+    return M.refuse(x, plan.refused)
+  end
+  local given = C.pl_exchange_header(x, "x-request-id")
+  local id = given ~= nil and ffi.string(given) or plan.request_id or random_id()
+  local job = { plan = plan, headers = headers, id = id, arrived = arrived,
+    answer = answer.new(plan, server.ctx, id, plan.model or server.name,
+      math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
+  local choices = choices_of(plan)
+  local ok, refused = start_all(server, x, job, choices)
+  if not ok then
+    refused.headers = headers
+    return M.refuse(x, refused)
+  end
+  if plan.stream then stream(server, x, job, choices) else whole(x, job, choices) end
+  server.metrics:done(job, choices)
+  for _, c in ipairs(choices) do C.pl_stream_close(c.stream) end
+end
+
+return M

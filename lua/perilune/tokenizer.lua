@@ -1,0 +1,241 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- tokenizer.lua - a model's tokenizer, from its Hugging Face directory or its GGUF file.
+--
+-- Both give { text = pl_text, prefix_ids, suffix_ids, add_bos, add_eos, bos_id, eos_id,
+-- unk_id, pad_id, bos_token, eos_token, unk_token, pad_token, chat_template,
+-- tool_template, special = { [content] = id } }, or nil, message, name. What a model has
+-- not is nil; prefix_ids and suffix_ids go around a prompt that is plain text.
+
+local cjson = require "cjson"
+local pl = require "perilune.ffi"
+local from_json = require "perilune.tokenizer_json"
+local from_meta = require "perilune.tokenizer_gguf"
+local C, ffi, bit = pl.C, pl.ffi, require "bit"
+
+local M = {}
+
+local function refuse(message) error({ message = message }, 0) end
+
+-- Runs f; what it raises as { message, name } becomes nil, message, name.
+local function guard(f, ...)
+  local ok, result = pcall(f, ...)
+  if ok then return result end
+  if type(result) ~= "table" then error(result, 0) end
+  return nil, result.message, result.name or "PL_EFORMAT"
+end
+
+local function check(status)
+  if status < 0 then
+    error({ message = ffi.string(C.pl_error_text()),
+            name = ffi.string(C.pl_status_name(status)) }, 0)
+  end
+end
+
+-- ---- building -----------------------------------------------------------------------------
+
+local function check_id(id, content)
+  if type(id) ~= "number" or id < 0 or id % 1 ~= 0 or id >= 2 ^ 31 then
+    refuse(("token '%s' has the id '%s', no whole number"):format(content, tostring(id)))
+  end
+  return id
+end
+
+-- Ids to contents, and how many ids there are.
+local function by_id(plan)
+  local vocab, size = {}, 0
+  if plan.vocab[0] then
+    vocab, size = plan.vocab, #plan.vocab + 1
+  else
+    for content, id in pairs(plan.vocab) do
+      if vocab[check_id(id, content)] then refuse(("two tokens have the id %d"):format(id)) end
+      vocab[id] = content
+      size = math.max(size, id + 1)
+    end
+  end
+  for _, a in ipairs(plan.added) do
+    if type(a.content) ~= "string" then refuse "an added token has no content" end
+    size = math.max(size, check_id(a.id, a.content) + 1)
+  end
+  return vocab, size
+end
+
+local function add_tokens(text, plan, vocab)
+  for id, content in pairs(vocab) do
+    local byte = plan.byte_ids and plan.byte_ids[id]
+      or plan.byte_tokens and content:find "^<0x%x%x>$"
+    check(C.pl_text_token(text, id, content, #content,
+                          byte and C.PL_TOKEN_BYTE or C.PL_TOKEN_NORMAL,
+                          plan.scores and plan.scores[id] or 0))
+  end
+  for _, a in ipairs(plan.added) do
+    local kind = a.special and C.PL_TOKEN_SPECIAL or C.PL_TOKEN_ADDED
+    kind = bit.bor(kind, a.lstrip and C.PL_TOKEN_LSTRIP or 0,
+                   a.rstrip and C.PL_TOKEN_RSTRIP or 0,
+                   a.single_word and C.PL_TOKEN_SINGLE_WORD or 0,
+                   a.normalized and C.PL_TOKEN_NORMALIZED or 0)
+    check(C.pl_text_token(text, a.id, a.content, #a.content, kind, 0))
+  end
+end
+
+-- A merge is a pair, or in older files its two parts with a space between.
+local function add_merges(text, merges)
+  for i, m in ipairs(merges) do
+    local left, right
+    if type(m) == "table" then
+      left, right = m[1], m[2]
+    elseif type(m) == "string" then
+      local at = m:find(" ", 2, true)
+      if at then left, right = m:sub(1, at - 1), m:sub(at + 1) end
+    end
+    if type(left) ~= "string" or type(right) ~= "string" then
+      refuse(("merge %d is no pair of tokens"):format(i - 1))
+    end
+    check(C.pl_text_merge(text, left, #left, right, #right))
+  end
+end
+
+local function build(plan)
+  local o = ffi.new("pl_text_options", { unk_id = -1 })
+  for key, value in pairs(plan.options) do o[key] = value end
+  o.kind = C["PL_TEXT_" .. plan.kind]
+  o.prefix_space = C["PL_PREFIX_" .. plan.prefix]
+  local vocab, size = by_id(plan)
+  if size > 2 ^ 22 then refuse(("%d token ids are more than %d"):format(size, 2 ^ 22)) end
+  o.vocab_size = size
+  local text = C.pl_text_open(o)
+  if text == nil then check(C.PL_EINVAL) end
+  text = ffi.gc(text, C.pl_text_close)
+  add_tokens(text, plan, vocab)
+  add_merges(text, plan.merges)
+  for _, regex in ipairs(plan.splits) do check(C.pl_text_split(text, regex, #regex)) end
+  check(C.pl_text_ready(text))
+  return text
+end
+
+local function special_tokens(plan)
+  local special = {}
+  for _, a in ipairs(plan.added) do
+    if a.special then special[a.content] = a.id end
+  end
+  return special
+end
+
+local function contains(list, value)
+  for _, v in ipairs(list) do
+    if v == value then return true end
+  end
+  return false
+end
+
+-- ---- a directory --------------------------------------------------------------------------
+
+local function read_file(path, required)
+  local f, why = io.open(path, "rb")
+  local s = f and f:read "*a"
+  if f then f:close() end
+  if not s and required then
+    error({ message = ("'%s' cannot be read: %s"):format(path, why or "not a file"),
+            name = "PL_EIO" }, 0)
+  end
+  return s
+end
+
+local function read_json(path, required)
+  local s = read_file(path, required)
+  if not s then return {} end
+  local ok, doc = pcall(cjson.decode, s)
+  if not ok then refuse(("'%s' is not JSON: %s"):format(path, doc)) end
+  if type(doc) ~= "table" then refuse(("'%s' is no JSON object"):format(path)) end
+  return doc
+end
+
+-- A template, or a list of named ones: the default and the one for tools.
+local function templates(value)
+  if type(value) == "string" then return value end
+  if type(value) ~= "table" then return nil end
+  local named = {}
+  for _, t in ipairs(value) do
+    if type(t) == "table" and type(t.name) == "string" then named[t.name] = t.template end
+  end
+  return named.default, named.tool_use
+end
+
+local function load_directory(dir)
+  local plan = from_json.plan(read_json(dir .. "/tokenizer.json", true))
+  local config = read_json(dir .. "/tokenizer_config.json")
+  local text = build(plan)
+  local t = { text = text, prefix_ids = plan.prefix_ids, suffix_ids = plan.suffix_ids,
+              special = special_tokens(plan) }
+  for _, name in ipairs { "bos", "eos", "unk", "pad" } do
+    local token = config[name .. "_token"]
+    if type(token) == "table" then token = token.content end
+    if type(token) == "string" then
+      local id = C.pl_text_find(text, token, #token)
+      t[name .. "_token"], t[name .. "_id"] = token, id >= 0 and id or nil
+    end
+  end
+  t.add_bos, t.add_eos = contains(t.prefix_ids, t.bos_id), contains(t.suffix_ids, t.eos_id)
+  t.chat_template, t.tool_template = templates(config.chat_template)
+  t.chat_template = read_file(dir .. "/chat_template.jinja") or t.chat_template
+  return t
+end
+
+-- The tokenizer of a model's Hugging Face directory.
+function M.from_directory(dir)
+  return guard(load_directory, dir)
+end
+
+-- ---- GGUF -----------------------------------------------------------------------------------
+
+-- A value of GGUF's metadata; of an array how many items it has.
+local function meta_value(m)
+  if m.kind == C.PL_JSON_STRING then return ffi.string(m.string, m.len) end
+  if m.kind == C.PL_JSON_INTEGER then return tonumber(m.integer) end
+  if m.kind == C.PL_JSON_REAL then return m.number end
+  if m.kind == C.PL_JSON_ARRAY then return m.n end
+  if m.kind == C.PL_JSON_TRUE then return true end
+  if m.kind == C.PL_JSON_FALSE then return false end
+end
+
+local function weights_meta(weights)
+  local m = ffi.new "pl_meta"
+  return {
+    get = function(key)
+      if C.pl_weights_meta(weights, key, m) >= 0 then return meta_value(m) end
+    end,
+    item = function(key, i)
+      if C.pl_weights_meta_item(weights, key, i, m) >= 0 then return meta_value(m) end
+    end,
+  }
+end
+
+local gguf_names = { bos = "bos", eos = "eos", unk = "unknown", pad = "padding" }
+
+local function load_gguf(meta)
+  local plan = from_meta.plan(meta)
+  local t = { text = build(plan), prefix_ids = {}, suffix_ids = {},
+              special = special_tokens(plan) }
+  for name, key in pairs(gguf_names) do
+    local id = meta.get("tokenizer.ggml." .. key .. "_token_id")
+    if id and not plan.vocab[id] then
+      refuse(("tokenizer.ggml.%s_token_id %s is no token"):format(key, tostring(id)))
+    end
+    t[name .. "_id"], t[name .. "_token"] = id, id and plan.vocab[id]
+  end
+  local add_bos = meta.get "tokenizer.ggml.add_bos_token"
+  if add_bos == nil then add_bos = plan.add_bos end
+  t.add_bos = add_bos == true and t.bos_id ~= nil
+  t.add_eos = meta.get "tokenizer.ggml.add_eos_token" == true and t.eos_id ~= nil
+  if t.add_bos then t.prefix_ids[1] = t.bos_id end
+  if t.add_eos then t.suffix_ids[1] = t.eos_id end
+  t.chat_template = meta.get "tokenizer.chat_template"
+  t.tool_template = meta.get "tokenizer.chat_template.tool_use"
+  return t
+end
+
+-- The tokenizer in a GGUF file: a pl_weights, or a table with its `get` and `item`.
+function M.from_gguf(source)
+  return guard(load_gguf, type(source) == "cdata" and weights_meta(source) or source)
+end
+
+return M

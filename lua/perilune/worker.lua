@@ -1,0 +1,147 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- worker.lua - opens what answers: a device, the model on it, its tokenizer, an engine.
+
+local pl = require "perilune.ffi"
+local log = require "perilune.log"
+local model = require "perilune.model"
+local progress = require "perilune.progress"
+local tokenizer = require "perilune.tokenizer"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local POLICIES = { fcfs = C.PL_POLICY_FCFS, priority = C.PL_POLICY_PRIORITY }
+local HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
+  xxhash_cbor = C.PL_HASH_XXHASH_CBOR }
+
+-- Most sequences in line; the rest is refused with 503.
+local MAX_WAITING = 8192
+
+local function describe(recipe, pool)
+  local path, why, name = model.resolve(recipe.model)
+  if not path then return nil, why, name end
+  return model.describe(path, {
+    hf_overrides = recipe.hf_overrides, dtype = pool.dtype,
+    generation_config = recipe.generation_config,
+    override_generation_config = recipe.override_generation_config,
+  })
+end
+
+local function open_tokenizer(recipe, desc)
+  if recipe.tokenizer then return tokenizer.from_directory(recipe.tokenizer) end
+  if desc.format ~= "gguf" then return tokenizer.from_directory(desc.path) end
+  local weights = C.pl_weights_open(desc.path)
+  if weights == nil then return pl.refusal(C.PL_EFORMAT) end
+  local tok, why, name = tokenizer.from_gguf(weights)
+  C.pl_weights_close(weights)
+  return tok, why, name
+end
+
+-- How long a request may be: what was asked for, what the model can, what memory holds.
+local function lengths(pool, desc, block_bytes)
+  local trained = desc.max_positions
+  local blocks = pool.num_gpu_blocks_override
+    or math.floor(pool.kv_cache_memory_bytes / block_bytes)
+  local holds = blocks * pool.block_size
+  local asked = pool.max_model_len
+  if asked == "auto" then return math.min(trained, holds), blocks end
+  local length = asked or trained
+  if length > trained then
+    return nil, ("max_model_len is %d, but the model was made for %d"):format(length, trained)
+  end
+  if length > holds then
+    return nil, ("max_model_len is %d, which needs %.2f GiB of KV cache; there is room for %d "
+      .. "tokens. Set max_model_len to that or to auto, or raise kv_cache_memory_bytes")
+      :format(length, math.ceil(length / pool.block_size) * block_bytes / 2 ^ 30, holds)
+  end
+  return length, blocks
+end
+
+local function open_engine(pool, loaded, length, blocks)
+  local o = ffi.new "pl_engine_options"
+  o.n_blocks, o.max_model_len = blocks, length
+  o.max_num_seqs = pool.max_num_seqs
+  o.max_num_batched_tokens = pool.max_num_batched_tokens
+  o.enable_prefix_caching = pool.enable_prefix_caching
+  o.enable_chunked_prefill = pool.enable_chunked_prefill
+  o.long_prefill_token_threshold = pool.long_prefill_token_threshold
+  o.policy, o.hash_algo = POLICIES[pool.scheduling_policy], HASHES[pool.prefix_caching_hash_algo]
+  local seed = os.getenv "PYTHONHASHSEED"
+  o.hash_seed = seed ~= "random" and seed or nil
+  o.max_waiting = MAX_WAITING
+  local engine = C.pl_engine_open(loaded, o)
+  if engine == nil then return pl.refusal(C.PL_EINVAL) end
+  return engine
+end
+
+local function load_model(pool, desc, device)
+  local bar = progress.bar "loading"
+  local loaded, why, name = model.load(desc, device, {
+    activations = pool.activations, kv_cache_dtype = pool.kv_cache_dtype,
+    block_size = pool.block_size, load_format = pool.load_format, seed = pool.seed,
+    progress = bar.update,
+  })
+  bar.done()
+  return loaded, why, name
+end
+
+local function report(self, pool)
+  local tokens = self.blocks * pool.block_size
+  log.info("model %s: %s, %.1f MiB of weights", self.desc.name, self.desc.architecture,
+    tonumber(C.pl_model_weight_bytes(self.model)) / 2 ^ 20)
+  log.info("device %s, kernels %s, threads %s", pool.device,
+    ffi.string(C.pl_device_kernels(self.device)),
+    pool.threads == 0 and "one per core" or tostring(pool.threads))
+  log.info("KV cache size: %d tokens (%.2f GiB when full)", tokens,
+    tonumber(C.pl_model_block_bytes(self.model)) * self.blocks / 2 ^ 30)
+  log.info("Maximum concurrency for %d tokens per request: %.2fx", self.length,
+    tokens / self.length)
+end
+
+-- A worker of `pool`, an entry of a resolved recipe; or nil, message, name.
+-- Fields: desc, device, model, engine, tokenizer, blocks, length.
+function M.open(recipe, pool)
+  local self = {}
+  local function try(field, value, why, name)
+    if value == nil then
+      M.close(self)
+      return false, why, name
+    end
+    self[field] = value
+    return true
+  end
+  local kind = pool.device == "auto" and "cpu" or pool.device
+  local function device()
+    local d = C.pl_device_open(kind, pool.kernels, pool.threads)
+    if d == nil then return pl.refusal(C.PL_EINVAL) end
+    return d
+  end
+  local steps = {
+    { "desc", function() return describe(recipe, pool) end },
+    { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
+    { "device", device },
+    { "model", function() return load_model(pool, self.desc, self.device) end },
+    { "length", function()
+      local length, blocks = lengths(pool, self.desc,
+        tonumber(C.pl_model_block_bytes(self.model)))
+      self.blocks = blocks
+      return length, blocks, "PL_ELIMIT"
+    end },
+    { "engine", function() return open_engine(pool, self.model, self.length, self.blocks) end },
+  }
+  for _, step in ipairs(steps) do
+    local ok, why, name = try(step[1], step[2]())
+    if not ok then return nil, why, name end
+  end
+  report(self, pool)
+  return self
+end
+
+function M.close(self)
+  if self.engine then C.pl_engine_close(self.engine) end
+  if self.model then C.pl_model_close(self.model) end
+  if self.device then C.pl_device_close(self.device) end
+  if self.tokenizer then C.pl_text_close(self.tokenizer.text) end
+end
+
+return M

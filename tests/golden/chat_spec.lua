@@ -1,0 +1,43 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Chat templates against what transformers rendered. $PERILUNE_GOLDEN: a folder for each
+-- model, with golden.json and the template beside it.
+local json = require "perilune.json"
+local template = require "perilune.template"
+
+local folder = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
+
+local function read(path)
+  local file = io.open(folder .. "/" .. path, "rb")
+  if not file then return nil end
+  local text = file:read "*a"
+  file:close()
+  return text
+end
+
+local function load_template(name)
+  local config = assert(json.decode(read(name .. "/tokenizer_config.json")))
+  local source = read(name .. "/chat_template.jinja") or config.chat_template
+  local tokens = { bos_token = config.bos_token, eos_token = config.eos_token }
+  return assert(template.compile(source)), tokens
+end
+
+describe("chat templates", function()
+  for _, name in ipairs { "llama", "qwen2", "qwen3", "mistral", "qwen3-moe" } do
+    it("of " .. name .. " render as in transformers", function()
+      local text = read(name .. "/golden.json")
+      if not text then return pending("no reference outputs in " .. folder) end
+      local t, tokens = load_template(name)
+      local cases = assert(json.decode(text)).chat
+      assert.is_true(#cases > 0)
+      for _, case in ipairs(cases) do
+        local vars = assert(template.variables(case, tokens))
+        local rendered, why, kind = t:render(vars)
+        if case.error then
+          assert.same({ nil, case.error, "raised" }, { rendered, why, kind }, case.name)
+        else
+          assert.equal(case.rendered, rendered or why, case.name)
+        end
+      end
+    end)
+  end
+end)

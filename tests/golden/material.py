@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What generate.py works on: the text its tokenizers learn from, the strings they are tried on, the
+chat templates with their conversations, and the models."""
+
+# Prose, code, figures and other scripts in small doses: enough for a few hundred merges.
+CORPUS = """
+The moon goes round the earth, and the point of an orbit that comes closest to the moon has a name.
+A satellite that comes too close falls; one that stays too far away sees nothing of the craters below.
+She had counted the craters twice and written the numbers down, because nobody had believed her before.
+What is the shortest way from the harbour to the lighthouse? Follow the water until the water follows you.
+A sailor who reads the stars needs no map, but a sailor who has a map needs no luck either.
+There were seven lamps on the pier, and the keeper lit them one after another when the evening came.
+When the engine starts, it reads the file once, then it waits for somebody to ask it something.
+Every answer is made of pieces, and every piece is chosen from all the pieces that might have come next.
+The cook said that the soup wasn't ready; the guests said they'd wait; the soup said nothing at all.
+I don't think it's the same clock, they're never wound at the same hour, and we've heard both of them strike.
+It couldn't be helped, he'll come tomorrow, I'm sure of that, and you'd better be there when he does.
+In 1969 there were 3 men, 1 ship and 384400 kilometres; in 2026 there are 8 ships and 12 stations.
+Add 2 to 2 and get 4, add 20 to 20 and get 40, add 200 to 200 and get 400; the rest is 0.5 or 99.9 percent.
+Either the worker takes the next request, or the request waits in the queue until the worker has room for it.
+The cache remembers what was computed, the index remembers where it lies, and the hash remembers its name.
+local function orbit(body, radius)
+  local period = 2 * pi * sqrt(radius ^ 3 / body.mass)
+  return { radius = radius, period = period }
+end
+static int compare(const void *left, const void *right)
+{
+    const struct item *a = left, *b = right;
+    if (a->size != b->size) return a->size < b->size ? -1 : 1;
+    return strcmp(a->name, b->name);
+}
+def total(values):
+    result = 0
+    for value in values:
+        result += value
+    return result
+{"name": "orbiter", "mass": 1290, "fuel": [310, 290, 40], "crew": null, "landed": false}
+SELECT name, mass FROM ships WHERE mass > 1000 ORDER BY name LIMIT 10;
+| ship | mass | fuel |
+|------|-----:|-----:|
+| one  | 1290 |  640 |
+# A heading
+* a list, with `code` and *emphasis*
+* another item, see https://example.com/moon?phase=full
+Le phare s'allume à la tombée de la nuit, et la mer répète ce que dit le vent.
+Der Mond ist aufgegangen, die goldnen Sternlein prangen am Himmel hell und klar.
+La luna llena ilumina el puerto; ¿quién vigila el faro esta noche?
+Луна светит над морем, и корабль идёт домой.
+月亮升起来了，海面上一片银光。我们在灯塔下面等船回来。
+月が海の上に出ている。灯台の光が船を導く。
+달이 바다 위에 떠 있다. 등대가 배를 기다린다.
+""".strip().splitlines(keepends=True)
+
+STRINGS = [
+    "", " ", "  ", "\n", "\n\n\n", "\t", "x", "The moon", " The moon", "The moon ", "the lighthouse keeper",
+    "don't, it's, we've, they'll, I'm, you're, he'd", "DON'T IT'S WE'VE", "1", "12", "123", "1234",
+    "123456789012345", "3.14159", "1,000,000.00", "-7e-3", "v2.0.1-rc4", "a\nb", "a\r\nb\r\n", "a\n\n\nb",
+    "ends in spaces   ", "   begins with spaces", "in   the    middle", "\ttab\t\ttabs", " \n \n", "\r",
+    "if (a[i] != b[j]) { return -1; }", "def f(x):\n    return x ** 2\n", "/* c */ // d", "...!?!?---",
+    "{\"a\": [1, 2.5, null], \"b\": \"c\\n\"}", "https://example.com/a?b=c&d=%20#e", "user@example.com",
+    "<|im_start|>user\nhello<|im_end|>\n", "<|im_end|><|im_end|>", "<|im_st", "<s>[INST] x [/INST]</s>",
+    "<|eot_id|> between <|eot_id|>", "<|begin_of_text|>", "a<|endoftext|>b", "<tool_call>{}</tool_call>",
+    "<think>\nhm\n</think>\n", "é e\u0301 \u0065\u0301\u0323", "\u212b \u00c5 A\u030a", "ﬁ ﬂ ½ ² ① Ⅳ",
+    "naïve Größe façade señor", "Луна и море", "月亮升起来了", "月が海の上に", "달이 바다 위에",
+    "\u1103\u1161\u11af", "قمر فوق البحر ٢٠٢٦", "ירח מעל הים", "चाँद समुद्र के ऊपर", "พระจันทร์เหนือทะเล",
+    "🌙", "🌙🚀 🌕", "👩‍🚀👨🏽‍🚀", "🇫🇷🇯🇵", "a\u00a0b\u2003c\u3000d", "\u200b\u200d\ufeff", "\u2581 \u2581\u2581x",
+    "\u2028\u2029\u0085", "\x00", "a\x01\x02\x7fb", "𝔏𝔲𝔫𝔞", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "lighthousekeeperlighthousekeeper" * 16, "の" * 40, " " * 40, "ab" * 100,
+]
+
+# Code point ranges that tokenizers treat differently, for random strings.
+RANGES = [
+    (0x20, 0x7E), (0x09, 0x0D), (0xA0, 0xFF), (0x300, 0x345), (0x3B1, 0x3C9), (0x430, 0x44F),
+    (0x5D0, 0x5EA), (0x660, 0x669), (0x915, 0x939), (0xE01, 0xE30), (0x1100, 0x1112), (0x2000, 0x200F),
+    (0x3041, 0x3096), (0x4E00, 0x4EFF), (0xAC00, 0xACFF), (0xFF10, 0xFF5A), (0x1F300, 0x1F3FF),
+]
+
+# Each written as people write templates for the models of that kind, not copied from one.
+TEMPLATES = {
+    "header": """\
+{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] | trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = '' %}
+{%- endif %}
+{%- if not date_string is defined %}
+    {%- set date_string = '20 Jul 1969' %}
+{%- endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' }}
+{{- 'Date: ' ~ date_string ~ '\\n' }}
+{%- if tools is defined and tools %}
+    {{- 'You may call:\\n\\n' }}
+    {%- for t in tools %}
+        {{- t | tojson(indent=2) }}
+        {{- '\\n\\n' if not loop.last else '\\n' }}
+    {%- endfor %}
+{%- endif %}
+{{- system_message + '<|eot_id|>' }}
+{%- for message in messages %}
+    {%- if not (message.role == 'tool' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+        {{- message['content'] | trim + '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message %}
+        {%- if message.tool_calls | length != 1 %}
+            {{- raise_exception('one call at a time') }}
+        {%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+        {{- '{"name": "' + call.name + '", "parameters": ' }}
+        {{- call.arguments | tojson }}
+        {{- '}<|eot_id|>' }}
+    {%- else %}
+        {{- '<|start_header_id|>ipython<|end_header_id|>\\n\\n' }}
+        {%- if message.content is mapping or (message.content is iterable and message.content is not string) %}
+            {{- message.content | tojson }}
+        {%- else %}
+            {{- message.content }}
+        {%- endif %}
+        {{- '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+""",
+    "chatml": """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0]['role'] == 'system' %}
+        {{- messages[0]['content'] }}
+    {%- else %}
+        {{- 'You watch the harbour.' }}
+    {%- endif %}
+    {{- "\\n\\n# Tools\\n\\n<tools>" }}
+    {%- for tool in tools %}
+        {{- "\\n" }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- "\\n</tools><|im_end|>\\n" }}
+{%- else %}
+    {%- if messages[0]['role'] == 'system' %}
+        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>system\\nYou watch the harbour.<|im_end|>\\n' }}
+    {%- endif %}
+{%- endif %}
+{%- for message in messages %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {{- '<|im_start|>' + message.role }}
+        {%- if message.content %}
+            {{- '\\n' + message.content }}
+        {%- endif %}
+        {%- for tool_call in message.tool_calls %}
+            {%- if tool_call.function is defined %}
+                {%- set tool_call = tool_call.function %}
+            {%- endif %}
+            {{- '\\n<tool_call>\\n{"name": "' }}
+            {{- tool_call.name }}
+            {{- '", "arguments": ' }}
+            {{- tool_call.arguments | tojson }}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role == "tool" %}
+        {%- if (loop.index0 == 0) or (messages[loop.index0 - 1].role != "tool") %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\\n<tool_response>\\n' }}
+        {{- message.content }}
+        {{- '\\n</tool_response>' }}
+        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
+    {%- elif not loop.first %}
+        {{- raise_exception("unknown role '%s'" % message.role) }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+""",
+    "think": """\
+{%- set ns = namespace(searching=true, last_query=messages | length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages | length - 1) - loop.index0 %}
+    {%- if ns.searching and message.role == "user" and message.content is string
+           and not message.content.startswith('<tool_response>') %}
+        {%- set ns.searching = false %}
+        {%- set ns.last_query = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content if message.content is string else '' %}
+    {%- if message.role == 'assistant' %}
+        {%- set reasoning = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {{- '<|im_start|>' + message.role + '\\n' }}
+        {%- if loop.index0 > ns.last_query and (loop.last or reasoning) %}
+            {{- '<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' }}
+        {%- endif %}
+        {{- content }}
+        {%- for call in message.tool_calls or [] %}
+            {%- if (loop.first and content) or (not loop.first) %}{{- '\\n' }}{%- endif %}
+            {{- '<tool_call>\\n{"name": "' ~ call.function.name ~ '", "arguments": ' }}
+            {%- if call.function.arguments is string %}
+                {{- call.function.arguments }}
+            {%- else %}
+                {{- call.function.arguments | tojson }}
+            {%- endif %}
+            {{- '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+""",
+    "inst": """\
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('after a user comes the assistant, and the other way round') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {%- if loop.first and system_message is defined %}
+            {{- '[INST] ' + system_message + '\\n\\n' + message['content'] + '[/INST]' }}
+        {%- else %}
+            {{- '[INST] ' + message['content'] + '[/INST]' }}
+        {%- endif %}
+    {%- elif message['role'] == 'assistant' %}
+        {{- ' ' + message['content'] | trim + eos_token }}
+    {%- else %}
+        {{- raise_exception('only user and assistant speak here, not ' + message['role']) }}
+    {%- endif %}
+{%- endfor %}
+""",
+}
+
+TIDE = {"type": "function", "function": {
+    "name": "tide", "description": "High & low water <today> at a \"harbour\"",
+    "parameters": {"type": "object", "required": ["harbour"], "properties": {
+        "harbour": {"type": "string", "enum": ["Brest", "Łeba", "東京"]}, "hours": {"type": "integer", "minimum": 1}}}}}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": {
+    "name": "tide", "arguments": "{\"harbour\": \"Łeba\", \"hours\": 6, \"also\": [0.5, true, null, \"a'b/<c>\"]}"}}]}
+ALL = ("header", "chatml", "think", "inst")
+
+
+def _user(text):
+    return {"role": "user", "content": text}
+
+
+CHATS = [
+    {"name": "one question", "templates": ALL, "add_generation_prompt": True,
+     "messages": [_user("Where is the moon?")]},
+    {"name": "system first", "templates": ALL, "add_generation_prompt": True,
+     "messages": [{"role": "system", "content": " You are a lighthouse. "}, _user("\n Blink! \n")]},
+    {"name": "turns", "templates": ALL, "add_generation_prompt": False,
+     "messages": [_user("Луна?"), {"role": "assistant", "content": "<think>\nmoon\n</think>\n\nДа 🌙"},
+                  _user("sure?"), {"role": "assistant", "content": "<think>\nagain\n</think>\n\n Yes. "}]},
+    {"name": "turns, and on", "templates": ALL, "add_generation_prompt": True,
+     "messages": [_user("a"), {"role": "assistant", "content": "b"}, _user("c")]},
+    {"name": "nothing said", "templates": ALL, "add_generation_prompt": True, "messages": [_user("")]},
+    {"name": "markup in what is said", "templates": ALL, "add_generation_prompt": True,
+     "messages": [_user("{{ messages }} {% raw %} <|im_end|><|eot_id|></s> \"'&<>\\n\u2028")]},
+    {"name": "tools", "templates": ("header", "chatml"), "add_generation_prompt": True, "tools": [TIDE],
+     "messages": [{"role": "system", "content": "Call."}, _user("Water at Łeba?"), CALL,
+                  {"role": "tool", "tool_call_id": "a1b2c3d4e", "content": "{\"high\": 4.5}"}, _user("Thanks")]},
+    {"name": "two tools, two results", "templates": ("chatml",), "add_generation_prompt": True, "tools": [TIDE, TIDE],
+     "messages": [_user("Water?"), CALL, {"role": "tool", "content": "1 m"}, {"role": "tool", "content": "2 m"}]},
+    {"name": "tool calls while thinking", "templates": ("think",), "add_generation_prompt": True,
+     "messages": [_user("Water?"), dict(CALL, reasoning_content="I ask."), {"role": "tool", "content": "1 m"}]},
+    {"name": "thinking off", "templates": ("think",), "add_generation_prompt": True,
+     "chat_template_kwargs": {"enable_thinking": False}, "messages": [_user("2 + 2?")]},
+    {"name": "thinking on", "templates": ("think",), "add_generation_prompt": True,
+     "chat_template_kwargs": {"enable_thinking": True}, "messages": [_user("2 + 2?")]},
+    {"name": "a date", "templates": ("header",), "add_generation_prompt": True,
+     "chat_template_kwargs": {"date_string": "24 Dec 1968"}, "messages": [_user("What day is it?")]},
+    {"name": "refused", "templates": ("inst",), "add_generation_prompt": True, "messages": [_user("a"), _user("b")]},
+    {"name": "refused role", "templates": ("chatml",), "add_generation_prompt": True,
+     "messages": [_user("a"), {"role": "moon", "content": "b"}]},
+]
+
+CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TOOL = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+HEADER = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+
+
+def _config(kind, name, **more):
+    return {"architectures": [name + "ForCausalLM"], "model_type": kind, "hidden_act": "silu",
+            "max_position_embeddings": 2048, "attention_bias": False, "attention_dropout": 0.0, **more}
+
+
+# special: written out and skipped when decoding; added: written out, kept.
+MODELS = [
+    {"name": "llama", "seed": 101, "stored": "bfloat16", "template": "header", "eos": ["<|eot_id|>", "<|end_of_text|>"],
+     "tokenizer": {"kind": "bytes", "split": "triples", "size": 600, "special": HEADER, "bos": "<|begin_of_text|>",
+                   "ignore_merges": True},
+     "generation": {"do_sample": True, "temperature": 0.7, "top_p": 0.9},
+     "config": _config("llama", "Llama", hidden_size=64, intermediate_size=160, num_hidden_layers=3,
+                       num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=600, rms_norm_eps=1e-5,
+                       rope_theta=50000.0, mlp_bias=False, tie_word_embeddings=True, torch_dtype="bfloat16",
+                       rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                     "high_freq_factor": 4.0, "original_max_position_embeddings": 128})},
+    {"name": "qwen2", "seed": 202, "stored": "float32", "template": "chatml", "eos": ["<|im_end|>", "<|endoftext|>"],
+     "tokenizer": {"kind": "bytes", "split": "digits", "nfc": True, "size": 560, "special": CHATML},
+     "config": _config("qwen2", "Qwen2", hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                       num_attention_heads=4, num_key_value_heads=1, vocab_size=576, rms_norm_eps=1e-6,
+                       rope_theta=1000000.0, use_sliding_window=False, sliding_window=32, max_window_layers=2,
+                       tie_word_embeddings=False, torch_dtype="float32")},
+    {"name": "qwen3", "seed": 303, "stored": "bfloat16", "template": "think", "template_file": True, "shards": 2,
+     "eos": ["<|im_end|>", "<|endoftext|>"], "generation": {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95},
+     "tokenizer": {"kind": "bytes", "split": "digits", "nfc": True, "size": 640, "special": CHATML, "added": TOOL},
+     "config": _config("qwen3", "Qwen3", hidden_size=72, intermediate_size=176, num_hidden_layers=3,
+                       num_attention_heads=4, num_key_value_heads=2, head_dim=32, vocab_size=640, rms_norm_eps=1e-6,
+                       rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, use_sliding_window=False,
+                       tie_word_embeddings=True, dtype="bfloat16")},
+    {"name": "mistral", "seed": 404, "stored": "float16", "template": "inst", "eos": ["</s>"],
+     "tokenizer": {"kind": "pieces", "size": 560, "special": ["[INST]", "[/INST]"], "bos": "<s>", "metaspace": True},
+     "config": _config("mistral", "Mistral", hidden_size=64, intermediate_size=144, num_hidden_layers=3,
+                       num_attention_heads=4, num_key_value_heads=2, head_dim=24, vocab_size=560, rms_norm_eps=1e-5,
+                       rope_theta=10000.0, sliding_window=20, tie_word_embeddings=False, torch_dtype="float16")},
+    {"name": "qwen3-moe", "seed": 505, "stored": "bfloat16", "template": "chatml", "eos": ["<|im_end|>"],
+     "tokenizer": {"kind": "bytes", "split": "digits", "nfc": True, "size": 520, "special": CHATML, "added": TOOL},
+     "config": _config("qwen3_moe", "Qwen3Moe", hidden_size=64, intermediate_size=128, moe_intermediate_size=40,
+                       num_experts=6, num_experts_per_tok=2, norm_topk_prob=True, decoder_sparse_step=1,
+                       mlp_only_layers=[], num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                       head_dim=24, vocab_size=520, rms_norm_eps=1e-6, rope_theta=1000000.0, rope_scaling=None,
+                       use_sliding_window=False, tie_word_embeddings=False, torch_dtype="bfloat16")},
+]
+
+# The llama model once more as a GGUF file of kind `llama`: the same network, another tokenizer.
+TWIN = {"name": "llama-gguf", "of": "llama", "seed": 606, "template": "inst",
+        "tokenizer": {"kind": "pieces", "size": 600, "special": ["[INST]", "[/INST]"], "bos": "<s>"}}
+
+SMOLLM2 = {
+    "texts": ["The capital of Italy is", "def is_even(n):\n    ", "The moon orbits the", "Dear Sir or Madam,\n\nI am writing to",
+              "Five animals:\n1.", "A ship sails from the harbour to the lighthouse and back again. " * 32 + "A ship"],
+    "chats": [[_user("What is the capital of Italy?")],
+              [{"role": "system", "content": "You answer in one word."}, _user("Which planet do we live on?")],
+              [_user("Name a colour."), {"role": "assistant", "content": "Blue."}, _user("Another one?")]],
+}

@@ -1,0 +1,130 @@
+-- SPDX-License-Identifier: Apache-2.0
+local pl = require "perilune.ffi"
+local files = require "weights_files"
+local model = require "perilune.model"
+local small = require "model_files"
+local C = pl.C
+local gguf, gguf_metas, gguf_llama = small.gguf, small.gguf_metas, small.gguf_llama
+local joined, tensors = small.joined, small.tensors
+
+describe("model.describe of a GGUF file", function()
+  after_each(files.clean)
+
+  local function refused_file(why, metas, list)
+    local desc, message = model.describe(gguf(metas, list or gguf_llama))
+    assert.is_nil(desc)
+    assert.truthy(message:find(why, 1, true), message)
+  end
+
+  local function set(kind, key, type, value)
+    local metas = gguf_metas(kind)
+    for i, row in ipairs(metas) do
+      if row[1] == key then table.remove(metas, i) break end
+    end
+    return joined(metas, type and { key, type, value } or nil)
+  end
+
+  it("reads a model", function()
+    local path = gguf(joined(gguf_metas "llama", { "tokenizer.ggml.eot_token_id", "u32",
+                                                   5 }),
+                      gguf_llama)
+    local desc = assert(model.describe(path))
+    local o = desc.options
+    assert.same({ "gguf", "LlamaForCausalLM", "float32", 64, "none" },
+                { desc.format, desc.architecture, desc.dtype, desc.max_positions,
+                  desc.bias })
+    assert.same({ C.PL_ARCH_LLAMA, C.PL_ROPE_PAIRS, 1, 8, 12, 2, 1, 4, 16, 1 },
+                { o.arch, o.rope_order, o.n_layers, o.hidden, o.ffn, o.n_heads,
+                  o.n_kv_heads,
+                  o.head_dim, o.vocab, o.tied })
+    assert.same({ 2, 5 }, desc.eos_ids)
+    assert.equal(1, desc.bos_id)
+    assert.same({ path }, desc.files)
+    assert.equal(#gguf_llama, #tensors(desc))
+  end)
+
+  it("sees the head, biases and rope's factors by their tensors", function()
+    local desc = model.describe(gguf(gguf_metas "llama", joined(gguf_llama,
+      { "output.weight", { 16, 8 } }, { "rope_freqs.weight", { 2 } },
+      { "blk.0.attn_q.bias", { 8 } }, { "blk.0.attn_k.bias", { 4 } },
+      { "blk.0.attn_v.bias", { 4 } })))
+    assert.same({ 0, "qkv" }, { desc.options.tied, desc.bias })
+    local roles = {}
+    for _, row in ipairs(assert(tensors(desc))) do roles[row.name] = row.role end
+    assert.equal(tonumber(C.PL_ROLE_ROPE_FREQS), roles["rope_freqs.weight"])
+    assert.equal(tonumber(C.PL_ROLE_HEAD), roles["output.weight"])
+  end)
+
+  it("reads the other architectures", function()
+    local norms = { { "blk.0.attn_q_norm.weight", { 4 } },
+                    { "blk.0.attn_k_norm.weight", { 4 } } }
+    local full = joined(gguf_llama, unpack(norms))
+    local desc = model.describe(gguf(gguf_metas "qwen3", full))
+    assert.same({ C.PL_ARCH_QWEN3, C.PL_ROPE_HALVES, "Qwen3ForCausalLM" },
+                { desc.options.arch, desc.options.rope_order, desc.architecture })
+    assert.truthy(tensors(desc))
+    desc = model.describe(gguf(gguf_metas "qwen2", gguf_llama))
+    assert.equal("qkv", desc.bias)
+    local _, message = tensors(desc)
+    assert.truthy(message:find("no tensor 'blk.0.attn_q.bias'", 1, true))
+    local list = joined(norms, { "blk.0.ffn_gate_inp.weight", { 3, 8 } },
+      { "blk.0.ffn_gate_exps.weight", { 3, 5, 8 } },
+      { "blk.0.ffn_up_exps.weight", { 3, 5, 8 } },
+      { "blk.0.ffn_down_exps.weight", { 3, 8, 5 } })
+    for i = 1, 8 do list[#list + 1] = gguf_llama[i] end
+    desc = assert(model.describe(gguf(joined(gguf_metas "qwen3moe",
+      { "qwen3moe.expert_count", "u32", 3 }, { "qwen3moe.expert_used_count", "u32", 2 },
+      { "qwen3moe.expert_feed_forward_length", "u32", 5 }), list)))
+    assert.same({ 3, 2, 5, 1 }, { desc.options.n_experts, desc.options.n_experts_used,
+                                  desc.options.expert_ffn, desc.options.norm_topk })
+    local stacked = 0
+    for _, row in ipairs(assert(tensors(desc))) do
+      if row.name:find "_exps" then
+        stacked = stacked + 1
+        assert.same({ -1, 3 }, { row.expert, #row.shape })
+      end
+    end
+    assert.equal(3, stacked)
+  end)
+
+  it("reads rope's scaling", function()
+    local desc = model.describe(gguf(joined(gguf_metas "qwen3",
+      { "qwen3.rope.scaling.type", "str", "yarn" }, { "qwen3.rope.scaling.factor", "f32",
+                                                      4 },
+      { "qwen3.rope.scaling.original_context_length", "u32", 32 }), gguf_llama))
+    local o = desc.options
+    assert.same({ C.PL_ROPE_YARN, 4, 1, 32, 32, 0 },
+                { o.rope_scaling, o.rope_factor, o.rope_low, o.rope_high, o.rope_original,
+                  o.rope_attention })
+    refused_file("'llama.rope.scaling.type' is 'longrope'", joined(gguf_metas "llama",
+      { "llama.rope.scaling.type", "str", "longrope" },
+      { "llama.rope.scaling.factor", "f32", 4 }))
+  end)
+
+  it("refuses by field and value", function()
+    refused_file("'general.architecture' is 'gpt2'", gguf_metas "gpt2")
+    refused_file("'general.architecture' is missing", {})
+    refused_file("'llama.block_count' is missing", set("llama", "llama.block_count"))
+    refused_file("'llama.block_count' is '0'", set("llama", "llama.block_count", "u32",
+                                                   0))
+    refused_file("'llama.embedding_length' is 'x'",
+                 set("llama", "llama.embedding_length", "str", "x"))
+    refused_file("'llama.feed_forward_length' is '{\"n\":2}'",
+                 set("llama", "llama.feed_forward_length", "u32", { 1, 2 }))
+    refused_file("'llama.rope.dimension_count' is '2', wanted 4",
+                 set("llama", "llama.rope.dimension_count", "u32", 2))
+    refused_file("'llama.attention.head_count' is '3'",
+                 set("llama", "llama.attention.head_count", "u32", 3))
+    refused_file("'llama.vocab_size' is '17'", set("llama", "llama.vocab_size", "u32",
+                                                   17))
+    refused_file("'llama.expert_count' is '8'", set("llama", "llama.expert_count", "u32",
+                                                    8))
+    refused_file("'split.count' is '2'", set("llama", "split.count", "u16", 2))
+    refused_file("'tokenizer.ggml.eos_token_id' is '16'",
+                 set("llama", "tokenizer.ggml.eos_token_id", "u32", 16))
+    refused_file("no matrix 'token_embd.weight'", gguf_metas "llama", {})
+    local _, message = model.describe(files.write("GGUF", ".gguf"))
+    assert.truthy(message:find("the version", 1, true), message)
+  end)
+end)
+
