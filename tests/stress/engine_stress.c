@@ -35,7 +35,7 @@ enum {
 typedef struct text { /* a sequence as its client knows it */
     int32_t tokens[MAX_PROMPT + MAX_OUT];
     int32_t n_prompt, n, max_tokens, n_remote;
-    bool wants_rows;
+    bool wants_rows, placed;
     int32_t id;
     int finish;
 } text;
@@ -58,8 +58,7 @@ static uint32_t dice(const world *w, uint64_t a, uint64_t b, uint32_t n)
     return (uint32_t)(pl_random_at(w->seed, a, b) % n);
 }
 
-/* ---- what is told ---------------------------------------------------------------------
- */
+/* ---- what is told --------------------------------------------------------------- */
 
 static text *find_text(world *w, int32_t id)
 {
@@ -112,8 +111,7 @@ static void sink(void *ctx, pl_token_batch *batch)
         pl_token_batch_put(batch);
 }
 
-/* ---- those around
- * ---------------------------------------------------------------------- */
+/* ---- those around --------------------------------------------------------------- */
 
 static pl_seq *open_seq(world *w, int at)
 {
@@ -181,7 +179,9 @@ static void bring(world *w, const pl_placed *p)
     int32_t size = w->model.block_size;
     bool ok = dice(w, (uint64_t)p->seq, 30, 3) > 0;
     pl_lock(&w->lock);
-    const text *t = find_text(w, p->seq);
+    text *t = find_text(w, p->seq);
+    MUST(!t->placed && t->n == t->n_prompt);
+    t->placed = true;
     uint64_t context = 0;
     for (int32_t i = 0; i < p->first + p->n_tokens; i++) {
         context = fake_next(context, t->tokens[i]);
@@ -209,8 +209,7 @@ static void *run_transfer(void *arg)
     return NULL;
 }
 
-/* ---- a round
- * ------------------------------------------------------------------------------ */
+/* ---- a round -------------------------------------------------------------------- */
 
 static void open_world(world *w, uint64_t seed)
 {
