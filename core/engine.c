@@ -14,6 +14,7 @@ enum {
     SLOW_WAITS = 30
 };
 enum {
+    MAX_BLOCKS = 1 << 24,
     MAX_BATCHED = 1 << 20,
     MAX_SEQS = 1 << 16,
     MAX_WAITING = 1 << 20,
@@ -24,9 +25,9 @@ enum {
 
 static pl_status check_options(const pl_engine_options *o, int32_t max_positions)
 {
-    if (o->n_blocks < 2 || o->n_blocks > 1 << 28)
-        return pl_fail(PL_EINVAL, "n_blocks %d: wanted 2 or more; block 0 is set aside",
-                       o->n_blocks);
+    if (o->n_blocks < 2 || o->n_blocks > MAX_BLOCKS)
+        return pl_fail(PL_EINVAL, "n_blocks %d: wanted 2 to %d; block 0 is set aside",
+                       o->n_blocks, MAX_BLOCKS);
     if (o->max_num_seqs < 1 || o->max_num_seqs > MAX_SEQS)
         return pl_fail(PL_EINVAL, "max_num_seqs %d: wanted 1 to %d", o->max_num_seqs,
                        MAX_SEQS);
@@ -158,14 +159,21 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     r->id = s->id;
     r->max_total = max_total_of(e, s);
     r->n_cached = -1;
+    if (e->options.enable_prefix_caching) /* here, not on the step thread */
+        pl_engine_chain(e, r, s->n_given / e->block_size);
+    return r;
+}
+
+/* Fits what it asks for to this engine: only once it is taken, or another may be asked.
+ */
+static void fit(const pl_engine *e, const run *r)
+{
+    pl_seq *s = r->seq;
     pl_params *p = &s->params;
     p->min_tokens = PL_MIN(p->min_tokens, r->max_total - s->n_prompt);
     p->logprobs = PL_MIN(p->logprobs, e->vocab - 1);
     p->prompt_logprobs = PL_MIN(p->prompt_logprobs, e->vocab - 1);
     if (p->prompt_logprobs >= 0) s->n_remote = 0; /* they must be computed to be known */
-    if (e->options.enable_prefix_caching)         /* here, not on the step thread */
-        pl_engine_chain(e, r, s->n_given / e->block_size);
-    return r;
 }
 
 static pl_status enter(pl_engine *e, run *r)
@@ -178,6 +186,7 @@ static pl_status enter(pl_engine *e, run *r)
                        s->n_live - s->stats.running, e->options.max_waiting);
     if (pl_index_find(s, r->id))
         return pl_fail(PL_EINVAL, "sequence %d is here already", r->id);
+    fit(e, r);
     r->arrival = s->arrivals++;
     pl_index_insert(s, r);
     return PL_OK;
@@ -256,27 +265,28 @@ int pl_engine_blocks(const pl_engine *e, int32_t seq, int32_t *out, int max)
     return n == PL_ENOTFOUND ? pl_fail(PL_ENOTFOUND, "no sequence %d", seq) : n;
 }
 
-/* Every block that is in use is in use by a sequence, as often as it says. */
+/* Every block is used as often as there are sequences that hold it. */
 static pl_status check_blocks(const pl_engine *e)
 {
     PL_TRY(pl_kv_check(e->kv));
-    int32_t n = pl_kv_size(e->kv) + 1, held = 0;
-    bool *seen = pl_alloc((size_t)n);
+    int32_t n = pl_kv_size(e->kv) + 1;
+    int32_t *holders = pl_alloc((size_t)n * sizeof *holders);
     pl_status status = PL_OK;
     for (uint32_t i = 0; i <= e->shared->mask; i++) {
         const run *r = e->shared->index[i];
-        for (int32_t j = 0; r && j < r->n_blocks; j++) {
-            if (r->blocks[j] < 1 || r->blocks[j] >= n)
+        for (int32_t j = 0; r && j < r->n_blocks; j++)
+            if (r->blocks[j] >= 1 && r->blocks[j] < n)
+                holders[r->blocks[j]]++;
+            else
                 status = pl_fail(PL_EINTERNAL, "sequence %d holds block %d", r->id,
                                  r->blocks[j]);
-            else
-                held += !seen[r->blocks[j]], seen[r->blocks[j]] = true;
-        }
     }
-    pl_free(seen);
-    if (status == PL_OK && held != pl_kv_size(e->kv) - pl_kv_free(e->kv))
-        status = pl_fail(PL_EINTERNAL, "%d blocks are in use, %d are held by sequences",
-                         pl_kv_size(e->kv) - pl_kv_free(e->kv), held);
+    for (int32_t i = 1; i < n; i++)
+        if (holders[i] != pl_kv_users(e->kv, i))
+            status =
+                pl_fail(PL_EINTERNAL, "block %d has %d users, but %d sequences hold it",
+                        i, pl_kv_users(e->kv, i), holders[i]);
+    pl_free(holders);
     return status;
 }
 

@@ -20,9 +20,6 @@
  * A cancel ends it from anywhere, at the next step's start; from REMOTE it is told at
  * once, but as ORPHAN it holds its blocks until the KV has arrived: someone may be
  * writing there.
- *
- * Of a run, `news`, `in_inbox` and `next_news` belong to the lock, as do the engine's
- * index, inbox and published numbers; all else belongs to whoever steps.
  */
 #ifndef PL_ENGINE_RUN_H
 #define PL_ENGINE_RUN_H

@@ -167,6 +167,11 @@ int32_t pl_kv_cached(const pl_kv *kv)
     return kv->n_cached;
 }
 
+int32_t pl_kv_users(const pl_kv *kv, int32_t at)
+{
+    return kv->blocks[at].refs;
+}
+
 int32_t pl_kv_line(const pl_kv *kv, int32_t *out, int32_t max)
 {
     int32_t n = 0;

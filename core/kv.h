@@ -65,6 +65,7 @@ bool pl_kv_reset(pl_kv *kv);
 int32_t pl_kv_size(const pl_kv *kv);   /* blocks that can be given out */
 int32_t pl_kv_free(const pl_kv *kv);   /* free and cached */
 int32_t pl_kv_cached(const pl_kv *kv); /* not in use, but named */
+int32_t pl_kv_users(const pl_kv *kv, int32_t block);
 /* The free and cached blocks in the order in which they would be taken; how many. */
 int32_t pl_kv_line(const pl_kv *kv, int32_t *out, int32_t max);
 /* Whether all this still fits together: PL_EINTERNAL if not. For tests. */
