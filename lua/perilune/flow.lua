@@ -92,6 +92,10 @@ local function resume(task)
     ok, message = coroutine.resume(task.thread, unpack(task, 1, task.n))
   end
   current = nil
+  if coroutine.status(task.thread) == "dead" then
+    task.ended = true
+    if task.joiner then make_ready(task.joiner) end
+  end
   if not ok then fail(task, message) end
 end
 
@@ -239,6 +243,14 @@ local function wake_sleepers()
     local task = pop_sleeper()
     task.awake = true
     make_ready(task)
+  end
+end
+
+-- Parks until all of these tasks have ended.
+function M.join(tasks)
+  for _, task in ipairs(tasks) do
+    task.joiner = current
+    while not task.ended do coroutine.yield() end
   end
 end
 

@@ -19,7 +19,7 @@ local top = {
     "a GGUF file, or a folder with config.json and safetensors", kind = "string",
     env = { "PERILUNE_MODEL" }, unset = "the model that ./dev run fetched" },
   { "served_model_name", nil, "names that requests may use; answers carry the first",
-    kind = "strings", unset = "the model's path" },
+    kind = "strings", unset = "the name of the model's file or folder" },
   { "tokenizer", nil, "folder of tokenizer.json, where it is not with the model",
     kind = "string", unset = "the model's own" },
   { "chat_template", nil, "a Jinja file, or the template itself",

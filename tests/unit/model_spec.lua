@@ -234,7 +234,7 @@ describe("reference models", function()
     (have_golden and it or pending)("describes and matches " .. name, function()
       local desc = assert(model.describe(golden .. "/" .. name))
       assert.equal(n, #assert(tensors(desc)))
-      assert.equal(1024, desc.max_positions)
+      assert.is_true(desc.max_positions >= 1024)
     end)
   end
 end)
