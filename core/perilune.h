@@ -54,6 +54,8 @@ void pl_log_write(int level, const char *text, size_t len);
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
 uint64_t pl_entropy(void);                /* 64 random bits from the system */
+/* Counter-based random bits (Philox4x32-10): the same arguments give the same, anywhere. */
+uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);
 
 typedef struct pl_clock pl_clock;         /* what an engine takes for time */
 pl_clock *pl_clock_open(void);            /* virtual: stands still until it is set */
@@ -219,9 +221,8 @@ const char *pl_device_kernels(const pl_device *d);          /* the variant chose
 typedef struct pl_model pl_model;
 pl_model *pl_model_open(pl_device *device, const pl_model_options *options);
 void pl_model_close(pl_model *m);
-/* Gives the model one tensor: packed or copied here; `tensor` is not used afterwards
- * unless its type needs no packing, when its file must outlive the model. Experts: e is
- * the expert, or -1 where the tensor stacks all of them. */
+/* Gives the model one tensor, which is packed or copied: its file may go afterwards.
+ * Experts: e is the expert, or -1 where the tensor stacks all of them. */
 pl_status pl_model_tensor(pl_model *m, int role, int layer, int e, const pl_tensor *tensor);
 pl_status pl_model_dummy(pl_model *m);     /* seeded random weights for all that is missing */
 pl_status pl_model_ready(pl_model *m);     /* all there, all of the right shape */

@@ -194,16 +194,20 @@ local function fill(model, list, progress)
   end
 end
 
+local KV_TYPES = { auto = pl.C.PL_F16, float16 = pl.C.PL_F16, float32 = pl.C.PL_F32 }
+local ACTIVATIONS = { auto = pl.C.PL_Q8_0, int8 = pl.C.PL_Q8_0, float32 = pl.C.PL_F32 }
+
 local function options_of(desc, opts)
   local o = ffi.new("pl_model_options", desc.options)
-  o.block_size, o.kv_type, o.activations = 16, pl.C.PL_F16, pl.C.PL_F32
-  for key, value in pairs(opts.options or {}) do o[key] = value end
+  o.block_size = opts.block_size or 16
+  o.kv_type = KV_TYPES[opts.kv_cache_dtype or "auto"]
+  o.activations = ACTIVATIONS[opts.activations or "auto"]
   o.dummy_seed = opts.seed or 0
   return o
 end
 
-local function load_onto(files, desc, device, options, opts)
-  local model = pl.C.pl_model_open(device, options)
+local function load_onto(files, desc, device, opts)
+  local model = pl.C.pl_model_open(device, options_of(desc, opts))
   if model == nil then check(pl.C.PL_EINVAL) end
   local ok, why = pcall(function()
     if opts.load_format == "dummy" then
@@ -219,24 +223,18 @@ local function load_onto(files, desc, device, options, opts)
 end
 
 local function load(desc, device, opts)
-  local options = options_of(desc, opts)
   local files = open_all(opts.load_format == "dummy" and {} or desc.files)
-  local ok, model = pcall(load_onto, files, desc, device, options, opts)
-  if ok then return model, files end
+  local ok, model = pcall(load_onto, files, desc, device, opts)
   close_all(files)
+  if ok then return model end
   error(model, 0)
 end
 
--- The model on the device, ready, and its files: the device may go on reading them, so
--- both are closed together, by close(). opts: options (block_size, kv_type, activations),
--- load_format "dummy" with a seed, progress(done, total) in bytes.
+-- The model on the device, ready; its files are closed again, for the device has packed or
+-- copied all of it. opts: block_size; kv_cache_dtype and activations as the options of
+-- those names; load_format "dummy" with a seed; progress(done, total) in bytes.
 function M.load(desc, device, opts)
   return F.guard(load, desc, device, opts or {})
-end
-
-function M.close(model, files)
-  pl.C.pl_model_close(model)
-  close_all(files)
 end
 
 return M

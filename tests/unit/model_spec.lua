@@ -181,25 +181,21 @@ describe("model.load", function()
 
   it("gives the model every tensor, then asks whether it is ready", function()
     local desc, seen = model.describe(folder(llama())), {}
-    local m, open = model.load(desc, "a device", {
-      options = { block_size = 8, activations = real.PL_Q8_0 },
+    local m = model.load(desc, "a device", { block_size = 8, activations = "float32",
       progress = function(done, total) seen[#seen + 1] = { done, total } end })
     assert.equal("a model", m)
-    assert.same({ "open", "a device", 8, 8, real.PL_F16, real.PL_Q8_0, 0 }, told[1])
+    assert.same({ "open", "a device", 8, 8, real.PL_F16, real.PL_F32, 0 }, told[1])
     assert.equal(#shapes(llama()) + 2, #told)
     assert.equal("ready", told[#told][1])
     assert.equal(#told - 2, #seen)
     assert.equal(seen[#seen][1], seen[#seen][2])
-    model.close(m, open)
-    assert.same({ "close", "a model" }, told[#told])
   end)
 
   it("makes weights up", function()
     local desc = model.describe(files.folder { ["config.json"] = encode(llama()) },
                                 { load_format = "dummy" })
-    local m, open = model.load(desc, "a device", { load_format = "dummy", seed = 7 })
+    local m = model.load(desc, "a device", { load_format = "dummy", seed = 7 })
     assert.equal("a model", m)
-    assert.same({}, open)
     assert.equal(7, told[1][7])
     assert.same({ "dummy", "a model" }, told[2])
   end)
