@@ -158,11 +158,16 @@ function M.run(words, complain)
     io.stderr:write("perilune: ", bad, "\n")
     return 1
   end
-  local run = drive {
+  local run
+  run, bad = drive {
     url = ready.url, requests = options.requests, concurrency = options.concurrency,
     rate = options.rate, timeout = options.timeout, progress = progress(options),
     request = function() return request(options, ready.url, ready.headers) end,
   }
+  if not run then
+    io.stderr:write("perilune: ", bad, "\n")
+    return 1
+  end
   local figures = M.figures(run)
   print(M.report(figures))
   if options.json then
