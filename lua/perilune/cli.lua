@@ -76,7 +76,8 @@ end
 local function shown(setting)
   if setting.row and setting.row.secret and setting.value then return "(secret)" end
   if setting.value == nil then return "-" end
-  return values.show(setting.value)
+  local text = values.show(setting.value):gsub("%s+", " ")
+  return #text > 60 and text:sub(1, 57) .. "..." or text
 end
 
 function words.check(...)
