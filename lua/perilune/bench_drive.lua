@@ -178,7 +178,8 @@ return function(options)
   }
   local began, started, shown = run.now, 0, run.now
   run.next_at = began
-  while run.done + run.failed < options.requests do
+  C.pl_terminal_catch(1)                    -- Ctrl-C: report what there is
+  while run.done + run.failed < options.requests and not run.interrupted do
     while due(run, options, started) do
       started = started + 1
       start(run, options.request())
@@ -187,6 +188,7 @@ return function(options)
       end
     end
     attend(run, pause_ms(run, options, started))
+    run.interrupted = C.pl_terminal_interrupts() > 0
     if run.now - shown > 0.1 then
       options.progress(run.done + run.failed, run.now - began)
       shown = run.now
@@ -194,7 +196,9 @@ return function(options)
   end
   run.seconds = math.max(seconds() - began, 1e-9)
   options.progress(options.requests, run.seconds)
+  C.pl_terminal_catch(0)
   for _, socket in ipairs(run.idle) do C.pl_client_close(socket) end
+  for _, stream in ipairs(run.active) do C.pl_client_close(stream.socket) end
   C.pl_client_close(first)
   return run
 end

@@ -14,9 +14,11 @@ return pl.extend("agg", {
 })]==]
 
 local PIECES = { "", " ", "\n", "{", "}", "[", "]", "=", "==", "'", '"', "\\", "--",
-  "[[", "--[[", "]]", "nil", "0/0", "1e999", "-1", "{}", "function() end", "true", "end", "\0",
+  "[[", "--[[", "]]",
+  "nil", "0/0", "1e999", "-1", "{}", "function() end", "true", "end", "\0",
   ".", ",", "(", ")", "x", "_G", "\255", "pl", "require" }
-local WORDS = { "--port", "--port=", "--", "--=", "-", "", "--no-port", "--wide", "1", "-1",
+local WORDS = { "--port", "--port=", "--", "--=", "-", "", "--no-port", "--wide", "1",
+  "-1",
   "1k", "nan", "[", '["a"]', "{", '{"a":1}', "--hf-overrides", "--hf-overrides.a.b",
   "--hf-overrides.", "--worker.", "--worker.seed", "--.seed", "--api-key", "a", "--form",
   "--model", "--served-model-name", "--worker.cost", "--no-", "--http", "\255", "--a%b" }
