@@ -416,8 +416,10 @@ void pl_job_close(pl_job *j);
 
 typedef struct pl_client pl_client;
 pl_client *pl_client_open(const char *host, int port, int timeout_ms);
+pl_client *pl_client_another(const pl_client *c);   /* to the same place; does not wait to be connected */
 void pl_client_close(pl_client *c);
-pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout_ms);   /* all of it */
+/* All of it within the time; or, with 0, now what goes and the rest during pl_client_poll. */
+pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout_ms);
 /* How many bytes came; 0: the server closed. PL_EAGAIN or PL_ETIMEOUT: none yet;
  * PL_ECANCELED: a signal came first. */
 int pl_client_recv(pl_client *c, char *out, int max, int timeout_ms);
