@@ -25,7 +25,8 @@ static uint8_t take(input *in)
 
 static input take_string(input *in)
 {
-    size_t n = PL_MIN((size_t)take(in) & 63, in->len);
+    size_t n = (size_t)take(in) & 63;
+    n = PL_MIN(n, in->len);
     input s = {in->p, n};
     in->p += n;
     in->len -= n;
@@ -35,8 +36,13 @@ static input take_string(input *in)
 static pl_text *open_text(input *in)
 {
     uint8_t a = take(in), b = take(in);
-    pl_text_options o = {.kind = a & 1, .vocab_size = 300, .nfc = a >> 1 & 1, .ignore_merges = a >> 2 & 1,
-                         .fuse_unk = a >> 3 & 1, .unk_id = (a >> 4 & 1) - 1, .prefix_space = b & 3};
+    pl_text_options o = {.kind = a & 1,
+                         .vocab_size = 300,
+                         .nfc = a >> 1 & 1,
+                         .ignore_merges = a >> 2 & 1,
+                         .fuse_unk = a >> 3 & 1,
+                         .unk_id = (a >> 4 & 1) - 1,
+                         .prefix_space = b & 3};
     if (o.kind == PL_TEXT_PIECES) {
         o.byte_fallback = a >> 5 & 1;
         o.by_score = a >> 6 & 1;
@@ -55,7 +61,8 @@ static void fill(pl_text *t, input *in)
         if (tag < 160) {
             pl_text_token(t, id++, p, s.len, tag & 0xf3, (float)take(in));
         } else if (tag < 240) {
-            size_t left = PL_MIN((size_t)take(in) & 15, s.len);
+            size_t left = (size_t)take(in) & 15;
+            left = PL_MIN(left, s.len);
             pl_text_merge(t, p, left, p + left, s.len - left);
         } else {
             pl_text_split(t, p, s.len);
@@ -71,7 +78,9 @@ static void check_stream(const pl_text *t, const int32_t *ids, int n, int skip)
     for (int i = 0; i < n; i++) pl_detok_push(d, ids[i], &parts);
     pl_detok_flush(d, &parts);
     pl_detok_close(d);
-    if (whole.len != parts.len || (whole.len && memcmp(whole.data, parts.data, whole.len) != 0)) abort();
+    if (whole.len != parts.len ||
+        (whole.len && memcmp(whole.data, parts.data, whole.len) != 0))
+        abort();
     if (!pl_utf8_valid(whole.data, whole.len)) abort();
     pl_buf_fini(&whole);
     pl_buf_fini(&parts);
@@ -85,7 +94,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!t) return 0;
     fill(t, &in);
     pl_buf ids = {0};
-    if (pl_text_ready(t) >= 0 && pl_text_encode(t, (const char *)in.p, in.len, data[0] & 1, &ids) >= 0) {
+    if (pl_text_ready(t) >= 0 &&
+        pl_text_encode(t, (const char *)in.p, in.len, data[0] & 1, &ids) >= 0) {
         const int32_t *p = (const int32_t *)ids.data;
         int n = (int)(ids.len / sizeof *p);
         for (int i = 0; i < n; i++)
