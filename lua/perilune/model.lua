@@ -93,7 +93,8 @@ local function open_all(paths)
     if files[i] == nil then
       files[i] = nil
       close_all(files)
-      F.refuse("PL_EFORMAT", "%s", ffi.string(pl.C.pl_error_text()))
+      local _, why = pl.refusal()
+      F.refuse(F.kind_of(paths[i]) and "PL_EFORMAT" or "PL_ENOTFOUND", "%s", why)
     end
   end
   return files

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 local pl = require "perilune.ffi"
 local files = require "weights_files"
+local gguf_twin = require "gguf_twin"
 local model = require "perilune.model"
 local small = require "model_files"
 local C = pl.C
@@ -128,3 +129,20 @@ describe("model.describe of a GGUF file", function()
   end)
 end)
 
+local golden = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
+local probe = io.open(golden .. "/llama/config.json")
+if probe then probe:close() end
+
+describe("a GGUF twin", function()
+  (probe and it or pending)("describes the model that its folder does", function()
+    local folder = assert(model.describe(golden .. "/llama"))
+    local file = assert(model.describe(gguf_twin(golden .. "/llama")))
+    for _, key in ipairs { "n_layers", "hidden", "n_heads", "n_kv_heads", "head_dim",
+                           "ffn", "vocab", "max_positions", "tied", "rope_theta" } do
+      assert.equal(folder.options[key], file.options[key])
+    end
+    assert.equal(C.PL_ROPE_PAIRS, file.options.rope_order)
+    assert.equal(#tensors(folder) + 1, #assert(tensors(file)))
+    files.clean()
+  end)
+end)
