@@ -265,8 +265,8 @@ const pl_tensor *pl_weights_find(const pl_weights *w, const char *name)
     return found ? *found : NULL;
 }
 
-/* Reading a page of each tensor is what this costs, so of a great many only some are
- * read. */
+/* Each tensor read costs a page, if the system is kept from reading megabytes ahead of
+ * it; of a great many tensors only some are read. */
 uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t len,
                                 uint64_t seed)
 {
@@ -277,11 +277,13 @@ uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t le
     uint64_t hash = XXH3_64bits_withSeed(text, len, seed);
     if (!w) return hash;
     hash = XXH3_64bits_withSeed(w->bytes, w->data_at, hash);
+    if (w->mapped) madvise((void *)w->bytes, w->size, MADV_RANDOM);
     int step = w->n_tensors / SAMPLES + 1;
     for (int i = 0; i < w->n_tensors; i += step) {
         const pl_tensor *t = &w->tensors[i];
         hash =
             XXH3_64bits_withSeed(t->data, (size_t)PL_MIN(t->bytes, (int64_t)BYTES), hash);
     }
+    if (w->mapped) madvise((void *)w->bytes, w->size, MADV_NORMAL);
     return hash;
 }
