@@ -163,8 +163,8 @@ local function read_experts(config, o)
 end
 
 local function refuse_others(config, known)
-  if F.has(config, "quantization_config") then
-    F.unsupported(config, "quantization_config", "none")
+  for _, key in ipairs { "quantization_config", "dual_chunk_attention_config" } do
+    if F.has(config, key) then F.unsupported(config, key, "none") end
   end
   if F.string(config, "hidden_act", "silu") ~= "silu" then
     F.unsupported(config, "hidden_act", "silu")

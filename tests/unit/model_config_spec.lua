@@ -221,7 +221,9 @@ describe("model.describe of a folder", function()
     for key, case in pairs {
       architectures = { { "GPT2LMHeadModel" }, "GPT2LMHeadModel" },
       hidden_act = { "gelu", "'hidden_act' is 'gelu', wanted silu" },
-      quantization_config = { { quant_method = "fp8" }, "'quantization_config'" },
+      quantization_config = { { quant_method = "fp8" },
+                              "is '{\"quant_method\":\"fp8\"}'" },
+      dual_chunk_attention_config = { { chunk_size = 8 }, "'{\"chunk_size\":8}'" },
       mlp_bias = { true, "'mlp_bias' is 'true'" },
       partial_rotary_factor = { 0.5, "'partial_rotary_factor' is '0.5'" },
       torch_dtype = { "float64", "'torch_dtype' is 'float64'" },
