@@ -126,6 +126,9 @@ describe("model.describe of a GGUF file", function()
     refused_file("no matrix 'token_embd.weight'", gguf_metas "llama", {})
     local _, message = model.describe(files.write("GGUF", ".gguf"))
     assert.truthy(message:find("the version", 1, true), message)
+    _, message = model.describe(gguf(gguf_metas "llama", gguf_llama),
+                                { hf_overrides = { vocab_size = 3 } })
+    assert.truthy(message:find("hf_overrides change a config.json", 1, true), message)
   end)
 end)
 
