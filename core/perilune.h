@@ -162,7 +162,7 @@ typedef struct pl_tensor {                 /* a tensor in a file: row-major, dim
     const char *name;
     int32_t type, n_dims;
     int64_t dims[4];
-    const void *data;
+    const void *data;                      /* of safetensors: at any address, even an odd one */
     int64_t bytes;
 } pl_tensor;
 typedef struct pl_meta {                   /* a value of GGUF's metadata */

@@ -181,10 +181,11 @@ describe("model.load", function()
 
   it("gives the model every tensor, then asks whether it is ready", function()
     local desc, seen = model.describe(folder(llama())), {}
-    local m = model.load(desc, "a device", { block_size = 8, activations = "float32",
+    local m = model.load(desc, "a device", {
+      block_size = 8, activations = "float32", kv_cache_dtype = "float32",
       progress = function(done, total) seen[#seen + 1] = { done, total } end })
     assert.equal("a model", m)
-    assert.same({ "open", "a device", 8, 8, real.PL_F16, real.PL_F32, 0 }, told[1])
+    assert.same({ "open", "a device", 8, 8, real.PL_F32, real.PL_F32, 0 }, told[1])
     assert.equal(#shapes(llama()) + 2, #told)
     assert.equal("ready", told[#told][1])
     assert.equal(#told - 2, #seen)
@@ -196,8 +197,20 @@ describe("model.load", function()
                                 { load_format = "dummy" })
     local m = model.load(desc, "a device", { load_format = "dummy", seed = 7 })
     assert.equal("a model", m)
-    assert.equal(7, told[1][7])
+    assert.same({ "open", "a device", 8, 16, real.PL_F16, real.PL_Q8_0, 7 }, told[1])
     assert.same({ "dummy", "a model" }, told[2])
+  end)
+
+  it("refuses choices that it does not know", function()
+    local desc = model.describe(folder(llama()))
+    for key, value in pairs { activations = "fp8", kv_cache_dtype = "int4" } do
+      local m, message, name = model.load(desc, "a device", { [key] = value })
+      assert.is_nil(m)
+      assert.equal("PL_EINVAL", name)
+      assert.truthy(message:find(key .. " is '" .. value .. "', wanted", 1, true),
+                    message)
+    end
+    assert.same({}, told)
   end)
 
   it("closes what it opened when something is refused", function()
