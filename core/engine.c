@@ -20,8 +20,7 @@ enum {
     MAX_PROMPT_TOP = 1 << 24
 };
 
-/* ---- open, close ---------------------------------------------------------------------
- */
+/* ---- open, close ---------------------------------------------------------------- */
 
 static pl_status check_options(const pl_engine_options *o, int32_t max_positions)
 {
@@ -119,8 +118,7 @@ void pl_engine_close(pl_engine *e)
     pl_free(e);
 }
 
-/* ---- doors
- * ------------------------------------------------------------------------------ */
+/* ---- doors ---------------------------------------------------------------------- */
 
 static pl_status check_seq(const pl_engine *e, const pl_seq *s)
 {
@@ -164,7 +162,8 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     p->min_tokens = PL_MIN(p->min_tokens, r->max_total - s->n_prompt);
     p->logprobs = PL_MIN(p->logprobs, e->vocab - 1);
     p->prompt_logprobs = PL_MIN(p->prompt_logprobs, e->vocab - 1);
-    if (e->options.enable_prefix_caching) /* here, not on the step thread */
+    if (p->prompt_logprobs >= 0) s->n_remote = 0; /* they must be computed to be known */
+    if (e->options.enable_prefix_caching)         /* here, not on the step thread */
         pl_engine_chain(e, r, s->n_given / e->block_size);
     return r;
 }
@@ -231,8 +230,7 @@ void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
     pl_unlock(&e->shared->lock);
 }
 
-/* ---- between steps: the step thread stays out while the lock is held
- * ---------------------- */
+/* ---- between steps: the step thread stays out while the lock is held ------------ */
 
 pl_status pl_engine_reset_cache(pl_engine *e)
 {
@@ -290,8 +288,7 @@ pl_status pl_engine_check(const pl_engine *e)
     return status;
 }
 
-/* ---- the step
- * ------------------------------------------------------------------------------ */
+/* ---- the step ------------------------------------------------------------------- */
 
 static void take_arrival(pl_engine *e, run *r, bool ok)
 {
@@ -406,8 +403,7 @@ int pl_engine_tokens(pl_engine *e, const pl_token **out)
     return e->last ? e->last->n : 0;
 }
 
-/* ---- the thread
- * ------------------------------------------------------------------------------ */
+/* ---- the thread ----------------------------------------------------------------- */
 
 static void tell(pl_engine *e, pl_token_batch *batch)
 {

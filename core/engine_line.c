@@ -39,7 +39,7 @@ void pl_run_free(run *r)
     pl_free(r);
 }
 
-/* ---- the line ---------------------------------------------------------------------- */
+/* ---- the line ------------------------------------------------------------------- */
 
 bool pl_run_is_before(const pl_engine *e, const run *a, const run *b)
 {
@@ -93,8 +93,7 @@ void pl_line_remove(pl_engine *e, run *r)
     rise(e, at, last);
 }
 
-/* ---- by id: linear probing, never more than half full -------------------------------
- */
+/* ---- by id: linear probing, never more than half full --------------------------- */
 
 void pl_index_init(shared *s, int32_t max_live)
 {
@@ -140,8 +139,7 @@ void pl_index_remove(shared *s, run *r)
     if (s->inbox_last == r) s->inbox_last = before;
 }
 
-/* ---- news: at most one entry a run, so the inbox needs no bound of its own ------------
- */
+/* ---- news: at most one entry a run, so the inbox needs no bound of its own ------ */
 
 void pl_inbox_push(shared *s, run *r, int news)
 {

@@ -27,7 +27,7 @@ static int32_t blocks_for(const pl_engine *e, int32_t n_tokens)
     return (n_tokens + e->block_size - 1) / e->block_size;
 }
 
-/* ---- names ------------------------------------------------------------------------- */
+/* ---- names ---------------------------------------------------------------------- */
 
 void pl_engine_chain(const pl_engine *e, run *r, int32_t n_blocks)
 {
@@ -63,8 +63,7 @@ void pl_engine_drop(pl_engine *e, run *r)
     r->n_blocks = r->n_named = r->n_found = r->n_computed = r->n_now = 0;
 }
 
-/* ---- those that run ------------------------------------------------------------------
- */
+/* ---- those that run ------------------------------------------------------------- */
 
 static int32_t want_tokens(const pl_engine *e, const run *r, int32_t n_computed)
 {
@@ -123,8 +122,7 @@ static int32_t plan_running(pl_engine *e, int32_t budget)
     return preempted ? -1 : budget;
 }
 
-/* ---- those that wait
- * ------------------------------------------------------------------- */
+/* ---- those that wait ------------------------------------------------------------ */
 
 static int32_t find_prefix(const pl_engine *e, run *r)
 {
@@ -180,6 +178,7 @@ static void admit(pl_engine *e, run *r, int32_t hits)
 {
     pl_line_remove(e, r);
     r->state = RUN_RUNNING;
+    r->seq->n_remote = 0; /* it is here already; once is enough */
     pl_run_push(&e->running, r);
     if (r->n_blocks == 0) {
         count_prefix(e, r, hits * e->block_size);
@@ -233,8 +232,7 @@ void pl_engine_plan(pl_engine *e)
     if (left > 0) plan_waiting(e, left);
 }
 
-/* ---- the batch
- * --------------------------------------------------------------------------- */
+/* ---- the batch ------------------------------------------------------------------ */
 
 /* The tokens that follow those of the rows, as far as the prompt goes. */
 static void set_targets(const run *r, int32_t *targets)

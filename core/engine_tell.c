@@ -58,8 +58,7 @@ void pl_engine_orphan(pl_engine *e, run *r)
     r->state = RUN_ORPHAN;
 }
 
-/* ---- results ------------------------------------------------------------------------
- */
+/* ---- results -------------------------------------------------------------------- */
 
 /* A prompt's logprobs come in as many parts as its computing took; they lie by position.
  */
@@ -130,8 +129,7 @@ void pl_engine_tell_failure(pl_engine *e)
     for (int32_t i = 0; i < e->placed.n; i++) e->placed.items[i]->spoiled = true;
 }
 
-/* ---- the batch: one allocation -------------------------------------------------------
- */
+/* ---- the batch: one allocation -------------------------------------------------- */
 
 static size_t batch_size(const pl_engine *e)
 {

@@ -44,7 +44,7 @@ void pl_kv_close(pl_kv *kv)
     pl_free(kv);
 }
 
-/* ---- the line ---------------------------------------------------------------------- */
+/* ---- the line ------------------------------------------------------------------- */
 
 static void leave_line(pl_kv *kv, int32_t at)
 {
@@ -66,7 +66,7 @@ static void join_line(pl_kv *kv, int32_t at)
     kv->n_cached += b->named;
 }
 
-/* ---- names ------------------------------------------------------------------------- */
+/* ---- names ---------------------------------------------------------------------- */
 
 static int32_t *find_bucket(const pl_kv *kv, const pl_name *name)
 {
@@ -122,7 +122,7 @@ bool pl_kv_reset(pl_kv *kv)
     return true;
 }
 
-/* ---- take, put --------------------------------------------------------------------- */
+/* ---- take, put ------------------------------------------------------------------ */
 
 bool pl_kv_take(pl_kv *kv, const int32_t *hits, int32_t n_hits, int32_t n_new,
                 int32_t *fresh)
@@ -150,7 +150,7 @@ void pl_kv_put(pl_kv *kv, const int32_t *blocks, int32_t n)
     }
 }
 
-/* ---- what it looks like ------------------------------------------------------------ */
+/* ---- what it looks like --------------------------------------------------------- */
 
 int32_t pl_kv_size(const pl_kv *kv)
 {

@@ -33,8 +33,7 @@ static void add_le(pl_buf *b, uint64_t v, int n)
     pl_buf_add(b, bytes, (size_t)n);
 }
 
-/* ---- canonical CBOR: the shortest head for each number -------------------------------
- */
+/* ---- canonical CBOR: the shortest head for each number -------------------------- */
 
 static void cbor_head(pl_buf *b, int major, uint64_t v)
 {
@@ -67,8 +66,7 @@ static void cbor_block(pl_buf *b, const pl_name *parent, int digest_len,
     pl_buf_add(b, salt, salt_len);
 }
 
-/* ---- pickle, protocol 5 --------------------------------------------------------------
- */
+/* ---- pickle, protocol 5 --------------------------------------------------------- */
 
 enum {
     MEMOIZE = 0x94,
@@ -135,8 +133,7 @@ static void pickle_block(pl_buf *b, const pl_name *parent, const int32_t *tokens
     pickle_end(b, at);
 }
 
-/* ---- digests -------------------------------------------------------------------------
- */
+/* ---- digests -------------------------------------------------------------------- */
 
 typedef struct hasher {
     int algo;
@@ -229,8 +226,7 @@ pl_status pl_namer_chain(const pl_namer *namer, const pl_name *parent,
     return status;
 }
 
-/* ---- for those outside ---------------------------------------------------------------
- */
+/* ---- for those outside ---------------------------------------------------------- */
 
 pl_status pl_block_hash(int algo, const char *seed, const uint8_t *parent,
                         const int32_t *tokens, int n, const char *salt, size_t salt_len,

@@ -24,13 +24,16 @@ enum {
     CHUNK = 1024,
     N_BUCKETS = 1024,
     PER_UNIT =
-        32, /* buckets of a distance of 1; the last one holds all that is farther */
+        32,     /* buckets of a distance of 1; the last one holds all that is farther */
+    FEW = 1024, /* top_k up to here is found by one heap */
 };
+
+static const float LEAST = -104; /* e to this is 0 */
 
 struct pl_sample_scratch {
     int32_t vocab;
     float *raw;      /* the row as it came, for logprobs */
-    float *weights;  /* e^(logit - best) */
+    float *weights;  /* e^((logit - best) / temperature) */
     int32_t *heap;   /* ids */
     int32_t *counts; /* of a token; all 0 between calls */
     double sums[N_BUCKETS];
@@ -58,8 +61,7 @@ void pl_sample_scratch_close(pl_sample_scratch *s)
     pl_free(s);
 }
 
-/* ---- rows
- * ------------------------------------------------------------------------------ */
+/* ---- rows ----------------------------------------------------------------------- */
 
 static inline float as_number(float v)
 {
@@ -99,6 +101,16 @@ static double sum_weights(const float *w, int32_t n)
     return sum;
 }
 
+/* e^((v - best) * scale) of each */
+static void exp_row(const float *row, int32_t n, float best, float scale, float *w)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float x = (row[i] - best) * scale;
+        w[i] = x > LEAST ? x : LEAST;
+    }
+    for (int32_t i = 0; i < n; i++) w[i] = pl_exp(w[i]);
+}
+
 /* ln(sum of e^v) of a row */
 static double log_sum_exp(const float *row, int32_t n)
 {
@@ -106,14 +118,13 @@ static double log_sum_exp(const float *row, int32_t n)
     double sum = 0;
     for (int32_t at = 0; at < n; at += CHUNK) {
         int32_t m = PL_MIN(CHUNK, n - at);
-        for (int32_t i = 0; i < m; i++) w[i] = pl_exp(row[at + i] - best);
+        exp_row(row + at, m, best, 1, w);
         sum += sum_weights(w, m);
     }
     return (double)best + pl_ln(sum);
 }
 
-/* ---- the best few: a heap of ids, the worst kept one (or the best left one) on top
- * ------ */
+/* ---- the best few: a heap of ids, the worst kept one (or the best left one) on top  */
 
 static bool is_before(const float *row, int32_t a, int32_t b)
 {
@@ -189,8 +200,7 @@ void pl_logprobs(pl_sample_scratch *s, const float *logits, int32_t vocab, int32
     out[0] = describe(s->raw, token, find_rank(s->raw, vocab, token), norm);
 }
 
-/* ---- what steers the choice
- * ------------------------------------------------------------- */
+/* ---- what steers the choice ----------------------------------------------------- */
 
 static void keep_allowed(pl_sample_scratch *s, float *row, int32_t vocab,
                          const pl_sampler *p)
@@ -222,8 +232,8 @@ static void apply_penalties(pl_sample_scratch *s, float *row, const pl_sampler *
     if (repetition == 1 && presence == 0 && frequency == 0) return;
     for (int32_t i = 0; i < p->n_tokens && repetition != 1; i++) {
         float *v = &row[p->tokens[i]];
-        if (s->counts[p->tokens[i]]++ == 0)
-            *v = *v > 0 ? *v / repetition : *v * repetition;
+        if (s->counts[p->tokens[i]]++ > 0) continue;
+        *v = *v > 0 ? PL_MIN(*v / repetition, FLT_MAX) : *v * repetition;
     }
     for (int32_t i = 0; i < p->n_tokens; i++) s->counts[p->tokens[i]] = 0;
     for (int32_t i = p->n_prompt; i < p->n_tokens; i++) s->counts[p->tokens[i]]++;
@@ -245,8 +255,13 @@ static void steer(pl_sample_scratch *s, float *row, int32_t vocab, const pl_samp
     apply_penalties(s, row, p);
 }
 
-/* ---- the cut
- * ----------------------------------------------------------------------------- */
+/* ---- the cut -------------------------------------------------------------------- */
+
+typedef struct view { /* a row as it is drawn from */
+    float *row;
+    int32_t vocab;
+    float best, scale; /* 1 / temperature */
+} view;
 
 typedef struct cut { /* the last token that is kept */
     float logit;
@@ -254,25 +269,24 @@ typedef struct cut { /* the last token that is kept */
     double weight; /* of all kept ones */
 } cut;
 
-static inline int bucket_of(float best, float v)
+static inline int bucket_of(const view *v, float logit)
 {
-    float at = (best - v) * PER_UNIT;
+    float at = (v->best - logit) * v->scale * PER_UNIT;
     return at < N_BUCKETS - 1 ? (int)at : N_BUCKETS - 1;
 }
 
-static bool is_kept(const cut *c, float v, int32_t id)
+static bool is_kept(const cut *c, float logit, int32_t id)
 {
-    return v > c->logit || (v == c->logit && id <= c->id);
+    return logit > c->logit || (logit == c->logit && id <= c->id);
 }
 
-static void fill_buckets(pl_sample_scratch *s, const float *row, int32_t vocab,
-                         float best)
+static void fill_buckets(pl_sample_scratch *s, const view *v)
 {
     memset(s->sums, 0, sizeof s->sums);
     memset(s->sizes, 0, sizeof s->sizes);
-    for (int32_t i = 0; i < vocab; i++) {
-        if (row[i] == -INFINITY) continue;
-        int b = bucket_of(best, row[i]);
+    for (int32_t i = 0; i < v->vocab; i++) {
+        if (v->row[i] == -INFINITY) continue;
+        int b = bucket_of(v, v->row[i]);
         s->sums[b] += (double)s->weights[i];
         s->sizes[b]++;
     }
@@ -280,12 +294,13 @@ static void fill_buckets(pl_sample_scratch *s, const float *row, int32_t vocab,
 
 /* Orders bucket `b` of those that `c` keeps, until `n` tokens or a weight of `goal` are
  * reached: what comes before it counts. */
-static void cut_bucket(pl_sample_scratch *s, const float *row, int32_t vocab, float best,
-                       int b, int32_t n, double goal, double before, cut *c)
+static void cut_bucket(pl_sample_scratch *s, const view *v, int b, int32_t n, double goal,
+                       double before, cut *c)
 {
+    const float *row = v->row;
     int32_t size = 0;
-    for (int32_t i = 0; i < vocab; i++)
-        if (row[i] != -INFINITY && bucket_of(best, row[i]) == b && is_kept(c, row[i], i))
+    for (int32_t i = 0; i < v->vocab; i++)
+        if (row[i] != -INFINITY && bucket_of(v, row[i]) == b && is_kept(c, row[i], i))
             s->heap[size++] = i;
     make_heap(row, s->heap, size, true);
     c->weight = before;
@@ -299,14 +314,13 @@ static void cut_bucket(pl_sample_scratch *s, const float *row, int32_t vocab, fl
     }
 }
 
-static void cut_top_k(pl_sample_scratch *s, const float *row, int32_t vocab, float best,
-                      int32_t k, cut *c)
+static void cut_top_k(pl_sample_scratch *s, const view *v, int32_t k, cut *c)
 {
     int32_t n = 0;
     double before = 0;
     for (int b = 0; b < N_BUCKETS; b++) {
         if (n + s->sizes[b] >= k) {
-            cut_bucket(s, row, vocab, best, b, k - n, INFINITY, before, c);
+            cut_bucket(s, v, b, k - n, INFINITY, before, c);
             return;
         }
         n += s->sizes[b];
@@ -315,39 +329,20 @@ static void cut_top_k(pl_sample_scratch *s, const float *row, int32_t vocab, flo
     c->weight = before; /* there are fewer than k */
 }
 
-static void cut_top_p(pl_sample_scratch *s, const float *row, int32_t vocab, float best,
-                      double top_p, cut *c)
+static void cut_top_p(pl_sample_scratch *s, const view *v, double top_p, cut *c)
 {
     double goal = top_p * c->weight, before = 0;
     for (int b = 0; b < N_BUCKETS; b++) {
-        bool last = c->logit != -INFINITY && b == bucket_of(best, c->logit);
+        bool last = c->logit != -INFINITY && b == bucket_of(v, c->logit);
         if (last || before + s->sums[b] >= goal) {
-            cut_bucket(s, row, vocab, best, b, INT32_MAX, goal, before, c);
+            cut_bucket(s, v, b, INT32_MAX, goal, before, c);
             return;
         }
         before += s->sums[b];
     }
 }
 
-/* ---- the draw
- * ------------------------------------------------------------------------------ */
-
-/* Scales, weighs, and lets min_p go first, as it is the cheapest. Returns the best. */
-static float weigh(pl_sample_scratch *s, float *row, int32_t vocab, const pl_params *p)
-{
-    float heat = PL_MAX(p->temperature, 0.01f), *w = s->weights;
-    for (int32_t i = 0; i < vocab; i++) row[i] /= heat;
-    /* A quotient may have become infinite: then only those are left, all alike. */
-    float best = find_best(row, vocab);
-    if (best == INFINITY)
-        for (int32_t i = 0; i < vocab; i++) row[i] = row[i] == INFINITY ? 0 : -INFINITY;
-    best = best == INFINITY ? 0 : best;
-    for (int32_t i = 0; i < vocab; i++) w[i] = pl_exp(row[i] - best);
-    if (p->min_p > 0)
-        for (int32_t i = 0; i < vocab; i++)
-            if (w[i] < p->min_p) row[i] = -INFINITY, w[i] = 0;
-    return best;
-}
+/* ---- the draw ------------------------------------------------------------------- */
 
 /* The token at which the running sum of the weights, in order of ids, passes `at`; should
  * rounding keep it from that, the last one with a weight. */
@@ -371,24 +366,60 @@ static int32_t find_at(const float *w, int32_t vocab, double at)
     return last;
 }
 
-static int32_t draw(pl_sample_scratch *s, float *row, int32_t vocab, const pl_sampler *p)
+/* The best top_k, in order: nothing else is weighed. */
+static int32_t draw_few(pl_sample_scratch *s, const view *v, const pl_params *p, double u)
 {
-    const pl_params *params = &p->params;
-    float best = weigh(s, row, vocab, params);
-    bool some_k = params->top_k > 0 && params->top_k < vocab;
-    if (some_k || params->top_p < 1) {
-        fill_buckets(s, row, vocab, best);
-        cut c = {-INFINITY, -1, 0};
-        cut_top_k(s, row, vocab, best, some_k ? params->top_k : INT32_MAX, &c);
-        if (params->top_p < 1) cut_top_p(s, row, vocab, best, (double)params->top_p, &c);
-        for (int32_t i = 0; i < vocab; i++)
-            if (!is_kept(&c, row[i], i)) s->weights[i] = 0;
-    }
+    float w[FEW];
     double total = 0;
-    for (int32_t at = 0; at < vocab; at += CHUNK)
-        total += sum_weights(s->weights + at, PL_MIN(CHUNK, vocab - at));
-    uint64_t bits = pl_random_at(params->seed, (uint64_t)p->position, 0);
-    return find_at(s->weights, vocab, (double)(bits >> 11) * 0x1p-53 * total);
+    int32_t n = 0, i = 0;
+    select_best(v->row, v->vocab, p->top_k, s->heap);
+    for (; n < p->top_k && v->row[s->heap[n]] != -INFINITY; n++) {
+        exp_row(&v->row[s->heap[n]], 1, v->best, v->scale, &w[n]);
+        if (w[n] < p->min_p) break;
+        total += (double)w[n];
+    }
+    if (p->top_p < 1) {
+        double goal = (double)p->top_p * total;
+        int32_t kept = 0;
+        for (total = 0; kept < n && total < goal; kept++) total += (double)w[kept];
+        n = kept;
+    }
+    for (double run = (double)w[0]; i < n - 1 && run <= u * total; run += (double)w[i])
+        i++;
+    return s->heap[i];
+}
+
+static int32_t draw_many(pl_sample_scratch *s, const view *v, const pl_params *p,
+                         double u)
+{
+    double total = 0;
+    for (int32_t at = 0; at < v->vocab; at += CHUNK) /* while they are in the cache */
+        exp_row(v->row + at, PL_MIN(CHUNK, v->vocab - at), v->best, v->scale,
+                s->weights + at);
+    for (int32_t i = 0; p->min_p > 0 && i < v->vocab; i++)
+        if (s->weights[i] < p->min_p) v->row[i] = -INFINITY, s->weights[i] = 0;
+    bool some_k = p->top_k > 0 && p->top_k < v->vocab;
+    if (some_k || p->top_p < 1) {
+        cut c = {-INFINITY, -1, 0};
+        fill_buckets(s, v);
+        cut_top_k(s, v, some_k ? p->top_k : INT32_MAX, &c);
+        if (p->top_p < 1) cut_top_p(s, v, (double)p->top_p, &c);
+        for (int32_t i = 0; i < v->vocab; i++)
+            if (!is_kept(&c, v->row[i], i)) s->weights[i] = 0;
+    }
+    for (int32_t at = 0; at < v->vocab; at += CHUNK)
+        total += sum_weights(s->weights + at, PL_MIN(CHUNK, v->vocab - at));
+    return find_at(s->weights, v->vocab, u * total);
+}
+
+static int32_t draw(pl_sample_scratch *s, float *row, int32_t vocab, float best,
+                    const pl_sampler *p)
+{
+    view v = {row, vocab, best, 1 / PL_MAX(p->params.temperature, 0.01f)};
+    uint64_t bits = pl_random_at(p->params.seed, (uint64_t)p->position, 0);
+    double u = (double)(bits >> 11) * 0x1p-53;
+    bool few = p->params.top_k > 0 && p->params.top_k <= PL_MIN(FEW, vocab);
+    return few ? draw_few(s, &v, &p->params, u) : draw_many(s, &v, &p->params, u);
 }
 
 int32_t pl_sample(pl_sample_scratch *s, float *row, int32_t vocab, const pl_sampler *p,
@@ -411,7 +442,7 @@ int32_t pl_sample(pl_sample_scratch *s, float *row, int32_t vocab, const pl_samp
     else if (p->params.temperature < 1e-5f)
         token = find_first(row, vocab, best);
     else
-        token = draw(s, row, vocab, p);
+        token = draw(s, row, vocab, best, p);
     if (n_best >= 0)
         top[0] = describe(s->raw, token, find_rank(s->raw, vocab, token), norm);
     return token;

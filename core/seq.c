@@ -94,8 +94,7 @@ int32_t pl_seq_id(const pl_seq *s)
     return s->id;
 }
 
-/* ---- what steers it ------------------------------------------------------------------
- */
+/* ---- what steers it ------------------------------------------------------------- */
 
 /* Puts ids into the list at `at`. */
 static pl_status insert_ids(pl_ids *list, int32_t at, const int32_t *ids, int n)
@@ -180,8 +179,7 @@ pl_status pl_seq_resume(pl_seq *s, int32_t n_output)
     return PL_OK;
 }
 
-/* ---- for the engine ------------------------------------------------------------------
- */
+/* ---- for the engine ------------------------------------------------------------- */
 
 static pl_status check_ids(const char *what, const int32_t *ids, int32_t n, int32_t vocab)
 {

@@ -10,13 +10,13 @@ M.lines = {
   { "engine", "xfer", "route" },
   { "stream" },
   { "model", "kv", "http", "bus", "events" },
-  { "device", "weights", "text", "loop" },
+  { "device", "weights", "text", "loop", "seq" },
   { "sample", "json" },
   { "base" },
 }
 
 -- Files of core that are no module of their own.
-local part_of = { about = "base", log = "base", metrics = "base", hash = "base" }
+local part_of = { about = "base", log = "base", metrics = "base", hash = "base", mathx = "base" }
 
 local line_of = {}
 for i, modules in ipairs(M.lines) do

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The step: who runs, who waits, who yields, and how each sequence ends.
-local null = require "null_engine"
+local null = require "support.null"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
@@ -25,11 +25,13 @@ describe("engine", function()
     it("options that cannot be", function()
       local model, device = null.model()
       for name, values in pairs {
-        n_blocks = { 1, -1 }, max_num_seqs = { 0, 1e6 }, max_num_batched_tokens = { 15, 2e9 },
-        max_model_len = { 1, 4097 }, long_prefill_token_threshold = { -1 }, policy = { 2 },
+        n_blocks = { 1, -1 }, max_num_seqs = { 0, 1e6 }, policy = { 2 },
+        max_num_batched_tokens = { 15, 2e9 }, max_model_len = { 1, 4097 },
+        long_prefill_token_threshold = { -1 },
         hash_algo = { 3, -1 }, max_waiting = { 0 }, enable_chunked_prefill = { 0 } } do
         for _, v in ipairs(values) do
-          assert.is_true(C.pl_engine_open(model, null.options { [name] = v }) == nil, name)
+          local options = null.options { [name] = v }
+          assert.is_true(C.pl_engine_open(model, options) == nil, name)
         end
       end
       C.pl_model_close(model)
@@ -49,14 +51,13 @@ describe("engine", function()
       assert.is_truthy(e:submit(null.text(1, 160)))
     end)
 
-    it("ids out of vocabulary, and prompt logprobs without end", function()
+    it("ids out of vocabulary", function()
       open { n_blocks = 100 }
       assert.is_nil(e:submit { 1, null.VOCAB })
       assert.is_nil(e:submit { -1 })
       assert.is_nil(e:submit({ 1 }, nil, function(s)
         C.pl_seq_stop_ids(s, ffi.new("int32_t[1]", null.VOCAB), 1)
       end))
-      assert.is_truthy(e:submit({ 1 }, { prompt_logprobs = 2e9, logprobs = 2e9, max_tokens = 1 }))
     end)
 
     it("more than max_waiting", function()
@@ -101,7 +102,7 @@ describe("engine", function()
     end)
 
     it("whole prompts, without chunked prefill", function()
-      open { enable_chunked_prefill = 0, max_num_batched_tokens = 100, max_model_len = 100 }
+      open { enable_chunked_prefill = 0, max_num_batched_tokens = 99, max_model_len = 99 }
       local a, b = assert(e:submit(null.text(1, 60))), assert(e:submit(null.text(2, 60)))
       local c = assert(e:submit(null.text(3, 5)))
       assert.same({ [a] = 1 }, e:step()) -- b does not fit, and c is behind it
@@ -182,7 +183,9 @@ describe("engine", function()
     it("among many, and all end", function()
       open { n_blocks = 24 }
       local ids = {}
-      for i = 1, 20 do ids[i] = assert(e:submit(null.text(i % 5, 20 + i), { max_tokens = 90 })) end
+      for i = 1, 20 do
+        ids[i] = assert(e:submit(null.text(i % 5, 20 + i), { max_tokens = 90 }))
+      end
       e:run()
       for _, id in ipairs(ids) do
         assert.equal(C.PL_FINISH_LENGTH, e.ends[id])
@@ -279,7 +282,7 @@ describe("engine", function()
       is_empty()
     end)
 
-    it("that is canceled between two parts of its prompt, or after it was preempted", function()
+    it("that is canceled between parts of its prompt, or while preempted", function()
       open { max_num_batched_tokens = 32 }
       local a = assert(e:submit(null.text(1, 100)))
       e:step()
@@ -383,7 +386,9 @@ describe("engine", function()
     it("and lets none starve whose blocks those hold that have arrived", function()
       open()
       local ids = {}
-      for i = 1, 3 do ids[i] = assert(e:submit(null.text(i, 48), { max_tokens = 60 }, remote(48))) end
+      for i = 1, 3 do
+        ids[i] = assert(e:submit(null.text(i, 48), { max_tokens = 60 }, remote(48)))
+      end
       e:step()
       local last = assert(e:submit(null.text(9, 100), { max_tokens = 40 }))
       e:step()
@@ -392,6 +397,25 @@ describe("engine", function()
       for _, id in ipairs(ids) do assert.equal(60, #e.tokens[id]) end
       assert.equal(40, #e.tokens[last])
       is_empty()
+    end)
+
+    it("and takes back blocks of one that has arrived, if need be", function()
+      open()
+      local a = assert(e:submit(null.text(1, 85), { max_tokens = 9 }, remote(80)))
+      local b = assert(e:submit(null.text(2, 85), { max_tokens = 9 }, remote(80)))
+      e:step()
+      assert.equal(10, e:stats().blocks_used)
+      C.pl_engine_arrived(e.handle, a, 1)
+      C.pl_engine_arrived(e.handle, b, 1)
+      e:run(100)
+      assert.same({ 9, 9 }, { #e.tokens[a], #e.tokens[b] })
+      is_empty()
+    end)
+
+    it("but not with prompt_logprobs, which must be computed", function()
+      open()
+      local a = assert(e:submit(null.text(1, 40), { prompt_logprobs = 0 }, remote(32)))
+      assert.equal(1, e:step()[a])
     end)
 
     it("and is not busy meanwhile", function()
@@ -431,6 +455,18 @@ describe("engine", function()
       assert.is_true(found)
     end)
 
+    it("no more logprobs than there are tokens", function()
+      open()
+      local p = { prompt_logprobs = 2e9, logprobs = 2e9, max_tokens = 1 }
+      local id = assert(e:submit(null.text(1, 30), p))
+      local out = ffi.new "const pl_token *[1]"
+      C.pl_engine_step(e.handle)
+      assert.equal(1, C.pl_engine_tokens(e.handle, out))
+      assert.equal(id, out[0][0].seq)
+      assert.equal(null.VOCAB, out[0][0].n_top)
+      assert.equal(29 * null.VOCAB, out[0][0].n_prompt_top)
+    end)
+
     it("prompt logprobs of a prompt of one token: none", function()
       open()
       local id = assert(e:submit({ 1 }, { prompt_logprobs = 2, max_tokens = 1 }))
@@ -459,11 +495,36 @@ describe("engine", function()
     end)
   end)
 
+  it("answers the same alone, or sharing, in parts and preempted", function()
+    local texts, alone = {}, {}
+    for i = 1, 8 do
+      texts[i] = null.text(i % 2, 33 + i % 3 * 16)
+      texts[i][#texts[i] + 1] = i
+    end
+    local params = { max_tokens = 40, temperature = 1, seed = 7, top_k = 50 }
+    for i, text in ipairs(texts) do
+      e = null.engine({ enable_prefix_caching = 0 }, "cpu")
+      local id = assert(e:submit(text, params))
+      e:run()
+      alone[i] = e.tokens[id]
+      e:close()
+    end
+    e = null.engine({ n_blocks = 16, max_num_batched_tokens = 100 }, "cpu")
+    local ids = {}
+    for i, text in ipairs(texts) do ids[i] = assert(e:submit(text, params)) end
+    e:run()
+    for i, id in ipairs(ids) do assert.same(alone[i], e.tokens[id]) end
+    assert.not_same(alone[1], alone[2])
+    assert.is_true(e:stats().preemptions > 0)
+    assert.is_true(e:stats().cached_tokens > 0)
+  end)
+
   for _, policy in ipairs { C.PL_POLICY_FCFS, C.PL_POLICY_PRIORITY } do
     it("survives any mix, policy " .. policy, function()
       math.randomseed(42 + policy)
       for round = 1, 6 do
-        open { policy = policy, n_blocks = math.random(12, 60), max_num_seqs = math.random(1, 12),
+        open { policy = policy, n_blocks = math.random(12, 60),
+               max_num_seqs = math.random(1, 12),
                max_num_batched_tokens = math.random(16, 200), max_model_len = 170,
                enable_prefix_caching = round % 3 > 0 and 1 or 0,
                long_prefill_token_threshold = round % 2 * 24 }
@@ -489,9 +550,11 @@ describe("engine", function()
           end
           e:step()
         end
-        for _ = 1, 300 do
+        for _ = 1, 10000 do
           for id in pairs(waits) do C.pl_engine_arrived(e.handle, id, 1) end
-          e:step(5)
+          e:step()
+          local s = e:stats()
+          if s.running + s.waiting + s.waiting_remote == 0 then break end
         end
         for i = 1, n do assert.is_truthy(e.ends[live[i]]) end
         is_empty()

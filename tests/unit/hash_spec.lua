@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- Names of blocks, against vectors computed with CPython's pickle and hashlib, a canonical
--- CBOR writer and python-xxhash.
+-- Names of blocks, against vectors computed with CPython's pickle and hashlib, a
+-- canonical CBOR writer and python-xxhash.
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
@@ -15,7 +15,8 @@ local function count(n)
 end
 
 local function hex(bytes)
-  local s = ffi.string(bytes, 32):gsub(".", function(c) return ("%02x"):format(c:byte()) end)
+  local function pair(c) return ("%02x"):format(c:byte()) end
+  local s = ffi.string(bytes, 32):gsub(".", pair)
   return (s:gsub(("0"):rep(32) .. "$", ""))
 end
 
@@ -28,7 +29,8 @@ end
 local function block(algo, seed, parent, tokens, salt)
   local out = ffi.new "uint8_t[32]"
   local ids = ffi.new("int32_t[?]", #tokens, tokens)
-  local status = C.pl_block_hash(algo, seed, parent, ids, #tokens, salt, salt and #salt or 0, out)
+  local status = C.pl_block_hash(algo, seed, parent, ids, #tokens, salt,
+    salt and #salt or 0, out)
   assert.equal(0, status)
   return hex(out), out
 end
@@ -59,7 +61,8 @@ describe("block names", function()
       "22458651a97e77ffeddd7710013c10d4bd8896b728af134a5f0517bae6b50312" },
     { "xxhash_cbor", C.PL_HASH_XXHASH_CBOR, nil, "a4e364baa0791a6f63bbf917db9b700d",
       "0dfa9f335847671188ef950685542a9d", "dff551c854f44bae460e00481459eb7e" },
-    { "xxhash_cbor, seed 0", C.PL_HASH_XXHASH_CBOR, "0", "1ebe36576dcb573f26b99533a20aaeca",
+    { "xxhash_cbor, seed 0", C.PL_HASH_XXHASH_CBOR, "0",
+      "1ebe36576dcb573f26b99533a20aaeca",
       "979043850e5f6005d6f76c49ea5bfac8", "88cdcfb220c62275f6954109e2ba7a41" },
   }
   for _, v in ipairs(chains) do

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Blocks as the engine hands them out: order, sharing, eviction.
-local null = require "null_engine"
+local null = require "support.null"
 local pl = require "perilune.ffi"
 local C = pl.C
 
@@ -93,10 +93,10 @@ describe("kv", function()
     stop(a)
     local b = start(text)
     assert.equal(64, e.first[b])
-    assert.same({ blocks[1], blocks[2], blocks[3], blocks[4] }, { unpack(e:blocks(b), 1, 4) })
+    assert.same({ unpack(blocks, 1, 4) }, { unpack(e:blocks(b), 1, 4) })
   end)
 
-  it("computes one token at least, so a whole block of a prompt that is all there", function()
+  it("computes one token at least, so a block of a prompt that is all there", function()
     open()
     start(common)
     assert.equal(32, e.first[start(common)])
@@ -176,7 +176,7 @@ describe("kv", function()
     open()
     for i = 1, 20 do
       local id = start(null.text(i, 60 + i))
-      for _, block in ipairs(e:blocks(id)) do assert.is_true(block >= 1 and block <= 10) end
+      for _, b in ipairs(e:blocks(id)) do assert.is_true(b >= 1 and b <= 10) end
       stop(id)
     end
     local line = e:blocks()

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- null_engine.lua - for tests: engines on the "null" device, and sequences for them.
+-- null.lua - for tests: engines on the "null" device, stepped by hand and checked after
+-- each step, and sequences for them.
 
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
@@ -27,8 +28,8 @@ local function must(v)
   return v ~= nil and v or error(ffi.string(C.pl_error_text()), 2)
 end
 
-function M.model()
-  local device = must(C.pl_device_open("null", "auto", 1))
+function M.model(device_name)
+  local device = must(C.pl_device_open(device_name or "null", "auto", 1))
   local model = must(C.pl_model_open(device, fill(ffi.new "pl_model_options", MODEL)))
   assert(C.pl_model_dummy(model) == 0 and C.pl_model_ready(model) == 0)
   return model, device
@@ -41,8 +42,9 @@ end
 local Engine = {}
 Engine.__index = Engine
 
-function M.engine(more)
-  local model, device = M.model()
+-- `device`: "cpu" for a model that computes, if only from dummy weights.
+function M.engine(more, device_name)
+  local model, device = M.model(device_name)
   local handle = must(C.pl_engine_open(model, M.options(more)))
   return setmetatable({ handle = handle, model = model, device = device, ends = {},
                         tokens = {}, first = {} }, Engine)
@@ -111,9 +113,9 @@ end
 
 function Engine:run(max)
   for i = 1, max or 10000 do
+    self:step()
     local s = self:stats()
     if s.running + s.waiting == 0 then return i end
-    self:step()
   end
   error "it does not end"
 end
