@@ -185,9 +185,22 @@ local function open_and_serve(recipe, w)
   return serve_and_close(server)
 end
 
+-- Hooks that a recipe may carry already, though nothing asks them yet.
+local function name_unasked_hooks(recipe)
+  for _, hook in ipairs { "admit", "migrate", "done" } do
+    if recipe[hook] then log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook) end
+  end
+  for _, hook in ipairs { "cost", "pick", "split" } do
+    if recipe.worker[hook] then
+      log.warning("%s: nothing asks the hook '%s' of one worker", recipe.file, hook)
+    end
+  end
+end
+
 -- Serves a resolved recipe until a signal; answers the exit code.
 function M.run(recipe)
   log.level(recipe.log_level)
+  name_unasked_hooks(recipe)
   local w, why = worker.open(recipe, recipe.worker)
   local ok
   if w then

@@ -66,8 +66,6 @@ local http = {
 
 local pool = {
   { "count", 1, "workers in the pool; this release runs one", min = 1, max = 1 },
-  { "dtype", "auto", "type of the weights that are not quantized",
-    choices = { "auto", "half", "float16", "bfloat16", "float", "float32" } },
   { "max_model_len", nil, "most tokens of prompt and answer; auto: what memory holds",
     kind = "integer", min = 1, words = { "auto" }, unset = "as the model was trained" },
   { "seed", 0, "what dummy weights are drawn from", min = 0 },

@@ -61,7 +61,6 @@ local function check(activations, limit, p90, gap)
   end
   table.sort(errors)
   assert.is_true(#errors > 2000, "too few logprobs compared: " .. #errors)
-  if os.getenv "SHOW" then print(activations, #errors, errors[#errors], errors[math.floor(#errors*.99)], errors[math.floor(#errors*.9)]) end
   assert.is_true(errors[#errors] <= limit, "largest error " .. errors[#errors])
   local at90 = errors[math.floor(#errors * 0.9)]
   assert.is_true(at90 <= p90, "90th percentile of the errors " .. at90)
