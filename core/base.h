@@ -77,9 +77,6 @@ void pl_unlock(pl_mutex *m);
 bool pl_wait(pl_mutex *m, int timeout_ms);
 void pl_wake(pl_mutex *m);                       /* all that wait */
 
-/* Counter-based random bits: the same (seed, position, lane) give the same, anywhere. */
-uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);   /* Philox4x32-10 */
-
 int64_t pl_clock_now(const pl_clock *clock);     /* NULL: pl_now_ns */
 
 uint16_t pl_f16_from_f32(float v);               /* round to nearest even */

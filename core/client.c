@@ -2,11 +2,12 @@
  *
  * client.c - a TCP connection to some server: bytes there, bytes back, each wait bounded.
  *
- * Owns     the socket.
+ * Owns     the socket, and what it did not take yet.
  * Ignores  HTTP (client.lua has it), names of hosts beyond what the system resolves.
  * Thread   any, one at a time for each connection.
  *
- *      open --connected--> usable --close--> gone
+ *      open ------connected--> usable --close--> gone
+ *      another --> connecting ---^
  */
 #define _GNU_SOURCE
 #include "base.h"
@@ -22,11 +23,16 @@
 #include <unistd.h>
 
 enum {
-    MAX_POLLED = 4096
+    MAX_POLLED = 4096,
+    MAX_UNSENT = 64 << 20
 };
 
 struct pl_client {
     int fd;
+    pl_buf unsent; /* from `sent` on */
+    size_t sent;
+    struct sockaddr_storage address;
+    socklen_t address_len;
 };
 
 static int64_t deadline(int timeout_ms)
@@ -40,10 +46,10 @@ static int remaining_ms(int64_t until)
     return (int)PL_MIN(PL_MAX(left, 0), INT32_MAX);
 }
 
-/* Waits for `events` on one socket. Signals do not end it: see wait_readable. */
-static pl_status wait_until(int fd, short events, int64_t until)
+/* Waits until bytes can be sent. Signals do not end it: see wait_readable. */
+static pl_status wait_writable(int fd, int64_t until)
 {
-    struct pollfd p = {.fd = fd, .events = events};
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
     for (;;) {
         int n = poll(&p, 1, remaining_ms(until));
         if (n > 0) return PL_OK;
@@ -52,28 +58,48 @@ static pl_status wait_until(int fd, short events, int64_t until)
     }
 }
 
-/* One address of the host: a connected socket, or the errno that forbids it, negative. */
-static int connect_to(const struct addrinfo *to, int64_t until)
+/* Begins to connect: a socket, or the errno that forbids it, negative. */
+static int begin_connect(const struct sockaddr *to, socklen_t len)
 {
-    int fd = socket(to->ai_family, to->ai_socktype | SOCK_NONBLOCK | SOCK_CLOEXEC,
-                    to->ai_protocol);
+    int fd = socket(to->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return -errno;
-    int error = connect(fd, to->ai_addr, to->ai_addrlen) < 0 ? errno : 0;
-    if (error == EINPROGRESS) {
-        socklen_t size = sizeof error;
-        if (wait_until(fd, POLLOUT, until) < 0) {
-            error = ETIMEDOUT;
-        } else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0) {
-            error = errno;
-        }
-    }
-    if (error) {
-        close(fd);
-        return -error;
-    }
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    return fd;
+    if (connect(fd, to, len) == 0 || errno == EINPROGRESS) return fd;
+    int error = errno;
+    close(fd);
+    return -error;
+}
+
+/* Why a socket did not become connected in time: an errno, or 0. */
+static int end_connect(int fd, int64_t until)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (wait_writable(fd, until) < 0) return ETIMEDOUT;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0) return errno;
+    return error;
+}
+
+static pl_client *make_client(int fd, const struct sockaddr *address, socklen_t len)
+{
+    pl_client *c = pl_alloc(sizeof *c);
+    c->fd = fd;
+    memcpy(&c->address, address, len);
+    c->address_len = len;
+    return c;
+}
+
+/* The first of a host's addresses that answers, or NULL and the last one's errno. */
+static pl_client *connect_any(const struct addrinfo *found, int64_t until, int *why)
+{
+    for (const struct addrinfo *a = found; a; a = a->ai_next) {
+        int fd = begin_connect(a->ai_addr, a->ai_addrlen);
+        *why = fd < 0 ? -fd : end_connect(fd, until);
+        if (*why == 0) return make_client(fd, a->ai_addr, a->ai_addrlen);
+        if (fd >= 0) close(fd);
+    }
+    return NULL;
 }
 
 pl_client *pl_client_open(const char *host, int port, int timeout_ms)
@@ -93,43 +119,63 @@ pl_client *pl_client_open(const char *host, int port, int timeout_ms)
         pl_fail(PL_ENOTFOUND, "host '%s': %s", host, gai_strerror(bad));
         return NULL;
     }
-    int fd = -ENOENT;
-    for (struct addrinfo *a = found; a && fd < 0; a = a->ai_next)
-        fd = connect_to(a, until);
+    int why = ENOENT;
+    pl_client *c = connect_any(found, until, &why);
     freeaddrinfo(found);
-    if (fd < 0) {
-        pl_fail(PL_EIO, "cannot connect to %s:%d: %s", host, port, strerror(-fd));
-        return NULL;
-    }
-    pl_client *c = pl_alloc(sizeof *c);
-    c->fd = fd;
+    if (!c) pl_fail(PL_EIO, "cannot connect to %s:%d: %s", host, port, strerror(why));
     return c;
+}
+
+pl_client *pl_client_another(const pl_client *c)
+{
+    const struct sockaddr *to = (const struct sockaddr *)&c->address;
+    int fd = begin_connect(to, c->address_len);
+    if (fd >= 0) return make_client(fd, to, c->address_len);
+    pl_fail(PL_EIO, "cannot connect: %s", strerror(-fd));
+    return NULL;
 }
 
 void pl_client_close(pl_client *c)
 {
     if (!c) return;
     close(c->fd);
+    pl_buf_fini(&c->unsent);
     pl_free(c);
+}
+
+/* Sends what the socket takes now. */
+static pl_status flush(pl_client *c)
+{
+    while (c->sent < c->unsent.len) {
+        const char *data = c->unsent.data + c->sent;
+        ssize_t n = send(c->fd, data, c->unsent.len - c->sent, MSG_NOSIGNAL);
+        if (n >= 0) {
+            c->sent += (size_t)n;
+        } else if (errno == EAGAIN || errno == ENOTCONN) {
+            return PL_OK;
+        } else if (errno != EINTR) {
+            return pl_fail(PL_EIO, "send: %s", strerror(errno));
+        }
+    }
+    c->sent = c->unsent.len = 0;
+    return PL_OK;
 }
 
 pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout_ms)
 {
     int64_t until = deadline(timeout_ms);
-    while (len) {
-        ssize_t n = send(c->fd, data, len, MSG_NOSIGNAL);
-        if (n >= 0) {
-            data += n, len -= (size_t)n;
-        } else if (errno == EAGAIN) {
-            pl_status status = wait_until(c->fd, POLLOUT, until);
-            if (status == PL_ETIMEOUT)
-                return pl_fail(status, "the server takes no more for %d ms", timeout_ms);
-            PL_TRY(status);
-        } else if (errno != EINTR) {
-            return pl_fail(PL_EIO, "send: %s", strerror(errno));
-        }
+    if (c->unsent.len > MAX_UNSENT || len > MAX_UNSENT - c->unsent.len)
+        return pl_fail(PL_ELIMIT, "%zu bytes to send; at most %d may wait", len,
+                       MAX_UNSENT);
+    pl_buf_add(&c->unsent, data, len);
+    for (;;) {
+        PL_TRY(flush(c));
+        if (c->unsent.len == 0 || timeout_ms <= 0) return PL_OK;
+        pl_status status = wait_writable(c->fd, until);
+        if (status == PL_ETIMEOUT)
+            return pl_fail(status, "the server takes no more for %d ms", timeout_ms);
+        PL_TRY(status);
     }
-    return PL_OK;
 }
 
 /* A signal ends this wait: a person may have had enough of the answer. */
@@ -161,12 +207,18 @@ int pl_client_poll(pl_client *const *clients, int n, uint8_t *ready, int timeout
     if (n < 0 || n > MAX_POLLED)
         return pl_fail(PL_ELIMIT, "%d connections at once; at most %d", n, MAX_POLLED);
     struct pollfd polled[MAX_POLLED];
-    for (int i = 0; i < n; i++)
-        polled[i] = (struct pollfd){.fd = clients[i]->fd, .events = POLLIN};
-    int count = poll(polled, (nfds_t)n, PL_MAX(timeout_ms, 0));
-    if (count < 0)
+    for (int i = 0; i < n; i++) {
+        short events = clients[i]->unsent.len ? POLLIN | POLLOUT : POLLIN;
+        polled[i] = (struct pollfd){.fd = clients[i]->fd, .events = events};
+    }
+    int got = poll(polled, (nfds_t)n, PL_MAX(timeout_ms, 0)), count = 0;
+    if (got < 0)
         return pl_fail(errno == EINTR ? PL_ECANCELED : PL_EIO, "poll: %s",
                        strerror(errno));
-    for (int i = 0; i < n; i++) ready[i] = polled[i].revents != 0;
+    for (int i = 0; i < n; i++) {
+        bool broken = (polled[i].revents & POLLOUT) && flush(clients[i]) < 0;
+        ready[i] = broken || (polled[i].revents & ~POLLOUT); /* recv says what broke */
+        count += ready[i];
+    }
     return count;
 }

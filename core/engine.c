@@ -101,6 +101,7 @@ void pl_engine_close(pl_engine *e)
 {
     if (!e) return;
     pl_engine_stop(e);
+    pl_model_kv_close(e->model);
     for (uint32_t i = 0; i <= e->shared->mask; i++) /* orphans */
         if (e->shared->index[i]) pl_run_free(e->shared->index[i]);
     pl_token_batch_put(e->last);

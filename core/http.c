@@ -7,14 +7,19 @@
 #include <string.h>
 
 enum {
-    READ_BYTES = 65536,      /* one read */
-    AHEAD_BYTES = 65536,     /* read while a request is answered; then reading stops */
-    LINGER_MS = 1000,        /* for the client to close after us */
-    MAX_LEAVING = 64,        /* beyond max_connections: those told that we are full */
+    READ_BYTES = 65536,  /* one read */
+    AHEAD_BYTES = 65536, /* read while a request is answered; then reading stops */
+    LINGER_MS = 1000,    /* for the client to close after us */
+    MAX_LEAVING = 64,    /* beyond max_connections: those told that we are full */
     BACKLOG = 1024
 };
 
-enum { READING = 0, ANSWERING, DRAINING, LEAVING };
+enum {
+    READING = 0,
+    ANSWERING,
+    DRAINING,
+    LEAVING
+};
 
 struct pl_conn {
     uv_tcp_t tcp;
@@ -23,15 +28,15 @@ struct pl_conn {
     uv_shutdown_t shutdown;
     pl_http *http;
     pl_conn *next, *prev, *next_dirty;
-    pl_exchange *x;          /* ANSWERING */
+    pl_exchange *x; /* ANSWERING */
     pl_parser parser;
-    pl_buf ahead;            /* read while ANSWERING or DRAINING */
-    pl_buf out;              /* to be sent */
-    pl_buf sending;          /* being sent by libuv */
+    pl_buf ahead;   /* read while ANSWERING or DRAINING */
+    pl_buf out;     /* to be sent */
+    pl_buf sending; /* being sent by libuv */
     int state, n_handles;
     bool dirty, writing, reading, eof, shut, closing;
-    int64_t deadline;        /* loop time; 0: none */
-    size_t unsent;           /* when the deadline for a write was set */
+    int64_t deadline; /* loop time; 0: none */
+    size_t unsent;    /* when the deadline for a write was set */
     char peer[64];
 };
 
@@ -53,7 +58,8 @@ struct pl_http {
     char input[READ_BYTES];
 };
 
-/* ---- deadlines: one timer a connection, moved only when it fires too early ------------- */
+/* ---- deadlines: one timer a connection, moved only when it fires too early
+ * ------------- */
 
 static void on_deadline(uv_timer_t *timer);
 
@@ -65,16 +71,19 @@ static int64_t now_of(const pl_conn *c)
 static void set_deadline(pl_conn *c, int64_t ms)
 {
     c->deadline = now_of(c) + ms;
-    if (uv_is_active((uv_handle_t *)&c->timer) && (int64_t)uv_timer_get_due_in(&c->timer) <= ms) return;
+    if (uv_is_active((uv_handle_t *)&c->timer) &&
+        (int64_t)uv_timer_get_due_in(&c->timer) <= ms)
+        return;
     uv_timer_start(&c->timer, on_deadline, (uint64_t)ms, 0);
 }
 
 static int64_t write_ms(const pl_conn *c)
 {
-    return c->http->stopping || c->state == LEAVING ? LINGER_MS : c->http->options.request_timeout_ms;
+    return c->http->stopping || c->state == LEAVING ? LINGER_MS
+                                                    : c->http->options.request_timeout_ms;
 }
 
-/* ---- closing ------------------------------------------------------------------------- */
+/* ---- closing ----------------------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *handle)
 {
@@ -102,8 +111,10 @@ static void close_conn(pl_conn *c)
     if (c->closing) return;
     c->closing = true;
     if (c->dirty) remove_dirty(c);
-    if (c->prev) c->prev->next = c->next;
-    else c->http->conns = c->next;
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        c->http->conns = c->next;
     if (c->next) c->next->prev = c->prev;
     c->http->n_conns--;
     uv_close((uv_handle_t *)&c->tcp, on_closed);
@@ -124,7 +135,7 @@ void pl_conn_cut(pl_conn *c)
     close_conn(c);
 }
 
-/* ---- writing ------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------- */
 
 static void flush(pl_conn *c);
 static void next_request(pl_conn *c);
@@ -170,8 +181,10 @@ static void on_written(uv_write_t *req, int status)
         lose(c);
         return;
     }
-    if (c->out.len) flush(c);
-    else written(c);
+    if (c->out.len)
+        flush(c);
+    else
+        written(c);
 }
 
 static void send_rest(pl_conn *c, size_t sent)
@@ -179,7 +192,8 @@ static void send_rest(pl_conn *c, size_t sent)
     pl_buf spare = c->sending;
     c->sending = c->out;
     c->out = spare;
-    uv_buf_t rest = uv_buf_init(c->sending.data + sent, (unsigned)(c->sending.len - sent));
+    uv_buf_t rest =
+        uv_buf_init(c->sending.data + sent, (unsigned)(c->sending.len - sent));
     c->writing = true;
     c->unsent = rest.len;
     set_deadline(c, write_ms(c));
@@ -191,7 +205,9 @@ static void send_rest(pl_conn *c, size_t sent)
 
 static size_t unsent(const pl_conn *c)
 {
-    return c->out.len + (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0);
+    return c->out.len +
+           (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp)
+                       : 0);
 }
 
 static void flush(pl_conn *c)
@@ -212,7 +228,9 @@ static void flush(pl_conn *c)
         send_rest(c, n > 0 ? (size_t)n : 0);
     }
     /* A whole answer may be any size; one that grows must be read as it grows. */
-    if (c->closing || c->state != ANSWERING || (int64_t)unsent(c) <= c->http->options.max_pending_write) return;
+    if (c->closing || c->state != ANSWERING ||
+        (int64_t)unsent(c) <= c->http->options.max_pending_write)
+        return;
     pl_log(PL_LOG_WARN, "%s reads too slowly: %zu bytes unsent", c->peer, unsent(c));
     lose(c);
 }
@@ -227,7 +245,7 @@ void pl_http_flush(pl_http *h)
     }
 }
 
-/* ---- requests ------------------------------------------------------------------------ */
+/* ---- requests ---------------------------------------------------------------------- */
 
 static void feed(pl_conn *c, const char *data, size_t len);
 static void read_on(pl_conn *c);
@@ -238,13 +256,16 @@ static void leave(pl_conn *c)
     c->ahead.len = 0;
     read_on(c); /* so that its close is seen */
     pl_conn_out(c);
-    if (!c->out.len && !c->writing) written(c);
-    else set_deadline(c, LINGER_MS);
+    if (!c->out.len && !c->writing)
+        written(c);
+    else
+        set_deadline(c, LINGER_MS);
 }
 
 static void refuse(pl_conn *c, int status, const char *why)
 {
-    pl_exchange_answer_error(pl_conn_out(c), status, why, c->parser.llhttp.method == HTTP_HEAD);
+    pl_exchange_answer_error(pl_conn_out(c), status, why,
+                             c->parser.llhttp.method == HTTP_HEAD);
     pl_log(PL_LOG_INFO, "%s - refused: %s: %d", c->peer, why, status);
     leave(c);
     flush(c);
@@ -306,14 +327,16 @@ void pl_conn_answered(pl_conn *c, bool keep_alive)
     c->x = NULL;
     if (keep_alive && !c->http->stopping) {
         c->state = DRAINING;
-        if (c->out.len) flush(c);
-        else if (!c->writing) next_request(c);
+        if (c->out.len)
+            flush(c);
+        else if (!c->writing)
+            next_request(c);
     } else {
         leave(c);
     }
 }
 
-/* ---- reading ------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------- */
 
 static void on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *out)
 {
@@ -368,7 +391,7 @@ static void on_deadline(uv_timer_t *timer)
     }
 }
 
-/* ---- accepting ----------------------------------------------------------------------- */
+/* ---- accepting --------------------------------------------------------------------- */
 
 static void name_peer(pl_conn *c)
 {
@@ -407,11 +430,13 @@ static void on_connection(uv_stream_t *server, int status)
 {
     pl_http *h = server->data;
     if (status < 0) {
-        pl_log(PL_LOG_WARN, "a connection could not be accepted: %s", uv_strerror(status));
+        pl_log(PL_LOG_WARN, "a connection could not be accepted: %s",
+               uv_strerror(status));
         return;
     }
     pl_conn *c = open_conn(h);
-    if (uv_accept(server, (uv_stream_t *)&c->tcp) || h->n_conns > h->options.max_connections + MAX_LEAVING) {
+    if (uv_accept(server, (uv_stream_t *)&c->tcp) ||
+        h->n_conns > h->options.max_connections + MAX_LEAVING) {
         close_conn(c);
         return;
     }
@@ -438,7 +463,8 @@ static int port_of(const uv_tcp_t *tcp)
     int len = sizeof a;
     int bad = uv_tcp_getsockname(tcp, (struct sockaddr *)&a, &len);
     if (bad) return bad;
-    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port : ((struct sockaddr_in *)&a)->sin_port);
+    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
+                                         : ((struct sockaddr_in *)&a)->sin_port);
 }
 
 static void free_listener(uv_handle_t *handle)
@@ -468,26 +494,33 @@ int pl_http_listen(pl_http *h, const char *host, int port)
     if (port < 0 || port > 65535) return pl_fail(PL_EINVAL, "%d is no port", port);
     char service[8];
     snprintf(service, sizeof service, "%d", port);
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM}, *found;
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
+                             .ai_socktype = SOCK_STREAM},
+                    *found;
     if (!host || !*host) host = "0.0.0.0";
     int bad = getaddrinfo(host, service, &hints, &found);
-    if (bad) return pl_fail(PL_EINVAL, "'%s' is no address to listen on: %s", host, gai_strerror(bad));
+    if (bad)
+        return pl_fail(PL_EINVAL, "'%s' is no address to listen on: %s", host,
+                       gai_strerror(bad));
     listening call = {.http = h};
     memcpy(&call.address, found->ai_addr, found->ai_addrlen);
     freeaddrinfo(found);
     pl_loop_call(h->loop, run_listen, &call);
-    if (call.result < 0) return pl_fail(PL_EIO, "cannot listen on %s:%d: %s", host, port, uv_strerror(call.result));
+    if (call.result < 0)
+        return pl_fail(PL_EIO, "cannot listen on %s:%d: %s", host, port,
+                       uv_strerror(call.result));
     return call.result;
 }
 
-/* ---- life ---------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------- */
 
 pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options)
 {
     pl_http *h = pl_alloc(sizeof *h);
     h->loop = loop;
     h->options = *options;
-    h->limits = (pl_http_limits){options->max_body, options->max_header_bytes, options->max_headers};
+    h->limits = (pl_http_limits){options->max_body, options->max_header_bytes,
+                                 options->max_headers};
     return h;
 }
 
@@ -503,8 +536,10 @@ void pl_http_stop(pl_http *h)
         next = c->next;
         if (c->out.len && !c->writing) flush(c);
         if (c->closing) continue;
-        if (c->x || !unsent(c)) lose(c);
-        else if (c->state != LEAVING) leave(c);
+        if (c->x || !unsent(c))
+            lose(c);
+        else if (c->state != LEAVING)
+            leave(c);
     }
 }
 

@@ -26,22 +26,24 @@
 
 typedef struct pl_http pl_http;
 pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options);
-int pl_http_listen(pl_http *h, const char *host, int port);   /* lua; the port, or a status */
-void pl_http_flush(pl_http *h);      /* writes what the round has collected */
-void pl_http_stop(pl_http *h);       /* closes all; what is unsent gets a moment */
-void pl_http_close(pl_http *h);      /* after the loop's last reference; frees */
+/* lua: the port bound, or a status. */
+int pl_http_listen(pl_http *h, const char *host, int port);
+void pl_http_flush(pl_http *h); /* writes what the round has collected */
+void pl_http_stop(pl_http *h);  /* closes all; what is unsent gets a moment */
+void pl_http_close(pl_http *h); /* after the loop's last reference; frees */
 
 /* Who wants to know that an exchange's client is gone. Inside the one who watches. */
 typedef struct pl_watch pl_watch;
 struct pl_watch {
     pl_watch *next;
-    void (*gone)(pl_watch *watch);   /* io; it watches no more */
+    void (*gone)(pl_watch *watch); /* io; it watches no more */
 };
 /* False: gone already, or answered. */
 bool pl_exchange_watch(pl_exchange *x, pl_watch *watch);
 void pl_exchange_unwatch(pl_exchange *x, pl_watch *watch);
-void pl_exchange_piece(pl_exchange *x, const char *data, size_t len); /* a part of the answer; sent by the next flush */
-void pl_exchange_take(pl_exchange *x);   /* any */
-void pl_exchange_put(pl_exchange *x);    /* any */
+/* Adds to an answer that has begun; sent by the next flush. */
+void pl_exchange_piece(pl_exchange *x, const char *data, size_t len);
+void pl_exchange_take(pl_exchange *x); /* any */
+void pl_exchange_put(pl_exchange *x);  /* any */
 
 #endif

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <time.h>
 
-#define FROM_NOTE(n) ((pl_exchange *)((char *)(n) - offsetof(pl_exchange, note)))
-#define FROM_NEWS(n, field) ((pl_exchange *)((char *)(n) - offsetof(pl_exchange, field)))
+#define FROM_NOTE(n) ((pl_exchange *)((char *)(n)-offsetof(pl_exchange, note)))
+#define FROM_NEWS(n, field) ((pl_exchange *)((char *)(n)-offsetof(pl_exchange, field)))
 
 static const char *phrase_of(int status)
 {
@@ -41,7 +41,7 @@ static const char *phrase_of(int status)
     return "Status";
 }
 
-/* ---- answers as bytes ---------------------------------------------------------------- */
+/* ---- answers as bytes -------------------------------------------------------------- */
 
 static void add_date(pl_buf *out)
 {
@@ -57,7 +57,8 @@ static void add_date(pl_buf *out)
     pl_buf_add_str(out, line);
 }
 
-static void add_head(pl_buf *out, int status, const char *type, const char *headers, size_t len)
+static void add_head(pl_buf *out, int status, const char *type, const char *headers,
+                     size_t len)
 {
     pl_buf_printf(out, "HTTP/1.1 %d %s\r\n", status, phrase_of(status));
     add_date(out);
@@ -87,25 +88,30 @@ static void add_chunk(pl_buf *out, const char *data, size_t len)
 static const char *error_type(int status)
 {
     switch (status) {
-    case 501: return "NotImplementedError";
-    case 503: return "ServiceUnavailableError";
-    default: return status < 500 ? "BadRequestError" : "InternalServerError";
+    case 501:
+        return "NotImplementedError";
+    case 503:
+        return "ServiceUnavailableError";
+    default:
+        return status < 500 ? "BadRequestError" : "InternalServerError";
     }
 }
 
-void pl_exchange_answer_error(pl_buf *out, int status, const char *message, bool head_only)
+void pl_exchange_answer_error(pl_buf *out, int status, const char *message,
+                              bool head_only)
 {
     pl_buf body = {0};
     pl_buf_add_str(&body, "{\"error\":{\"message\":\"");
     pl_buf_add_json(&body, message, strlen(message));
-    pl_buf_printf(&body, "\",\"type\":\"%s\",\"param\":null,\"code\":%d}}", error_type(status), status);
+    pl_buf_printf(&body, "\",\"type\":\"%s\",\"param\":null,\"code\":%d}}",
+                  error_type(status), status);
     add_head(out, status, "application/json", NULL, 0);
     pl_buf_printf(out, "Content-Length: %zu\r\nConnection: close\r\n\r\n", body.len);
     if (!head_only) pl_buf_add(out, body.data, body.len);
     pl_buf_fini(&body);
 }
 
-/* ---- lua: asking --------------------------------------------------------------------- */
+/* ---- lua: asking ------------------------------------------------------------------- */
 
 int32_t pl_exchange_id(const pl_exchange *x)
 {
@@ -138,7 +144,7 @@ const char *pl_exchange_body(const pl_exchange *x, size_t *len)
     return x->request.body.len ? x->request.body.data : "";
 }
 
-/* ---- lua: answering ------------------------------------------------------------------ */
+/* ---- lua: answering ---------------------------------------------------------------- */
 
 static void post(pl_exchange *x)
 {
@@ -164,12 +170,14 @@ static bool head_only(const pl_exchange *x)
 
 static void add_connection(pl_exchange *x, bool keep_alive)
 {
-    if (!keep_alive) pl_buf_add_str(&x->out, "Connection: close\r\n");
-    else if (!x->request.minor) pl_buf_add_str(&x->out, "Connection: keep-alive\r\n");
+    if (!keep_alive)
+        pl_buf_add_str(&x->out, "Connection: close\r\n");
+    else if (!x->request.minor)
+        pl_buf_add_str(&x->out, "Connection: keep-alive\r\n");
 }
 
-void pl_exchange_reply(pl_exchange *x, int status, const char *type, const char *headers, size_t headers_len,
-                       const char *body, size_t len)
+void pl_exchange_reply(pl_exchange *x, int status, const char *type, const char *headers,
+                       size_t headers_len, const char *body, size_t len)
 {
     if (!at(x, PL_ANSWER_NONE, "reply") || atomic_load(&x->gone)) return;
     x->answer = PL_ANSWER_ENDED;
@@ -193,7 +201,8 @@ static bool chunked(const pl_exchange *x)
     return x->request.minor && !head_only(x);
 }
 
-void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char *headers, size_t headers_len)
+void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char *headers,
+                       size_t headers_len)
 {
     if (!at(x, PL_ANSWER_NONE, "begin")) return;
     x->answer = PL_ANSWER_BEGUN;
@@ -210,8 +219,10 @@ void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char 
 
 static void add_part(pl_exchange *x, pl_buf *out, const char *data, size_t len)
 {
-    if (chunked(x)) add_chunk(out, data, len);
-    else if (!head_only(x)) pl_buf_add(out, data, len);
+    if (chunked(x))
+        add_chunk(out, data, len);
+    else if (!head_only(x))
+        pl_buf_add(out, data, len);
 }
 
 void pl_exchange_write(pl_exchange *x, const char *data, size_t len)
@@ -246,14 +257,15 @@ void pl_exchange_release(pl_exchange *x)
     pl_exchange_put(x);
 }
 
-/* ---- io ------------------------------------------------------------------------------ */
+/* ---- io ---------------------------------------------------------------------------- */
 
 static void log_access(pl_exchange *x, int status)
 {
     x->logged = true;
     const char *query = pl_exchange_query(x);
-    pl_log(PL_LOG_INFO, "%s - \"%s %.512s%s%.256s HTTP/1.%d\" %d", x->peer, pl_exchange_method(x),
-           pl_exchange_path(x), *query ? "?" : "", query, x->request.minor, status);
+    pl_log(PL_LOG_INFO, "%s - \"%s %.512s%s%.256s HTTP/1.%d\" %d", x->peer,
+           pl_exchange_method(x), pl_exchange_path(x), *query ? "?" : "", query,
+           x->request.minor, status);
 }
 
 static void unlink_watches(pl_exchange *x, bool gone)
@@ -282,8 +294,10 @@ static void deliver(pl_exchange *x)
     if (!c || !(ended || cut)) return;
     x->conn = NULL;
     unlink_watches(x, cut && !ended);
-    if (ended) pl_conn_answered(c, keep_alive);
-    else pl_conn_cut(c);
+    if (ended)
+        pl_conn_answered(c, keep_alive);
+    else
+        pl_conn_cut(c);
     pl_exchange_put(x); /* the connection's */
 }
 
@@ -329,7 +343,7 @@ void pl_exchange_lost(pl_exchange *x)
     pl_exchange_put(x);
 }
 
-/* ---- life ---------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------- */
 
 static bool request_taken(pl_news *news, bool lost)
 {
@@ -346,7 +360,8 @@ static bool gone_taken(pl_news *news, bool lost)
     return wanted;
 }
 
-pl_exchange *pl_exchange_open(pl_loop *loop, pl_conn *conn, pl_request *request, int32_t id, const char *peer)
+pl_exchange *pl_exchange_open(pl_loop *loop, pl_conn *conn, pl_request *request,
+                              int32_t id, const char *peer)
 {
     pl_exchange *x = pl_alloc(sizeof *x);
     x->id = id;
@@ -359,8 +374,10 @@ pl_exchange *pl_exchange_open(pl_loop *loop, pl_conn *conn, pl_request *request,
     x->conn = conn;
     pl_mutex_init(&x->lock);
     x->note.run = run_note;
-    x->request_news = (pl_news){.event = {.kind = PL_EV_REQUEST, .id = id, .object = x}, .taken = request_taken};
-    x->gone_news = (pl_news){.event = {.kind = PL_EV_GONE, .id = id, .object = x}, .taken = gone_taken};
+    x->request_news = (pl_news){.event = {.kind = PL_EV_REQUEST, .id = id, .object = x},
+                                .taken = request_taken};
+    x->gone_news = (pl_news){.event = {.kind = PL_EV_GONE, .id = id, .object = x},
+                             .taken = gone_taken};
     return x;
 }
 

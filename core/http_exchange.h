@@ -9,25 +9,29 @@
 #include "http_parse.h"
 
 typedef struct pl_conn pl_conn;
-enum { PL_ANSWER_NONE = 0, PL_ANSWER_BEGUN, PL_ANSWER_ENDED };
+enum {
+    PL_ANSWER_NONE = 0,
+    PL_ANSWER_BEGUN,
+    PL_ANSWER_ENDED
+};
 
 struct pl_exchange {
     int32_t id;
     atomic_int refs;
     pl_loop *loop;
-    atomic_int *n_alive;       /* of its pl_http: exchanges not freed yet */
-    pl_request request;        /* does not change */
+    atomic_int *n_alive; /* of its pl_http: exchanges not freed yet */
+    pl_request request;  /* does not change */
     char peer[64];
 
-    pl_conn *conn;             /* io; NULL: answered, or gone */
-    pl_watch *watches;         /* io */
-    bool logged;               /* io */
+    pl_conn *conn;     /* io; NULL: answered, or gone */
+    pl_watch *watches; /* io */
+    bool logged;       /* io */
 
-    int answer;                /* lua: PL_ANSWER_* */
-    atomic_bool released;      /* lua writes */
-    atomic_bool gone;          /* io writes */
+    int answer;           /* lua: PL_ANSWER_* */
+    atomic_bool released; /* lua writes */
+    atomic_bool gone;     /* io writes */
 
-    pl_mutex lock;             /* over what lua hands to io: */
+    pl_mutex lock; /* over what lua hands to io: */
     pl_buf out;
     int status;
     bool ended, cut, keep_alive;
@@ -37,13 +41,16 @@ struct pl_exchange {
 };
 
 /* Takes the request's content over. One reference is the connection's, one is Lua's. */
-pl_exchange *pl_exchange_open(pl_loop *loop, pl_conn *conn, pl_request *request, int32_t id, const char *peer);
-void pl_exchange_lost(pl_exchange *x);   /* io: the connection is gone; drops its reference */
-void pl_exchange_answer_error(pl_buf *out, int status, const char *message, bool head_only);
+pl_exchange *pl_exchange_open(pl_loop *loop, pl_conn *conn, pl_request *request,
+                              int32_t id, const char *peer);
+/* io: the connection is gone; drops its reference. */
+void pl_exchange_lost(pl_exchange *x);
+void pl_exchange_answer_error(pl_buf *out, int status, const char *message,
+                              bool head_only);
 
 /* The connection's side, io. */
-pl_buf *pl_conn_out(pl_conn *c);         /* to append to; sent by the next flush */
+pl_buf *pl_conn_out(pl_conn *c); /* to append to; sent by the next flush */
 void pl_conn_answered(pl_conn *c, bool keep_alive);
-void pl_conn_cut(pl_conn *c);            /* closes at once; the exchange is forgotten */
+void pl_conn_cut(pl_conn *c); /* closes at once; the exchange is forgotten */
 
 #endif

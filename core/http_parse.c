@@ -50,7 +50,8 @@ static int on_field(llhttp_t *l, const char *at, size_t len)
     pl_buf *head = &p->request.head;
     pl_buf_reserve(head, len);
     for (size_t i = 0; i < len; i++)
-        head->data[head->len++] = (char)(at[i] >= 'A' && at[i] <= 'Z' ? at[i] | 0x20 : at[i]);
+        head->data[head->len++] =
+            (char)(at[i] >= 'A' && at[i] <= 'Z' ? at[i] | 0x20 : at[i]);
     return 0;
 }
 
@@ -79,24 +80,29 @@ static int on_value_complete(llhttp_t *l)
     pl_parser *p = of(l);
     if (p->phase != PL_PARSE_HEAD) return 0;
     pl_buf *head = &p->request.head;
-    while (head->len && strchr(" \t", head->data[head->len - 1]) && head->data[head->len - 1]) head->len--;
+    while (head->len && strchr(" \t", head->data[head->len - 1]) &&
+           head->data[head->len - 1])
+        head->len--;
     pl_buf_add(head, "", 1);
     return 0;
 }
 
-/* ---- what the head as a whole must be ------------------------------------------------ */
+/* ---- what the head as a whole must be ---------------------------------------------- */
 
 static const char *next_field(const pl_request *r, const char *at)
 {
-    if (!at) at = r->head.data + r->fields;
-    else at += strlen(at) + 1, at += strlen(at) + 1;
+    if (!at)
+        at = r->head.data + r->fields;
+    else
+        at += strlen(at) + 1, at += strlen(at) + 1;
     return at < r->head.data + r->head.len ? at : NULL;
 }
 
 static int count_fields(const pl_request *r, const char *name)
 {
     int n = 0;
-    for (const char *at = next_field(r, NULL); at; at = next_field(r, at)) n += !strcmp(at, name);
+    for (const char *at = next_field(r, NULL); at; at = next_field(r, at))
+        n += !strcmp(at, name);
     return n;
 }
 
@@ -114,7 +120,8 @@ static void split_target(pl_request *r)
     char *hash = strchr(target, '#');
     if (hash) *hash = 0;
     char *path = target;
-    if (*target != '/' && (path = strstr(target, "://"))) path += 3 + strcspn(path + 3, "/?");
+    if (*target != '/' && (path = strstr(target, "://")))
+        path += 3 + strcspn(path + 3, "/?");
     if (!path) path = target;
     char *query = strchr(path, '?');
     if (query) *query++ = 0;
@@ -128,9 +135,11 @@ static int check_framing(pl_parser *p, const llhttp_t *l)
     const char *coding = pl_request_header(&p->request, "transfer-encoding");
     if (coding) {
         if (!l->http_minor) return refuse(p, 400, "HTTP/1.0 knows no Transfer-Encoding");
-        if (count_fields(&p->request, "content-length") || count_fields(&p->request, "transfer-encoding") > 1)
+        if (count_fields(&p->request, "content-length") ||
+            count_fields(&p->request, "transfer-encoding") > 1)
             return refuse(p, 400, "the length of the request's body is ambiguous");
-        if (strcasecmp(coding, "chunked")) return refuse(p, 501, "of transfer codings only 'chunked' is understood");
+        if (strcasecmp(coding, "chunked"))
+            return refuse(p, 501, "of transfer codings only 'chunked' is understood");
     } else if (l->content_length > (uint64_t)p->limits->max_body) {
         return refuse(p, 413, "the request's body is too large");
     }
@@ -140,16 +149,19 @@ static int check_framing(pl_parser *p, const llhttp_t *l)
 static int check_head(pl_parser *p, llhttp_t *l)
 {
     const pl_request *r = &p->request;
-    if (l->http_major != 1 || l->http_minor > 1) return refuse(p, 505, "this server speaks HTTP/1.1");
+    if (l->http_major != 1 || l->http_minor > 1)
+        return refuse(p, 505, "this server speaks HTTP/1.1");
     if (l->method == HTTP_CONNECT) return refuse(p, 501, "this server is no proxy");
     int n_hosts = count_fields(r, "host");
-    if (n_hosts > 1 || (!n_hosts && l->http_minor)) return refuse(p, 400, "the request needs one Host header");
+    if (n_hosts > 1 || (!n_hosts && l->http_minor))
+        return refuse(p, 400, "the request needs one Host header");
     if (r->head.data[0] != '/' && r->head.data[0] != '*' && !strstr(r->head.data, "://"))
         return refuse(p, 400, "the request's target is not a path");
     int bad = check_framing(p, l);
     const char *expect = pl_request_header(r, "expect");
     if (bad || !expect || !l->http_minor) return bad;
-    if (strcasecmp(expect, "100-continue")) return refuse(p, 417, "only '100-continue' can be expected");
+    if (strcasecmp(expect, "100-continue"))
+        return refuse(p, 417, "only '100-continue' can be expected");
     p->wants_continue = l->content_length || l->flags & F_CHUNKED;
     return 0;
 }
@@ -170,7 +182,8 @@ static int on_headers_complete(llhttp_t *l)
 static int on_body(llhttp_t *l, const char *at, size_t len)
 {
     pl_parser *p = of(l);
-    if (p->request.body.len + len > (size_t)p->limits->max_body) return refuse(p, 413, "the request's body is too large");
+    if (p->request.body.len + len > (size_t)p->limits->max_body)
+        return refuse(p, 413, "the request's body is too large");
     pl_buf_add(&p->request.body, at, len);
     return 0;
 }
@@ -180,7 +193,9 @@ static int on_chunk_extension(llhttp_t *l, const char *at, size_t len)
     (void)at;
     pl_parser *p = of(l);
     p->head_bytes += len;
-    return p->head_bytes > (size_t)p->limits->max_header_bytes ? refuse(p, 413, "the chunks' extensions are too large") : 0;
+    return p->head_bytes > (size_t)p->limits->max_header_bytes
+               ? refuse(p, 413, "the chunks' extensions are too large")
+               : 0;
 }
 
 static int on_complete(llhttp_t *l)
@@ -203,7 +218,7 @@ static const llhttp_settings_t settings = {
     .on_message_complete = on_complete,
 };
 
-/* ---- the raw head: what llhttp lets pass --------------------------------------------- */
+/* ---- the raw head: what llhttp lets pass ------------------------------------------- */
 
 /* Looks at the head's lines before llhttp does: their number of bytes, and no line may go
  * on from the one before (obs-fold). */
@@ -243,13 +258,14 @@ size_t pl_parser_feed(pl_parser *p, const char *data, size_t len)
     if (code == HPE_PAUSED) return (size_t)(llhttp_get_error_pos(&p->llhttp) - data);
     if (p->phase != PL_PARSE_BAD) {
         char why[128];
-        snprintf(why, sizeof why, "the request is not valid HTTP: %s", llhttp_get_error_reason(&p->llhttp));
+        snprintf(why, sizeof why, "the request is not valid HTTP: %s",
+                 llhttp_get_error_reason(&p->llhttp));
         refuse(p, 400, why);
     }
     return skip;
 }
 
-/* ---- life ---------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------- */
 
 void pl_request_fini(pl_request *r)
 {

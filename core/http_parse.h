@@ -23,7 +23,7 @@ typedef struct pl_http_limits {
 } pl_http_limits;
 
 typedef struct pl_request {
-    pl_buf head;   /* target\0, then name\0value\0 of each header; names in lower case */
+    pl_buf head; /* target\0, then name\0value\0 of each header; names in lower case */
     pl_buf body;
     size_t path, query; /* where they start in head */
     size_t fields;      /* where the first header starts */
@@ -33,23 +33,28 @@ typedef struct pl_request {
 void pl_request_fini(pl_request *r);
 const char *pl_request_header(const pl_request *r, const char *name); /* NULL: absent */
 
-enum { PL_PARSE_HEAD = 0, PL_PARSE_BODY, PL_PARSE_DONE, PL_PARSE_BAD };
+enum {
+    PL_PARSE_HEAD = 0,
+    PL_PARSE_BODY,
+    PL_PARSE_DONE,
+    PL_PARSE_BAD
+};
 typedef struct pl_parser {
     llhttp_t llhttp;
     const pl_http_limits *limits;
     pl_request request;
     int phase;
-    int status;           /* BAD: what to answer, */
-    char why[160];        /* and why */
-    bool started;         /* some of the request is here */
-    bool wants_continue;  /* the client waits for "100 Continue" before it sends the body */
-    bool scanned;         /* the head's end was seen */
-    bool blank;           /* the current line is empty so far */
+    int status;          /* BAD: what to answer, */
+    char why[160];       /* and why */
+    bool started;        /* some of the request is here */
+    bool wants_continue; /* before it sends the body: "100 Continue" */
+    bool scanned;        /* the head's end was seen */
+    bool blank;          /* the current line is empty so far */
     size_t head_bytes, n_headers;
 } pl_parser;
 void pl_parser_init(pl_parser *p, const pl_http_limits *limits);
 void pl_parser_fini(pl_parser *p);
-void pl_parser_reset(pl_parser *p);   /* after DONE, when the request was taken out */
+void pl_parser_reset(pl_parser *p); /* after DONE, when the request was taken out */
 /* How many bytes it took: all, unless the request is DONE or BAD. */
 size_t pl_parser_feed(pl_parser *p, const char *data, size_t len);
 

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "job.h"
 
-enum { MAX_WAITING = 4096 };
+enum {
+    MAX_WAITING = 4096
+};
 
 struct pl_job {
     int32_t id;
@@ -58,7 +60,8 @@ int32_t pl_jobs_push(pl_jobs *jobs, pl_exchange *x, const char *arg, size_t len)
     if (!full && !stopped) {
         jobs->last_id = jobs->last_id == INT32_MAX ? 1 : jobs->last_id + 1;
         id = j->id = jobs->last_id;
-        j->news = (pl_news){.event = {.kind = PL_EV_JOB, .id = id, .object = j}, .taken = taken};
+        j->news = (pl_news){.event = {.kind = PL_EV_JOB, .id = id, .object = j},
+                            .taken = taken};
         *jobs->end = j;
         jobs->end = &j->next;
         jobs->n_waiting++;

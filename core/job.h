@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * job.h - work for the pool of Lua states: pushed by lua, taken by pool threads, told back.
+ * job.h - work for the pool of Lua states: pushed by lua, taken by pool threads, told
+ * back.
  *
  * Owns     the jobs in line, and those taken until they are done.
  * Ignores  what a job says.
@@ -13,8 +14,9 @@
 
 typedef struct pl_jobs pl_jobs;
 pl_jobs *pl_jobs_open(pl_loop *loop);
-void pl_jobs_stop(pl_jobs *j);      /* any: take returns NULL from now on; what is in line is dropped */
-void pl_jobs_close(pl_jobs *j);     /* after the loop's last reference */
+/* any: take returns NULL from now on; what is in line is dropped. */
+void pl_jobs_stop(pl_jobs *j);
+void pl_jobs_close(pl_jobs *j); /* after the loop's last reference */
 int32_t pl_jobs_push(pl_jobs *j, pl_exchange *x, const char *arg, size_t len);
 pl_job *pl_jobs_take(pl_jobs *j, int timeout_ms);
 bool pl_jobs_stopped(pl_jobs *j);

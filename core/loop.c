@@ -19,17 +19,17 @@ struct pl_loop {
     pl_loop_hooks hooks;
     atomic_int refs;
 
-    pl_mutex post;             /* over the notes */
+    pl_mutex post; /* over the notes */
     pl_note *first, **end;
     bool stopped;
     pl_note stop_note;
 
-    pl_mutex tell;             /* over the news */
+    pl_mutex tell; /* over the news */
     pl_news *news, **news_end;
-    bool waiting;              /* Lua sleeps in poll */
+    bool waiting; /* Lua sleeps in poll */
 };
 
-/* ---- notes: to io -------------------------------------------------------------------- */
+/* ---- notes: to io ------------------------------------------------------------------ */
 
 bool pl_loop_post(pl_loop *l, pl_note *note)
 {
@@ -46,8 +46,10 @@ bool pl_loop_post(pl_loop *l, pl_note *note)
         l->end = &note->next;
     }
     pl_unlock(&l->post);
-    if (stopped) note->run(note);
-    else if (first) uv_async_send(&l->wake);
+    if (stopped)
+        note->run(note);
+    else if (first)
+        uv_async_send(&l->wake);
     return true;
 }
 
@@ -64,11 +66,13 @@ static pl_note *pop_note(pl_loop *l)
     return note;
 }
 
-/* Those that had come when it began: later ones wake again, so that sockets get a turn. */
+/* Those that had come when it began: later ones wake again, so that sockets get a turn.
+ */
 static void run_notes(pl_loop *l)
 {
     pl_lock(&l->post);
-    pl_note *last = l->first ? (pl_note *)((char *)l->end - offsetof(pl_note, next)) : NULL;
+    pl_note *last =
+        l->first ? (pl_note *)((char *)l->end - offsetof(pl_note, next)) : NULL;
     pl_unlock(&l->post);
     for (pl_note *note = NULL; last && note != last;) {
         note = pop_note(l);
@@ -116,7 +120,7 @@ void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg)
     pl_mutex_fini(&c.lock);
 }
 
-/* ---- news: to Lua -------------------------------------------------------------------- */
+/* ---- news: to Lua ------------------------------------------------------------------ */
 
 bool pl_loop_tell(pl_loop *l, pl_news *news)
 {
@@ -134,7 +138,8 @@ bool pl_loop_tell(pl_loop *l, pl_news *news)
     return fresh;
 }
 
-/* With the lock held. The event is copied: once out of line, the news may be told again. */
+/* With the lock held. The event is copied: once out of line, the news may be told again.
+ */
 static pl_news *pop_news(pl_loop *l, pl_event *out)
 {
     pl_news *news = l->news;
@@ -176,13 +181,14 @@ static bool wait_news(pl_loop *l, int64_t until)
 
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms)
 {
-    int64_t until = pl_now_ns() + (int64_t)(timeout_ms < 0 ? INT_MAX : timeout_ms) * 1000000;
+    int64_t until =
+        pl_now_ns() + (int64_t)(timeout_ms < 0 ? INT_MAX : timeout_ms) * 1000000;
     int n = drain_news(l, out, max, false);
     while (!n && max > 0 && wait_news(l, until)) n = drain_news(l, out, max, false);
     return n;
 }
 
-/* ---- the thread ---------------------------------------------------------------------- */
+/* ---- the thread -------------------------------------------------------------------- */
 
 static void on_signal(uv_signal_t *handle, int number)
 {
@@ -203,7 +209,8 @@ static void run_stop(pl_note *note)
     pl_loop *l = (pl_loop *)((char *)note - offsetof(pl_loop, stop_note));
     l->hooks.stop(l->hooks.ctx);
     uv_close((uv_handle_t *)&l->wake, NULL);
-    for (int i = 0; i < PL_COUNT(l->signals); i++) uv_close((uv_handle_t *)&l->signals[i], NULL);
+    for (int i = 0; i < PL_COUNT(l->signals); i++)
+        uv_close((uv_handle_t *)&l->signals[i], NULL);
 }
 
 static void watch_signals(pl_loop *l)

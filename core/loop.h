@@ -22,14 +22,14 @@
 typedef struct pl_loop pl_loop;
 
 typedef struct pl_note pl_note;
-struct pl_note {                   /* work for io */
+struct pl_note { /* work for io */
     pl_note *next;
-    void (*run)(pl_note *note);    /* io; the note is out of line and may be posted again */
+    void (*run)(pl_note *note); /* io; the note is out of line and may be posted again */
     bool queued;
 };
 
 typedef struct pl_news pl_news;
-struct pl_news {                   /* an event for Lua */
+struct pl_news { /* an event for Lua */
     pl_news *next;
     pl_event event;
     /* lua, when it leaves the line; false: Lua need not know any more. `lost`: the
@@ -38,25 +38,26 @@ struct pl_news {                   /* an event for Lua */
     bool queued;
 };
 
-typedef struct pl_loop_hooks {     /* of who opened the loop */
+typedef struct pl_loop_hooks { /* of who opened the loop */
     void *ctx;
-    void (*round)(void *ctx);      /* io, after the notes that had come have run */
-    void (*stop)(void *ctx);       /* io: close your handles */
-    void (*last)(void *ctx);       /* the last reference is gone */
+    void (*round)(void *ctx); /* io, after the notes that had come have run */
+    void (*stop)(void *ctx);  /* io: close your handles */
+    void (*last)(void *ctx);  /* the last reference is gone */
 } pl_loop_hooks;
 
 pl_loop *pl_loop_open(const pl_loop_hooks *hooks); /* NULL says why; starts the thread */
 /* Stops the thread once all handles are closed; notes that come later run at once, on
  * whatever thread posts them: there is only one then. */
 void pl_loop_stop(pl_loop *l);
-void pl_loop_take(pl_loop *l);                     /* any */
-void pl_loop_put(pl_loop *l);                      /* any */
-uv_loop_t *pl_loop_uv(pl_loop *l);                 /* io */
+void pl_loop_take(pl_loop *l);     /* any */
+void pl_loop_put(pl_loop *l);      /* any */
+uv_loop_t *pl_loop_uv(pl_loop *l); /* io */
 
-bool pl_loop_post(pl_loop *l, pl_note *note);      /* any; false: it is in line already */
-void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg); /* not io: runs fn there, waits */
+bool pl_loop_post(pl_loop *l, pl_note *note); /* any; false: it is in line already */
+/* Not io: runs fn there and waits until it has. */
+void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg);
 
-bool pl_loop_tell(pl_loop *l, pl_news *news);      /* any; false: it is in line already */
+bool pl_loop_tell(pl_loop *l, pl_news *news); /* any; false: it is in line already */
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms); /* lua */
 
 #endif

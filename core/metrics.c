@@ -42,12 +42,13 @@ static double double_of(uint64_t bits)
 static void add_to(_Atomic uint64_t *cell, double by)
 {
     uint64_t old = atomic_load_explicit(cell, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(cell, &old, bits_of(double_of(old) + by),
-                                                  memory_order_relaxed, memory_order_relaxed))
+    while (!atomic_compare_exchange_weak_explicit(
+        cell, &old, bits_of(double_of(old) + by), memory_order_relaxed,
+        memory_order_relaxed))
         continue;
 }
 
-/* ---- what may be registered ---------------------------------------------------------- */
+/* ---- what may be registered -------------------------------------------------------- */
 
 static size_t name_len(const char *s, bool colons)
 {
@@ -79,22 +80,29 @@ static bool labels_valid(const char *s)
     return true;
 }
 
-static pl_status check(int kind, const char *name, const char *labels, const double *buckets, int n)
+static pl_status check(int kind, const char *name, const char *labels,
+                       const double *buckets, int n)
 {
-    if (kind < PL_COUNTER || kind > PL_HISTOGRAM) return pl_fail(PL_EINVAL, "no metric is of kind %d", kind);
-    if (!*name || name[name_len(name, true)]) return pl_fail(PL_EINVAL, "'%s' is not a metric's name", name);
-    if (!labels_valid(labels)) return pl_fail(PL_EINVAL, "labels of '%s' are not name=\"value\",...: %s", name, labels);
+    if (kind < PL_COUNTER || kind > PL_HISTOGRAM)
+        return pl_fail(PL_EINVAL, "no metric is of kind %d", kind);
+    if (!*name || name[name_len(name, true)])
+        return pl_fail(PL_EINVAL, "'%s' is not a metric's name", name);
+    if (!labels_valid(labels))
+        return pl_fail(PL_EINVAL, "labels of '%s' are not name=\"value\",...: %s", name,
+                       labels);
     if (n < 0 || n > PL_MAX_BUCKETS || (kind == PL_HISTOGRAM) != (n > 0))
         return pl_fail(PL_EINVAL, "'%s' cannot have %d buckets", name, n);
     for (int i = 0; i < n; i++)
         if (!isfinite(buckets[i]) || (i && buckets[i] <= buckets[i - 1]))
-            return pl_fail(PL_EINVAL, "buckets of '%s' do not ascend at %g", name, buckets[i]);
+            return pl_fail(PL_EINVAL, "buckets of '%s' do not ascend at %g", name,
+                           buckets[i]);
     return PL_OK;
 }
 
-/* ---- opening ------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------- */
 
-static series *make(int kind, const char *name, const char *labels, const char *help, const double *buckets, int n)
+static series *make(int kind, const char *name, const char *labels, const char *help,
+                    const double *buckets, int n)
 {
     series *s = pl_alloc(sizeof *s);
     s->kind = kind;
@@ -107,18 +115,23 @@ static series *make(int kind, const char *name, const char *labels, const char *
     return s;
 }
 
-static int open_locked(int kind, const char *name, const char *labels, const char *help, const double *buckets, int n)
+static int open_locked(int kind, const char *name, const char *labels, const char *help,
+                       const double *buckets, int n)
 {
     int first = 1;
     while (first <= n_series && strcmp(all[first]->name, name)) first++;
-    if (first <= n_series && all[first]->kind != kind) return pl_fail(PL_EINVAL, "'%s' is already of another kind", name);
+    if (first <= n_series && all[first]->kind != kind)
+        return pl_fail(PL_EINVAL, "'%s' is already of another kind", name);
     for (int i = first; i && i <= n_series; i = all[i]->next) {
         if (strcmp(all[i]->labels, labels)) continue;
-        if (all[i]->n_buckets != n || (n && memcmp(all[i]->bounds, buckets, (size_t)n * sizeof *buckets)))
+        if (all[i]->n_buckets != n ||
+            (n && memcmp(all[i]->bounds, buckets, (size_t)n * sizeof *buckets)))
             return pl_fail(PL_EINVAL, "'%s' already has other buckets", name);
         return i;
     }
-    if (n_series == PL_MAX_SERIES) return pl_fail(PL_ELIMIT, "no room for '%s': there are %d series", name, n_series);
+    if (n_series == PL_MAX_SERIES)
+        return pl_fail(PL_ELIMIT, "no room for '%s': there are %d series", name,
+                       n_series);
     int id = ++n_series;
     all[id] = make(kind, name, labels, help, buckets, n);
     if (first < id) all[all[first]->last]->next = id;
@@ -126,7 +139,8 @@ static int open_locked(int kind, const char *name, const char *labels, const cha
     return id;
 }
 
-int pl_metric_open(int kind, const char *name, const char *labels, const char *help, const double *buckets, int n_buckets)
+int pl_metric_open(int kind, const char *name, const char *labels, const char *help,
+                   const double *buckets, int n_buckets)
 {
     labels = labels ? labels : "";
     PL_TRY(check(kind, name, labels, buckets, n_buckets));
@@ -136,7 +150,7 @@ int pl_metric_open(int kind, const char *name, const char *labels, const char *h
     return id;
 }
 
-/* ---- updating ------------------------------------------------------------------------ */
+/* ---- updating ---------------------------------------------------------------------- */
 
 static series *find(int id)
 {
@@ -146,13 +160,15 @@ static series *find(int id)
 void pl_metric_add(int id, double by)
 {
     series *s = find(id);
-    if (s && (s->kind == PL_GAUGE || (s->kind == PL_COUNTER && by >= 0))) add_to(&s->value, by);
+    if (s && (s->kind == PL_GAUGE || (s->kind == PL_COUNTER && by >= 0)))
+        add_to(&s->value, by);
 }
 
 void pl_metric_set(int id, double value)
 {
     series *s = find(id);
-    if (s && s->kind == PL_GAUGE) atomic_store_explicit(&s->value, bits_of(value), memory_order_relaxed);
+    if (s && s->kind == PL_GAUGE)
+        atomic_store_explicit(&s->value, bits_of(value), memory_order_relaxed);
 }
 
 void pl_metric_observe(int id, double value)
@@ -168,7 +184,8 @@ void pl_metric_observe(int id, double value)
 static uint64_t count_of(const series *s)
 {
     uint64_t n = 0;
-    for (int i = 0; i <= s->n_buckets; i++) n += atomic_load_explicit(&s->buckets[i], memory_order_relaxed);
+    for (int i = 0; i <= s->n_buckets; i++)
+        n += atomic_load_explicit(&s->buckets[i], memory_order_relaxed);
     return n;
 }
 
@@ -176,12 +193,14 @@ double pl_metric_value(int id)
 {
     const series *s = find(id);
     if (!s) return NAN;
-    return s->kind == PL_HISTOGRAM ? (double)count_of(s) : double_of(atomic_load(&s->value));
+    return s->kind == PL_HISTOGRAM ? (double)count_of(s)
+                                   : double_of(atomic_load(&s->value));
 }
 
-/* ---- rendering ----------------------------------------------------------------------- */
+/* ---- rendering --------------------------------------------------------------------- */
 
-/* The shortest digits that read back as v; whole numbers get ".0", as in Python's client. */
+/* The shortest digits that read back as v; whole numbers get ".0", as in Python's client.
+ */
 static void add_number(pl_buf *out, double v)
 {
     char text[40];
@@ -200,9 +219,12 @@ static void add_number(pl_buf *out, double v)
 static void add_help(pl_buf *out, const char *s)
 {
     for (; *s; s++) {
-        if (*s == '\\') pl_buf_add_str(out, "\\\\");
-        else if (*s == '\n') pl_buf_add_str(out, "\\n");
-        else pl_buf_add(out, s, 1);
+        if (*s == '\\')
+            pl_buf_add_str(out, "\\\\");
+        else if (*s == '\n')
+            pl_buf_add_str(out, "\\n");
+        else
+            pl_buf_add(out, s, 1);
     }
 }
 
@@ -219,14 +241,16 @@ static void add_histogram(pl_buf *out, const series *s)
     uint64_t n = 0;
     for (int i = 0; i <= s->n_buckets; i++) {
         n += atomic_load_explicit(&s->buckets[i], memory_order_relaxed);
-        pl_buf_printf(out, "%s_bucket{%s%sle=\"", s->name, s->labels, *s->labels ? "," : "");
+        pl_buf_printf(out, "%s_bucket{%s%sle=\"", s->name, s->labels,
+                      *s->labels ? "," : "");
         add_number(out, i < s->n_buckets ? s->bounds[i] : INFINITY);
         pl_buf_add_str(out, "\"} ");
         add_number(out, (double)n);
         pl_buf_add_str(out, "\n");
     }
     add_line(out, s, "_count", (double)n);
-    add_line(out, s, "_sum", double_of(atomic_load_explicit(&s->value, memory_order_relaxed)));
+    add_line(out, s, "_sum",
+             double_of(atomic_load_explicit(&s->value, memory_order_relaxed)));
 }
 
 int pl_metric_render(pl_buf *out)
@@ -240,8 +264,12 @@ int pl_metric_render(pl_buf *out)
         add_help(out, s->help);
         pl_buf_printf(out, "\n# TYPE %s %s\n", s->name, kinds[s->kind]);
         for (int i = first; i; i = all[i]->next) {
-            if (all[i]->kind == PL_HISTOGRAM) add_histogram(out, all[i]);
-            else add_line(out, all[i], "", double_of(atomic_load_explicit(&all[i]->value, memory_order_relaxed)));
+            if (all[i]->kind == PL_HISTOGRAM)
+                add_histogram(out, all[i]);
+            else
+                add_line(out, all[i], "",
+                         double_of(
+                             atomic_load_explicit(&all[i]->value, memory_order_relaxed)));
         }
     }
     pthread_mutex_unlock(&lock);

@@ -13,6 +13,9 @@
 
 #include "base.h"
 
-enum { PL_MAX_SERIES = 4096, PL_MAX_BUCKETS = 64 };
+enum {
+    PL_MAX_SERIES = 4096,
+    PL_MAX_BUCKETS = 64
+};
 
 #endif

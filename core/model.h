@@ -47,8 +47,9 @@ typedef struct pl_result {       /* of one sequence of the batch; lives until th
     const pl_logprob *rows;      /* PL_WANT_ROWS: n_rows x (1 + n_prompt_top) */
 } pl_result;
 
-/* Room for n_blocks blocks of KV. */
+/* Room for n_blocks blocks of KV; an engine opens it, and closes it at its end. */
 pl_status pl_model_kv_open(pl_model *m, int32_t n_blocks);
+void pl_model_kv_close(pl_model *m);
 /* The bytes of one block (all layers of it lie together), for transfers. */
 void *pl_model_block(pl_model *m, int32_t block, size_t *bytes);
 int32_t pl_model_vocab(const pl_model *m);

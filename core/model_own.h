@@ -62,7 +62,6 @@ void pl_model_rope_open(pl_model *m);
 void pl_model_rope_at(const pl_model *m, int32_t position, float *cos, float *sin);
 pl_status pl_model_walk_open(pl_model *m);
 void pl_model_walk_close(pl_model *m);
-void pl_model_kv_close(pl_model *m);
 /* The walk alone: m->draws say what is wanted, m->draw_rows after which rows. */
 pl_status pl_model_walk(pl_model *m, const pl_batch *batch);
 void pl_model_draw(pl_model *m, int32_t row, pl_draw draw);

@@ -54,6 +54,8 @@ void pl_log_write(int level, const char *text, size_t len);
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
 uint64_t pl_entropy(void);                /* 64 random bits from the system */
+/* Counter-based random bits (Philox4x32-10): the same arguments give the same, anywhere. */
+uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);
 
 typedef struct pl_clock pl_clock;         /* what an engine takes for time */
 pl_clock *pl_clock_open(void);            /* virtual: stands still until it is set */
@@ -160,7 +162,7 @@ typedef struct pl_tensor {                 /* a tensor in a file: row-major, dim
     const char *name;
     int32_t type, n_dims;
     int64_t dims[4];
-    const void *data;
+    const void *data;                      /* of safetensors: at any address, even an odd one */
     int64_t bytes;
 } pl_tensor;
 typedef struct pl_meta {                   /* a value of GGUF's metadata */
@@ -219,9 +221,8 @@ const char *pl_device_kernels(const pl_device *d);          /* the variant chose
 typedef struct pl_model pl_model;
 pl_model *pl_model_open(pl_device *device, const pl_model_options *options);
 void pl_model_close(pl_model *m);
-/* Gives the model one tensor: packed or copied here; `tensor` is not used afterwards
- * unless its type needs no packing, when its file must outlive the model. Experts: e is
- * the expert, or -1 where the tensor stacks all of them. */
+/* Gives the model one tensor, which is packed or copied: its file may go afterwards.
+ * Experts: e is the expert, or -1 where the tensor stacks all of them. */
 pl_status pl_model_tensor(pl_model *m, int role, int layer, int e, const pl_tensor *tensor);
 pl_status pl_model_dummy(pl_model *m);     /* seeded random weights for all that is missing */
 pl_status pl_model_ready(pl_model *m);     /* all there, all of the right shape */
@@ -415,8 +416,10 @@ void pl_job_close(pl_job *j);
 
 typedef struct pl_client pl_client;
 pl_client *pl_client_open(const char *host, int port, int timeout_ms);
+pl_client *pl_client_another(const pl_client *c);   /* to the same place; does not wait to be connected */
 void pl_client_close(pl_client *c);
-pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout_ms);   /* all of it */
+/* All of it within the time; or, with 0, now what goes and the rest during pl_client_poll. */
+pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout_ms);
 /* How many bytes came; 0: the server closed. PL_EAGAIN or PL_ETIMEOUT: none yet;
  * PL_ECANCELED: a signal came first. */
 int pl_client_recv(pl_client *c, char *out, int max, int timeout_ms);

@@ -17,7 +17,9 @@
 
 /* Steps that io has not seen yet. An engine so far ahead waits: io is the faster one, so
  * this is a stall of the whole machine, and what is in line must be bounded. */
-enum { MAX_BATCHES = 1024 };
+enum {
+    MAX_BATCHES = 1024
+};
 
 typedef struct attached {
     struct attached *next;
@@ -78,10 +80,12 @@ static void on_last(void *ctx)
 
 static pl_status check(const pl_runtime_options *o)
 {
-    if (o->max_body < 0 || o->max_connections < 1 || o->max_header_bytes < 1 || o->max_headers < 1 ||
-        o->idle_timeout_ms < 1 || o->request_timeout_ms < 1 || o->max_pending_write < 1)
+    if (o->max_body < 0 || o->max_connections < 1 || o->max_header_bytes < 1 ||
+        o->max_headers < 1 || o->idle_timeout_ms < 1 || o->request_timeout_ms < 1 ||
+        o->max_pending_write < 1)
         return pl_fail(PL_EINVAL, "a limit of the runtime is below 1");
-    if (o->max_connections > 1 << 20) return pl_fail(PL_EINVAL, "%d connections are too many", o->max_connections);
+    if (o->max_connections > 1 << 20)
+        return pl_fail(PL_EINVAL, "%d connections are too many", o->max_connections);
     return PL_OK;
 }
 
@@ -103,15 +107,17 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
     return rt;
 }
 
-/* ---- engines ------------------------------------------------------------------------- */
+/* ---- engines ----------------------------------------------------------------------- */
 
 static void run_batch(pl_note *note)
 {
     batch_note *b = (batch_note *)note;
     attached *a = b->from;
     const pl_token_batch *batch = b->batch;
-    for (int i = 0; i < batch->n_started; i++) pl_streams_started(a->rt->streams, batch->started[i], batch->began_ns);
-    for (int i = 0; i < batch->n; i++) pl_streams_token(a->rt->streams, &batch->tokens[i], batch->ended_ns);
+    for (int i = 0; i < batch->n_started; i++)
+        pl_streams_started(a->rt->streams, batch->started[i], batch->began_ns);
+    for (int i = 0; i < batch->n; i++)
+        pl_streams_token(a->rt->streams, &batch->tokens[i], batch->ended_ns);
     pl_token_batch_put(b->batch);
     pl_free(b);
     pl_lock(&a->lock);
@@ -180,7 +186,7 @@ pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exch
     return pl_streams_make(rt->streams, text, mode, x);
 }
 
-/* ---- life ---------------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------- */
 
 void pl_runtime_close(pl_runtime *rt)
 {
@@ -201,7 +207,7 @@ int pl_listen(pl_runtime *rt, const char *host, int port)
     return pl_http_listen(rt->http, host, port);
 }
 
-/* ---- jobs ---------------------------------------------------------------------------- */
+/* ---- jobs -------------------------------------------------------------------------- */
 
 int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len)
 {

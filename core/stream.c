@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream.h"
 
-
 #include <string.h>
 
-enum { MAX_STOPS = 256, MAX_STOP_BYTES = 65536 };
+enum {
+    MAX_STOPS = 256,
+    MAX_STOP_BYTES = 65536
+};
 
 typedef struct stop {
     char *text;
@@ -70,7 +72,7 @@ struct pl_streams {
 
 static void put(pl_stream *s);
 
-/* ---- running streams by sequence ----------------------------------------------------- */
+/* ---- running streams by sequence --------------------------------------------------- */
 
 static uint32_t home_of(const pl_streams *ss, int32_t seq)
 {
@@ -123,7 +125,7 @@ static void unmap(pl_stream *s)
     put(s);
 }
 
-/* ---- bags ---------------------------------------------------------------------------- */
+/* ---- bags -------------------------------------------------------------------------- */
 
 static void bag_fini(bag *b)
 {
@@ -143,7 +145,8 @@ static void bag_keep(bag *b, const pl_token *t, int32_t start)
     pl_buf_add(&b->tokens, t, sizeof *t);
     pl_buf_add_i32(&b->starts, start);
     pl_buf_add(&b->tops, t->top, t->top ? (size_t)t->n_top * sizeof *t->top : 0);
-    pl_buf_add(&b->tops, t->prompt_top, t->prompt_top ? (size_t)t->n_prompt_top * sizeof *t->prompt_top : 0);
+    pl_buf_add(&b->tops, t->prompt_top,
+               t->prompt_top ? (size_t)t->n_prompt_top * sizeof *t->prompt_top : 0);
 }
 
 static void move_buf(pl_buf *to, pl_buf *from)
@@ -177,11 +180,12 @@ static void bag_point(bag *b)
     }
 }
 
-/* ---- stop strings -------------------------------------------------------------------- */
+/* ---- stop strings ------------------------------------------------------------------ */
 
 static void stop_open(stop *p, const char *text, int32_t len)
 {
-    *p = (stop){pl_strndup(text, (size_t)len), pl_alloc((size_t)len * sizeof *p->fail), len, 0};
+    *p = (stop){pl_strndup(text, (size_t)len), pl_alloc((size_t)len * sizeof *p->fail),
+                len, 0};
     for (int32_t i = 1, k = 0; i < len; i++) {
         while (k && text[i] != text[k]) k = p->fail[k - 1];
         k += text[i] == text[k];
@@ -216,11 +220,12 @@ static int find_stop(pl_stream *st, const char *s, size_t len, size_t *end)
 static size_t n_undecided(const pl_stream *s)
 {
     int32_t n = 0;
-    for (int i = 0; !s->include_stop && i < s->n_stops; i++) n = PL_MAX(n, s->stops[i].state);
+    for (int i = 0; !s->include_stop && i < s->n_stops; i++)
+        n = PL_MAX(n, s->stops[i].state);
     return (size_t)n;
 }
 
-/* ---- letting go of text -------------------------------------------------------------- */
+/* ---- letting go of text ------------------------------------------------------------ */
 
 static void tell(pl_stream *s, pl_news *news)
 {
@@ -251,9 +256,12 @@ static void hand_to_lua(pl_stream *s, bool piece)
 static void let_go(pl_stream *s)
 {
     size_t len = s->held.len - n_undecided(s);
-    if (s->mode == PL_STREAM_WHOLE || !len || (s->sent && s->n_unsent < s->interval)) return;
-    if (s->mode == PL_STREAM_SSE) write_event(s, len);
-    else pl_buf_add(&s->own.text, s->held.data, len);
+    if (s->mode == PL_STREAM_WHOLE || !len || (s->sent && s->n_unsent < s->interval))
+        return;
+    if (s->mode == PL_STREAM_SSE)
+        write_event(s, len);
+    else
+        pl_buf_add(&s->own.text, s->held.data, len);
     s->held.len -= len;
     memmove(s->held.data, s->held.data + len, s->held.len);
     s->n_unsent = 0;
@@ -261,7 +269,8 @@ static void let_go(pl_stream *s)
     if (s->mode == PL_STREAM_PIECES) hand_to_lua(s, true);
 }
 
-static void finish(pl_stream *s, int reason, int stop_reason, int stop_string, bool cancel)
+static void finish(pl_stream *s, int reason, int stop_reason, int stop_string,
+                   bool cancel)
 {
     pl_engine *engine = s->mapped_engine;
     int32_t seq = s->mapped;
@@ -281,10 +290,11 @@ static void finish(pl_stream *s, int reason, int stop_reason, int stop_string, b
 
 static void on_gone(pl_watch *watch)
 {
-    finish((pl_stream *)((char *)watch - offsetof(pl_stream, watch)), PL_FINISH_ABORT, -1, -1, true);
+    finish((pl_stream *)((char *)watch - offsetof(pl_stream, watch)), PL_FINISH_ABORT, -1,
+           -1, true);
 }
 
-/* ---- io: tokens ---------------------------------------------------------------------- */
+/* ---- io: tokens -------------------------------------------------------------------- */
 
 static pl_stream *find(const pl_streams *ss, int32_t seq)
 {
@@ -317,8 +327,10 @@ void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
     if (t->token >= 0) {
         count(s, t, ns);
         if (s->mode != PL_STREAM_SSE) bag_keep(&s->own, t, s->length);
-        /* A token that ends the sequence is no part of the text, as stop strings are not. */
-        if (t->finish != PL_FINISH_STOP || s->include_stop) pl_detok_push(s->detok, t->token, fresh);
+        /* A token that ends the sequence is no part of the text, as stop strings are not.
+         */
+        if (t->finish != PL_FINISH_STOP || s->include_stop)
+            pl_detok_push(s->detok, t->token, fresh);
     }
     if (t->finish) pl_detok_flush(s->detok, fresh);
     size_t before = s->held.len, end = 0;
@@ -335,7 +347,8 @@ void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
     }
 }
 
-/* ---- io: what Lua says ----------------------------------------------------------------- */
+/* ---- io: what Lua says
+ * ----------------------------------------------------------------- */
 
 static void begin(pl_stream *s, int32_t seq, pl_engine *engine)
 {
@@ -359,7 +372,8 @@ static void run_note(pl_note *note)
     put(s);
 }
 
-/* ---- lua ------------------------------------------------------------------------------- */
+/* ---- lua
+ * ------------------------------------------------------------------------------- */
 
 static void post(pl_stream *s)
 {
@@ -372,7 +386,8 @@ int32_t pl_stream_id(const pl_stream *s)
     return s->id;
 }
 
-void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const char *after, size_t after_len)
+void pl_stream_frame(pl_stream *s, const char *before, size_t before_len,
+                     const char *after, size_t after_len)
 {
     s->before.len = s->after.len = 0;
     pl_buf_add(&s->before, before, before_len);
@@ -382,14 +397,18 @@ void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const 
 pl_status pl_stream_stop(pl_stream *s, const char *text, size_t len)
 {
     if (!len) return pl_fail(PL_EINVAL, "a stop string is empty");
-    if (len > MAX_STOP_BYTES) return pl_fail(PL_ELIMIT, "a stop string has %zu bytes; %d are allowed", len, MAX_STOP_BYTES);
-    if (s->n_stops == MAX_STOPS) return pl_fail(PL_ELIMIT, "there are more than %d stop strings", MAX_STOPS);
+    if (len > MAX_STOP_BYTES)
+        return pl_fail(PL_ELIMIT, "a stop string has %zu bytes; %d are allowed", len,
+                       MAX_STOP_BYTES);
+    if (s->n_stops == MAX_STOPS)
+        return pl_fail(PL_ELIMIT, "there are more than %d stop strings", MAX_STOPS);
     s->stops = pl_realloc(s->stops, (size_t)(s->n_stops + 1) * sizeof *s->stops);
     stop_open(&s->stops[s->n_stops++], text, (int32_t)len);
     return PL_OK;
 }
 
-void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval, int min_tokens)
+void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval,
+                     int min_tokens)
 {
     s->skip_special = skip_special;
     s->include_stop = include_stop;
@@ -424,7 +443,8 @@ pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
     PL_TRY(promise(s, e, id));
     if (!s->detok) {
         s->detok = pl_detok_open(s->text, s->skip_special);
-        pl_detok_prime(s->detok, (const int32_t *)s->prime.data, (int)(s->prime.len / sizeof(int32_t)));
+        pl_detok_prime(s->detok, (const int32_t *)s->prime.data,
+                       (int)(s->prime.len / sizeof(int32_t)));
     }
     post(s); /* before its first token can come */
     pl_status status = pl_engine_submit(e, seq);
@@ -432,8 +452,10 @@ pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
     bool over = s->over;
     if (status < 0) s->seq = 0;
     pl_unlock(&s->lock);
-    if (status < 0) post(s);
-    else if (over) pl_engine_cancel(e, id); /* io may have cancelled what was not there yet */
+    if (status < 0)
+        post(s);
+    else if (over)
+        pl_engine_cancel(e, id); /* io may have cancelled what was not there yet */
     return status;
 }
 
@@ -478,7 +500,8 @@ void pl_stream_close(pl_stream *s)
     put(s);
 }
 
-/* ---- life ------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------ */
 
 static bool piece_taken(pl_news *news, bool lost)
 {
@@ -512,8 +535,10 @@ pl_stream *pl_streams_make(pl_streams *ss, const pl_text *text, int mode, pl_exc
     pl_mutex_init(&s->lock);
     s->watch.gone = on_gone;
     s->note.run = run_note;
-    s->piece_news = (pl_news){.event = {.kind = PL_EV_PIECE, .id = s->id, .object = s}, .taken = piece_taken};
-    s->done_news = (pl_news){.event = {.kind = PL_EV_DONE, .id = s->id, .object = s}, .taken = done_taken};
+    s->piece_news = (pl_news){.event = {.kind = PL_EV_PIECE, .id = s->id, .object = s},
+                              .taken = piece_taken};
+    s->done_news = (pl_news){.event = {.kind = PL_EV_DONE, .id = s->id, .object = s},
+                             .taken = done_taken};
     return s;
 }
 
@@ -553,8 +578,10 @@ void pl_streams_stop(pl_streams *ss)
 {
     ss->stopped = true;
     for (uint32_t i = 0; i <= ss->mask;)
-        if (ss->slots[i]) finish(ss->slots[i], PL_FINISH_ABORT, -1, -1, false);
-        else i++;
+        if (ss->slots[i])
+            finish(ss->slots[i], PL_FINISH_ABORT, -1, -1, false);
+        else
+            i++;
 }
 
 void pl_streams_close(pl_streams *ss)

@@ -27,10 +27,17 @@ int pl_terminal_is(int fd)
 
 void pl_terminal_catch(int on)
 {
+    static struct sigaction before;
+    static bool caught;
+    if (!on == !caught) return;
+    caught = on;
     /* Without SA_RESTART: reads and waits end at once, and whoever waits looks why. */
-    struct sigaction action = {.sa_handler = on ? count_interrupt : SIG_DFL};
+    struct sigaction action = {.sa_handler = count_interrupt};
     sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
+    if (on)
+        sigaction(SIGINT, &action, &before);
+    else
+        sigaction(SIGINT, &before, NULL);
 }
 
 int pl_terminal_interrupts(void)

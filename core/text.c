@@ -50,6 +50,7 @@ pl_text *pl_text_open(const pl_text_options *options)
     pl_text *t = pl_alloc(sizeof *t);
     t->o = *options;
     t->tokens = pl_alloc((size_t)options->vocab_size * sizeof *t->tokens);
+    text_pairs_init(&t->pairs, 1024);
     pl_buf_reserve(&t->arena, 1); /* slices point somewhere, even empty ones */
     return t;
 }
@@ -60,7 +61,7 @@ void pl_text_close(pl_text *t)
     for (int i = 0; i < t->n_splits; i++) pcre2_code_free(t->splits[i]);
     pl_free(t->raw.nodes);
     pl_free(t->normalized.nodes);
-    pl_free(t->pairs.slots);
+    text_pairs_fini(&t->pairs);
     pl_free(t->words.slots);
     pl_free(t->added);
     pl_free(t->tokens);

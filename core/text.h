@@ -53,15 +53,27 @@ typedef struct text_words { /* vocabulary: bytes -> id; open addressing */
 
 typedef struct text_pair { /* two neighbours become one */
     uint64_t key;          /* left id << 32 | right id */
-    uint32_t rank;         /* the lowest goes first; TEXT_NO_RANK: empty */
+    uint32_t rank;         /* the lowest goes first */
     int32_t id;
 } text_pair;
 #define TEXT_NO_RANK UINT32_MAX
 
-typedef struct text_pairs {
+typedef struct text_pairs { /* open addressing */
+    uint8_t
+        *tags; /* a byte of each slot's hash; 0: empty. Most pairs are none: these tell */
     text_pair *slots;
     uint32_t mask, n;
 } text_pairs;
+
+static inline uint64_t text_pair_hash(uint64_t key)
+{
+    return (key ^ key >> 32) * 0x9e3779b97f4a7c15u;
+}
+
+static inline uint8_t text_pair_tag(uint64_t hash)
+{
+    return (uint8_t)(hash >> 56) ? (uint8_t)(hash >> 56) : 1;
+}
 
 typedef struct text_trie { /* added tokens, by bytes */
     struct text_node {
@@ -108,8 +120,9 @@ pl_buf *text_scratch_buf(text_scratch *s, int which);
 /* text_index.c: what is looked up. */
 uint64_t text_hash(const char *s, size_t len);
 int32_t text_words_find(const pl_text *t, const char *s, size_t len);
-void text_words_add(pl_text *t, int32_t id); /* the first of equals stays */
-const text_pair *text_pairs_find(const text_pairs *p, int32_t left, int32_t right);
+void text_words_add(pl_text *t, int32_t id);           /* the first of equals stays */
+void text_pairs_init(text_pairs *p, uint32_t n_slots); /* a power of two */
+void text_pairs_fini(text_pairs *p);
 void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank,
                     int32_t id);
 void text_trie_add(text_trie *trie, const char *s, size_t len, int32_t id);
@@ -136,6 +149,18 @@ size_t text_unmap(const char *s, size_t len,
                   char *out); /* from the byte alphabet; SIZE_MAX: not in it */
 int text_byte_named(const char *s, size_t len); /* the byte that <0xHH> names, or -1 */
 void text_decode_ready(pl_text *t, int32_t id); /* works out `shown` */
+
+static inline const text_pair *text_pairs_find(const text_pairs *p, int32_t left,
+                                               int32_t right)
+{
+    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right,
+             hash = text_pair_hash(key);
+    uint8_t tag = text_pair_tag(hash);
+    for (uint32_t at = (uint32_t)(hash >> 24) & p->mask; p->tags[at];
+         at = (at + 1) & p->mask)
+        if (p->tags[at] == tag && p->slots[at].key == key) return &p->slots[at];
+    return NULL;
+}
 
 static inline const char *text_at(const pl_text *t, text_slice s)
 {

@@ -156,26 +156,34 @@ static uint32_t rank_of(const pl_text *t, int32_t left, int32_t right, int32_t *
     return pair->rank;
 }
 
+/* Leaves the ids in `ids`. */
 static int merge_short(const pl_text *t, int32_t *ids, int n)
 {
-    uint32_t ranks[SHORT];
-    int32_t merged[SHORT];
-    for (int i = 0; i + 1 < n; i++) ranks[i] = rank_of(t, ids[i], ids[i + 1], &merged[i]);
+    struct {
+        int32_t id, merged;
+        uint32_t rank;
+    } y[SHORT];
+    for (int i = 0; i < n; i++) {
+        y[i].id = ids[i];
+        y[i].rank =
+            i + 1 < n ? rank_of(t, ids[i], ids[i + 1], &y[i].merged) : TEXT_NO_RANK;
+    }
     while (n > 1) {
         int best = 0;
         for (int i = 1; i + 1 < n; i++)
-            if (ranks[i] < ranks[best]) best = i;
-        if (ranks[best] == TEXT_NO_RANK) break;
-        ids[best] = merged[best];
-        size_t after = (size_t)(--n - best - 1);
-        memmove(ids + best + 1, ids + best + 2, after * sizeof *ids);
-        memmove(ranks + best, ranks + best + 1, after * sizeof *ranks);
-        memmove(merged + best, merged + best + 1, after * sizeof *merged);
-        if (best + 1 < n)
-            ranks[best] = rank_of(t, ids[best], ids[best + 1], &merged[best]);
-        if (best > 0)
-            ranks[best - 1] = rank_of(t, ids[best - 1], ids[best], &merged[best - 1]);
+            if (y[i].rank < y[best].rank) best = i;
+        if (y[best].rank == TEXT_NO_RANK) break;
+        y[best].id = y[best].merged;
+        n--;
+        memmove(y + best + 1, y + best + 2, (size_t)(n - best - 1) * sizeof *y);
+        y[best].rank = best + 1 < n
+                           ? rank_of(t, y[best].id, y[best + 1].id, &y[best].merged)
+                           : TEXT_NO_RANK;
+        if (best)
+            y[best - 1].rank =
+                rank_of(t, y[best - 1].id, y[best].id, &y[best - 1].merged);
     }
+    for (int i = 0; i < n; i++) ids[i] = y[i].id;
     return n;
 }
 

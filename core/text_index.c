@@ -66,48 +66,41 @@ void text_words_add(pl_text *t, int32_t id)
 /* ---- pairs --------------------------------------------------------------------------
  */
 
-static uint32_t pair_slot(uint64_t key, uint32_t mask)
+static void pairs_put(text_pairs *p, const text_pair *pair)
 {
-    return (uint32_t)((key * 0x9e3779b97f4a7c15u) >> 32) & mask;
+    uint64_t hash = text_pair_hash(pair->key);
+    uint32_t at = (uint32_t)(hash >> 24) & p->mask;
+    while (p->tags[at] && p->slots[at].key != pair->key) at = (at + 1) & p->mask;
+    if (!p->tags[at]) p->n++;
+    p->tags[at] = text_pair_tag(hash);
+    p->slots[at] = *pair;
 }
 
-static text_pair *pairs_seek(const text_pairs *p, uint64_t key)
+void text_pairs_init(text_pairs *p, uint32_t n_slots)
 {
-    uint32_t at = pair_slot(key, p->mask);
-    while (p->slots[at].rank != TEXT_NO_RANK && p->slots[at].key != key)
-        at = (at + 1) & p->mask;
-    return &p->slots[at];
+    *p = (text_pairs){pl_alloc(n_slots), pl_alloc(n_slots * sizeof *p->slots),
+                      n_slots - 1, 0};
 }
 
-static void pairs_grow(text_pairs *p)
+void text_pairs_fini(text_pairs *p)
 {
-    uint32_t n = p->slots ? (p->mask + 1) * 2 : 1024;
-    text_pairs bigger = {
-        .slots = pl_alloc(n * sizeof *bigger.slots), .mask = n - 1, .n = p->n};
-    for (uint32_t i = 0; i < n; i++) bigger.slots[i].rank = TEXT_NO_RANK;
-    for (uint32_t i = 0; p->slots && i <= p->mask; i++)
-        if (p->slots[i].rank != TEXT_NO_RANK)
-            *pairs_seek(&bigger, p->slots[i].key) = p->slots[i];
+    pl_free(p->tags);
     pl_free(p->slots);
-    *p = bigger;
-}
-
-const text_pair *text_pairs_find(const text_pairs *p, int32_t left, int32_t right)
-{
-    if (!p->slots) return NULL;
-    const text_pair *found =
-        pairs_seek(p, (uint64_t)(uint32_t)left << 32 | (uint32_t)right);
-    return found->rank == TEXT_NO_RANK ? NULL : found;
 }
 
 /* Of two equal pairs the later counts, as in HF. */
 void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank, int32_t id)
 {
-    if (!p->slots || p->n * 2 > p->mask) pairs_grow(p);
-    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    text_pair *slot = pairs_seek(p, key);
-    if (slot->rank == TEXT_NO_RANK) p->n++;
-    *slot = (text_pair){key, rank, id};
+    if (p->n * 2 > p->mask) {
+        text_pairs bigger;
+        text_pairs_init(&bigger, (p->mask + 1) * 2);
+        for (uint32_t i = 0; i <= p->mask; i++)
+            if (p->tags[i]) pairs_put(&bigger, &p->slots[i]);
+        text_pairs_fini(p);
+        *p = bigger;
+    }
+    pairs_put(p,
+              &(text_pair){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id});
 }
 
 /* ---- added tokens -------------------------------------------------------------------

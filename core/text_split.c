@@ -189,45 +189,68 @@ pl_status text_split_words(const pl_text *t, text_scratch *s, const char *p, siz
 /* ---- normalizing --------------------------------------------------------------------
  */
 
-/* How many bytes from s on hold only characters that NFC leaves alone, whatever their
- * neighbours: below U+0300, most punctuation, kana, Han, wide forms, emoji. */
-static size_t stable_prefix(const unsigned char *s, size_t len)
+/* The length of the character at s if NFC leaves it alone and never joins it to the one
+ * before: below U+0300, Cyrillic, most punctuation and symbols, kana, Han, Hangul, wide
+ * forms, emoji. Else 0. */
+static size_t stable_len(const unsigned char *s)
 {
-    size_t i = 0;
-    while (i < len) {
-        unsigned c = s[i];
-        if (c < 0xcc) {
-            i++;
-            continue;
-        }
-        unsigned second = s[i + 1], third = c >= 0xe0 ? s[i + 2] : 0;
-        bool stable = (c == 0xe2 && second == 0x80 && third >= 0x90) ||
-                      (c == 0xe3 && !(second == 0x80 && third >= 0xaa && third <= 0xaf) &&
-                       !(second == 0x82 && (third == 0x99 || third == 0x9a))) ||
-                      (c >= 0xe4 && c <= 0xe9) ||
-                      (c == 0xef && (second == 0xbc || second == 0xbd)) ||
-                      (c == 0xf0 && second == 0x9f);
-        if (!stable) break;
-        i += c < 0xf0 ? 3 : 4;
-    }
-    return i;
+    unsigned c = s[0];
+    if (c < 0x80) return 1;
+    if (c < 0xcc || c == 0xd0 || c == 0xd1) return 2;
+    if (c < 0xe2) return 0;
+    unsigned second = s[1], third = s[2];
+    if (c == 0xe2)
+        return (second == 0x80 && third >= 0x90) || (second >= 0x85 && second <= 0x8b) ||
+                       (second >= 0x8d && second <= 0xaa)
+                   ? 3
+                   : 0;
+    if (c == 0xe3)
+        return (second == 0x80 && third >= 0xaa && third <= 0xaf) ||
+                       (second == 0x82 && (third == 0x99 || third == 0x9a))
+                   ? 0
+                   : 3;
+    if (c <= 0xe9 || c == 0xeb || c == 0xec) return 3;
+    if (c == 0xef) return second == 0xbc || second == 0xbd ? 3 : 0;
+    return c == 0xf0 && second == 0x9f ? 4 : 0;
 }
 
-static pl_status to_nfc(text_scratch *s, const char **p, size_t *len)
+static pl_status add_nfc(pl_buf *b, const char *p, size_t len)
 {
-    if (stable_prefix((const unsigned char *)*p, *len) >= *len) return PL_OK;
     utf8proc_uint8_t *made = NULL;
-    utf8proc_ssize_t n =
-        utf8proc_map((const utf8proc_uint8_t *)*p, (utf8proc_ssize_t)*len, &made,
-                     UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)p, (utf8proc_ssize_t)len,
+                                      &made, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     if (n < 0)
         return pl_fail(PL_EINVAL, "text cannot be normalized: %s", utf8proc_errmsg(n));
-    pl_buf *b = text_scratch_buf(s, TEXT_BUF_NFC);
-    b->len = 0;
     pl_buf_add(b, made, (size_t)n);
     free(made);
+    return PL_OK;
+}
+
+/* Only what is not stable, with the character before it, goes through utf8proc. */
+static pl_status to_nfc(text_scratch *s, const char **p, size_t *len)
+{
+    const unsigned char *in = (const unsigned char *)*p;
+    pl_buf *b = text_scratch_buf(s, TEXT_BUF_NFC);
+    size_t done = 0, last = 0;
+    b->len = 0;
+    for (size_t i = 0, n; i < *len;) {
+        if ((n = stable_len(in + i))) {
+            last = i;
+            i += n;
+            continue;
+        }
+        size_t end = i;
+        while (end < *len && !stable_len(in + end))
+            end += (size_t)pl_utf8_len(in + end, *len - end, NULL);
+        size_t start = PL_MAX(last, done);
+        pl_buf_add(b, in + done, start - done);
+        PL_TRY(add_nfc(b, *p + start, end - start));
+        done = i = end;
+    }
+    if (!done) return PL_OK;
+    pl_buf_add(b, in + done, *len - done);
     *p = b->data;
-    *len = (size_t)n;
+    *len = b->len;
     return PL_OK;
 }
 
@@ -265,7 +288,8 @@ void text_respace(const pl_text *t, text_scratch *s, bool first, const char **p,
     bool spaced =
         **p == ' ' || (!bytes && *len >= 3 && memcmp(*p, PL_TEXT_SPACE, 3) == 0);
     int when = t->o.prefix_space;
-    bool prefix = !spaced && (when == PL_PREFIX_ALWAYS || (when == PL_PREFIX_FIRST && first));
+    bool prefix =
+        !spaced && (when == PL_PREFIX_ALWAYS || (when == PL_PREFIX_FIRST && first));
     if (bytes) {
         if (!prefix) return;
         pl_buf_add_str(b, " ");

@@ -18,12 +18,12 @@
 #include <xxhash.h>
 
 static const struct {
-    int block, bytes, align;
+    int block, bytes;
 } types[PL_N_TYPES] = {
-    [PL_F32] = {1, 4, 4},      [PL_F16] = {1, 2, 2},      [PL_BF16] = {1, 2, 2},
-    [PL_Q8_0] = {32, 34, 2},   [PL_Q4_0] = {32, 18, 2},   [PL_Q4_1] = {32, 20, 2},
-    [PL_Q4_K] = {256, 144, 2}, [PL_Q5_K] = {256, 176, 2}, [PL_Q6_K] = {256, 210, 2},
-    [PL_I32] = {1, 4, 4},
+    [PL_F32] = {1, 4},      [PL_F16] = {1, 2},      [PL_BF16] = {1, 2},
+    [PL_Q8_0] = {32, 34},   [PL_Q4_0] = {32, 18},   [PL_Q4_1] = {32, 20},
+    [PL_Q4_K] = {256, 144}, [PL_Q5_K] = {256, 176}, [PL_Q6_K] = {256, 210},
+    [PL_I32] = {1, 4},
 };
 
 /* ---- what both formats have to obey ----------------------------------------------- */
@@ -112,7 +112,7 @@ pl_status pl_weights_add(pl_weights *w, const pl_tensor *shape, size_t name_len,
     return PL_OK;
 }
 
-/* ---- after reading: no doubles, no overlaps, nothing at odd addresses ------------- */
+/* ---- after reading: no doubles, no overlaps --------------------------------------- */
 
 static int compare_names(const void *a, const void *b)
 {
@@ -166,27 +166,6 @@ static void leave_out(pl_weights *w)
     w->n_tensors = n;
 }
 
-/* Safetensors promises no alignment, old writers gave none; kernels want it. */
-static pl_status align_tensors(pl_weights *w)
-{
-    for (int i = 0; i < w->n_tensors; i++) {
-        pl_tensor *t = &w->tensors[i];
-        if ((uintptr_t)t->data % (uintptr_t)types[t->type].align == 0) continue;
-        if (!w->copies) {
-            w->copies = pl_alloc((size_t)w->n_tensors * sizeof *w->copies);
-            w->copy_bytes = pl_alloc((size_t)w->n_tensors * sizeof *w->copy_bytes);
-        }
-        void *copy = pl_alloc_big((size_t)t->bytes);
-        if (!copy)
-            return pl_fail(PL_ENOMEM, "%s: no %lld bytes to align tensor '%s'", w->path,
-                           (long long)t->bytes, t->name);
-        w->copies[w->n_copies] = memcpy(copy, t->data, (size_t)t->bytes);
-        w->copy_bytes[w->n_copies++] = (size_t)t->bytes;
-        t->data = copy;
-    }
-    return PL_OK;
-}
-
 static pl_status read_content(pl_weights *w)
 {
     if (w->size >= 4 && !memcmp(w->bytes, "GGUF", 4))
@@ -201,7 +180,7 @@ static pl_status read_content(pl_weights *w)
     PL_TRY(check_overlaps(w));
     leave_out(w);
     sort_tensors(w, compare_names);
-    return align_tensors(w);
+    return PL_OK;
 }
 
 /* ---- open, close ------------------------------------------------------------------ */
@@ -257,10 +236,7 @@ void pl_weights_close(pl_weights *w)
 {
     if (!w) return;
     for (int i = 0; i < w->n_tensors; i++) pl_free((char *)w->tensors[i].name);
-    for (int i = 0; i < w->n_copies; i++) pl_free_big(w->copies[i], w->copy_bytes[i]);
     pl_weights_free_metas(w);
-    pl_free(w->copies);
-    pl_free(w->copy_bytes);
     pl_free(w->tensors);
     pl_free(w->by_name);
     if (w->mapped) munmap((void *)w->bytes, w->size);
@@ -289,8 +265,8 @@ const pl_tensor *pl_weights_find(const pl_weights *w, const char *name)
     return found ? *found : NULL;
 }
 
-/* Reading a page of each tensor is what this costs, so of a great many only some are
- * read. */
+/* Each tensor read costs a page, if the system is kept from reading megabytes ahead of
+ * it; of a great many tensors only some are read. */
 uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t len,
                                 uint64_t seed)
 {
@@ -301,11 +277,13 @@ uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t le
     uint64_t hash = XXH3_64bits_withSeed(text, len, seed);
     if (!w) return hash;
     hash = XXH3_64bits_withSeed(w->bytes, w->data_at, hash);
+    if (w->mapped) madvise((void *)w->bytes, w->size, MADV_RANDOM);
     int step = w->n_tensors / SAMPLES + 1;
     for (int i = 0; i < w->n_tensors; i += step) {
         const pl_tensor *t = &w->tensors[i];
         hash =
             XXH3_64bits_withSeed(t->data, (size_t)PL_MIN(t->bytes, (int64_t)BYTES), hash);
     }
+    if (w->mapped) madvise((void *)w->bytes, w->size, MADV_NORMAL);
     return hash;
 }

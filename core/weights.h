@@ -41,9 +41,6 @@ struct pl_weights {
     int n_tensors, cap_tensors;
     pl_weights_value *metas; /* sorted by key */
     int n_metas;
-    void **copies; /* tensors that the file holds at odd addresses */
-    size_t *copy_bytes;
-    int n_copies;
 };
 
 /* The same as pl_weights_open on bytes in memory, which must outlive it; `path` is what

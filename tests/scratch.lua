@@ -36,7 +36,8 @@ function M.sh(command)
   return math.floor(status / 256), slurp(out), slurp(err)
 end
 
--- This program, for a shell.
-M.program = require("perilune.host").root .. "/build/perilune"
+-- The program that runs the tests, for a shell in any folder.
+local program = arg[-2]
+M.program = program:sub(1, 1) == "/" and program or os.getenv "PWD" .. "/" .. program
 
 return M

@@ -77,6 +77,7 @@ function M.figures(run)
     counted_by = run.uncounted == 0 and "usage" or "events",
     ttft_ms = M.summary(run.ttft), itl_ms = M.summary(run.itl),
     latency_ms = M.summary(run.latency), errors = {},
+    interrupted = run.interrupted,
   }
   for text, n in pairs(run.errors) do
     out.errors[#out.errors + 1] = { text = text, n = n }
@@ -98,6 +99,7 @@ function M.report(f)
     out[#out + 1] = ("  %-16s %s"):format(name:gsub("_", " ") .. "/s",
                                           number(f[name .. "_per_second"]))
   end
+  if f.interrupted then out[1] = out[1] .. ", interrupted" end
   if f.counted_by == "events" then
     out[#out + 1] = "  the server reports no usage: output counted by events"
   end
@@ -158,11 +160,16 @@ function M.run(words, complain)
     io.stderr:write("perilune: ", bad, "\n")
     return 1
   end
-  local run = drive {
+  local run
+  run, bad = drive {
     url = ready.url, requests = options.requests, concurrency = options.concurrency,
     rate = options.rate, timeout = options.timeout, progress = progress(options),
     request = function() return request(options, ready.url, ready.headers) end,
   }
+  if not run then
+    io.stderr:write("perilune: ", bad, "\n")
+    return 1
+  end
   local figures = M.figures(run)
   print(M.report(figures))
   if options.json then
@@ -176,7 +183,7 @@ function M.run(words, complain)
       return 1
     end
   end
-  return figures.failed > 0 and 1 or 0
+  return (figures.failed > 0 or figures.interrupted) and 1 or 0
 end
 
 return M

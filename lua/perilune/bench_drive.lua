@@ -82,7 +82,8 @@ local function finish(run, stream)
   end
 end
 
--- Sends a request on an idle connection or a new one. `again`: the idle one was closed.
+-- Sends a request on an idle connection or a new one; waits for neither. `again`: the
+-- idle one was closed.
 local function start(run, text, again)
   local socket = not again and table.remove(run.idle) or nil
   local kept = socket ~= nil
@@ -90,12 +91,11 @@ local function start(run, text, again)
   local stream = { started = run.now, heard = run.now, gaps = {}, events = 0,
                    text = text, kept = kept }
   if not kept then
-    local why
-    socket, why = client.open(run.url, CONNECT_MS)
-    if not socket then return fail(run, stream, why) end
+    socket = C.pl_client_another(run.first)
+    if socket == nil then return fail(run, stream, ffi.string(C.pl_error_text())) end
   end
   stream.socket = socket
-  local ok, why = engine.check(C.pl_client_send(socket, text, #text, CONNECT_MS))
+  local ok, why = engine.check(C.pl_client_send(socket, text, #text, 0))
   if not ok and kept then
     C.pl_client_close(socket)
     return start(run, text, true)
@@ -165,17 +165,21 @@ local function pause_ms(run, options, started)
 end
 
 -- Runs a benchmark: url, request() -> text, requests, concurrency or rate, timeout,
--- progress(finished, seconds). What was measured, times in milliseconds.
+-- progress(finished, seconds). What was measured, times in milliseconds; or nil, message,
+-- name where nobody is there.
 return function(options)
+  local first, absent, name = client.open(options.url, CONNECT_MS)
+  if not first then return nil, absent, name end
   local run = {
-    url = options.url, timeout = options.timeout, active = {}, idle = {},
+    first = first, timeout = options.timeout, active = {}, idle = {},
     sockets = ffi.new("pl_client *[?]", MOST), ready = ffi.new("uint8_t[?]", MOST),
     done = 0, failed = 0, uncounted = 0, input_tokens = 0, output_tokens = 0,
     ttft = {}, itl = {}, latency = {}, errors = {}, now = seconds(),
   }
   local began, started, shown = run.now, 0, run.now
   run.next_at = began
-  while run.done + run.failed < options.requests do
+  C.pl_terminal_catch(1)                    -- Ctrl-C: report what there is
+  while run.done + run.failed < options.requests and not run.interrupted do
     while due(run, options, started) do
       started = started + 1
       start(run, options.request())
@@ -184,6 +188,7 @@ return function(options)
       end
     end
     attend(run, pause_ms(run, options, started))
+    run.interrupted = C.pl_terminal_interrupts() > 0
     if run.now - shown > 0.1 then
       options.progress(run.done + run.failed, run.now - began)
       shown = run.now
@@ -191,6 +196,9 @@ return function(options)
   end
   run.seconds = math.max(seconds() - began, 1e-9)
   options.progress(options.requests, run.seconds)
+  C.pl_terminal_catch(0)
   for _, socket in ipairs(run.idle) do C.pl_client_close(socket) end
+  for _, stream in ipairs(run.active) do C.pl_client_close(stream.socket) end
+  C.pl_client_close(first)
   return run
 end

@@ -4,6 +4,7 @@
 -- 0: done. 1: it was tried and failed, or the recipe is wrong. 2: the command is wrong.
 
 local engine = require "perilune.ffi"
+local flags = require "perilune.flags"
 local help = require "perilune.help"
 local nearest = require "perilune.nearest"
 local recipe = require "perilune.recipe"
@@ -42,10 +43,28 @@ local function recipe_words(word, name, ...)
   return name, { ... }
 end
 
+-- perilune run RECIPE --help: what the recipe says, and the flags that are its own.
+local function asked_for_help(given)
+  for _, word in ipairs(given) do
+    if word == "--help" then return true end
+  end
+  return false
+end
+
+local function describe(name)
+  local about, problems = recipe.about(name)
+  if not about then return report(problems) end
+  print(about.head ~= "" and about.head or about.file)
+  if about.args[1] then print("\n" .. flags.help(about.args)) end
+  print "\nperilune help options says what every recipe takes"
+  return 0
+end
+
 function words.run(...)
-  local name, flags = recipe_words("run", ...)
-  if not name then return flags end
-  local resolved, problems = recipe.resolve(name, flags)
+  local name, given = recipe_words("run", ...)
+  if not name then return given end
+  if asked_for_help(given) then return describe(name) end
+  local resolved, problems = recipe.resolve(name, given)
   if not resolved then return report(problems) end
   if not resolved.model then
     return complain("no model: name one by --model or $PERILUNE_MODEL",
@@ -57,13 +76,15 @@ end
 local function shown(setting)
   if setting.row and setting.row.secret and setting.value then return "(secret)" end
   if setting.value == nil then return "-" end
-  return values.show(setting.value)
+  local text = values.show(setting.value):gsub("%s+", " ")
+  return #text > 60 and text:sub(1, 57) .. "..." or text
 end
 
 function words.check(...)
-  local name, flags = recipe_words("check", ...)
-  if not name then return flags end
-  local resolved, problems = recipe.resolve(name, flags)
+  local name, given = recipe_words("check", ...)
+  if not name then return given end
+  if asked_for_help(given) then return describe(name) end
+  local resolved, problems = recipe.resolve(name, given)
   if not resolved then return report(problems) end
   print(resolved.file)
   for _, setting in ipairs(recipe.settings(resolved)) do

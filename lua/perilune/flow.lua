@@ -64,7 +64,7 @@ end
 -- if it fails, after the log has the traceback.
 function M.spawn(fn, ...)
   if type(fn) ~= "function" then error("flow.spawn: wants a function", 2) end
-  local task = { thread = coroutine.create(fn), n = select("#", ...), ... }
+  local task = { thread = coroutine.create(fn), slots = {}, n = select("#", ...), ... }
   make_ready(task)
   return task
 end
@@ -92,6 +92,10 @@ local function resume(task)
     ok, message = coroutine.resume(task.thread, unpack(task, 1, task.n))
   end
   current = nil
+  if coroutine.status(task.thread) == "dead" then
+    task.ended = true
+    if task.joiner then make_ready(task.joiner) end
+  end
   if not ok then fail(task, message) end
 end
 
@@ -103,89 +107,77 @@ local function run_ready()
   for i = 1, n do resume(batch[i]) end
 end
 
-local function pair(kind, id, level)
-  local number = KINDS[kind]
-  if not number then
-    error(("flow: no kind '%s'"):format(tostring(kind)), level + 1)
-  end
-  return number * SPAN + id
-end
-
-local function slot_of(kind, id, level)
-  local key = pair(kind, id, level + 1)
-  local slot = slots[key]
-  if not slot then
-    slot = { kind = kind, id = id, full = false }
-    slots[key] = slot
-  end
-  return slot
-end
-
--- Calls fn(kind, id, extra) for each pair in `id, kind, kind, id, kind ...`: a number is
--- the id of the kinds after it. Ends with what fn finds.
-local function each(level, fn, extra, ...)
-  local id
+-- The slots of the pairs that `id, kind, kind, id, kind ...` names, into list: a number
+-- is the id of the kinds after it. Answers how many; makes those not there yet.
+local function gather(list, ...)
+  local id, n = nil, 0
   for i = 1, select("#", ...) do
     local word = select(i, ...)
     if type(word) == "number" then
       id = word
-    elseif id then
-      local found = fn(word, id, extra, level + 1)
-      if found then return found end
     else
-      error("flow: an id comes before its kinds", level + 1)
+      local number = KINDS[word]
+      if not number then error(("flow: no kind '%s'"):format(tostring(word)), 3) end
+      if not id then error("flow: an id comes before its kinds", 3) end
+      local key = number * SPAN + id
+      local slot = slots[key]
+      if not slot then
+        slot = { kind = word, id = id, key = key, full = false }
+        slots[key] = slot
+      end
+      n = n + 1
+      list[n] = slot
     end
   end
-end
-
-local function open(kind, id, _, level)
-  slot_of(kind, id, level + 1)
+  return n
 end
 
 -- From now on keeps events of these pairs for whoever awaits them: (id, kind, ...).
 function M.listen(...)
-  each(2, open, nil, ...)
+  gather({}, ...)
 end
 
-local function shut(kind, id, _, level)
-  slots[pair(kind, id, level + 1)] = nil
-end
-
--- Drops these pairs: events that still come for them are strangers'.
+-- Drops these pairs, as one does when an id's work is over: events that still come for
+-- them are strangers'.
 function M.forget(...)
-  each(2, shut, nil, ...)
+  local list = {}
+  for i = 1, gather(list, ...) do slots[list[i].key] = nil end
 end
 
-local function take(kind, id, _, level)
-  local slot = slot_of(kind, id, level + 1)
-  if not slot.full then return nil end
-  slot.full = false
-  return slot
-end
-
-local function hold(kind, id, task, level)
-  slot_of(kind, id, level + 1).task = task
+-- The first of n slots that holds an event, taken; or nil.
+local function take(list, n)
+  for i = 1, n do
+    local slot = list[i]
+    if slot.full then
+      slot.full = false
+      return slot
+    end
+  end
+  return nil
 end
 
 -- Parks until an event of one of these pairs: await(id, kind, ...). Answers the event:
 -- { kind, id, a, b, object }, good until the next await. Of several that are there, the
--- one whose pair is named first.
+-- one whose pair is named first. One task at a time awaits a pair.
 function M.await(...)
   local task = current
   if not task then error("flow.await: only in a task", 2) end
-  local found = each(2, take, nil, ...)
+  local list = task.slots
+  local n = gather(list, ...)
+  if n == 0 then error("flow.await: wants an id and its kinds", 2) end
+  local found = take(list, n)
   while not found do
-    each(2, hold, task, ...)
+    for i = 1, n do list[i].task = task end
     coroutine.yield()
-    each(2, hold, nil, ...)
-    found = each(2, take, nil, ...)
+    for i = 1, n do list[i].task = nil end
+    found = take(list, n)
   end
   return found
 end
 
 -- Calls fn(event) in a task for each event of a kind that no pair keeps.
 function M.on(kind, fn)
-  pair(kind, 0, 2)
+  if not KINDS[kind] then error(("flow: no kind '%s'"):format(tostring(kind)), 2) end
   handlers[kind] = fn
 end
 
@@ -239,6 +231,14 @@ local function wake_sleepers()
     local task = pop_sleeper()
     task.awake = true
     make_ready(task)
+  end
+end
+
+-- Parks until all of these tasks have ended.
+function M.join(tasks)
+  for _, task in ipairs(tasks) do
+    task.joiner = current
+    while not task.ended do coroutine.yield() end
   end
 end
 

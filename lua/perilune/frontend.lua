@@ -21,6 +21,7 @@ local POOL_THREADS = 2
 -- A step that takes longer than this is taken for a standstill.
 local STALL_SECONDS = 60
 local STATS_SECONDS = 10
+local SIGHUP = 1
 
 -- How long work has been queued without a step ending, if that is too long.
 function Server:stalled_for()
@@ -71,6 +72,7 @@ local function context(recipe, w, names)
   local tok, generation = w.tokenizer, w.desc.generation or {}
   local known = {}
   for _, name in ipairs(names) do known[name] = true end
+  if not recipe.served_model_name then known[recipe.model] = true end
   return {
     text = tok.text, vocab = w.desc.options.vocab, max_model_len = w.length,
     names = known, defaults = generation, eos_ids = w.desc.eos_ids,
@@ -113,7 +115,7 @@ end
 local function new_server(recipe, w)
   local http = recipe.http
   local names = list_of(recipe.served_model_name)
-  if #names == 0 then names = { recipe.model } end
+  if #names == 0 then names = { w.desc.name } end
   local ctx, why = context(recipe, w, names)
   if not ctx then return nil, why end
   return setmetatable({
@@ -137,14 +139,15 @@ local function listen(server)
   return port
 end
 
--- Stops at the first SIGINT or SIGTERM.
-local function on_event(server, ev)
-  if ev.kind == C.PL_EV_REQUEST then
-    flow.spawn(openai.handle, server, ffi.cast("pl_exchange *", ev.object))
-  elseif ev.kind == C.PL_EV_SIGNAL and ev.a ~= 1 then
+local function handle_events(server)
+  flow.on("request", function(ev)
+    openai.handle(server, ffi.cast("pl_exchange *", ev.object))
+  end)
+  flow.on("signal", function(ev)
+    if ev.a == SIGHUP then return end
     log.info("stopping: signal %d", ev.a)
     flow.stop()
-  end
+  end)
 end
 
 local function serve(server)
@@ -160,39 +163,53 @@ local function serve(server)
   if not server.recipe.disable_log_stats then
     flow.spawn(Server.log_stats, server)
   end
-  flow.run(server.rt, function(ev) on_event(server, ev) end)
-  return true
+  handle_events(server)
+  return flow.run(server.rt)
 end
 
-local function complain(why)
-  log.error("%s", why)
-  return 1
+-- With the runtime open: serves, and closes it whatever happens.
+local function serve_and_close(server)
+  local ran, ok, why = xpcall(serve, debug.traceback, server)
+  C.pl_job_stop(server.rt)
+  host.join()
+  C.pl_runtime_close(server.rt)
+  if not ran then return nil, ok end
+  return ok, why
+end
+
+local function open_and_serve(recipe, w)
+  local server, why = new_server(recipe, w)
+  if not server then return nil, why end
+  server.rt = C.pl_runtime_open(runtime_options(recipe.http))
+  if server.rt == nil then return pl.refusal(C.PL_EIO) end
+  return serve_and_close(server)
+end
+
+-- Hooks that a recipe may carry already, though nothing asks them yet.
+local function name_unasked_hooks(recipe)
+  for _, hook in ipairs { "admit", "migrate", "done" } do
+    if recipe[hook] then log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook) end
+  end
+  for _, hook in ipairs { "cost", "pick", "split" } do
+    if recipe.worker[hook] then
+      log.warning("%s: nothing asks the hook '%s' of one worker", recipe.file, hook)
+    end
+  end
 end
 
 -- Serves a resolved recipe until a signal; answers the exit code.
 function M.run(recipe)
   log.level(recipe.log_level)
+  name_unasked_hooks(recipe)
   local w, why = worker.open(recipe, recipe.worker)
-  if not w then return complain(why) end
-  local server
-  server, why = new_server(recipe, w)
-  if not server then
-    worker.close(w)
-    return complain(why)
-  end
-  server.rt = C.pl_runtime_open(runtime_options(recipe.http))
   local ok
-  if server.rt == nil then
-    why = ffi.string(C.pl_error_text())
-  else
-    ok, why = serve(server)
-    C.pl_job_stop(server.rt)
-    host.join()
-    C.pl_runtime_close(server.rt)
+  if w then
+    ok, why = open_and_serve(recipe, w)
+    worker.close(w)
   end
-  worker.close(w)
-  if not ok then return complain(why) end
-  return 0
+  if ok then return 0 end
+  log.error("%s", why)
+  return 1
 end
 
 return M

@@ -3,7 +3,7 @@
 --
 -- An object is a table of its values by key that also remembers its keys' order, under a
 -- key that is no string, so no name in a document can collide with it: read t.key, walk
--- with json.pairs, add with json.set. An array is a sequence; null is json.null, so # is
+-- with json.pairs, add and remove with json.set. An array is a sequence; null is json.null, so # is
 -- its length. An integer is a number up to 2^53 and an int64_t beyond. A real with an
 -- integral value is boxed (json.real), for 1.0 is not 1 where Python prints it.
 --
@@ -33,13 +33,15 @@ function M.array(t)
   return setmetatable(t or {}, array_mt)
 end
 
+-- Sets a key, at the end if it is new; with nil takes it out.
 function M.set(t, key, value)
   local keys = t[keys_of]
   if t[key] == nil and value ~= nil then
+    keys[#keys + 1] = key
+  elseif t[key] ~= nil and value == nil then
     for i = #keys, 1, -1 do
       if keys[i] == key then table.remove(keys, i) end
     end
-    keys[#keys + 1] = key
   end
   t[key] = value
   return t
@@ -63,13 +65,8 @@ function M.object(...)
 end
 
 local function next_pair(t, i)
-  local keys = t[keys_of]
-  repeat
-    i = i + 1
-    local key = keys[i]
-    if key == nil then return nil end
-    if t[key] ~= nil then return i, key, t[key] end
-  until false
+  local key = t[keys_of][i + 1]
+  if key ~= nil then return i + 1, key, t[key] end
 end
 
 -- for i, key, value in json.pairs(object)

@@ -11,6 +11,7 @@
 
 local F = require "perilune.model_fields"
 local config = require "perilune.model_config"
+local generation = require "perilune.model_generation"
 local gguf = require "perilune.model_gguf"
 local pl = require "perilune.ffi"
 local tensors = require "perilune.model_tensors"
@@ -93,7 +94,8 @@ local function open_all(paths)
     if files[i] == nil then
       files[i] = nil
       close_all(files)
-      F.refuse("PL_EFORMAT", "%s", ffi.string(pl.C.pl_error_text()))
+      local _, why = pl.refusal()
+      F.refuse(F.kind_of(paths[i]) and "PL_EFORMAT" or "PL_ENOTFOUND", "%s", why)
     end
   end
   return files
@@ -153,10 +155,13 @@ local function describe(path, opts)
   elseif path:find "%.safetensors$" then
     F.refuse("PL_EUNSUPPORTED", "'%s' lacks a config.json: name the folder that holds "
              .. "both", path)
+  elseif next(opts.hf_overrides or {}) then
+    F.refuse("PL_EUNSUPPORTED", "hf_overrides change a config.json, '%s' has none", path)
   else
     desc = with_files({ path }, describe_file, path)
   end
   desc.path, desc.name = path, name_of(path)
+  generation.apply(desc, opts)
   return with_files(desc.files, complete, desc)
 end
 
@@ -164,8 +169,9 @@ end
 -- architecture (as config.json names it), options (of pl_model_options, those a file
 -- decides), bias ("none", "qkv" or "qkvo"), dtype, max_positions, generation (sampling
 -- defaults), eos_ids, bos_id, files, fingerprint.
--- opts: hf_overrides, a table that replaces fields of config.json; load_format "dummy"
--- needs no weights.
+-- opts: hf_overrides, a table that replaces fields of config.json; generation_config and
+-- override_generation_config (see model_generation.lua); load_format "dummy" needs no
+-- weights.
 function M.describe(path, opts)
   return F.guard(describe, path, opts or {})
 end
@@ -194,16 +200,31 @@ local function fill(model, list, progress)
   end
 end
 
+-- Of quantized weights only: auto is as fast as it gets.
+local activations = { auto = pl.C.PL_Q8_0, int8 = pl.C.PL_Q8_0, float32 = pl.C.PL_F32 }
+local kv_types = { auto = pl.C.PL_F16, float16 = pl.C.PL_F16, float32 = pl.C.PL_F32 }
+
+local function choose(opts, key, choices)
+  local value = opts[key] or "auto"
+  if choices[value] then return choices[value] end
+  local words = {}
+  for word in pairs(choices) do words[#words + 1] = word end
+  table.sort(words)
+  F.refuse("PL_EINVAL", "%s is '%s', wanted %s", key, tostring(value),
+           table.concat(words, ", "))
+end
+
 local function options_of(desc, opts)
   local o = ffi.new("pl_model_options", desc.options)
-  o.block_size, o.kv_type, o.activations = 16, pl.C.PL_F16, pl.C.PL_F32
-  for key, value in pairs(opts.options or {}) do o[key] = value end
+  o.block_size = opts.block_size or 16
+  o.kv_type = choose(opts, "kv_cache_dtype", kv_types)
+  o.activations = choose(opts, "activations", activations)
   o.dummy_seed = opts.seed or 0
   return o
 end
 
-local function load_onto(files, desc, device, options, opts)
-  local model = pl.C.pl_model_open(device, options)
+local function load_onto(files, desc, device, opts)
+  local model = pl.C.pl_model_open(device, options_of(desc, opts))
   if model == nil then check(pl.C.PL_EINVAL) end
   local ok, why = pcall(function()
     if opts.load_format == "dummy" then
@@ -219,24 +240,18 @@ local function load_onto(files, desc, device, options, opts)
 end
 
 local function load(desc, device, opts)
-  local options = options_of(desc, opts)
   local files = open_all(opts.load_format == "dummy" and {} or desc.files)
-  local ok, model = pcall(load_onto, files, desc, device, options, opts)
-  if ok then return model, files end
+  local ok, model = pcall(load_onto, files, desc, device, opts)
   close_all(files)
+  if ok then return model end
   error(model, 0)
 end
 
--- The model on the device, ready, and its files: the device may go on reading them, so
--- both are closed together, by close(). opts: options (block_size, kv_type, activations),
--- load_format "dummy" with a seed, progress(done, total) in bytes.
+-- The model on the device, ready; its files are closed again, for the device has packed or
+-- copied all of it. opts: block_size; kv_cache_dtype and activations as the options of
+-- those names; load_format "dummy" with a seed; progress(done, total) in bytes.
 function M.load(desc, device, opts)
   return F.guard(load, desc, device, opts or {})
-end
-
-function M.close(model, files)
-  pl.C.pl_model_close(model)
-  close_all(files)
 end
 
 return M

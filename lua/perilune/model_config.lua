@@ -163,8 +163,8 @@ local function read_experts(config, o)
 end
 
 local function refuse_others(config, known)
-  if F.has(config, "quantization_config") then
-    F.unsupported(config, "quantization_config", "none")
+  for _, key in ipairs { "quantization_config", "dual_chunk_attention_config" } do
+    if F.has(config, key) then F.unsupported(config, key, "none") end
   end
   if F.string(config, "hidden_act", "silu") ~= "silu" then
     F.unsupported(config, "hidden_act", "silu")
@@ -214,26 +214,6 @@ local function read_config(config)
            dtype = read_dtype(config) }
 end
 
--- ---- generation_config.json ----------------------------------------------------------
-
-local function read_generation(fields)
-  return {
-    temperature = F.number(fields, "temperature", 0, 1e6, false) or nil,
-    top_p = F.number(fields, "top_p", 1e-9, 1, false) or nil,
-    top_k = F.integer(fields, "top_k", -1, 2 ^ 31 - 1, false) or nil,
-    min_p = F.number(fields, "min_p", 0, 1, false) or nil,
-    repetition_penalty = F.number(fields, "repetition_penalty", 1e-3, 1e3, false) or nil,
-    max_new_tokens = F.integer(fields, "max_new_tokens", 1, 2 ^ 31 - 1, false) or nil,
-  }
-end
-
-local function first_that_has(key, ...)
-  for _, fields in ipairs { ... } do
-    if F.has(fields, key) then return fields end
-  end
-  return (...)
-end
-
 -- ---- the folder ----------------------------------------------------------------------
 
 -- As when a configuration is loaded and then told so: a field replaces a field. The two
@@ -276,15 +256,8 @@ function M.describe(path, opts)
   override(raw, opts.hf_overrides or {})
   local config = F.of(config_path, raw)
   local desc = read_config(config)
-  local generation_path = path .. "/generation_config.json"
-  local generation = F.of(generation_path, F.kind_of(generation_path) == "file"
-                          and F.read_json(generation_path) or {})
-  local vocab = desc.options.vocab
-  desc.generation = read_generation(generation)
-  desc.eos_ids = F.ids(first_that_has("eos_token_id", generation, config), "eos_token_id",
-                       vocab)
-  desc.bos_id = F.integer(first_that_has("bos_token_id", generation, config),
-                          "bos_token_id", 0, vocab - 1, false) or nil
+  desc.eos_ids = F.ids(config, "eos_token_id", desc.options.vocab)
+  desc.bos_id = F.integer(config, "bos_token_id", 0, desc.options.vocab - 1, false) or nil
   desc.files, desc.weight_map = find_files(path)
   return desc
 end

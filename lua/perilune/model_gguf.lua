@@ -166,7 +166,7 @@ function M.describe(path, weights)
   return {
     format = "gguf", architecture = known.name, options = options,
     bias = options.arch == C.PL_ARCH_QWEN2 and "qkv" or find_bias(weights),
-    generation = {}, eos_ids = read_ends(tokenizer, options.vocab),
+    eos_ids = read_ends(tokenizer, options.vocab),
     bos_id = F.integer(tokenizer, "bos_token_id", 0, options.vocab - 1, false) or nil,
     files = { path },
   }

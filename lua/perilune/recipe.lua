@@ -136,6 +136,14 @@ function M.resolve(name, words, getenv)
   return resolved, problems
 end
 
+-- What a recipe says of itself: { file, head, args }, its first comment and the rows of
+-- pl.args; or nil and its problems.
+function M.about(name)
+  local ok, value, info = pcall(load.load, name)
+  if not ok then return nil, { { text = tostring(value), usage = value.usage } } end
+  return { file = info.file, head = info.head, args = info.args }
+end
+
 -- Who set a value: "default", "$PERILUNE_MODEL", "recipes/agg.lua:5", "--port".
 function M.origin(resolved, path)
   local s = private[resolved][path]

@@ -172,7 +172,18 @@ function M.current()
   return loading[#loading]
 end
 
--- Loads a recipe: the table that it returns, and the load (file, folder, args). Raises
+-- The comment that a file begins with, without its dashes and its licence.
+local function head_of(text)
+  local out = {}
+  for line in (text .. "\n"):gmatch "([^\n]*)\n" do
+    local said = line:match "^%-%- ?(.*)$"
+    if not said then break end
+    if not said:match "^SPDX" then out[#out + 1] = said end
+  end
+  return table.concat(out, "\n")
+end
+
+-- Loads a recipe: the table that it returns, and the load (file, head, args). Raises
 -- { text, usage } where it cannot. `words`: the flags that pl.args may claim from.
 function M.load(name, words)
   local outer = M.current()
@@ -182,6 +193,7 @@ function M.load(name, words)
   end
   local load = {
     file = path, folder = path:match "^.*/" or "", files = {}, modules = {},
+    head = head_of(text),
     words = words or (outer and outer.words) or flags.parse {},
     args = outer and outer.args or {},
   }

@@ -19,7 +19,7 @@ local top = {
     "a GGUF file, or a folder with config.json and safetensors", kind = "string",
     env = { "PERILUNE_MODEL" }, unset = "the model that ./dev run fetched" },
   { "served_model_name", nil, "names that requests may use; answers carry the first",
-    kind = "strings", unset = "the model's path" },
+    kind = "strings", unset = "the name of the model's file or folder" },
   { "tokenizer", nil, "folder of tokenizer.json, where it is not with the model",
     kind = "string", unset = "the model's own" },
   { "chat_template", nil, "a Jinja file, or the template itself",
@@ -66,8 +66,6 @@ local http = {
 
 local pool = {
   { "count", 1, "workers in the pool; this release runs one", min = 1, max = 1 },
-  { "dtype", "auto", "type of the weights that are not quantized",
-    choices = { "auto", "half", "float16", "bfloat16", "float", "float32" } },
   { "max_model_len", nil, "most tokens of prompt and answer; auto: what memory holds",
     kind = "integer", min = 1, words = { "auto" }, unset = "as the model was trained" },
   { "seed", 0, "what dummy weights are drawn from", min = 0 },

@@ -32,7 +32,8 @@ function M.plan(server, x, kind)
   if id < 0 then
     return { refused = { status = 503, message = "Too many large requests are waiting." } }
   end
-  local job = ffi.cast("pl_job *", flow.await(id, C.PL_EV_JOB).object)
+  local job = ffi.cast("pl_job *", flow.await(id, "job").object)
+  flow.forget(id, "job")
   local result = C.pl_job_result(job, len)
   local plan = buffer.decode(ffi.string(result, len[0]))
   C.pl_job_close(job)
@@ -83,6 +84,7 @@ local function start(server, x, job, choice)
     return nil, why, name
   end
   choice.stream, choice.id, choice.state = stream, C.pl_stream_id(stream), { offset = 0 }
+  flow.listen(choice.id, "piece", "done")
   return true
 end
 
@@ -117,8 +119,7 @@ end
 local function follow(job, x, choice)
   local result = ffi.new "pl_stream_end"
   while true do
-    local ev = flow.await(choice.id, C.PL_EV_PIECE, C.PL_EV_DONE)
-    if ev.kind == C.PL_EV_DONE then break end
+    if flow.await(choice.id, "piece", "done").kind == "done" then break end
     local text, tokens, n = take(choice)
     write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
   end
@@ -135,7 +136,7 @@ end
 -- Waits for one choice's end and keeps what its body needs.
 local function gather(job, choice)
   local result = ffi.new "pl_stream_end"
-  flow.await(choice.id, C.PL_EV_DONE)
+  flow.await(choice.id, "done")
   C.pl_stream_result(choice.stream, result)
   choice.last = result
   local plan = job.plan
@@ -173,6 +174,13 @@ local function close_from(choices, first)
   for i = first, #choices do C.pl_seq_close(ffi.cast("pl_seq *", choices[i].seq.address)) end
 end
 
+local function close_streams(choices, n)
+  for i = 1, n do
+    C.pl_stream_close(choices[i].stream)
+    flow.forget(choices[i].id, "piece", "done")
+  end
+end
+
 -- Every choice under way, or none: those started before a refusal are cancelled.
 local function start_all(server, x, job, choices)
   for i, choice in ipairs(choices) do
@@ -180,8 +188,8 @@ local function start_all(server, x, job, choices)
     if not ok then
       close_from(choices, i + 1)
       for k = 1, i - 1 do C.pl_stream_cancel(choices[k].stream) end
-      for k = 1, i - 1 do flow.await(choices[k].id, C.PL_EV_DONE) end
-      for k = 1, i - 1 do C.pl_stream_close(choices[k].stream) end
+      for k = 1, i - 1 do flow.await(choices[k].id, "done") end
+      close_streams(choices, i - 1)
       return nil, { status = name == "PL_ELIMIT" and 503 or 400, message = why }
     end
   end
@@ -217,7 +225,9 @@ end
 
 local function stream(server, x, job, choices)
   begin_stream(server, x, job, choices)
-  flow.all(choices, function(choice) follow(job, x, choice) end)
+  local tasks = {}
+  for i, choice in ipairs(choices) do tasks[i] = flow.spawn(follow, job, x, choice) end
+  flow.join(tasks)
   if job.plan.include_usage or server.force_usage then
     write(x, job.answer:usage_chunk(job.answer:usage(totals(choices, job.plan))))
   end
@@ -237,8 +247,7 @@ local function whole(x, job, choices)
 end
 
 local function random_id()
-  return ("%08x%08x%08x%08x"):format(math.random(0, 2 ^ 32 - 1), math.random(0, 2 ^ 32 - 1),
-    math.random(0, 2 ^ 32 - 1), math.random(0, 2 ^ 32 - 1))
+  return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
 end
 
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
@@ -262,7 +271,7 @@ function M.generate(server, x, kind, headers)
   end
   if plan.stream then stream(server, x, job, choices) else whole(x, job, choices) end
   server.metrics:done(job, choices)
-  for _, c in ipairs(choices) do C.pl_stream_close(c.stream) end
+  close_streams(choices, #choices)
 end
 
 return M

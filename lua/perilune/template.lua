@@ -27,7 +27,9 @@ Template.__index = Template
 -- What an error says, with its line.
 local function explain(why, line)
   if type(why) ~= "table" then
-    if tostring(why):find("stack overflow", 1, true) then
+    if tostring(why):find("stack overflow", 1, true)
+      or tostring(why):find("error in error handling", 1, true)
+    then
       why = { message = "nested too deep" }
     elseif tostring(why):find("not enough memory", 1, true) then
       why = { message = "not enough memory" }

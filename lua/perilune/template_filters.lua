@@ -87,6 +87,7 @@ filter("indent", { "width", "first", "blank" }, function(c, v, width, first, bla
   v = value.text(c, v)
   local pad = width == nil and "    " or type(width) == "string" and width
     or (" "):rep(math.min(value.integer(width, "indent"), 1000))
+  charge(c, #v / 8)
   local lines = text.lines(v .. "\n")
   charge(c, #lines * (1 + #pad / 256))
   for i, line in ipairs(lines) do

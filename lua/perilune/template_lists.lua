@@ -94,6 +94,7 @@ end)
 filter("unique", { "case_sensitive", "attribute" }, function(c, v, case, attribute)
   local key, out, seen = sort_key(c, attribute, yes(case)), {}, {}
   for _, item in ipairs(value.items(c, v)) do
+    charge(c, 1)
     local k = value.key(key(item))
     if not seen[k] then
       seen[k] = true
@@ -108,6 +109,7 @@ local function extreme(name, better)
     local key = sort_key(c, attribute, yes(case))
     local best, best_key = undefined, nil
     for _, item in ipairs(value.items(c, v)) do
+      charge(c, 1)
       local k = key(item)
       if best_key == nil or better(c, k, best_key) then best, best_key = item, k end
     end
@@ -203,6 +205,11 @@ end)
 
 -- ---- map, select --------------------------------------------------------------------
 
+-- What map and select walk: nothing at all in a value that is false.
+local function walked(c, v)
+  return truth(v) and value.items(c, v) or {}
+end
+
 local function rest(args, from)
   local out = { n = math.max(args.n - from + 1, 0) }
   for i = from, args.n do out[i - from + 1] = args[i] end
@@ -228,7 +235,7 @@ end
 
 filter("map", nil, function(c, v, args, named)
   local f, out = mapper(c, args, named), {}
-  for i, item in ipairs(value.items(c, v)) do
+  for i, item in ipairs(walked(c, v)) do
     charge(c, 1)
     out[i] = f(item)
   end
@@ -243,7 +250,7 @@ local function selector(name, by_attribute, wanted)
     if args[at] ~= nil then
       t = tests[args[at]] or fail("no test '%s'", value.text(c, args[at]))
     end
-    for _, item in ipairs(value.items(c, v)) do
+    for _, item in ipairs(walked(c, v)) do
       charge(c, 1)
       local x = item
       if get then x = get(c, item) end

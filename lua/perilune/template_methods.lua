@@ -66,12 +66,14 @@ def(dict, "values", {}, function(c, d)
 end)
 
 def(list, "index", { "value" }, function(c, l, v)
+  charge(c, #l)
   for i, item in ipairs(l) do
     if value.eq(c, item, v) then return i - 1 end
   end
   return fail "the value is not in the list"
 end)
 def(list, "count", { "value" }, function(c, l, v)
+  charge(c, #l)
   local n = 0
   for _, item in ipairs(l) do n = n + (value.eq(c, item, v) and 1 or 0) end
   return n
@@ -208,7 +210,7 @@ function M.slice(c, v, first, last, step)
   if step == 0 then fail "a slice's step is 0" end
   if k ~= "str" and k ~= "list" and k ~= "tuple" then fail("a %s has no slices", k) end
   local n = value.length(c, v)
-  charge(c, k == "str" and n / 256 or 1)
+  charge(c, k == "str" and step ~= 1 and n or 1)
   first, last = bounds(n, first, last, step)
   if k == "str" then return text.slice(v, first, last, step) end
   local out = {}

@@ -87,8 +87,22 @@ end
 
 function M.length(s)
   if is_ascii(s) then return #s end
-  local _, n = gsub(s, "[%z\1-\127\192-\255]", "")
+  local n = 0
+  for i = 1, #s do
+    local b = byte(s, i)
+    if b < 0x80 or b >= 0xc0 then n = n + 1 end
+  end
   return n
+end
+
+-- The byte before which n more characters, from byte i on, have passed.
+local function pass(s, i, n)
+  while n > 0 do
+    local b = byte(s, i)
+    i = i + (b < 0xc2 and 1 or b < 0xe0 and 2 or b < 0xf0 and 3 or 4)
+    n = n - 1
+  end
+  return i
 end
 
 function M.chars(s)
@@ -102,9 +116,12 @@ end
 
 -- Characters start, start + step, ... before stop; all counted from 0 and within s.
 function M.slice(s, start, stop, step)
-  if step == 1 and is_ascii(s) then return sub(s, start + 1, stop) end
+  if step == 1 then
+    if is_ascii(s) then return sub(s, start + 1, stop) end
+    local first = pass(s, 1, start)
+    return sub(s, first, pass(s, first, stop - start) - 1)
+  end
   local chars, out = M.chars(s), {}
-  if step == 1 then return table.concat(chars, "", start + 1, math.max(stop, start)) end
   for i = start, stop + (step > 0 and -1 or 1), step do out[#out + 1] = chars[i + 1] end
   return table.concat(out)
 end

@@ -142,7 +142,7 @@ end
 function M.length(c, v)
   local k = kind(v)
   if k == "str" then
-    charge(c, #v / 256)
+    charge(c, #v / 64)
     return text.length(v)
   elseif k == "list" or k == "tuple" then
     return #v
@@ -286,7 +286,10 @@ end
 function M.less(c, a, b, op)
   local x, y = number(a), number(b)
   if x and y then return x < y end
-  if type(a) == "string" and type(b) == "string" then return a < b end
+  if type(a) == "string" and type(b) == "string" then
+    charge(c, math.min(#a, #b) / 256)
+    return a < b
+  end
   local k = kind(a)
   if (k == "list" or k == "tuple") and k == kind(b) then
     for i = 1, math.min(#a, #b) do
@@ -314,7 +317,9 @@ function M.contains(c, container, v)
   elseif k == "dict" then
     return container[M.key(v)] ~= nil
   end
-  for _, item in ipairs(M.items(c, container)) do
+  local items = M.items(c, container)
+  charge(c, #items)
+  for _, item in ipairs(items) do
     if M.eq(c, item, v) then return true end
   end
   return false

@@ -31,7 +31,7 @@ local function check(status)
   end
 end
 
--- ---- building -----------------------------------------------------------------------------
+-- ---- building -----------------------------------------------------------------------
 
 local function check_id(id, content)
   if type(id) ~= "number" or id < 0 or id % 1 ~= 0 or id >= 2 ^ 31 then
@@ -47,15 +47,14 @@ local function by_id(plan)
     vocab, size = plan.vocab, #plan.vocab + 1
   else
     for content, id in pairs(plan.vocab) do
-      if vocab[check_id(id, content)] then refuse(("two tokens have the id %d"):format(id)) end
+      if vocab[check_id(id, content)] then
+        refuse(("two tokens have the id %d"):format(id))
+      end
       vocab[id] = content
       size = math.max(size, id + 1)
     end
   end
-  for _, a in ipairs(plan.added) do
-    if type(a.content) ~= "string" then refuse "an added token has no content" end
-    size = math.max(size, check_id(a.id, a.content) + 1)
-  end
+  for _, a in ipairs(plan.added) do size = math.max(size, a.id + 1) end
   return vocab, size
 end
 
@@ -68,11 +67,11 @@ local function add_tokens(text, plan, vocab)
                           plan.scores and plan.scores[id] or 0))
   end
   for _, a in ipairs(plan.added) do
-    local kind = a.special and C.PL_TOKEN_SPECIAL or C.PL_TOKEN_ADDED
-    kind = bit.bor(kind, a.lstrip and C.PL_TOKEN_LSTRIP or 0,
-                   a.rstrip and C.PL_TOKEN_RSTRIP or 0,
-                   a.single_word and C.PL_TOKEN_SINGLE_WORD or 0,
-                   a.normalized and C.PL_TOKEN_NORMALIZED or 0)
+    local kind = a.special == true and C.PL_TOKEN_SPECIAL or C.PL_TOKEN_ADDED
+    kind = bit.bor(kind, a.lstrip == true and C.PL_TOKEN_LSTRIP or 0,
+                   a.rstrip == true and C.PL_TOKEN_RSTRIP or 0,
+                   a.single_word == true and C.PL_TOKEN_SINGLE_WORD or 0,
+                   a.normalized == true and C.PL_TOKEN_NORMALIZED or 0)
     check(C.pl_text_token(text, a.id, a.content, #a.content, kind, 0))
   end
 end
@@ -115,7 +114,7 @@ end
 local function special_tokens(plan)
   local special = {}
   for _, a in ipairs(plan.added) do
-    if a.special then special[a.content] = a.id end
+    if a.special == true then special[a.content] = a.id end
   end
   return special
 end
@@ -127,7 +126,7 @@ local function contains(list, value)
   return false
 end
 
--- ---- a directory --------------------------------------------------------------------------
+-- ---- a directory --------------------------------------------------------------------
 
 local function read_file(path, required)
   local f, why = io.open(path, "rb")
@@ -164,6 +163,13 @@ local function load_directory(dir)
   local plan = from_json.plan(read_json(dir .. "/tokenizer.json", true))
   local config = read_json(dir .. "/tokenizer_config.json")
   local text = build(plan)
+  for _, list in ipairs { plan.prefix_ids, plan.suffix_ids } do
+    for _, id in ipairs(list) do
+      if C.pl_text_token_kind(text, id) < 0 then
+        refuse(("tokenizer.json: post_processor: %d is no token"):format(id))
+      end
+    end
+  end
   local t = { text = text, prefix_ids = plan.prefix_ids, suffix_ids = plan.suffix_ids,
               special = special_tokens(plan) }
   for _, name in ipairs { "bos", "eos", "unk", "pad" } do
@@ -174,7 +180,8 @@ local function load_directory(dir)
       t[name .. "_token"], t[name .. "_id"] = token, id >= 0 and id or nil
     end
   end
-  t.add_bos, t.add_eos = contains(t.prefix_ids, t.bos_id), contains(t.suffix_ids, t.eos_id)
+  t.add_bos = contains(t.prefix_ids, t.bos_id)
+  t.add_eos = contains(t.suffix_ids, t.eos_id)
   t.chat_template, t.tool_template = templates(config.chat_template)
   t.chat_template = read_file(dir .. "/chat_template.jinja") or t.chat_template
   return t
@@ -185,7 +192,7 @@ function M.from_directory(dir)
   return guard(load_directory, dir)
 end
 
--- ---- GGUF -----------------------------------------------------------------------------------
+-- ---- GGUF ---------------------------------------------------------------------------
 
 -- A value of GGUF's metadata; of an array how many items it has.
 local function meta_value(m)

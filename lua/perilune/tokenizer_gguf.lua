@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- tokenizer_gguf.lua - what a GGUF file's metadata says of its tokenizer, as a plan that
--- tokenizer.lua builds. `meta.get(key)` gives a scalar, of an array how many items it has,
--- or nil; `meta.item(key, i)` the i'th item, from 0.
+-- tokenizer.lua builds. `meta.get(key)` gives a scalar, of an array how many items it
+-- has, or nil; `meta.item(key, i)` the i'th item, from 0.
 
 local GPT2 = require("perilune.tokenizer_json").GPT2
 local M = {}
@@ -18,52 +18,63 @@ local llama3 = { splits = { (WORDS:gsub("%%s", "\\p{N}{1,3}")) }, ignore_merges 
 -- tokenizer.ggml.pre, by the names that llama.cpp's converter gives.
 local pre_tokenizers = {
   ["default"] = gpt2, ["gpt-2"] = gpt2, ["phi-2"] = gpt2, ["mpt"] = gpt2, ["olmo"] = gpt2,
-  ["smollm"] = digits, ["starcoder"] = digits, ["refact"] = digits, ["codeshell"] = digits,
+  ["smollm"] = digits, ["starcoder"] = digits, ["refact"] = digits,
+  ["codeshell"] = digits,
   ["qwen2"] = qwen2, ["deepseek-r1-qwen"] = qwen2,
-  ["llama-bpe"] = llama3, ["llama3"] = llama3, ["llama-v3"] = llama3, ["falcon3"] = llama3,
+  ["llama-bpe"] = llama3, ["llama3"] = llama3, ["llama-v3"] = llama3,
+  ["falcon3"] = llama3,
 }
 
 -- tokenizer.ggml.token_type
 local UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 
-local function refuse(...) error({ message = (...):format(select(2, ...)) }, 0) end
+local function refuse(...)
+  error({ message = (...):format(select(2, ...)) }, 0)
+end
 
-local function known_names(t)
+local function unsupported(key, value, known)
   local names = {}
-  for name in pairs(t) do table.insert(names, name) end
+  for name in pairs(known) do table.insert(names, name) end
   table.sort(names)
-  return table.concat(names, ", ")
+  local message = ("%s '%s' is not supported, only %s"):format(key, tostring(value),
+                                                              table.concat(names, ", "))
+  error({ name = "PL_EUNSUPPORTED", message = message }, 0)
 end
 
-local function string_item(meta, key, i)
-  local s = meta.item(key, i)
-  if type(s) ~= "string" then refuse("'%s' item %d is no string", key, i) end
-  return s
+local function item(meta, key, i, kind)
+  local v = meta.item(key, i)
+  if type(v) ~= kind then refuse("'%s' item %d is no %s", key, i, kind) end
+  return v
 end
 
-local function number_item(meta, key, i)
-  local n = meta.item(key, i)
-  if type(n) ~= "number" then refuse("'%s' item %d is no number", key, i) end
+-- How many tokens there are; lists beside theirs are as long, or not there.
+local function count_tokens(meta, by_score)
+  local tokens = "tokenizer.ggml.tokens"
+  local n = meta.get(tokens)
+  if type(n) ~= "number" then refuse("'%s' is missing", tokens) end
+  for key, required in pairs { ["tokenizer.ggml.token_type"] = false,
+                               ["tokenizer.ggml.scores"] = by_score } do
+    local have = meta.get(key)
+    if have ~= n and (have or required) then
+      refuse("'%s' has not as many items as '%s'", key, tokens)
+    end
+  end
   return n
 end
 
 local function read_tokens(plan, meta)
-  local tokens, types = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
-  local scores = "tokenizer.ggml.scores"
-  local n = meta.get(tokens)
-  if type(n) ~= "number" then refuse("'%s' is missing", tokens) end
-  for _, key in ipairs { types, plan.options.by_score == 1 and scores or types } do
-    local have = meta.get(key) or (key == types and n)
-    if have ~= n then refuse("'%s' has not as many items as '%s'", key, tokens) end
-  end
-  local typed = meta.get(types)
+  local by_score = plan.options.by_score == 1
+  local n = count_tokens(meta, by_score)
+  local typed = meta.get "tokenizer.ggml.token_type"
   plan.vocab, plan.added, plan.scores, plan.byte_ids = {}, {}, {}, {}
   for i = 0, n - 1 do
-    local content, kind = string_item(meta, tokens, i), typed and number_item(meta, types, i)
+    local content = item(meta, "tokenizer.ggml.tokens", i, "string")
+    local kind = typed and item(meta, "tokenizer.ggml.token_type", i, "number")
     plan.vocab[i] = content
-    if plan.options.by_score == 1 then plan.scores[i] = number_item(meta, scores, i) end
+    plan.scores[i] = by_score and item(meta, "tokenizer.ggml.scores", i, "number") or 0
     if kind == CONTROL or kind == UNKNOWN or kind == USER_DEFINED then
-      table.insert(plan.added, { id = i, content = content, special = kind ~= USER_DEFINED })
+      local special = kind ~= USER_DEFINED
+      table.insert(plan.added, { id = i, content = content, special = special })
     end
     plan.byte_ids[i] = kind == BYTE and plan.kind == "PIECES" or nil
   end
@@ -72,16 +83,13 @@ end
 local function read_gpt2(plan, meta)
   local pre = meta.get "tokenizer.ggml.pre" or "default"
   local known = pre_tokenizers[pre]
-  if not known then
-    refuse("tokenizer.ggml.pre '%s' is not supported, only %s", tostring(pre),
-           known_names(pre_tokenizers))
-  end
+  if not known then unsupported("tokenizer.ggml.pre", pre, pre_tokenizers) end
   plan.kind, plan.splits, plan.add_bos = "BYTES", known.splits, known.add_bos
   plan.options.nfc, plan.options.ignore_merges = known.nfc, known.ignore_merges
   local key = "tokenizer.ggml.merges"
   local n = meta.get(key)
   if type(n) ~= "number" then refuse("'%s' is missing", key) end
-  for i = 0, n - 1 do plan.merges[i + 1] = string_item(meta, key, i) end
+  for i = 0, n - 1 do plan.merges[i + 1] = item(meta, key, i, "string") end
 end
 
 local function read_llama(plan, meta)
@@ -91,7 +99,8 @@ local function read_llama(plan, meta)
   local o = plan.options
   o.by_score, o.byte_fallback, o.fuse_unk = 1, 1, 1
   o.strip_left = prefix and 1 or 0
-  o.unk_id = meta.get "tokenizer.ggml.unknown_token_id"
+  local unk = meta.get "tokenizer.ggml.unknown_token_id"
+  o.unk_id = type(unk) == "number" and unk or -1
 end
 
 local kinds = { gpt2 = read_gpt2, llama = read_llama }
@@ -101,10 +110,7 @@ function M.plan(meta)
   local plan = { prefix = "NEVER", splits = {}, merges = {}, options = {} }
   local kind = meta.get "tokenizer.ggml.model"
   local read = kinds[kind]
-  if not read then
-    refuse("tokenizer.ggml.model '%s' is not supported, only %s", tostring(kind),
-           known_names(kinds))
-  end
+  if not read then unsupported("tokenizer.ggml.model", kind, kinds) end
   read(plan, meta)
   read_tokens(plan, meta)
   return plan

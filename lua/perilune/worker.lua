@@ -17,11 +17,16 @@ local HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
 -- Most sequences in line; the rest is refused with 503.
 local MAX_WAITING = 8192
 
+-- The null device takes no weights, so it needs none.
+local function load_format(pool)
+  return pool.device == "null" and "dummy" or pool.load_format
+end
+
 local function describe(recipe, pool)
   local path, why, name = model.resolve(recipe.model)
   if not path then return nil, why, name end
   return model.describe(path, {
-    hf_overrides = recipe.hf_overrides, dtype = pool.dtype,
+    hf_overrides = recipe.hf_overrides, load_format = load_format(pool),
     generation_config = recipe.generation_config,
     override_generation_config = recipe.override_generation_config,
   })
@@ -78,7 +83,7 @@ local function load_model(pool, desc, device)
   local bar = progress.bar "loading"
   local loaded, why, name = model.load(desc, device, {
     activations = pool.activations, kv_cache_dtype = pool.kv_cache_dtype,
-    block_size = pool.block_size, load_format = pool.load_format, seed = pool.seed,
+    block_size = pool.block_size, load_format = load_format(pool), seed = pool.seed,
     progress = bar.update,
   })
   bar.done()

@@ -365,7 +365,18 @@ mixed | select | list
 words | unique | list
 [1, 1.0, 2, true] | unique | list
 l | list
+n | map('upper') | list
+n | selectattr('x') | list
+0 | select | list
+5 | map('string') | list
 'abc' | list
+'你好 x'[1:3]
+'你好 x'[1]
+'你好 x'[-1]
+'你好 x'[9]
+u[::2]
+u[1:5:2]
+"don't x2y ab".title()
 l | join
 l | join('-')
 users | join(',', attribute='name')

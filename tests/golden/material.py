@@ -75,185 +75,130 @@ RANGES = [
     (0x3041, 0x3096), (0x4E00, 0x4EFF), (0xAC00, 0xACFF), (0xFF10, 0xFF5A), (0x1F300, 0x1F3FF),
 ]
 
-# Each written as people write templates for the models of that kind, not copied from one.
+# Our own, in the manner of the templates that models of these kinds carry.
 TEMPLATES = {
     "header": """\
 {{- bos_token }}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content'] | trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = '' %}
-{%- endif %}
-{%- if not date_string is defined %}
+{%- set ns = namespace(duty='') %}
+{%- for m in messages if m['role'] == 'system' %}
+    {%- set ns.duty = ns.duty + m['content'] | trim %}
+{%- endfor %}
+{%- if date_string is not defined %}
     {%- set date_string = '20 Jul 1969' %}
 {%- endif %}
-{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' }}
-{{- 'Date: ' ~ date_string ~ '\\n' }}
-{%- if tools is defined and tools %}
-    {{- 'You may call:\\n\\n' }}
-    {%- for t in tools %}
-        {{- t | tojson(indent=2) }}
-        {{- '\\n\\n' if not loop.last else '\\n' }}
+{%- macro head(role) %}<|start_header_id|>{{ role }}<|end_header_id|>{{ '\\n\\n' }}{% endmacro %}
+{{- head('system') ~ 'Date: ' ~ date_string }}
+{%- if tools is defined and tools is not none %}
+    {{- '\\nInstruments, ' ~ tools | length ~ ':' }}
+    {%- for tool in tools %}
+        {{- '\\n' ~ loop.index ~ '. ' ~ (tool.function | tojson(indent=2)) }}
     {%- endfor %}
 {%- endif %}
-{{- system_message + '<|eot_id|>' }}
-{%- for message in messages %}
-    {%- if not (message.role == 'tool' or 'tool_calls' in message) %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
-        {{- message['content'] | trim + '<|eot_id|>' }}
-    {%- elif 'tool_calls' in message %}
-        {%- if message.tool_calls | length != 1 %}
-            {{- raise_exception('one call at a time') }}
-        {%- endif %}
-        {%- set call = message.tool_calls[0].function %}
-        {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-        {{- '{"name": "' + call.name + '", "parameters": ' }}
-        {{- call.arguments | tojson }}
-        {{- '}<|eot_id|>' }}
+{{- ('\\n' ~ ns.duty if ns.duty else '') ~ '<|eot_id|>' }}
+{%- for m in messages if m['role'] != 'system' %}
+    {%- if m.role == 'tool' %}
+        {{- head('reading') ~ (m.content if m.content is string else m.content | tojson) }}
+    {%- elif m.tool_calls %}
+        {{- head(m.role) }}
+        {%- for call in m.tool_calls %}
+            {%- for key, value in call.function.arguments | items %}
+                {{- call.function.name ~ '.' ~ key ~ ' = ' ~ value | tojson ~ ('; ' if not loop.last) }}
+            {%- endfor %}
+        {%- endfor %}
     {%- else %}
-        {{- '<|start_header_id|>ipython<|end_header_id|>\\n\\n' }}
-        {%- if message.content is mapping or (message.content is iterable and message.content is not string) %}
-            {{- message.content | tojson }}
-        {%- else %}
-            {{- message.content }}
-        {%- endif %}
-        {{- '<|eot_id|>' }}
+        {{- head(m['role']) + m['content'] | trim }}
     {%- endif %}
+    {{- '<|eot_id|>' }}
 {%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
+{%- if add_generation_prompt %}{{ head('assistant') }}{% endif %}
 """,
     "chatml": """\
-{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- if messages[0]['role'] == 'system' %}
-        {{- messages[0]['content'] }}
-    {%- else %}
-        {{- 'You watch the harbour.' }}
-    {%- endif %}
-    {{- "\\n\\n# Tools\\n\\n<tools>" }}
-    {%- for tool in tools %}
-        {{- "\\n" }}
-        {{- tool | tojson }}
-    {%- endfor %}
-    {{- "\\n</tools><|im_end|>\\n" }}
-{%- else %}
-    {%- if messages[0]['role'] == 'system' %}
-        {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
-    {%- else %}
-        {{- '<|im_start|>system\\nYou watch the harbour.<|im_end|>\\n' }}
-    {%- endif %}
-{%- endif %}
-{%- for message in messages %}
-    {%- if (message.role == "user") or (message.role == "system" and not loop.first) or (message.role == "assistant" and not message.tool_calls) %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
-    {%- elif message.role == "assistant" %}
-        {{- '<|im_start|>' + message.role }}
-        {%- if message.content %}
-            {{- '\\n' + message.content }}
-        {%- endif %}
-        {%- for tool_call in message.tool_calls %}
-            {%- if tool_call.function is defined %}
-                {%- set tool_call = tool_call.function %}
-            {%- endif %}
-            {{- '\\n<tool_call>\\n{"name": "' }}
-            {{- tool_call.name }}
-            {{- '", "arguments": ' }}
-            {{- tool_call.arguments | tojson }}
-            {{- '}\\n</tool_call>' }}
+{% set known = ['system', 'user', 'assistant', 'tool'] %}
+{% set watch = messages[0].content if messages[0].role == 'system' else 'You watch the harbour.' %}
+<|im_start|>system
+{{ watch }}{% if tools %}
+
+
+Instruments:
+{% for tool in tools %}
+{{ tool | tojson }}
+{% endfor %}
+Ask one by <tool_call>{"name": ..., "arguments": ...}</tool_call>{% endif %}<|im_end|>
+{% for m in messages %}
+    {% if m.role not in known %}
+        {{ raise_exception("unknown role '" ~ m.role ~ "' in message " ~ loop.index) }}
+    {% elif m.role == 'tool' %}
+        {% if loop.previtem.role != 'tool' %}
+<|im_start|>user
+        {% endif %}
+<tool_response>{{ m.content }}</tool_response>
+        {% if loop.nextitem is not defined or loop.nextitem.role != 'tool' %}
+<|im_end|>
+        {% endif %}
+    {% elif not (loop.first and m.role == 'system') %}
+<|im_start|>{{ m.role }}
+{{ m.content -}}
+        {% for call in m.tool_calls or [] %}
+            {% if m.content or not loop.first %}
+
+            {% endif %}
+<tool_call>{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}</tool_call>
         {%- endfor %}
-        {{- '<|im_end|>\\n' }}
-    {%- elif message.role == "tool" %}
-        {%- if (loop.index0 == 0) or (messages[loop.index0 - 1].role != "tool") %}
-            {{- '<|im_start|>user' }}
-        {%- endif %}
-        {{- '\\n<tool_response>\\n' }}
-        {{- message.content }}
-        {{- '\\n</tool_response>' }}
-        {%- if loop.last or (messages[loop.index0 + 1].role != "tool") %}
-            {{- '<|im_end|>\\n' }}
-        {%- endif %}
-    {%- elif not loop.first %}
-        {{- raise_exception("unknown role '%s'" % message.role) }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
+<|im_end|>
+    {% endif %}
+{% endfor %}
+{% if add_generation_prompt %}
+<|im_start|>assistant
+{% endif %}
 """,
     "think": """\
-{%- set ns = namespace(searching=true, last_query=messages | length - 1) %}
-{%- for message in messages[::-1] %}
-    {%- set index = (messages | length - 1) - loop.index0 %}
-    {%- if ns.searching and message.role == "user" and message.content is string
-           and not message.content.startswith('<tool_response>') %}
-        {%- set ns.searching = false %}
-        {%- set ns.last_query = index %}
-    {%- endif %}
+{#- Thoughts are shown again only since the last question. #}
+{%- set ns = namespace(asked=0) %}
+{%- for m in messages %}
+    {%- if m.role == 'user' %}{%- set ns.asked = loop.index0 %}{%- endif %}
 {%- endfor %}
-{%- for message in messages %}
-    {%- set content = message.content if message.content is string else '' %}
-    {%- if message.role == 'assistant' %}
-        {%- set reasoning = '' %}
-        {%- if message.reasoning_content is string %}
-            {%- set reasoning = message.reasoning_content %}
-        {%- elif '</think>' in content %}
-            {%- set reasoning = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
-            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+{%- for m in messages %}
+    {%- set said = m.content or '' %}
+    {{- '<|im_start|>' ~ m.role ~ '\\n' }}
+    {%- if m.role == 'assistant' %}
+        {%- set thought = m.reasoning_content | default('') %}
+        {%- if not thought and '</think>' in said %}
+            {%- set parts = said.split('</think>') %}
+            {%- set thought = parts[0].split('<think>')[-1].strip('\\n') %}
+            {%- set said = parts[-1].lstrip('\\n') %}
         {%- endif %}
-        {{- '<|im_start|>' + message.role + '\\n' }}
-        {%- if loop.index0 > ns.last_query and (loop.last or reasoning) %}
-            {{- '<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' }}
+        {%- if thought and loop.index0 > ns.asked %}
+            {{- '<think>\\n' ~ thought ~ '\\n</think>\\n\\n' }}
         {%- endif %}
-        {{- content }}
-        {%- for call in message.tool_calls or [] %}
-            {%- if (loop.first and content) or (not loop.first) %}{{- '\\n' }}{%- endif %}
-            {{- '<tool_call>\\n{"name": "' ~ call.function.name ~ '", "arguments": ' }}
-            {%- if call.function.arguments is string %}
-                {{- call.function.arguments }}
-            {%- else %}
-                {{- call.function.arguments | tojson }}
-            {%- endif %}
-            {{- '}\\n</tool_call>' }}
+        {{- said }}
+        {%- for call in m.tool_calls | default([], true) %}
+            {{- '<tool_call>' ~ call.function.name ~ ' ' ~ call.function.arguments | tojson ~ '</tool_call>' }}
         {%- endfor %}
-        {{- '<|im_end|>\\n' }}
     {%- else %}
-        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+        {{- said }}
     {%- endif %}
+    {{- '<|im_end|>\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}
+    {%- if enable_thinking is defined and not enable_thinking %}
         {{- '<think>\\n\\n</think>\\n\\n' }}
     {%- endif %}
 {%- endif %}
 """,
     "inst": """\
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content'] %}
-    {%- set loop_messages = messages[1:] %}
+{{ bos_token }}{% set turns = messages[1:] if messages[0]['role'] == 'system' else messages %}
+{% for m in turns %}
+{% if m['role'] != ('user' if loop.index0 is even else 'assistant') %}
+{{ raise_exception('after a user comes the assistant, and the other way round') }}
+{% endif %}
+{% if m['role'] == 'user' %}
+[INST] {% if loop.last and messages[0]['role'] == 'system' %}{{ messages[0]['content'] ~ '\\n\\n' }}{% endif %}
+{{- m['content'] }} [/INST]
 {%- else %}
-    {%- set loop_messages = messages %}
+ {{ m['content'] | trim }}{{ eos_token }}
 {%- endif %}
-{{- bos_token }}
-{%- for message in loop_messages %}
-    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
-        {{- raise_exception('after a user comes the assistant, and the other way round') }}
-    {%- endif %}
-    {%- if message['role'] == 'user' %}
-        {%- if loop.first and system_message is defined %}
-            {{- '[INST] ' + system_message + '\\n\\n' + message['content'] + '[/INST]' }}
-        {%- else %}
-            {{- '[INST] ' + message['content'] + '[/INST]' }}
-        {%- endif %}
-    {%- elif message['role'] == 'assistant' %}
-        {{- ' ' + message['content'] | trim + eos_token }}
-    {%- else %}
-        {{- raise_exception('only user and assistant speak here, not ' + message['role']) }}
-    {%- endif %}
-{%- endfor %}
+{% endfor %}
 """,
 }
 

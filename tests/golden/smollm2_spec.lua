@@ -32,7 +32,8 @@ local function force(activations)
   local data = golden.read(golden.root .. "/smollm2.json")
   local path = os.getenv "PERILUNE_MODEL"
   if not data or not path then return nil end
-  local e = engine.open(path, { activations = activations }, { n_blocks = 1024 })
+  local e = engine.open(path, { activations = activations,
+    kv_cache_dtype = activations == "float32" and "float32" or "auto" }, { n_blocks = 1024 })
   local cases, ids, all = cjson.decode(data).cases, {}, {}
   for i, case in ipairs(cases) do
     local forced = {}

@@ -61,6 +61,27 @@ describe("the command line", function()
     end
   end)
 
+  it("shows what a recipe says of itself, and its own flags", function()
+    local dir = scratch.folder()
+    finally(dir.remove)
+    local path = dir.write("r.lua", [[
+-- SPDX-License-Identifier: Apache-2.0
+-- r.lua - a recipe of its own.
+--
+--   perilune run r.lua --wide 3
+
+-- not its head
+local opt = require "perilune".args { { "how_wide", 2, "in metres" } }
+return { worker = { seed = opt.how_wide } }]])
+    for _, word in ipairs { "run", "check" } do
+      local code, out = run(("%s %s --seed 1 --help"):format(word, path))
+      assert.equal(0, code)
+      assert.equal("r.lua - a recipe of its own.\n\n  perilune run r.lua --wide 3\n\n"
+                   .. "  --how-wide         in metres (2)\n\n"
+                   .. "perilune help options says what every recipe takes\n", out)
+    end
+  end)
+
   it("does not run without a model, and says how to come by one", function()
     local code, _, err = run "run agg"
     assert.equal(2, code)

@@ -230,6 +230,17 @@ describe("chat and bench, with a server", function()
     assert.matches("^40 requests, 0 failed", out)
   end)
 
+  with_server("bench reports what there is at Ctrl-C", function()
+    -- Ignored until bench asks for it, so that one can knock until it does.
+    local script = [[
+      trap '' INT
+      %s bench --url %s --model slow --output-len 60 --requests 9 --json %s/f & pid=$!
+      while kill -INT $pid; do sleep 0.1; done; wait $pid]]
+    local code, out = scratch.sh(script:format(scratch.program, url, dir.path))
+    assert.equal(1, code)
+    assert.matches("^0 requests, 0 failed, in [%d.]+ s, interrupted\n", out)
+  end)
+
   with_server("bench sends at a rate, and survives closed connections", function()
     local code, f, _, err = run_bench(
       "--requests 30 --rate 300 --output-len 2 --input-len 3 --model forgetful")

@@ -64,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         self.stream(q, "messages" in q)
 
 
+ThreadingHTTPServer.request_queue_size = 128
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
 server.handle_error = lambda *args: None         # clients may leave

@@ -1,13 +1,13 @@
 -- SPDX-License-Identifier: Apache-2.0
--- null_engine.lua - an engine on the "null" device whose sequences say what the test wants: its
--- tokens depend on their position alone, so a vocabulary can be made to fit.
+-- null_engine.lua - an engine on the "null" device whose sequences say what the test wants:
+-- its tokens depend on their position alone, so a vocabulary can be made to fit.
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
 local M = { VOCAB = 128 }
 
 local PROMPT = 3
-local STEP, START = 7, 11      -- what the device answers at position p: (p * STEP + START) % VOCAB
+local STEP, START = 7, 11      -- it answers (p * STEP + START) % VOCAB at position p
 
 local function fill(struct, values)
   for k, v in pairs(values) do struct[k] = v end
@@ -30,11 +30,12 @@ function M.open(rt)
   })))
   assert(C.pl_model_dummy(model) == 0 and C.pl_model_ready(model) == 0)
   local handle = must(C.pl_engine_open(model, fill(ffi.new "pl_engine_options", {
-    n_blocks = 1024, max_num_seqs = 64, max_num_batched_tokens = 1024, max_model_len = 4096,
-    enable_chunked_prefill = 1, max_waiting = 64,
+    n_blocks = 1024, max_num_seqs = 64, max_num_batched_tokens = 1024,
+    max_model_len = 4096, enable_chunked_prefill = 1, max_waiting = 64,
   })))
   assert(C.pl_runtime_attach(rt, handle) == 0)
-  return setmetatable({ rt = rt, handle = handle, model = model, device = device }, Engine)
+  local self = { rt = rt, handle = handle, model = model, device = device }
+  return setmetatable(self, Engine)
 end
 
 function Engine:close()
@@ -83,7 +84,7 @@ function M.text(pieces, special)
   for i = 1, M.VOCAB do
     local kind = i == special and C.PL_TOKEN_SPECIAL or C.PL_TOKEN_NORMAL
     local s = i == special and pieces[i] or written(pieces[i] or ".")
-    assert(C.pl_text_token(t, M.id(i), s, #s, kind, 0) == 0, ffi.string(C.pl_error_text()))
+    assert(C.pl_text_token(t, M.id(i), s, #s, kind, 0) == 0)
   end
   assert(C.pl_text_ready(t) == 0, ffi.string(C.pl_error_text()))
   return t

@@ -15,8 +15,8 @@ local function open(options)
   assert(rt ~= nil, ffi.string(C.pl_error_text()))
   local port = C.pl_listen(rt, "127.0.0.1", 0)
   assert(port > 0, ffi.string(C.pl_error_text()))
-  return setmetatable({ rt = rt, port = port, events = ffi.new("pl_event[16]"), waiting = {} },
-    Server)
+  local self = { rt = rt, port = port, events = ffi.new("pl_event[16]"), waiting = {} }
+  return setmetatable(self, Server)
 end
 
 -- Connects; sends what is given.
@@ -46,7 +46,7 @@ function Server:request()
   return ffi.cast("pl_exchange *", object)
 end
 
-function Server:reply(x, status, body, headers)
+function Server.reply(_, x, status, body, headers)
   headers, body = headers or "", body or ""
   C.pl_exchange_reply(x, status, "text/plain", headers, #headers, body, #body)
   C.pl_exchange_release(x)

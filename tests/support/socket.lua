@@ -54,7 +54,7 @@ function Socket:receive(timeout_ms)
   return ffi.string(room, n)
 end
 
--- Reads until `want(all that came so far)` is true, or the end. Returns all, and why it ended.
+-- Reads until `want(all that came so far)` is true, or the end: all, and why it ended.
 function Socket:read_until(want, timeout_ms)
   while not want(self.got) do
     local s, why = self:receive(timeout_ms)

@@ -19,7 +19,7 @@ describe("raw HTTP", function()
   before_each(function() s = server.open(limits) end)
   after_each(function() s:close() end)
 
-  -- The bytes are refused with the status; nothing of them reaches Lua; the connection ends.
+  -- The bytes are refused with the status; nothing of them reaches Lua; it closes.
   local function refused(want, bytes, split)
     local c = s:connect()
     if split then
@@ -31,8 +31,8 @@ describe("raw HTTP", function()
     end
     local status, body, head = c:answer()
     assert.equal(want, status, bytes:sub(1, 200))
-    assert.is_truthy(body:find('^{"error":{"message":".+","type":"%a+","param":null,"code":'
-      .. want .. "}}$"), body)
+    assert.is_truthy(body:find('^{"error":{"message":".+","type":"%a+","param":null,'
+      .. '"code":' .. want .. "}}$"), body)
     assert.is_truthy(head:find("\r\nConnection: close\r\n", 1, true))
     local _, why = c:read_all()
     assert.equal("end", why)
@@ -45,7 +45,8 @@ describe("raw HTTP", function()
     { "a bare CR before the end", 400, "GET / HTTP/1.1\r\nHost: h\r\n\rX: y\r\n\r\n" },
     { "bare LF", 400, "GET / HTTP/1.1\nHost: h\n\n" },
     { "a folded header", 400, "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n" },
-    { "a header folded by a tab", 400, "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n\tb\r\n\r\n" },
+    { "a header folded by a tab", 400,
+      "GET / HTTP/1.1\r\nHost: h\r\nX: a\r\n\tb\r\n\r\n" },
     { "a folded first header", 400, "GET / HTTP/1.1\r\n Host: h\r\n\r\n" },
     { "space before the colon", 400, POST .. "Transfer-Encoding : chunked\r\n\r\n" },
     { "both lengths", 400,
@@ -53,17 +54,21 @@ describe("raw HTTP", function()
     { "both lengths, other way", 400,
       POST .. "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n" },
     { "two lengths", 400, POST .. "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab" },
-    { "two equal lengths", 400, POST .. "Content-Length: 1\r\nContent-Length: 1\r\n\r\na" },
+    { "two equal lengths", 400,
+      POST .. "Content-Length: 1\r\nContent-Length: 1\r\n\r\na" },
     { "a list of lengths", 400, POST .. "Content-Length: 1, 1\r\n\r\na" },
     { "a signed length", 400, POST .. "Content-Length: +1\r\n\r\na" },
     { "a negative length", 400, POST .. "Content-Length: -1\r\n\r\n" },
     { "a hexadecimal length", 400, POST .. "Content-Length: 0x1\r\n\r\na" },
     { "an endless length", 400, POST .. "Content-Length: 99999999999999999999\r\n\r\n" },
-    { "another coding", 501, POST .. "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" },
-    { "chunked not last", 400, POST .. "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n" },
+    { "another coding", 501,
+      POST .. "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n" },
+    { "chunked not last", 400,
+      POST .. "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n" },
     { "two codings", 400,
-      POST .. "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" },
-    { "chunked in 1.0", 400, "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" },
+      POST .. ("Transfer-Encoding: chunked\r\n"):rep(2) .. "\r\n0\r\n\r\n" },
+    { "chunked in 1.0", 400,
+      "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" },
     { "a chunk size that overflows", 400, CHUNKED .. "fffffffffffffffff\r\n" },
     { "a chunk size that is none", 400, CHUNKED .. "x\r\n" },
     { "a signed chunk size", 400, CHUNKED .. "-1\r\n" },
@@ -83,13 +88,19 @@ describe("raw HTTP", function()
     { "CONNECT", 501, "CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n" },
     { "another expectation", 417, POST .. "Expect: cake\r\nContent-Length: 1\r\n\r\n" },
     { "a body too large", 413, POST .. "Content-Length: 1001\r\n\r\n" },
-    { "chunks too large", 413, CHUNKED .. "3e9\r\n" .. ("x"):rep(1001) .. "\r\n0\r\n\r\n" },
-    { "a chunk announced too large", 413, CHUNKED .. "7fffffffffffffff\r\n" .. ("x"):rep(1001) },
-    { "huge extensions", 413, CHUNKED .. "1;" .. ("e"):rep(2100) .. "\r\nx\r\n0\r\n\r\n" },
-    { "huge headers", 431, "GET / HTTP/1.1\r\nHost: h\r\nX: " .. ("x"):rep(2000) .. "\r\n\r\n" },
+    { "chunks too large", 413,
+      CHUNKED .. "3e9\r\n" .. ("x"):rep(1001) .. "\r\n0\r\n\r\n" },
+    { "a chunk announced too large", 413,
+      CHUNKED .. "7fffffffffffffff\r\n" .. ("x"):rep(1001) },
+    { "huge extensions", 413,
+      CHUNKED .. "1;" .. ("e"):rep(2100) .. "\r\nx\r\n0\r\n\r\n" },
+    { "huge headers", 431,
+      "GET / HTTP/1.1\r\nHost: h\r\nX: " .. ("x"):rep(2000) .. "\r\n\r\n" },
     { "endless headers", 431, "GET / HTTP/1.1\r\nHost: h\r\nX: " .. ("x"):rep(2000) },
-    { "a huge target", 431, "GET /" .. ("x"):rep(2000) .. " HTTP/1.1\r\nHost: h\r\n\r\n" },
-    { "many headers", 431, "GET / HTTP/1.1\r\nHost: h\r\n" .. ("a: b\r\n"):rep(10) .. "\r\n" },
+    { "a huge target", 431,
+      "GET /" .. ("x"):rep(2000) .. " HTTP/1.1\r\nHost: h\r\n\r\n" },
+    { "many headers", 431,
+      "GET / HTTP/1.1\r\nHost: h\r\n" .. ("a: b\r\n"):rep(10) .. "\r\n" },
     { "huge trailers", 431, CHUNKED .. "0\r\nX: " .. ("x"):rep(2100) .. "\r\n\r\n" },
     { "many trailers", 431, CHUNKED .. "0\r\n" .. ("a: b\r\n"):rep(10) .. "\r\n" },
   }
@@ -101,7 +112,8 @@ describe("raw HTTP", function()
   end
 
   it("takes chunks, their extensions and trailers, in any pieces", function()
-    local bytes = CHUNKED .. '5;a;c="d"\r\nhello\r\n1\r\n \r\n05\r\nworld\r\n0\r\nX: y\r\n\r\n' .. GET
+    local bytes = CHUNKED .. '5;a;c="d"\r\nhello\r\n1\r\n \r\n05\r\nworld\r\n'
+      .. "0\r\nX: y\r\n\r\n" .. GET
     for size = 1, 40, 3 do
       local c = s:connect()
       for at = 1, #bytes, size do c:send(bytes:sub(at, at + size - 1)) end
@@ -171,8 +183,8 @@ describe("raw HTTP", function()
   end)
 
   it("ignores offers to upgrade", function()
-    local c = s:connect("GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\n"
-      .. "Upgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n")
+    local c = s:connect("GET / HTTP/1.1\r\nHost: h\r\n"
+      .. "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n")
     s:echo()
     assert.equal(200, (c:answer()))
     c:send(POST .. "Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi")
@@ -183,8 +195,8 @@ describe("raw HTTP", function()
   end)
 
   it("waits for headers and bodies no longer than said", function()
-    for _, bytes in ipairs { "GET / HTTP/1.1\r\nHos", POST .. "Content-Length: 5\r\n\r\nhel",
-        CHUNKED .. "5\r\nhel" } do
+    for _, bytes in ipairs { "GET / HTTP/1.1\r\nHos", CHUNKED .. "5\r\nhel",
+        POST .. "Content-Length: 5\r\n\r\nhel" } do
       local c = s:connect(bytes)
       assert.equal(408, (c:answer()))
       c:close()

@@ -76,7 +76,9 @@ t_apart_total{a="q\"\n"} 1e+20
       assert.equal(C.PL_EINVAL, open(...))
     end
     refused(3, "t_kind")
-    for _, name in ipairs { "", "1x", "a-b", "a b", "a{" } do refused(C.PL_GAUGE, name) end
+    for _, name in ipairs { "", "1x", "a-b", "a b", "a{" } do
+      refused(C.PL_GAUGE, name)
+    end
     for _, labels in ipairs { "a", "a=", "a=b", 'a="b', 'a="b",', 'a="b"c="d"', 'a="\n"',
         'a="\\x"', 'le="1"', '1="x"', 'a="\\' } do
       refused(C.PL_GAUGE, "t_bad", labels)

@@ -221,7 +221,9 @@ describe("model.describe of a folder", function()
     for key, case in pairs {
       architectures = { { "GPT2LMHeadModel" }, "GPT2LMHeadModel" },
       hidden_act = { "gelu", "'hidden_act' is 'gelu', wanted silu" },
-      quantization_config = { { quant_method = "fp8" }, "'quantization_config'" },
+      quantization_config = { { quant_method = "fp8" },
+                              "is '{\"quant_method\":\"fp8\"}'" },
+      dual_chunk_attention_config = { { chunk_size = 8 }, "'{\"chunk_size\":8}'" },
       mlp_bias = { true, "'mlp_bias' is 'true'" },
       partial_rotary_factor = { 0.5, "'partial_rotary_factor' is '0.5'" },
       torch_dtype = { "float64", "'torch_dtype' is 'float64'" },
@@ -281,6 +283,28 @@ describe("model.describe of a folder", function()
       assert.is_nil(desc)
       assert.truthy(message:find("generation_config.json: '" .. key, 1, true), message)
     end
+  end)
+
+  it("takes sampling defaults from elsewhere, or from nowhere", function()
+    local own = folder(llama(), { ["generation_config.json"] = cjson.encode {
+      temperature = 0.5, top_k = 7, eos_token_id = 5 } })
+    local other = files.folder { ["generation_config.json"] = '{"top_p":0.25}' }
+    local function from(opts)
+      local desc = assert(model.describe(own, opts))
+      return { desc.generation, desc.eos_ids }
+    end
+    assert.same({ { temperature = 0.5, top_k = 7 }, { 5 } },
+                from { generation_config = "auto" })
+    assert.same({ {}, { 3 } }, from { generation_config = "vllm" })
+    assert.same({ { top_p = 0.25 }, { 3 } }, from { generation_config = other })
+    assert.same({ { temperature = 0, top_k = 7 }, { 6 } }, from {
+      override_generation_config = { temperature = 0, eos_token_id = 6 } })
+    assert.same({ { min_p = 0.5 }, { 3 } }, from {
+      generation_config = "vllm", override_generation_config = { min_p = 0.5 } })
+    local _, message = model.describe(own, { generation_config = "/nowhere" })
+    assert.truthy(message:find("/nowhere/generation_config.json: No such", 1, true))
+    _, message = model.describe(own, { override_generation_config = { top_p = 2 } })
+    assert.truthy(message:find("override_generation_config: 'top_p' is '2'", 1, true))
   end)
 
   it("refuses files that are not JSON objects", function()

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 local pl = require "perilune.ffi"
 local files = require "weights_files"
+local gguf_twin = require "gguf_twin"
 local model = require "perilune.model"
 local small = require "model_files"
 local C = pl.C
@@ -125,6 +126,26 @@ describe("model.describe of a GGUF file", function()
     refused_file("no matrix 'token_embd.weight'", gguf_metas "llama", {})
     local _, message = model.describe(files.write("GGUF", ".gguf"))
     assert.truthy(message:find("the version", 1, true), message)
+    _, message = model.describe(gguf(gguf_metas "llama", gguf_llama),
+                                { hf_overrides = { vocab_size = 3 } })
+    assert.truthy(message:find("hf_overrides change a config.json", 1, true), message)
   end)
 end)
 
+local golden = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
+local probe = io.open(golden .. "/llama/config.json")
+if probe then probe:close() end
+
+describe("a GGUF twin", function()
+  (probe and it or pending)("describes the model that its folder does", function()
+    local folder = assert(model.describe(golden .. "/llama"))
+    local file = assert(model.describe(gguf_twin(golden .. "/llama")))
+    for _, key in ipairs { "n_layers", "hidden", "n_heads", "n_kv_heads", "head_dim",
+                           "ffn", "vocab", "max_positions", "tied", "rope_theta" } do
+      assert.equal(folder.options[key], file.options[key])
+    end
+    assert.equal(C.PL_ROPE_PAIRS, file.options.rope_order)
+    assert.equal(#tensors(folder) + 1, #assert(tensors(file)))
+    files.clean()
+  end)
+end)

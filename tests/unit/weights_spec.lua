@@ -241,12 +241,10 @@ describe("weights of safetensors", function()
             "overlap")
   end)
 
-  it("aligns what an old writer did not", function()
+  it("takes data at any address", function()
     for spaces = 0, 3 do
       with(files.safetensors(header(x) .. (" "):rep(spaces), "abcdefgh"), function(w)
-        local t = C.pl_weights_find(w, "x")
-        assert.equal(0, tonumber(ffi.cast("uintptr_t", t.data) % 4))
-        assert.equal("abcdefgh", ffi.string(t.data, 8))
+        assert.equal("abcdefgh", ffi.string(C.pl_weights_find(w, "x").data, 8))
       end)
     end
   end)

@@ -1,0 +1,51 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- model_generation.lua - the defaults that a model brings for sampling, and what ends it.
+
+local F = require "perilune.model_fields"
+
+local M = {}
+
+local max_int = 2 ^ 31 - 1
+
+-- Where generation_config.json is; nil: nowhere.
+local function find_file(desc, choice)
+  if choice == "vllm" then return nil end
+  if choice == "auto" then
+    local path = desc.path .. "/generation_config.json"
+    return desc.format == "hf" and F.kind_of(path) and path or nil
+  end
+  return F.kind_of(choice) == "file" and choice or choice .. "/generation_config.json"
+end
+
+local function read(fields)
+  return {
+    temperature = F.number(fields, "temperature", 0, 1e6, false) or nil,
+    top_p = F.number(fields, "top_p", 1e-9, 1, false) or nil,
+    top_k = F.integer(fields, "top_k", -1, max_int, false) or nil,
+    min_p = F.number(fields, "min_p", 0, 1, false) or nil,
+    repetition_penalty = F.number(fields, "repetition_penalty", 1e-3, 1e3, false)
+                         or nil,
+    max_new_tokens = F.integer(fields, "max_new_tokens", 1, max_int, false) or nil,
+  }
+end
+
+-- Fills desc.generation, and puts what generation_config says of ids over what the
+-- model's configuration says. opts: generation_config ("auto": the model's, "vllm": none,
+-- or a folder), override_generation_config (values laid over it).
+function M.apply(desc, opts)
+  local path = find_file(desc, opts.generation_config or "auto")
+  local values = path and F.read_json(path) or {}
+  local file = path or "override_generation_config"
+  for key, value in pairs(opts.override_generation_config or {}) do
+    values[key] = value
+    file = "override_generation_config"
+  end
+  local fields, vocab = F.of(file, values), desc.options.vocab
+  desc.generation = read(fields)
+  if F.has(fields, "eos_token_id") then
+    desc.eos_ids = F.ids(fields, "eos_token_id", vocab)
+  end
+  desc.bos_id = F.integer(fields, "bos_token_id", 0, vocab - 1, false) or desc.bos_id
+end
+
+return M

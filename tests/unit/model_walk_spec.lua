@@ -1,0 +1,226 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- The walk over a model of made up weights: what a row comes to depends on its sequence
+-- alone. And the refusals of a model that is being put together.
+
+local quant = require "support.quant"
+local pl = require "perilune.ffi"
+local C, ffi = pl.C, pl.ffi
+
+local BASE = {
+  arch = "LLAMA", n_layers = 2, hidden = 64, n_heads = 6, n_kv_heads = 2, head_dim = 24,
+  ffn = 96, vocab = 90, max_positions = 1024, norm_eps = 1e-5, rope_theta = 10000,
+  tied = 1, block_size = 16, dummy_seed = 5,
+}
+
+local function options(more)
+  local o = ffi.new "pl_model_options"
+  for _, from in ipairs { BASE, more or {} } do
+    for key, value in pairs(from) do
+      local prefix = key == "arch" and "PL_ARCH_" or "PL_"
+      o[key] = type(value) == "string" and C[prefix .. value] or value
+    end
+  end
+  return o
+end
+
+local function ok(status) assert.is_true(status >= 0, ffi.string(C.pl_error_text())) end
+
+local function with_model(more, kernels, threads, run)
+  local device = C.pl_device_open("cpu", kernels, threads)
+  if device == nil then return false end
+  local model = C.pl_model_open(device, options(more))
+  assert.is_true(model ~= nil, ffi.string(C.pl_error_text()))
+  run(model)
+  C.pl_model_close(model)
+  C.pl_device_close(device)
+  return true
+end
+
+local function prompt(seed, n)
+  local roll, ids = quant.dice(seed), {}
+  for i = 1, n do ids[i] = math.floor(roll() * BASE.vocab) end
+  return ids
+end
+
+-- The logits of sequences walked together, as one string a sequence.
+local function logits(model, seqs, step)
+  local total, flat, lens = 0, {}, ffi.new("int32_t[?]", #seqs)
+  for i, ids in ipairs(seqs) do
+    lens[i - 1] = #ids
+    for _, id in ipairs(ids) do
+      total = total + 1
+      flat[total] = id
+    end
+  end
+  local out = ffi.new("float[?]", total * BASE.vocab)
+  ok(C.pl_model_logits(model, ffi.new("int32_t[?]", total, flat), lens, #seqs, step, out))
+  local parts, at = {}, 0
+  for i, ids in ipairs(seqs) do
+    parts[i] = ffi.string(out + at * BASE.vocab, #ids * BASE.vocab * 4)
+    at = at + #ids
+  end
+  return parts, out
+end
+
+local MODELS = {
+  ["f32"] = { kv_type = "F32", activations = "F32" },
+  ["int8, f16 cache"] = { kv_type = "F16", activations = "Q8_0" },
+  ["window"] = { kv_type = "F16", window = 20, first_window_layer = 1, block_size = 32 },
+  ["rope in pairs, yarn"] = { rope_order = C.PL_ROPE_PAIRS, rope_scaling = C.PL_ROPE_YARN,
+    rope_factor = 4, rope_original = 128 },
+  ["biases"] = { arch = "QWEN2", tied = 0 },
+  ["head norms"] = { arch = "QWEN3", head_dim = 32, n_heads = 4,
+    rope_scaling = C.PL_ROPE_LLAMA3, rope_factor = 8,
+    rope_low = 1, rope_high = 4, rope_original = 64 },
+  ["experts"] = { arch = "QWEN3_MOE", n_experts = 6, n_experts_used = 3, expert_ffn = 64,
+    norm_topk = 1, activations = "Q8_0", ffn = 0 },
+}
+
+describe("a walk", function()
+  local long, short, one = prompt(1, 300), prompt(2, 37), prompt(3, 1)
+
+  local function compare(model, want, steps, where)
+    for _, step in ipairs(steps) do
+      local got = logits(model, { long, short, one }, step)
+      for i = 1, 3 do
+        local message = ("%s, %d at a time: sequence %d"):format(where, step, i)
+        assert.is_true(want[i] == got[i], message)
+      end
+    end
+  end
+
+  local function with_dummy(more, kernels, threads, run)
+    with_model(more, kernels, threads, function(m)
+      ok(C.pl_model_dummy(m))
+      ok(C.pl_model_ready(m))
+      run(m)
+    end)
+  end
+
+  for name, more in pairs(MODELS) do
+    it(("gives the same bits in any company and cut (%s)"):format(name), function()
+      local want = {}
+      with_dummy(more, "auto", 1, function(m)
+        for i, ids in ipairs { long, short, one } do
+          want[i] = logits(m, { ids }, 1)[1]
+        end
+      end)
+      assert.is_truthy(want[1]:find "[^%z]")
+      with_dummy(more, "scalar", 1, function(m) compare(m, want, { 7 }, "scalar") end)
+      for _, kernels in ipairs { "avx2", "avx512" } do
+        for threads = 1, 3 do
+          with_dummy(more, kernels, threads, function(m)
+            compare(m, want, { 1, 7, 300 }, kernels .. " by " .. threads)
+          end)
+        end
+      end
+    end)
+  end
+
+  it("sees what is before a token and nothing after it", function()
+    with_dummy({}, "auto", 1, function(m)
+      local other = { unpack(short) }
+      other[20] = (other[20] + 1) % BASE.vocab
+      local a, b = logits(m, { short }, 37)[1], logits(m, { other }, 37)[1]
+      local row = BASE.vocab * 4
+      assert.equal(a:sub(1, 19 * row), b:sub(1, 19 * row))
+      for i = 19, 36 do
+        local from, to = i * row + 1, (i + 1) * row
+        assert.is_true(a:sub(from, to) ~= b:sub(from, to))
+      end
+    end)
+  end)
+
+  it("forgets what is behind the window", function()
+    with_dummy({ window = 8, n_layers = 1 }, "auto", 1, function(m)
+      local other = { unpack(short) }
+      other[5] = (other[5] + 1) % BASE.vocab
+      local a, b = logits(m, { short }, 37)[1], logits(m, { other }, 37)[1]
+      local row = BASE.vocab * 4
+      -- Token 5 is seen by rows 5 to 12 (from one), no longer by row 13.
+      assert.is_true(a:sub(11 * row + 1, 12 * row) ~= b:sub(11 * row + 1, 12 * row))
+      assert.equal(a:sub(12 * row + 1), b:sub(12 * row + 1))
+    end)
+  end)
+end)
+
+describe("a model put together", function()
+  local function refused(m, pattern, role, layer, e, tensor)
+    assert.is_true(C.pl_model_tensor(m, role, layer, e, tensor) < 0)
+    assert.matches(pattern, ffi.string(C.pl_error_text()))
+  end
+
+  it("says what is wrong with a tensor", function()
+    with_model({}, "auto", 1, function(m)
+      local t = quant.matrix("F32", 32, 64, 1).tensor
+      refused(m, "layer 1 k%) is 32 x 64, wanted 48 x 64", C.PL_ROLE_K, 1, -1, t)
+      refused(m, "layer 2 for k, wanted one of the model's", C.PL_ROLE_K, 2, -1, t)
+      refused(m, "layer 0 for norm, wanted %-1", C.PL_ROLE_NORM, 0, -1, t)
+      refused(m, "model whose head is the embedding", C.PL_ROLE_HEAD, -1, -1, t)
+      refused(m, "expert 0 for gate of a model with 0", C.PL_ROLE_GATE, 0, 0, t)
+      refused(m, "role 99 is unknown", 99, 0, -1, t)
+      local right = quant.matrix("F32", 48, 64, 1)
+      right.tensor.bytes = 100
+      refused(m, "has 100 bytes, wanted 12288", C.PL_ROLE_K, 1, -1, right.tensor)
+      right.tensor.bytes = 12288
+      ok(C.pl_model_tensor(m, C.PL_ROLE_K, 1, -1, right.tensor))
+      refused(m, "k of layer 1 was given before", C.PL_ROLE_K, 1, -1, right.tensor)
+    end)
+  end)
+
+  it("says what is missing", function()
+    with_model({}, "auto", 1, function(m)
+      assert.is_true(C.pl_model_ready(m) < 0)
+      assert.equal("the model has no embed", ffi.string(C.pl_error_text()))
+    end)
+  end)
+
+  it("refuses options that cannot be", function()
+    local device = C.pl_device_open("cpu", "auto", 1)
+    local function bad(pattern, more)
+      assert.is_true(C.pl_model_open(device, options(more)) == nil)
+      assert.matches(pattern, ffi.string(C.pl_error_text()))
+    end
+    bad("n_layers is 0, wanted 1", { n_layers = 0 })
+    bad("do not divide", { n_kv_heads = 4 })
+    bad("n_kv_heads is 7, wanted 1 to 6", { n_kv_heads = 7 })
+    bad("block_size is 24, wanted a multiple of 16", { block_size = 24 })
+    bad("rope_factor is 0", { rope_scaling = C.PL_ROPE_LINEAR })
+    bad("kv_type", { kv_type = "Q8_0" })
+    bad("n_experts is 0", { arch = "QWEN3_MOE" })
+    C.pl_device_close(device)
+  end)
+
+  it("counts the weights of what it packed", function()
+    with_model({}, "auto", 1, function(m)
+      local matrix = quant.matrix("Q4_1", 48, 64, 1)
+      ok(C.pl_model_tensor(m, C.PL_ROLE_K, 1, -1, matrix.tensor))
+      assert.equal(48 * 64 * 5 / 8, tonumber(C.pl_model_weight_bytes(m)))
+    end)
+  end)
+end)
+
+describe("a device", function()
+  it("is found by name, with kernels that the CPU has", function()
+    assert.is_true(C.pl_device_open("gpu", "auto", 1) == nil)
+    assert.equal("no device 'gpu', wanted 'cpu' or 'null'", ffi.string(C.pl_error_text()))
+    assert.is_true(C.pl_device_open("cpu", "avx1024", 1) == nil)
+    assert.matches("no kernels 'avx1024' on this CPU", ffi.string(C.pl_error_text()))
+    assert.is_true(C.pl_device_open("cpu", "auto", -1) == nil)
+    local d = C.pl_device_open("cpu", "scalar", 3)
+    assert.equal("scalar", ffi.string(C.pl_device_kernels(d)))
+    C.pl_device_close(d)
+  end)
+
+  it("may compute nothing", function()
+    local d = C.pl_device_open("null", nil, 0)
+    local m = C.pl_model_open(d, options { n_layers = 0, hidden = 0, block_size = 3 })
+    ok(C.pl_model_ready(m))
+    assert.equal(0, tonumber(C.pl_model_weight_bytes(m)))
+    assert.matches("null", ffi.string(C.pl_model_numerics(m)))
+    local matrix = quant.matrix("F32", 2, 2, 1)
+    assert.is_true(C.pl_model_tensor(m, 0, -1, -1, matrix.tensor) < 0)
+    C.pl_model_close(m)
+    C.pl_device_close(d)
+  end)
+end)

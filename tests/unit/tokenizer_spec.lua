@@ -1,0 +1,235 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Tokenizers read from GGUF metadata and from tokenizer.json, and what is refused.
+local cjson = require "cjson"
+local pl = require "perilune.ffi"
+local tokenizer = require "perilune.tokenizer"
+local C, ffi = pl.C, pl.ffi
+
+local SPACE = "\226\150\129"
+
+local function encode(text, s)
+  local out = ffi.new "pl_buf"
+  assert(pl.check(C.pl_text_encode(text, s, #s, 1, out)))
+  local data, ids = ffi.cast("const int32_t *", out.data), {}
+  for i = 0, tonumber(out.len) / 4 - 1 do ids[i + 1] = data[i] end
+  C.pl_buf_fini(out)
+  return ids
+end
+
+local function decode(text, ids, skip)
+  local out = ffi.new "pl_buf"
+  local array = ffi.new("int32_t[?]", #ids, ids)
+  assert(pl.check(C.pl_text_decode(text, array, #ids, skip and 1 or 0, out)))
+  return pl.take(out)
+end
+
+describe("a tokenizer from GGUF metadata", function()
+  local function meta(values)
+    return {
+      get = function(key)
+        local v = values["tokenizer." .. key:match "^tokenizer%.(.*)$"]
+        if type(v) == "table" then return #v end
+        return v
+      end,
+      item = function(key, i) return values[key][i + 1] end,
+    }
+  end
+
+  local function gpt2(change)
+    local values = {
+      ["tokenizer.ggml.model"] = "gpt2", ["tokenizer.ggml.pre"] = "smollm",
+      ["tokenizer.ggml.tokens"] = { "<|end|>", "a", "b", "ab", "1", "Ġ" },
+      ["tokenizer.ggml.token_type"] = { 3, 1, 1, 1, 1, 1 },
+      ["tokenizer.ggml.merges"] = { "a b" }, ["tokenizer.ggml.eos_token_id"] = 0,
+      ["tokenizer.chat_template"] = "{{ messages }}",
+    }
+    for key, value in pairs(change or {}) do values["tokenizer." .. key] = value end
+    return tokenizer.from_gguf(meta(values))
+  end
+
+  local function llama(change)
+    local values = {
+      ["tokenizer.ggml.model"] = "llama",
+      ["tokenizer.ggml.tokens"] = { "<unk>", "<s>", "</s>", "<0x0A>", SPACE, "a",
+                                    SPACE .. "a" },
+      ["tokenizer.ggml.scores"] = { 0, 0, 0, 0, -3, -2, -1 },
+      ["tokenizer.ggml.token_type"] = { 2, 3, 3, 6, 1, 1, 1 },
+      ["tokenizer.ggml.unknown_token_id"] = 0, ["tokenizer.ggml.bos_token_id"] = 1,
+      ["tokenizer.ggml.eos_token_id"] = 2,
+    }
+    for key, value in pairs(change or {}) do values["tokenizer." .. key] = value end
+    return tokenizer.from_gguf(meta(values))
+  end
+
+  it("of kind gpt2 has its pre-tokenizer, merges and special tokens", function()
+    local t = assert(gpt2())
+    assert.same({ 3, 4, 5, 3, 0 }, encode(t.text, "ab1 ab<|end|>"))
+    assert.same({ ["<|end|>"] = 0 }, t.special)
+    assert.equal("<|end|>", t.eos_token)
+    assert.equal(0, t.eos_id)
+    assert.equal("{{ messages }}", t.chat_template)
+    assert.same({}, t.prefix_ids)
+    assert.is_false(t.add_bos)
+  end)
+
+  it("of kind llama has scores, a space before, bytes, and begin-of-text", function()
+    local t = assert(llama())
+    assert.same({ 6, 3, 5, 0, 2 }, encode(t.text, "a\naq</s>"))
+    assert.same({ 1 }, t.prefix_ids)
+    assert.equal("a a\n", decode(t.text, { 1, 6, 6, 3 }, true))
+    t = assert(llama { ["ggml.add_space_prefix"] = false, ["ggml.add_bos_token"] = false,
+                       ["ggml.add_eos_token"] = true })
+    assert.same({ 5 }, encode(t.text, "a"))
+    assert.same({}, t.prefix_ids)
+    assert.same({ 2 }, t.suffix_ids)
+    assert.equal(" a", decode(t.text, { 6 }))
+  end)
+
+  it("is refused by what is wrong", function()
+    local cases = {
+      { gpt2, "ggml.model", "wordpiece", "'wordpiece' is not supported, only gpt2" },
+      { gpt2, "ggml.pre", "odd", "pre 'odd' is not supported, only codeshell" },
+      { gpt2, "ggml.token_type", { 1 }, "'tokenizer.ggml.token_type' has not as many" },
+      { gpt2, "ggml.tokens", { "a", 1, "", "", "", "" }, "tokens' item 1 is no string" },
+      { gpt2, "ggml.merges", { "ab" }, "merge 0 is no pair" },
+      { gpt2, "ggml.merges", { "a z" }, "names 'a' 'z'" },
+      { gpt2, "ggml.eos_token_id", 77, "eos_token_id 77 is no token" },
+      { llama, "ggml.scores", { 1 }, "'tokenizer.ggml.scores' has not as many" },
+    }
+    for _, case in ipairs(cases) do
+      local t, why, name = case[1] { [case[2]] = case[3] }
+      assert.is_nil(t)
+      assert.equal(why:find "not supported" and "PL_EUNSUPPORTED" or "PL_EFORMAT", name)
+      assert.is_truthy(why:find(case[4], 1, true), why)
+    end
+  end)
+end)
+
+describe("a tokenizer from a directory", function()
+  local dir, written
+
+  before_each(function()
+    dir, written = os.tmpname(), {}
+    os.remove(dir)
+    assert(os.execute("mkdir " .. dir))
+  end)
+
+  after_each(function()
+    for path in pairs(written) do os.remove(path) end
+    os.remove(dir)
+  end)
+
+  local function write(name, content)
+    local path = dir .. "/" .. name
+    local f = assert(io.open(path, "wb"))
+    f:write(type(content) == "string" and content or cjson.encode(content))
+    f:close()
+    written[path] = true
+  end
+
+  local byte_level = { type = "ByteLevel", add_prefix_space = false, use_regex = false }
+
+  local function document()
+    return {
+      added_tokens = { { id = 5, content = "<s>", special = true },
+                       { id = 6, content = "<t>", special = false } },
+      pre_tokenizer = { type = "Sequence", pretokenizers = {
+        { type = "Split", pattern = { String = "." }, behavior = "Isolated" },
+        byte_level } },
+      post_processor = { type = "TemplateProcessing",
+        single = { { SpecialToken = { id = "<s>" } }, { Sequence = { id = "A" } } },
+        special_tokens = { ["<s>"] = { ids = { 5 } } } },
+      decoder = byte_level,
+      model = { type = "BPE", vocab = { a = 0, b = 1, ab = 2, ["."] = 3, ["ab."] = 4 },
+                merges = { "a b", { "ab", "." } } },
+    }
+  end
+
+  it("has its tokens, its ids around a prompt, its templates", function()
+    write("tokenizer.json", document())
+    write("tokenizer_config.json", {
+      bos_token = { content = "<s>" }, eos_token = "<t>", pad_token = "<none>",
+      chat_template = { { name = "default", template = "D" },
+                        { name = "tool_use", template = "T" } } })
+    local t = assert(tokenizer.from_directory(dir))
+    assert.same({ 2, 3, 5, 0, 6 }, encode(t.text, "ab.<s>a<t>"))    -- '.' is a piece
+    assert.equal("ab.<t>", decode(t.text, { 5, 4, 6 }, true))
+    assert.same({ 5 }, t.prefix_ids)
+    assert.same({}, t.suffix_ids)
+    assert.is_true(t.add_bos)
+    assert.is_false(t.add_eos)
+    assert.same({ 5, 6 }, { t.bos_id, t.eos_id })
+    assert.is_nil(t.pad_id)
+    assert.same({ "D", "T" }, { t.chat_template, t.tool_template })
+    assert.same({ ["<s>"] = 5 }, t.special)
+    write("chat_template.jinja", "F")
+    assert.equal("F", tokenizer.from_directory(dir).chat_template)
+  end)
+
+  local function refused(name, wanted)
+    local t, why, code = tokenizer.from_directory(dir)
+    assert.is_nil(t)
+    assert.is_truthy(why:find(wanted, 1, true), why)
+    assert.equal(name, code)
+  end
+
+  it("is refused where there is none, or no JSON", function()
+    refused("PL_EIO", "tokenizer.json' cannot be read")
+    write("tokenizer.json", "{")
+    refused("PL_EFORMAT", "is not JSON")
+    write("tokenizer.json", "[]")
+    refused("PL_EFORMAT", "model: not an object")
+  end)
+
+  local function refused_each(name, cases)
+    for wanted, change in pairs(cases) do
+      local d = document()
+      change(d)
+      write("tokenizer.json", d)
+      refused(name, wanted)
+    end
+  end
+
+  it("is refused by the field that is not supported", function()
+    local unigram = { type = "Unigram", vocab = {}, merges = {} }
+    refused_each("PL_EUNSUPPORTED", {
+      ["model.type: 'Unigram' is not"] = function(d) d.model = unigram end,
+      ["model.dropout: not"] = function(d) d.model.dropout = 0.1 end,
+      ["model.end_of_word_suffix: not"] = function(d)
+        d.model.end_of_word_suffix = "x"
+      end,
+      ["model.byte_fallback: not"] = function(d) d.model.byte_fallback = true end,
+      ["normalizer.type: 'Odd'"] = function(d) d.normalizer = { type = "Odd" } end,
+      ["pre_tokenizer.pretokenizers[0].behavior: 'Removed'"] = function(d)
+        d.pre_tokenizer.pretokenizers[1].behavior = "Removed"
+      end,
+      ["pre_tokenizer.pretokenizers[2]: not supported after ByteLevel"] = function(d)
+        table.insert(d.pre_tokenizer.pretokenizers, byte_level)
+      end,
+      ["decoder.type: 'Odd'"] = function(d) d.decoder = { type = "Odd" } end,
+      ["decoder: not supported without"] = function(d) d.decoder = nil end,
+      ["post_processor.type: 'Odd'"] = function(d)
+        d.post_processor = { type = "Odd" }
+      end,
+      ["pre-tokenizer '(': missing"] = function(d)
+        d.pre_tokenizer.pretokenizers[1].pattern = { Regex = "(" }
+      end,
+    })
+  end)
+
+  it("is refused by what is malformed", function()
+    refused_each("PL_EFORMAT", {
+      ["model.unk_token: 'nil'"] = function(d) d.model.unk_token = "?" end,
+      ["pretokenizers[0].pattern: not an object"] = function(d)
+        d.pre_tokenizer.pretokenizers[1].pattern = 7
+      end,
+      ["post_processor: 77 is no token"] = function(d)
+        d.post_processor.special_tokens["<s>"].ids[1] = 77
+      end,
+      ["added_tokens[0].id: 'x'"] = function(d) d.added_tokens[1].id = "x" end,
+      ["two tokens have the id 0"] = function(d) d.model.vocab.b = 0 end,
+      ["token 'b' has the id '0.5'"] = function(d) d.model.vocab.b = 0.5 end,
+      ["merge 0 is no pair"] = function(d) d.model.merges[1] = { "a" } end,
+    })
+  end)
+end)
