@@ -37,8 +37,8 @@ PL_INLINE vf read_kv(const void *p, size_t at, bool f16)
 }
 
 /* Scores of sixteen positions (one block has them all) for n queries. */
-PL_INLINE void score(const pl_cpu_kv *kv, int position, const pl_cpu_query *queries,
-                     int n, bool f16, float (*out)[PL_CHUNK])
+PL_TILE void score(const pl_cpu_kv *kv, int position, const pl_cpu_query *queries, int n,
+                   bool f16, float (*out)[PL_CHUNK])
 {
     int bs = kv->block_size, at = position % PL_CHUNK;
     const char *block = kv->base + (size_t)kv->blocks[position / bs] * kv->block_bytes;
@@ -73,8 +73,8 @@ static void weigh(float *scores, int from, int to, float *state)
 }
 
 /* Adds up V by weight for dimensions d .. d + 16 * D. */
-PL_INLINE void mix(const pl_cpu_kv *kv, int from, int to, const pl_cpu_query *queries,
-                   int n, int d, int D, bool f16, float (*weights)[PL_CHUNK])
+PL_TILE void mix(const pl_cpu_kv *kv, int from, int to, const pl_cpu_query *queries,
+                 int n, int d, int D, bool f16, float (*weights)[PL_CHUNK])
 {
     int bs = kv->block_size, width = round_up(kv->head_dim, 16);
     vf acc[QUERIES][4];
@@ -101,8 +101,8 @@ PL_INLINE void mix(const pl_cpu_kv *kv, int from, int to, const pl_cpu_query *qu
     }
 }
 
-PL_INLINE void attend_some(const pl_cpu_kv *kv, int from, int to, pl_cpu_query *queries,
-                           int n, bool f16)
+PL_TILE void attend_some(const pl_cpu_kv *kv, int from, int to, pl_cpu_query *queries,
+                         int n, bool f16)
 {
     float scores[QUERIES][PL_CHUNK] __attribute__((aligned(64)));
     int first = from / 16 * 16, at = first % PL_CHUNK;

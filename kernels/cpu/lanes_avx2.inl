@@ -13,6 +13,7 @@
 
 #define PL_COLUMNS 4
 #define PL_INLINE static inline __attribute__((always_inline))
+#define PL_TILE PL_INLINE /* a copy for every type and width */
 
 typedef struct vf {
     __m256 a, b;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * lanes_avx512.inl - sixteen lanes in one register; lanes_scalar.inl says what each means.
+ * lanes_avx512.inl - sixteen lanes in one register; lanes_scalar.inl says what each
+ * means.
  */
 #ifndef PL_LANES_H
 #define PL_LANES_H
@@ -13,6 +14,7 @@
 
 #define PL_COLUMNS 8
 #define PL_INLINE static inline __attribute__((always_inline))
+#define PL_TILE PL_INLINE /* a copy for every type and width */
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -11,8 +11,14 @@
 #include <string.h>
 
 #define PL_COLUMNS 2 /* rows of activations that share a read of weights */
-#define PL_INLINE static inline __attribute__((always_inline))
+#define PL_INLINE static inline
+#define PL_TILE \
+    static __attribute__((noinline)) /* one copy for all types: soon compiled */
+#if defined(__clang__)
 #define PL_EACH for (int i = 0; i < 16; i++)
+#else
+#define PL_EACH _Pragma("GCC unroll 1") for (int i = 0; i < 16; i++)
+#endif
 
 typedef struct vf {
     float v[16];

@@ -76,8 +76,8 @@ PL_INLINE void read_codes(const char *panel, int block, int bits, vi *codes)
 /* ---- quantized by quantized: integers are exact, then one fma a block
  * ------------------ */
 
-PL_INLINE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
-                       int C, int bits, int kind)
+PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p, int C,
+                     int bits, int kind)
 {
     const pl_cpu_matrix *w = l->w;
     const char *panel = w->panels + (size_t)p * w->panel_bytes;
@@ -143,8 +143,8 @@ PL_INLINE void expand_block(const pl_cpu_matrix *w, const char *panel, int b, in
     }
 }
 
-PL_INLINE void tile_expanded(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
-                             int C, int bits, int kind)
+PL_TILE void tile_expanded(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
+                           int C, int bits, int kind)
 {
     const pl_cpu_matrix *w = l->w;
     const char *panel = w->panels + (size_t)p * w->panel_bytes;
@@ -163,8 +163,8 @@ PL_INLINE void tile_expanded(const pl_cpu_linear *l, const pl_cpu_rows *x, int r
     finish_tile(l, row, p, acc, C);
 }
 
-PL_INLINE void tile_plain(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
-                          int C, int type)
+PL_TILE void tile_plain(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
+                        int C, int type)
 {
     const pl_cpu_matrix *w = l->w;
     const char *panel = w->panels + (size_t)p * w->panel_bytes;
