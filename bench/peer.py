@@ -4,9 +4,9 @@
 
     peer.py MODEL.gguf [--threads 2] [--rounds 3]
 
-decode    one sequence, 128 tokens after a prompt of 16
-prefill   a prompt of 512 in one batch
-batch16   16 sequences of their own at once, 64 tokens each after prompts of 16
+decode        one sequence, 128 tokens after a prompt of 8
+prefill_512   a prompt of 512 in one batch
+batch_16      16 sequences of their own at once, 64 tokens each after prompts of 32
 
 Each in tokens a second, the median of the rounds, for the better of flash attention on and off. The
 last line is JSON. Every step takes the best token of its logits, as a server without sampling would.
@@ -18,9 +18,6 @@ import time
 
 import llama_cpp as ll
 import numpy as np
-
-PROMPT = 16
-
 
 @ll.llama_log_callback
 def silent(_level, _text, _data):
@@ -60,15 +57,15 @@ class Peer:
         ll.llama_memory_clear(ll.llama_get_memory(self.context), True)
 
     def prompt(self, sequence, length):
-        return [(1000 + 7 * i + 131 * sequence, i, sequence, i == length - 1) for i in range(length)]
+        return [((104729 * i + 7919 * sequence) % self.vocab, i, sequence, i == length - 1) for i in range(length)]
 
-    def generate(self, sequences, tokens):
+    def generate(self, sequences, prompt, tokens):
         """Tokens a second of so many sequences, without the reading of their prompts."""
         self.clear()
-        last = [self.step(self.prompt(s, PROMPT))[0] for s in range(sequences)]
+        last = [self.step(self.prompt(s, prompt))[0] for s in range(sequences)]
         start = time.perf_counter()
         for n in range(tokens):
-            last = self.step([(t, PROMPT + n, s, True) for s, t in enumerate(last)])
+            last = self.step([(t, prompt + n, s, True) for s, t in enumerate(last)])
         return sequences * tokens / (time.perf_counter() - start)
 
     def read(self, length):
@@ -78,7 +75,8 @@ class Peer:
         return length / (time.perf_counter() - start)
 
     def measure(self):
-        return {"decode": self.generate(1, 128), "prefill": self.read(512), "batch16": self.generate(16, 64)}
+        return {"decode": self.generate(1, 8, 128), "prefill_512": self.read(512),
+                "batch_16": self.generate(16, 32, 64)}
 
 
 def main():
@@ -96,7 +94,7 @@ def main():
         rounds = [peer.measure() for _ in range(args.rounds)]
         for name in rounds[0]:
             value = statistics.median(r[name] for r in rounds)
-            print(f"flash attention {'on ' if flash else 'off'}  {name:8} {value:8.1f} tokens/s   "
+            print(f"flash attention {'on ' if flash else 'off'}  {name:11} {value:8.1f} tokens/s   "
                   + " ".join(f"{r[name]:.1f}" for r in rounds), flush=True)
             better[name] = max(better.get(name, 0), round(value, 1))
         peer.close()

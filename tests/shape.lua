@@ -8,15 +8,15 @@ local M = {}
 M.lines = {
   { "runtime" },
   { "engine", "xfer", "route" },
-  { "stream" },
+  { "stream", "job" },
   { "model", "kv", "http", "bus", "events" },
   { "device", "weights", "text", "loop", "seq" },
-  { "sample", "json" },
+  { "sample", "json", "client", "terminal" },
   { "base" },
 }
 
 -- Files of core that are no module of their own.
-local part_of = { about = "base", log = "base", metrics = "base", hash = "base", mathx = "base" }
+local part_of = { about = "base", metrics = "base", mathx = "base" }
 
 local line_of = {}
 for i, modules in ipairs(M.lines) do
@@ -225,7 +225,7 @@ M.no_lua_h = never(nil, { "#%s*include%s*[<\"](luaj?i?t?%.h)",
 M.no_locks = never(M.c_code, { "pthread_mutex[%w_]*", "pthread_cond[%w_]*",
   "pthread_rwlock[%w_]*", "pthread_spin[%w_]*", "uv_mutex[%w_]*", "uv_cond[%w_]*",
   "mtx_lock", "sem_wait" }, "'%s': only base locks",
-  { ["core/base.c"] = true, ["core/base.h"] = true })
+  { ["core/base.c"] = true, ["core/base.h"] = true, ["core/metrics.c"] = true })
 
 M.no_machine_paths = never(nil,
   { "/wo" .. "rk/[%w_]*", "/ro" .. "ot/[%w_%.]*", "/ho" .. "me/%l+" },
