@@ -3,9 +3,9 @@
 --
 -- An object is a table of its values by key that also remembers its keys' order, under a
 -- key that is no string, so no name in a document can collide with it: read t.key, walk
--- with json.pairs, add and remove with json.set. An array is a sequence; null is json.null, so # is
--- its length. An integer is a number up to 2^53 and an int64_t beyond. A real with an
--- integral value is boxed (json.real), for 1.0 is not 1 where Python prints it.
+-- with json.pairs, add and remove with json.set. An array is a sequence; null is
+-- json.null, so # is its length. An integer is a number up to 2^53 and an int64_t beyond.
+-- A real with an integral value is boxed (json.real): Python prints 1.0 and 1 apart.
 --
 -- decode is strict (RFC 8259): see core/json.h. encode writes answers; encode_python
 -- writes what Python's json.dumps(ensure_ascii=False) does, for templates.

@@ -62,9 +62,7 @@ text_filter("safe", function(s) return s end)
 text_filter("wordcount", function(s) return #text.split(s) end)
 
 filter("trim", { "chars" }, function(c, v, chars)
-  v = value.text(c, v)
-  charge(c, #v / 256)
-  return text.strip(v, given(chars) and strings.want_string(chars, "trim"))
+  return strings.strip(c, "strip", value.text(c, v), chars)
 end)
 
 filter("replace", { "old", "new", "count" }, function(c, v, old, new, max)
