@@ -140,7 +140,8 @@ end
 local function build_integer(v)
   local x = C.pl_json_number(v)
   if x > -exact and x < exact then return x end
-  return C.pl_json_integer(v)
+  local whole = C.pl_json_integer(v)
+  return (whole == exact or whole == -exact) and x or whole
 end
 
 local builders = {

@@ -84,7 +84,7 @@ local function lex_number(L)
   end
   local s = match(L.source, "^0[xX]%x+", L.at) or match(L.source, "^%d[%d_]*", L.at)
   local value = tonumber((s:gsub("_", "")))
-  if value > 2 ^ 53 then fail(L.line, "an integer beyond 2^53: '%s'", s) end
+  if value >= 2 ^ 53 then fail(L.line, "an integer beyond 2^53: '%s'", s) end
   add(L, "integer", value)
   advance(L, L.at + #s)
 end
