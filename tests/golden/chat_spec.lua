@@ -24,7 +24,7 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 <|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>
 {% endfor %}
 {% if add_generation_prompt %}
-{{ '<|im_start|>assistant\n' }}
+<|im_start|>assistant
 {% endif %}
 ]]
 

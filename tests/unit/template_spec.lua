@@ -11,7 +11,7 @@ end
 
 local function fails(source, what, kind)
   local text, why, got = render(source)
-  assert.is_nil(text, source)
+  assert.is_nil(text, source:sub(1, 200))
   assert.truthy(why:find(what, 1, true), why)
   assert.equal(kind or "error", got)
 end
@@ -89,7 +89,7 @@ describe("template", function()
     fails("{{ " .. ("("):rep(200) .. "1" .. (")"):rep(200) .. " }}", "deeper", "refused")
     fails("{{ 1" .. ("+1"):rep(60000) .. " }}", "too deep", "refused")
     fails(("{% if 1 %}"):rep(200), "deeper", "refused")
-    fails(("{{ 1 }}"):rep(50001), "more than 200000 tokens", "refused")
+    fails(("{{ 1 }}"):rep(70000), "more than 200000 tokens", "refused")
   end)
 
   it("prints the time it is given", function()
