@@ -176,7 +176,7 @@ end
 
 -- ---- encode -------------------------------------------------------------------------
 
-local scratch = ffi.new "pl_buf"    -- one for this state, kept
+local scratch = ffi.gc(ffi.new "pl_buf", C.pl_buf_fini)    -- one for this state
 
 -- A string as JSON writes it, quotes and all; bytes that are no UTF-8 become U+FFFD.
 local function quote(s)
