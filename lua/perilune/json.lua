@@ -3,9 +3,9 @@
 --
 -- An object is a table of its values by key that also remembers its keys' order, under a
 -- key that is no string, so no name in a document can collide with it: read t.key, walk
--- with json.pairs, add and remove with json.set. An array is a sequence; null is json.null, so # is
--- its length. An integer is a number up to 2^53 and an int64_t beyond. A real with an
--- integral value is boxed (json.real), for 1.0 is not 1 where Python prints it.
+-- with json.pairs, add and remove with json.set. An array is a sequence; null is
+-- json.null, so # is its length. An integer is a number up to 2^53 and an int64_t beyond.
+-- A real with an integral value is boxed (json.real): Python prints 1.0 and 1 apart.
 --
 -- decode is strict (RFC 8259): see core/json.h. encode writes answers; encode_python
 -- writes what Python's json.dumps(ensure_ascii=False) does, for templates.
@@ -140,7 +140,8 @@ end
 local function build_integer(v)
   local x = C.pl_json_number(v)
   if x > -exact and x < exact then return x end
-  return C.pl_json_integer(v)
+  local whole = C.pl_json_integer(v)
+  return (whole == exact or whole == -exact) and x or whole
 end
 
 local builders = {
@@ -175,7 +176,7 @@ end
 
 -- ---- encode -------------------------------------------------------------------------
 
-local scratch = ffi.new "pl_buf"    -- one for this state, kept
+local scratch = ffi.gc(ffi.new "pl_buf", C.pl_buf_fini)    -- one for this state
 
 -- A string as JSON writes it, quotes and all; bytes that are no UTF-8 become U+FFFD.
 local function quote(s)

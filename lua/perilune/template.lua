@@ -24,18 +24,13 @@ local max_bytes = 2 ^ 26
 local Template = {}
 Template.__index = Template
 
--- What an error says, with its line.
+-- What an error says, with its line. Other errors than our own are limits of Lua's, or a
+-- defect here: not worth more than the request.
 local function explain(why, line)
   if type(why) ~= "table" then
-    if tostring(why):find("stack overflow", 1, true)
-      or tostring(why):find("error in error handling", 1, true)
-    then
-      why = { message = "nested too deep" }
-    elseif tostring(why):find("not enough memory", 1, true) then
-      why = { message = "not enough memory" }
-    else
-      error(why, 0)
-    end
+    local text = tostring(why)
+    local deep = text:find "stack overflow" or text:find "in error handling"
+    why = { message = deep and "nested too deep" or "internal: " .. text }
   end
   return string.format("line %d: %s", why.line or line or 1, why.message)
 end

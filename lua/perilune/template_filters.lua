@@ -62,9 +62,7 @@ text_filter("safe", function(s) return s end)
 text_filter("wordcount", function(s) return #text.split(s) end)
 
 filter("trim", { "chars" }, function(c, v, chars)
-  v = value.text(c, v)
-  charge(c, #v / 256)
-  return text.strip(v, given(chars) and strings.want_string(chars, "trim"))
+  return strings.strip(c, "strip", value.text(c, v), chars)
 end)
 
 filter("replace", { "old", "new", "count" }, function(c, v, old, new, max)
@@ -96,11 +94,27 @@ filter("indent", { "width", "first", "blank" }, function(c, v, width, first, bla
   return made(c, (yes(first) and pad or "") .. table.concat(lines, "\n"))
 end)
 
+local function json_indent(indent)
+  if not given(indent) or type(indent) == "string" then return given(indent) end
+  return math.min(math.max(value.integer(indent, "tojson"), 0), 100)
+end
+
+local function json_separators(list)
+  if not given(list) then return nil end
+  local k = kind(list)
+  if (k ~= "tuple" and k ~= "list") or #list ~= 2 then
+    fail "tojson wants two separators"
+  end
+  for _, separator in ipairs(list) do strings.want_string(separator, "tojson") end
+  return list
+end
+
 local json_parameters = { "indent", "separators", "sort_keys", "ensure_ascii" }
 filter("tojson", json_parameters, function(c, v, indent, separators, sort, ascii)
   if yes(ascii) then fail "tojson: ensure_ascii is not supported" end
+  indent, separators = json_indent(indent), json_separators(separators)
   local s, why = json.encode_python(v, {
-    indent = given(indent), separators = given(separators), sort_keys = yes(sort),
+    indent = indent, separators = separators, sort_keys = yes(sort),
     tick = function() charge(c, 1) end,
   })
   return made(c, s or fail("tojson: %s", why))

@@ -84,7 +84,7 @@ local function lex_number(L)
   end
   local s = match(L.source, "^0[xX]%x+", L.at) or match(L.source, "^%d[%d_]*", L.at)
   local value = tonumber((s:gsub("_", "")))
-  if value > 2 ^ 53 then fail(L.line, "an integer beyond 2^53: '%s'", s) end
+  if value >= 2 ^ 53 then fail(L.line, "an integer beyond 2^53: '%s'", s) end
   add(L, "integer", value)
   advance(L, L.at + #s)
 end
@@ -166,7 +166,9 @@ local function add_data(L, data, sign, is_variable)
     data = text.rstrip(data)
   elseif sign == "" and not is_variable then
     local line_start = #data + 1
-    while line_start > 1 and byte(data, line_start - 1) ~= 10 do line_start = line_start - 1 end
+    while line_start > 1 and byte(data, line_start - 1) ~= 10 do
+      line_start = line_start - 1
+    end
     local starts_line = line_start > 1 or L.at == 1
       or sub(L.source, L.at - 1, L.at - 1) == "\n"
     if starts_line and text.is_white(sub(data, line_start)) then

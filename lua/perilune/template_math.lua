@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- template_math.lua - operators: Python's, exact up to 2^53; beyond is an error.
+-- template_math.lua - operators: Python's; an integer from 2^53 on is an error.
 
 local json = require "perilune.json"
 local strings = require "perilune.template_str"
@@ -13,7 +13,7 @@ local M = {}
 -- A result that is an integer, if whole is true; it must be exact.
 local function result(x, whole)
   if not whole then return json.real(x) end
-  if x ~= floor(x) or x > 2 ^ 53 or x < -2 ^ 53 then fail "an integer beyond 2^53" end
+  if x ~= floor(x) or x >= 2 ^ 53 or x <= -2 ^ 53 then fail "an integer beyond 2^53" end
   return x
 end
 

@@ -54,9 +54,10 @@ end
 function M.format(c, template, args)
   local at = 0
   charge(c, #template)
-  local out = template:gsub("(%%[-+ 0#]*%d?%d?%.?%d?%d?)(.?)", function(spec, letter)
+  local out = template:gsub("(%%[-+ 0#]*%d*%.?%d*)(.?)", function(spec, letter)
     if letter == "%" then return "%" end
-    if not letter:find "^[srdixXofFeEgG]$" then
+    local known = spec:find "^%%[-+ 0#]*%d?%d?$" or spec:find "^%%[-+ 0#]*%d?%d?%.%d?%d?$"
+    if not known or not letter:find "^[srdixXofFeEgG]$" then
       fail("no such format: '%s%s'", spec, letter)
     end
     at = at + 1
@@ -101,18 +102,23 @@ local function def(name, parameters, call)
   str[name] = { parameters = parameters, call = call }
 end
 
+-- Strips and charges for what went.
+function M.strip(c, how, s, chars)
+  local out = text[how](s, optional_string(chars, how))
+  charge(c, (#s - #out) / 8)
+  return out
+end
+
 for _, name in ipairs { "strip", "lstrip", "rstrip" } do
-  local f = text[name]
-  def(name, { "chars" }, function(_, s, chars)
-    return f(s, optional_string(chars, name))
-  end)
+  def(name, { "chars" }, function(c, s, chars) return M.strip(c, name, s, chars) end)
 end
 
 local function splitter(name, right)
   def(name, { "sep", "maxsplit" }, function(c, s, separator, max)
     separator = optional_string(separator, name)
     if separator == "" then fail("%s by nothing", name) end
-    charge(c, separator and #s * #separator / 4096 + text.count(s, separator) or #s / 8)
+    if separator then value.search(c, s, separator) end
+    charge(c, separator and text.count(s, separator) or #s / 8)
     return value.list(text.split(s, separator, limit(max, name), right))
   end)
 end
@@ -120,8 +126,9 @@ splitter("split", false)
 splitter("rsplit", true)
 
 local function partition(name, last)
-  def(name, { "sep" }, function(_, s, separator)
+  def(name, { "sep" }, function(c, s, separator)
     if want_string(separator, name) == "" then fail("%s by nothing", name) end
+    value.search(c, s, separator)
     local parts = text.split(s, separator, 1, last)
     if parts[2] then return value.tuple { parts[1], separator, parts[2] } end
     return value.tuple(last and { "", "", s } or { s, "", "" })
@@ -159,7 +166,7 @@ end)
 -- Refuses a result too long before it is made.
 function M.replace(c, s, old, new, max)
   old, new = want_string(old, "replace"), want_string(new, "replace")
-  charge(c, #s * (1 + #old / 16) / 256)
+  value.search(c, s, old)
   local n = text.count(s, old)
   if max and max < n then n = max end
   if #s + n * (#new - #old) > c.max_bytes then
@@ -173,7 +180,7 @@ end)
 
 local function finder(name, last, must)
   def(name, { "sub" }, function(c, s, what)
-    charge(c, #s * (1 + #want_string(what, name) / 16) / 256)
+    value.search(c, s, want_string(what, name))
     local at = text.find(s, what, last)
     if not at and must then fail("'%s' is not in the str", what) end
     return at or -1
@@ -185,7 +192,7 @@ finder("index", false, true)
 finder("rindex", true, true)
 
 def("count", { "sub" }, function(c, s, what)
-  charge(c, #s * (1 + #want_string(what, "count") / 16) / 256)
+  value.search(c, s, want_string(what, "count"))
   return text.count(s, what)
 end)
 

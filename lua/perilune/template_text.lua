@@ -202,16 +202,23 @@ function M.split(s, separator, max, right)
   return split_white(s, max)
 end
 
+-- The next end of a line from byte i on: its first and last byte.
+local function line_end(s, i)
+  while true do
+    local at = find(s, "[\n\r\v\f\28-\30\194\226]", i)
+    if not at then return #s + 1, #s end
+    local b = byte(s, at)
+    if b < 0x80 then return at, sub(s, at, at + 1) == "\r\n" and at + 1 or at end
+    local stop = select(2, find(s, b == 194 and "^\194\133" or "^\226\128[\168\169]", at))
+    if stop then return at, stop end
+    i = at + 1
+  end
+end
+
 function M.lines(s, keep)
   local out, from = {}, 1
   while from <= #s do
-    local at = find(s, "[\n\r\v\f\28-\30]", from)
-    local at2, stop2 = find(s, "\194\133", from, true)
-    local at3, stop3 = find(s, "\226\128[\168\169]", from)
-    local stop = at and (sub(s, at, at + 1) == "\r\n" and at + 1 or at)
-    if at2 and (not at or at2 < at) then at, stop = at2, stop2 end
-    if at3 and (not at or at3 < at) then at, stop = at3, stop3 end
-    if not at then at, stop = #s + 1, #s end
+    local at, stop = line_end(s, from)
     out[#out + 1] = sub(s, from, keep and stop or at - 1)
     from = stop + 1
   end

@@ -51,7 +51,7 @@ function M.fail(...)
 end
 local fail = M.fail
 
--- Takes from the render's budget: one for a step, one for each 256 bytes copied.
+-- Takes from the render's budget: one for a step, one for each 64 bytes made.
 function M.charge(c, steps)
   c.steps = c.steps - steps
   if c.steps < 0 then error({ message = "the template takes too many steps" }, 0) end
@@ -62,12 +62,17 @@ local charge = M.charge
 function M.made(c, s)
   local n = #s
   if n > 255 then
-    charge(c, n / 256)
+    charge(c, n / 64)
     if n > c.max_bytes then fail("a string longer than %d bytes", c.max_bytes) end
   end
   return s
 end
 local made = M.made
+
+-- Looking for `what` in s may cost the product of their lengths.
+function M.search(c, s, what)
+  charge(c, #s * (1 + #what / 16) / 256)
+end
 
 function M.tuple(t)
   return setmetatable(t, tuple_mt)
@@ -312,7 +317,7 @@ function M.contains(c, container, v)
   local k = kind(container)
   if k == "str" then
     if type(v) ~= "string" then fail("'in' a str wants a str, not a %s", kind(v)) end
-    charge(c, #container * (1 + #v / 64) / 256)
+    M.search(c, container, v)
     return container:find(v, 1, true) ~= nil
   elseif k == "dict" then
     return container[M.key(v)] ~= nil

@@ -14,6 +14,20 @@ local function read(path)
   return text
 end
 
+-- What SmolLM2's template does, for smollm2.json.
+local smollm2 = [[
+{% for message in messages %}
+{% if loop.first and message.role != 'system' %}
+<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+{% endif %}
+<|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>
+{% endfor %}
+{% if add_generation_prompt %}
+<|im_start|>assistant
+{% endif %}
+]]
+
 local function load_template(name)
   local config = assert(json.decode(read(name .. "/tokenizer_config.json")))
   local source = read(name .. "/chat_template.jinja") or config.chat_template
@@ -40,4 +54,17 @@ describe("chat templates", function()
       end
     end)
   end
+
+  it("of SmolLM2 render as in llama.cpp", function()
+    local text = read "smollm2.json"
+    if not text then return pending("no reference outputs in " .. folder) end
+    local t, n = assert(template.compile(smollm2)), 0
+    for _, case in ipairs(assert(json.decode(text)).cases) do
+      if case.messages then
+        n = n + 1
+        assert.equal(case.text, t:render(template.variables(case)))
+      end
+    end
+    assert.is_true(n > 0)
+  end)
 end)

@@ -1,0 +1,147 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- What tests/golden cannot compare with Jinja: refusals, limits, requests.
+local json = require "perilune.json"
+local template = require "perilune.template"
+
+local function render(source, vars)
+  local t, why = template.compile(source)
+  if not t then return nil, why, "refused" end
+  return t:render(vars or {})
+end
+
+local function fails(source, what, kind)
+  local text, why, got = render(source)
+  assert.is_nil(text, source:sub(1, 200))
+  assert.truthy(why:find(what, 1, true), why)
+  assert.equal(kind or "error", got)
+end
+
+describe("template", function()
+  it("says on which line it is no template", function()
+    fails("a\n{% if x %}\n{{ 1 + }}", "line 3: unexpected the end of the tag", "refused")
+    fails("{% if x %}\n", "wanted 'elif' or 'else' or 'endif'", "refused")
+    fails("{{ x | nonsense }}", "no filter 'nonsense'", "refused")
+    fails("{{ x is nonsense }}", "no test 'nonsense'", "refused")
+    fails("\n\n{% nonsense %}", "line 3: unknown tag 'nonsense'", "refused")
+    fails("{{ 'a }}", "a string without end", "refused")
+    fails("{# ", "a comment without end", "refused")
+    fails("{% raw %}", "a raw block without end", "refused")
+    fails("{{ 9007199254740993 }}", "beyond 2^53", "refused")
+    fails("{% for x in y recursive %}{% endfor %}", "not supported", "refused")
+    fails(("x"):rep(2 ^ 20 + 1), "longer than", "refused")
+    assert.has_error(function() template.compile(1) end)
+  end)
+
+  it("says on which line and of what it fails", function()
+    fails("\n{{ a.b }}", "line 2: 'a' is undefined")
+    fails("{% set a = {} %}\n{{ a.b['c'].d }}", "line 2: 'a.b' is undefined")
+    fails("{{ messages[0] + 1 }}", "'messages' is undefined")
+    fails("{{ 'a' + 1 }}", "'+' is not possible between str and int")
+    fails("{{ nothing() }}", "'nothing' is undefined")
+    fails("{{ 'a'.b() }}", "'b' is undefined")
+    fails("{{ 9007199254740991 + 1 }}", "beyond 2^53")
+  end)
+
+  it("tells a refusal of the template's own from a failure", function()
+    fails("{{ raise_exception('no ' ~ 1) }}", "no 1", "raised")
+  end)
+
+  it("can be rendered again, with other variables", function()
+    local t = assert(template.compile "{% set x = x ~ '!' %}{{ x }}")
+    assert.equal("a!", t:render { x = "a" })
+    assert.equal("b!", t:render { x = "b" })
+  end)
+
+  it("reaches nothing but its variables", function()
+    for _, name in ipairs { "_G", "string", "require", "os", "io", "c", "vars" } do
+      assert.equal("False", render("{{ " .. name .. " is defined }}"))
+    end
+    for _, name in ipairs { "__class__", "__index", "gsub", "rep", "byte", "__name" } do
+      for _, object in ipairs { "'a'", "[]", "{}", "range", "namespace()", "1" } do
+        assert.equal("False", render("{{ " .. object .. "." .. name .. " is defined }}"))
+      end
+    end
+    fails("{% set l = [] %}{{ l.append(1) }}", "'append' is undefined")
+    fails("{% set d = {} %}{% set d.x = 1 %}", "no namespace")
+  end)
+
+  it("ends what takes too long, too much or goes too deep", function()
+    local loop = "{% for a in range(100000) %}"
+    local double = "{% set ns.x = [ns.x, ns.x] %}"
+    local start = "{% set ns = namespace(x = [1]) %}"
+    fails(loop .. loop .. "{% endfor %}{% endfor %}", "too many steps")
+    local doubled = start .. "{% for a in range(60) %}" .. double .. "{% endfor %}"
+    fails(doubled .. "{{ ns.x }}", "too many steps")
+    fails(doubled .. "{{ ns.x | tojson }}", "too many steps")
+    local again = doubled:gsub("ns", "other")
+    fails(doubled .. again .. "{{ ns.x == other.x }}", "too many steps")
+    local deep = start .. loop .. "{% set ns.x = [ns.x] %}{% endfor %}"
+    fails(deep .. "{{ ns.x }}", "too deep")
+    fails(deep .. "{{ ns.x | tojson }}", "512")
+    fails(loop .. "{{ 'x' * 10000 }}{% endfor %}", "bytes of output")
+    fails("{{ 'x' * 10 ** 12 }}", "longer than")
+    fails("{{ [1] * 10 ** 12 }}", "too many steps")
+    fails("{{ range(100001) }}", "more than 100000")
+    fails("{{ ('a' * 10 ** 7).find('a' * 10 ** 6) }}", "too many steps")
+    fails("{{ ('a' * 10 ** 7).replace('a', 'bbbbbbbbbb') }}", "longer than")
+    fails("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "macros nested deeper")
+    fails("{{ '%9999d' % 1 }}", "no such format")
+    fails("{{ " .. ("("):rep(200) .. "1" .. (")"):rep(200) .. " }}", "deeper", "refused")
+    fails("{{ 1" .. ("+1"):rep(60000) .. " }}", "too deep", "refused")
+    fails(("{% if 1 %}"):rep(200), "deeper", "refused")
+    fails(("{{ 1 }}"):rep(70000), "more than 200000 tokens", "refused")
+  end)
+
+  it("prints the time it is given", function()
+    local t = template.compile "{{ strftime_now('%Y-%m-%d *t !%H') }}"
+    local now = os.time { year = 2025, month = 7, day = 8, hour = 9 }
+    assert.equal("2025-07-08 *t !09", t:render({}, { now = now }))
+    assert.truthy(t:render({}):find "^20%d%d")
+  end)
+
+  it("passes 64-bit integers through", function()
+    local vars = { x = json.decode "[9007199254740993]" }
+    local source = "{{ x | tojson }} {{ x[0] is integer }} {{ x[0] }}"
+    assert.equal("[9007199254740993] True 9007199254740993", render(source, vars))
+  end)
+end)
+
+describe("template.variables", function()
+  local function request(text)
+    return assert(json.decode(text))
+  end
+
+  it("parses tool calls' arguments, in order, and leaves the request alone", function()
+    local r = request [[{"messages": [{"role": "assistant", "tool_calls": [
+      {"function": {"name": "f", "arguments": "{\"z\": 1.0, \"a\": 2}"}}]}]}]]
+    local vars = assert(template.variables(r, { bos_token = "<s>" }))
+    local source = "{{ bos_token }}{{ messages[0].tool_calls[0].function | tojson }}"
+    local wanted = '<s>{"name": "f", "arguments": {"z": 1.0, "a": 2}}'
+    assert.equal(wanted, render(source, vars))
+    assert.equal("string", type(r.messages[1].tool_calls[1]["function"].arguments))
+  end)
+
+  it("says which arguments are no JSON", function()
+    local vars, why, name = template.variables(request
+      [[{"messages": [{}, {"tool_calls": [{"function": {"arguments": "{"}}]}]}]])
+    assert.is_nil(vars)
+    assert.truthy(why:find("messages[1].tool_calls[0]: json: line 1", 1, true), why)
+    assert.equal("PL_EINVAL", name)
+  end)
+
+  it("leaves odd messages to the template", function()
+    local vars = template.variables(request [[{"messages": [1, null, {"tool_calls": 2},
+      {"tool_calls": [3, {}, {"function": 4}]}]}]])
+    assert.equal("[1, None, {'tool_calls': 2}, {'tool_calls': [3, {}, {'function': 4}]}]",
+      render("{{ messages }}", vars))
+  end)
+
+  it("has None for what is absent, and the request's own words last", function()
+    local source = "{{ [tools, documents, add_generation_prompt, extra] }}"
+    local vars = template.variables(request '{"messages": []}')
+    assert.equal("[None, None, True, Undefined]", render(source, vars))
+    vars = template.variables(request [[{"messages": [], "tools": [],
+      "add_generation_prompt": false, "chat_template_kwargs": {"extra": 1}}]])
+    assert.equal("[[], None, False, 1]", render(source, vars))
+  end)
+end)
