@@ -21,17 +21,18 @@
 #include <pcre2.h>
 
 #define PL_TEXT_MAX_SPLITS 8
-#define PL_TEXT_SPACE                                                                    \
-    "\xe2\x96\x81"                    /* U+2581, a space in SentencePiece's vocabularies \
-                                       */
-#define PL_TEXT_BROKEN "\xef\xbf\xbd" /* U+FFFD */
+/* U+2581, a space in SentencePiece's vocabularies; U+FFFD, for bytes that are no text. */
+#define PL_TEXT_SPACE "\xe2\x96\x81"
+#define PL_TEXT_BROKEN "\xef\xbf\xbd"
 
+/* A token's flags: PL_TOKEN_*, whose kind is the lowest bits; whether BPE may produce it;
+ * whether it is matched before BPE; whether what it decodes to is whole characters. */
 enum {
-    TEXT_KIND = 15,       /* the kind's own bits in a token's flags */
-    TEXT_VOCAB = 1 << 16, /* BPE may produce it */
-    TEXT_ADDED = 1 << 17, /* matched before BPE */
+    TEXT_KIND = 15,
+    TEXT_VOCAB = 1 << 16,
+    TEXT_ADDED = 1 << 17,
     TEXT_VALID = 1 << 18
-}; /* what it decodes to is whole characters */
+};
 
 typedef struct text_slice { /* bytes in the arena */
     uint32_t at, len;
@@ -40,7 +41,7 @@ typedef struct text_slice { /* bytes in the arena */
 typedef struct text_token {
     text_slice vocab, added, shown; /* for BPE; for the trie; decoded */
     float score;
-    uint32_t flags; /* PL_TOKEN_* and the above */
+    uint32_t flags;
 } text_token;
 
 typedef struct text_words { /* vocabulary: bytes -> id; open addressing */
@@ -58,22 +59,13 @@ typedef struct text_pair { /* two neighbours become one */
 } text_pair;
 #define TEXT_NO_RANK UINT32_MAX
 
-typedef struct text_pairs { /* open addressing */
-    uint8_t
-        *tags; /* a byte of each slot's hash; 0: empty. Most pairs are none: these tell */
+/* Open addressing. Most pairs are none: a byte of each slot's hash tells, 0 where the
+ * slot is empty, and these bytes stay in the cache. */
+typedef struct text_pairs {
+    uint8_t *tags;
     text_pair *slots;
     uint32_t mask, n;
 } text_pairs;
-
-static inline uint64_t text_pair_hash(uint64_t key)
-{
-    return (key ^ key >> 32) * 0x9e3779b97f4a7c15u;
-}
-
-static inline uint8_t text_pair_tag(uint64_t hash)
-{
-    return (uint8_t)(hash >> 56) ? (uint8_t)(hash >> 56) : 1;
-}
 
 typedef struct text_trie { /* added tokens, by bytes */
     struct text_node {
@@ -120,11 +112,7 @@ pl_buf *text_scratch_buf(text_scratch *s, int which);
 /* text_index.c: what is looked up. */
 uint64_t text_hash(const char *s, size_t len);
 int32_t text_words_find(const pl_text *t, const char *s, size_t len);
-void text_words_add(pl_text *t, int32_t id);           /* the first of equals stays */
-void text_pairs_init(text_pairs *p, uint32_t n_slots); /* a power of two */
-void text_pairs_fini(text_pairs *p);
-void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank,
-                    int32_t id);
+void text_words_add(pl_text *t, int32_t id); /* the first of equals stays */
 void text_trie_add(text_trie *trie, const char *s, size_t len, int32_t id);
 /* The leftmost, then longest, token in s from `from` on; its id, or -1. */
 int32_t text_trie_next(const text_trie *trie, const char *s, size_t len, size_t from,
@@ -134,33 +122,24 @@ int32_t text_trie_next(const text_trie *trie, const char *s, size_t len, size_t 
 pl_status text_split_compile(const char *regex, size_t len, pcre2_code **out, bool *jit);
 pl_status text_split_words(const pl_text *t, text_scratch *s, const char *p, size_t len,
                            pl_buf *out);
-/* The text as the next step sees it: it stays where it is, or is changed in the scratch.
- */
+/* The text as the next step sees it: left where it is, or changed in the scratch. */
 pl_status text_normalize(const pl_text *t, text_scratch *s, const char **p, size_t *len);
 void text_respace(const pl_text *t, text_scratch *s, bool first, const char **p,
                   size_t *len);
 
-/* text_bpe.c: a word's ids. */
+/* text_bpe.c: the pairs that merge, and a word's ids. */
+void text_pairs_init(text_pairs *p, uint32_t n_slots); /* a power of two */
+void text_pairs_fini(text_pairs *p);
+void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank,
+                    int32_t id);
 void text_bpe_word(const pl_text *t, text_scratch *s, const char *p, size_t len,
                    pl_buf *out);
 
-/* text_decode.c */
-size_t text_unmap(const char *s, size_t len,
-                  char *out); /* from the byte alphabet; SIZE_MAX: not in it */
-int text_byte_named(const char *s, size_t len); /* the byte that <0xHH> names, or -1 */
-void text_decode_ready(pl_text *t, int32_t id); /* works out `shown` */
-
-static inline const text_pair *text_pairs_find(const text_pairs *p, int32_t left,
-                                               int32_t right)
-{
-    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right,
-             hash = text_pair_hash(key);
-    uint8_t tag = text_pair_tag(hash);
-    for (uint32_t at = (uint32_t)(hash >> 24) & p->mask; p->tags[at];
-         at = (at + 1) & p->mask)
-        if (p->tags[at] == tag && p->slots[at].key == key) return &p->slots[at];
-    return NULL;
-}
+/* text_decode.c: bytes from GPT-2's alphabet, or SIZE_MAX where one is not in it; the
+ * byte that <0xHH> names, or -1; works out what a token is shown as. */
+size_t text_unmap(const char *s, size_t len, char *out);
+int text_byte_named(const char *s, size_t len);
+void text_decode_ready(pl_text *t, int32_t id);
 
 static inline const char *text_at(const pl_text *t, text_slice s)
 {

@@ -2,7 +2,7 @@
  *
  * text_bpe.c - a word's ids: its characters, merged by rank.
  *
- * Owns     each thread's scratch, with its cache of words.
+ * Owns     the pairs that merge; each thread's scratch, with its cache of words.
  * Ignores  where words begin and end.
  * Thread   any; a pl_text is only read.
  *
@@ -99,6 +99,56 @@ pl_buf *text_scratch_buf(text_scratch *s, int which)
     return &s->bufs[which];
 }
 
+/* ---- pairs --------------------------------------------------------------------------
+ */
+
+static uint64_t pair_hash(uint64_t key)
+{
+    return (key ^ key >> 32) * 0x9e3779b97f4a7c15u;
+}
+
+static uint8_t pair_tag(uint64_t hash)
+{
+    return (uint8_t)(hash >> 56) ? (uint8_t)(hash >> 56) : 1;
+}
+
+static void pairs_put(text_pairs *p, const text_pair *pair)
+{
+    uint64_t hash = pair_hash(pair->key);
+    uint32_t at = (uint32_t)(hash >> 24) & p->mask;
+    while (p->tags[at] && p->slots[at].key != pair->key) at = (at + 1) & p->mask;
+    if (!p->tags[at]) p->n++;
+    p->tags[at] = pair_tag(hash);
+    p->slots[at] = *pair;
+}
+
+void text_pairs_init(text_pairs *p, uint32_t n_slots)
+{
+    *p = (text_pairs){pl_alloc(n_slots), pl_alloc(n_slots * sizeof *p->slots),
+                      n_slots - 1, 0};
+}
+
+void text_pairs_fini(text_pairs *p)
+{
+    pl_free(p->tags);
+    pl_free(p->slots);
+}
+
+/* Of two equal pairs the later counts, as in HF. */
+void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank, int32_t id)
+{
+    if (p->n * 2 > p->mask) {
+        text_pairs bigger;
+        text_pairs_init(&bigger, (p->mask + 1) * 2);
+        for (uint32_t i = 0; i <= p->mask; i++)
+            if (p->tags[i]) pairs_put(&bigger, &p->slots[i]);
+        text_pairs_fini(p);
+        *p = bigger;
+    }
+    pairs_put(p,
+              &(text_pair){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id});
+}
+
 /* ---- characters ---------------------------------------------------------------------
  */
 
@@ -148,12 +198,21 @@ static int split_characters(const pl_text *t, const char *p, size_t len, int32_t
 /* ---- merging ------------------------------------------------------------------------
  */
 
-static uint32_t rank_of(const pl_text *t, int32_t left, int32_t right, int32_t *merged)
+/* The rank at which the two merge, and into what. */
+static inline uint32_t rank_of(const pl_text *t, int32_t left, int32_t right,
+                               int32_t *merged)
 {
-    const text_pair *pair = text_pairs_find(&t->pairs, left, right);
-    if (!pair) return TEXT_NO_RANK;
-    *merged = pair->id;
-    return pair->rank;
+    const text_pairs *p = &t->pairs;
+    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+    uint64_t hash = pair_hash(key);
+    uint8_t tag = pair_tag(hash);
+    for (uint32_t at = (uint32_t)(hash >> 24) & p->mask; p->tags[at];
+         at = (at + 1) & p->mask) {
+        if (p->tags[at] != tag || p->slots[at].key != key) continue;
+        *merged = p->slots[at].id;
+        return p->slots[at].rank;
+    }
+    return TEXT_NO_RANK;
 }
 
 /* Leaves the ids in `ids`. */

@@ -82,9 +82,8 @@ static bool accept(const encoding *e, int32_t id, const char *p, size_t len, siz
         if (*end < len && (read_char(p + *end, len - *end, &c), is_word(c))) return false;
     }
     if (flags & PL_TOKEN_LSTRIP) {
-        for (size_t n; *start > 0; *start -= n)
+        for (size_t n; *start > done; *start -= n)
             if (n = read_char_before(p, *start, &c), !is_white(c)) break;
-        *start = PL_MAX(*start, done);
     }
     if (flags & PL_TOKEN_RSTRIP) {
         for (size_t n; *end < len; *end += n)
@@ -103,6 +102,7 @@ static pl_status match_added(encoding *e, const text_trie *trie, const char *p,
     while ((id = text_trie_next(trie, p, len, at, &start, &end)) >= 0) {
         at = end;
         if (!accept(e, id, p, len, done, &start, &end)) continue;
+        at = end;
         if (done < start) PL_TRY(rest(e, p + done, start - done, first && !done));
         pl_buf_add_i32(e->out, id);
         done = end;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * text_index.c - what a tokenizer looks up: words, pairs to merge, added tokens.
+ * text_index.c - what a tokenizer looks up by bytes: words, added tokens.
  *
  * Owns     the tables inside a pl_text.
  * Ignores  in what order they are asked.
@@ -61,46 +61,6 @@ void text_words_add(pl_text *t, int32_t id)
     while (w->slots[at].id >= 0) at = (at + 1) & w->mask;
     w->slots[at] = (struct text_word){hash, id};
     w->n++;
-}
-
-/* ---- pairs --------------------------------------------------------------------------
- */
-
-static void pairs_put(text_pairs *p, const text_pair *pair)
-{
-    uint64_t hash = text_pair_hash(pair->key);
-    uint32_t at = (uint32_t)(hash >> 24) & p->mask;
-    while (p->tags[at] && p->slots[at].key != pair->key) at = (at + 1) & p->mask;
-    if (!p->tags[at]) p->n++;
-    p->tags[at] = text_pair_tag(hash);
-    p->slots[at] = *pair;
-}
-
-void text_pairs_init(text_pairs *p, uint32_t n_slots)
-{
-    *p = (text_pairs){pl_alloc(n_slots), pl_alloc(n_slots * sizeof *p->slots),
-                      n_slots - 1, 0};
-}
-
-void text_pairs_fini(text_pairs *p)
-{
-    pl_free(p->tags);
-    pl_free(p->slots);
-}
-
-/* Of two equal pairs the later counts, as in HF. */
-void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank, int32_t id)
-{
-    if (p->n * 2 > p->mask) {
-        text_pairs bigger;
-        text_pairs_init(&bigger, (p->mask + 1) * 2);
-        for (uint32_t i = 0; i <= p->mask; i++)
-            if (p->tags[i]) pairs_put(&bigger, &p->slots[i]);
-        text_pairs_fini(p);
-        *p = bigger;
-    }
-    pairs_put(p,
-              &(text_pair){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id});
 }
 
 /* ---- added tokens -------------------------------------------------------------------

@@ -37,7 +37,10 @@ static size_t add_property(const char *p, size_t len, pl_buf *out)
 
 static size_t add_escape(const char *p, size_t len, bool in_class, pl_buf *out)
 {
-    if (len < 2) return pl_buf_add(out, p, len), len;
+    if (len < 2) {
+        pl_buf_add(out, p, len);
+        return len;
+    }
     if (p[1] == 's') {
         pl_buf_add_str(out, in_class ? WHITE : "[" WHITE "]");
     } else if (p[1] == 'S' && !in_class) {
@@ -95,7 +98,10 @@ pl_status text_split_compile(const char *regex, size_t len, pcre2_code **out, bo
         return pl_fail(PL_EFORMAT, "pre-tokenizer is not UTF-8");
     pl_buf b = {0};
     pl_status status = translate(regex, len, &b);
-    if (status < 0) return pl_buf_fini(&b), status;
+    if (status < 0) {
+        pl_buf_fini(&b);
+        return status;
+    }
     int error;
     size_t at;
     uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;

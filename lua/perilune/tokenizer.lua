@@ -4,7 +4,8 @@
 -- Both give { text = pl_text, prefix_ids, suffix_ids, add_bos, add_eos, bos_id, eos_id,
 -- unk_id, pad_id, bos_token, eos_token, unk_token, pad_token, chat_template,
 -- tool_template, special = { [content] = id } }, or nil, message, name. What a model has
--- not is nil; prefix_ids and suffix_ids go around a prompt that is plain text.
+-- not is nil; prefix_ids and suffix_ids go around a prompt that is plain text. `text` is
+-- closed when it is collected: keep it while anything in C has it.
 
 local cjson = require "cjson"
 local pl = require "perilune.ffi"

@@ -1,7 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Tokenizers of a few tokens, so that each rule can be seen at work.
 local pl = require "perilune.ffi"
+local tools = require "text_tools"
 local C, ffi = pl.C, pl.ffi
+local encode, decode = tools.encode, tools.decode
 
 local SPACE = "\226\150\129"
 local BROKEN = "\239\191\189"
@@ -32,37 +34,8 @@ local function ready(text)
   return text
 end
 
-local function encode(text, s, special)
-  local out = ffi.new "pl_buf"
-  local flag = special == false and 0 or 1
-  local ok, why, name = pl.check(C.pl_text_encode(text, s, #s, flag, out))
-  if not ok then return nil, why, name end
-  local data, ids = ffi.cast("const int32_t *", out.data), {}
-  for i = 0, tonumber(out.len) / 4 - 1 do ids[i + 1] = data[i] end
-  C.pl_buf_fini(out)
-  return ids
-end
-
-local function decode(text, ids, skip)
-  local out = ffi.new "pl_buf"
-  local array = ffi.new("int32_t[?]", #ids, ids)
-  assert(pl.check(C.pl_text_decode(text, array, #ids, skip and 1 or 0, out)))
-  return pl.take(out)
-end
-
--- What each token adds to the stream, and at last what was held back.
 local function stream(text, ids, primed)
-  local d = C.pl_detok_open(text, 1)
-  if primed then C.pl_detok_prime(d, ffi.new("int32_t[?]", #primed, primed), #primed) end
-  local parts, out = {}, ffi.new "pl_buf"
-  for i, id in ipairs(ids) do
-    C.pl_detok_push(d, id, out)
-    parts[i] = pl.take(out)
-  end
-  C.pl_detok_flush(d, out)
-  table.insert(parts, pl.take(out))
-  C.pl_detok_close(d)
-  return parts
+  return tools.stream(text, ids, true, primed)
 end
 
 -- The byte alphabet: byte b has the id b, and is written as GPT-2 writes it.

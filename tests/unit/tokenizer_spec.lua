@@ -1,27 +1,11 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Tokenizers read from GGUF metadata and from tokenizer.json, and what is refused.
 local cjson = require "cjson"
-local pl = require "perilune.ffi"
 local tokenizer = require "perilune.tokenizer"
-local C, ffi = pl.C, pl.ffi
+local tools = require "text_tools"
+local encode, decode = tools.encode, tools.decode
 
 local SPACE = "\226\150\129"
-
-local function encode(text, s)
-  local out = ffi.new "pl_buf"
-  assert(pl.check(C.pl_text_encode(text, s, #s, 1, out)))
-  local data, ids = ffi.cast("const int32_t *", out.data), {}
-  for i = 0, tonumber(out.len) / 4 - 1 do ids[i + 1] = data[i] end
-  C.pl_buf_fini(out)
-  return ids
-end
-
-local function decode(text, ids, skip)
-  local out = ffi.new "pl_buf"
-  local array = ffi.new("int32_t[?]", #ids, ids)
-  assert(pl.check(C.pl_text_decode(text, array, #ids, skip and 1 or 0, out)))
-  return pl.take(out)
-end
 
 describe("a tokenizer from GGUF metadata", function()
   local function meta(values)
