@@ -195,8 +195,7 @@ pl_status pl_text_split(pl_text *t, const char *regex, size_t len)
     return PL_OK;
 }
 
-/* ---- ready --------------------------------------------------------------------------
- */
+/* ---- ready ---------------------------------------------------------------------- */
 
 typedef struct scored {
     float score;
@@ -305,8 +304,7 @@ pl_status pl_text_ready(pl_text *t)
     return PL_OK;
 }
 
-/* ---- questions ----------------------------------------------------------------------
- */
+/* ---- questions ------------------------------------------------------------------ */
 
 int32_t pl_text_size(const pl_text *t)
 {

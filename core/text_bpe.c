@@ -7,8 +7,8 @@
  * Thread   any; a pl_text is only read.
  *
  * Always the merge of lowest rank goes first, of equal ones the leftmost. Short words
- * look for it by scanning; long ones keep a heap, so that a megabyte in one word stays n
- * log n.
+ * look for it by scanning; long ones keep a heap, so that a megabyte in one word stays
+ * n log n.
  */
 #include "text.h"
 
@@ -43,8 +43,7 @@ struct text_scratch {
     cached cache[CACHE_SLOTS];
 };
 
-/* ---- scratch ------------------------------------------------------------------------
- */
+/* ---- scratch -------------------------------------------------------------------- */
 
 static pthread_key_t scratch_key;
 static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
@@ -99,8 +98,7 @@ pl_buf *text_scratch_buf(text_scratch *s, int which)
     return &s->bufs[which];
 }
 
-/* ---- pairs --------------------------------------------------------------------------
- */
+/* ---- pairs ---------------------------------------------------------------------- */
 
 static uint64_t pair_hash(uint64_t key)
 {
@@ -149,8 +147,7 @@ void text_pairs_add(text_pairs *p, int32_t left, int32_t right, uint32_t rank, i
               &(text_pair){(uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id});
 }
 
-/* ---- characters ---------------------------------------------------------------------
- */
+/* ---- characters ----------------------------------------------------------------- */
 
 /* The ids of one character that is not in the vocabulary: its bytes. 0: not possible. */
 static int fall_back(const pl_text *t, const char *p, int len, int32_t *out)
@@ -195,8 +192,7 @@ static int split_characters(const pl_text *t, const char *p, size_t len, int32_t
     return n;
 }
 
-/* ---- merging ------------------------------------------------------------------------
- */
+/* ---- merging -------------------------------------------------------------------- */
 
 /* The rank at which the two merge, and into what. */
 static inline uint32_t rank_of(const pl_text *t, int32_t left, int32_t right,
@@ -328,8 +324,7 @@ static void encode_long(const pl_text *t, text_scratch *s, const char *p, size_t
     add_ids(out, s->ids, n < 2 ? n : merge_long(t, s, s->ids, n));
 }
 
-/* ---- words --------------------------------------------------------------------------
- */
+/* ---- words ---------------------------------------------------------------------- */
 
 static void encode_short(const pl_text *t, const char *p, size_t len, pl_buf *out,
                          cached *slot)

@@ -63,8 +63,7 @@ int text_byte_named(const char *s, size_t len)
     return high && low ? (int)((high - digits) * 16 + (low - digits)) : -1;
 }
 
-/* ---- what each token decodes to ------------------------------------------------------
- */
+/* ---- what each token decodes to ------------------------------------------------- */
 
 static text_slice with_spaces(pl_text *t, text_slice from)
 {
@@ -109,8 +108,7 @@ void text_decode_ready(pl_text *t, int32_t id)
         token->flags |= TEXT_VALID;
 }
 
-/* ---- as they come --------------------------------------------------------------------
- */
+/* ---- as they come --------------------------------------------------------------- */
 
 struct pl_detok {
     const pl_text *t;
@@ -259,8 +257,7 @@ void pl_detok_close(pl_detok *d)
     pl_free(d);
 }
 
-/* ---- at once -------------------------------------------------------------------------
- */
+/* ---- at once -------------------------------------------------------------------- */
 
 pl_status pl_text_decode(const pl_text *t, const int32_t *ids, int n, int skip_special,
                          pl_buf *out)

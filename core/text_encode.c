@@ -20,8 +20,7 @@ typedef struct encoding {
     pl_buf *out;
 } encoding;
 
-/* ---- characters, as Rust's regex crate classes them ----------------------------------
- */
+/* ---- characters, as Rust's regex crate classes them ----------------------------- */
 
 static bool is_white(int32_t c)
 {
@@ -66,8 +65,7 @@ static size_t read_char_before(const char *p, size_t at, int32_t *c)
     return read_char(p + start, at - start, c);
 }
 
-/* ---- added tokens -------------------------------------------------------------------
- */
+/* ---- added tokens --------------------------------------------------------------- */
 
 /* Whether the token found at start..end counts there; its spaces widen it, but not to
  * before `done`. */
@@ -122,8 +120,7 @@ static pl_status encode_section(encoding *e, const char *p, size_t len, bool fir
     return match_added(e, &e->t->normalized, p, len, first, encode_plain);
 }
 
-/* ---- the whole text -----------------------------------------------------------------
- */
+/* ---- the whole text ------------------------------------------------------------- */
 
 static bool is_utf8(const char *p, size_t len)
 {

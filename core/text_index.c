@@ -18,8 +18,7 @@ uint64_t text_hash(const char *s, size_t len)
     return XXH3_64bits(s, len);
 }
 
-/* ---- words --------------------------------------------------------------------------
- */
+/* ---- words ---------------------------------------------------------------------- */
 
 static void words_grow(text_words *w)
 {
@@ -63,8 +62,7 @@ void text_words_add(pl_text *t, int32_t id)
     w->n++;
 }
 
-/* ---- added tokens -------------------------------------------------------------------
- */
+/* ---- added tokens --------------------------------------------------------------- */
 
 static int32_t trie_child(const text_trie *trie, int32_t at, uint8_t byte)
 {

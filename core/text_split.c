@@ -19,8 +19,7 @@
     "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{" \
     "3000}"
 
-/* ---- regular expressions ------------------------------------------------------------
- */
+/* ---- regular expressions -------------------------------------------------------- */
 
 /* \p{Han} is a script to Oniguruma; PCRE2 takes script extensions unless it is told. */
 static size_t add_property(const char *p, size_t len, pl_buf *out)
@@ -192,8 +191,7 @@ pl_status text_split_words(const pl_text *t, text_scratch *s, const char *p, siz
     return PL_OK;
 }
 
-/* ---- normalizing --------------------------------------------------------------------
- */
+/* ---- normalizing ---------------------------------------------------------------- */
 
 /* The length of the character at s if NFC leaves it alone and never joins it to the one
  * before: below U+0300, Cyrillic, most punctuation and symbols, kana, Han, Hangul, wide
