@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- help.lua - what `perilune help` says: the commands, one option, or all of them.
 
+local metrics = require "perilune.metrics"
 local nearest = require "perilune.nearest"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
@@ -63,8 +64,8 @@ be written `1k` (1000) or `1K` (1024); a table is JSON, or one field of it:
 `--hf-overrides.rope_theta 1e6`.
 
 A value comes from the default, the environment, the recipe or a flag; the later wins.
-`perilune check RECIPE` shows every value and who set it. Options that are *live* are
-read anew for each request; the others are fixed while the server runs.]]
+`perilune check RECIPE` shows every value and who set it. Options that are *live* could
+change under a running server; this release has no way to change them yet.]]
 
 local function cell(text)
   return (text:gsub("|", "\\|"):gsub("<", "&lt;"))
@@ -92,9 +93,32 @@ function M.options()
   return table.concat(out, "\n")
 end
 
+local METRICS_HEAD = [[
+# Metrics
+
+*Made from `lua/perilune/metrics.lua` by `perilune help metrics`.*
+
+`/metrics` answers in Prometheus's text format. Names that begin with `vllm:` mean what they
+mean in vLLM, so its dashboards work; `perilune_` are our own. Every series has the labels
+`model_name` and `engine`; `vllm:request_success_total` also `finished_reason` (`stop`,
+`length`, `abort`, `error`).
+
+| name | type | meaning |
+|---|---|---|]]
+
+-- docs/metrics.md, whole.
+function M.metrics()
+  local out = { METRICS_HEAD }
+  for _, row in ipairs(metrics.ROWS) do
+    out[#out + 1] = ("| `%s` | %s | %s |"):format(row[2], row[1], row[3])
+  end
+  return table.concat(out, "\n")
+end
+
 -- What there is to say about a word; nil, why, hint where there is nothing.
 function M.about(word)
   if word == "options" then return M.options() end
+  if word == "metrics" then return M.metrics() end
   local name = word:gsub("^%-%-", ""):gsub("-", "_"):match "[^.]*$"
   local row = schema.find(name)
   if row then return row_text(row) end

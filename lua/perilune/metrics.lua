@@ -46,7 +46,10 @@ M.ROWS = {
   { "histogram", "vllm:request_generation_tokens", "generated tokens of a request", COUNTS },
   { "histogram", "vllm:request_params_max_tokens", "max_tokens of a request", COUNTS },
   { "histogram", "vllm:request_params_n", "n of a request", { 1, 2, 5, 10, 20 } },
+  { "counter", "vllm:request_success_total", "requests that ended, by how" },
 }
+
+local BY_REASON, REASONS = "vllm:request_success_total", { "stop", "length", "abort", "error" }
 
 local KINDS = { counter = C.PL_COUNTER, gauge = C.PL_GAUGE, histogram = C.PL_HISTOGRAM }
 
@@ -67,11 +70,12 @@ function M.new(engine, model_name)
   local self = setmetatable({ engine = engine, id = {}, last = {},
     stats = ffi.new "pl_engine_stats", finished = {} }, M)
   for _, row in ipairs(M.ROWS) do
-    self.id[row[2]] = open(row[1], row[2], labels, row[3], row[4])
-  end
-  for _, reason in ipairs { "stop", "length", "abort", "error" } do
-    self.finished[reason] = open("counter", "vllm:request_success_total",
-      labels .. (',finished_reason="%s"'):format(reason), "requests that ended, by how")
+    local kind, name, help, buckets = unpack(row)
+    if name ~= BY_REASON then self.id[name] = open(kind, name, labels, help, buckets) end
+    for _, reason in ipairs(name == BY_REASON and REASONS or {}) do
+      self.finished[reason] = open(kind, name,
+        labels .. (',finished_reason="%s"'):format(reason), help)
+    end
   end
   return self
 end

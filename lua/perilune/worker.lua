@@ -146,7 +146,7 @@ function M.close(self)
   if self.engine then C.pl_engine_close(self.engine) end
   if self.model then C.pl_model_close(self.model) end
   if self.device then C.pl_device_close(self.device) end
-  if self.tokenizer then C.pl_text_close(self.tokenizer.text) end
+  if self.tokenizer then C.pl_text_close(ffi.gc(self.tokenizer.text, nil)) end
 end
 
 return M
