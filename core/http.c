@@ -440,6 +440,7 @@ static void on_connection(uv_stream_t *server, int status)
         close_conn(c);
         return;
     }
+    uv_update_time(c->tcp.loop); /* the round may have been long; the deadline is not */
     uv_tcp_nodelay(&c->tcp, 1);
     uv_tcp_keepalive(&c->tcp, 1, 60);
     name_peer(c);

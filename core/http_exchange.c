@@ -310,9 +310,10 @@ static void run_note(pl_note *note)
 
 void pl_exchange_piece(pl_exchange *x, const char *data, size_t len)
 {
-    deliver(x); /* what Lua wrote before comes before */
-    if (!x->conn) return;
-    add_part(x, pl_conn_out(x->conn), data, len);
+    pl_exchange_take(x); /* who calls may go with what is delivered */
+    deliver(x);          /* what Lua wrote before comes before */
+    if (x->conn) add_part(x, pl_conn_out(x->conn), data, len);
+    pl_exchange_put(x);
 }
 
 bool pl_exchange_watch(pl_exchange *x, pl_watch *watch)

@@ -241,6 +241,19 @@ describe("http", function()
   end)
 end)
 
+describe("signals", function()
+  it("come as events", function()
+    ffi.cdef "int kill(int, int); int getpid(void);"
+    local s = server.open()
+    for _, number in ipairs { 1, 2, 15 } do
+      ffi.C.kill(ffi.C.getpid(), number)
+      local kind, _, _, a = s:event()
+      assert.same({ C.PL_EV_SIGNAL, number }, { kind, a })
+    end
+    s:close()
+  end)
+end)
+
 describe("jobs", function()
   local s, len
   before_each(function()
@@ -293,6 +306,27 @@ describe("jobs", function()
     assert.equal(1, C.pl_job_closing(s.rt))
     assert.is_true(C.pl_job_take(s.rt, 60000) == nil)
     assert.equal(C.PL_ECANCELED, C.pl_job_push(s.rt, nil, "x", 1))
+  end)
+
+  it("are done by other threads", function()
+    local host = require "perilune.host"
+    local address = tonumber(ffi.cast("uintptr_t", s.rt))
+    for _ = 1, 3 do host.spawn("tests.support.pool", address) end
+    local ids = {}
+    for i = 1, 500 do
+      local word = "word " .. i
+      ids[C.pl_job_push(s.rt, nil, word, #word)] = word:reverse()
+    end
+    for _ = 1, 500 do
+      local _, id, object = s:event()
+      local j = ffi.cast("pl_job *", object)
+      assert.equal(ids[id], ffi.string(C.pl_job_result(j, len), len[0]))
+      C.pl_job_close(j)
+      ids[id] = nil
+    end
+    assert.is_nil(next(ids))
+    C.pl_job_stop(s.rt)
+    host.join()
   end)
 
   it("are waited for no longer than said", function()
