@@ -344,6 +344,7 @@ void pl_runtime_close(pl_runtime *rt);
  * of events taken together one may concern what another one's handling has closed. */
 int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);
 int pl_listen(pl_runtime *rt, const char *host, int port);             /* the port bound, or a status */
+void pl_unlisten(pl_runtime *rt);          /* no new connections; those there close after their answer */
 pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e);   /* starts its step thread; tokens go to streams */
 /* Stops it: its streams end. Before pl_engine_close; pl_runtime_close does it for all. */
 void pl_runtime_detach(pl_runtime *rt, pl_engine *e);

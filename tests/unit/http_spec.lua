@@ -229,6 +229,21 @@ describe("http", function()
     d:close()
   end)
 
+  it("stops listening, and lets those who are served finish", function()
+    local idle, busy = s:connect(), s:connect "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    local x = s:request()
+    C.pl_unlisten(s.rt)
+    local all, why = idle:read_all()
+    assert.same({ "", "end" }, { all, why })
+    assert.is_false(pcall(s.connect, s))
+    s:reply(x, 200, "bye")
+    all, why = busy:read_all()
+    assert.is_truthy(all:find("\r\nConnection: close\r\n.*\r\n\r\nbye$"))
+    assert.equal("end", why)
+    idle:close()
+    busy:close()
+  end)
+
   it("says what is wrong with options and addresses", function()
     local o = ffi.new "pl_runtime_options"
     assert.is_true(C.pl_runtime_open(o) == nil)
