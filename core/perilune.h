@@ -346,8 +346,11 @@ typedef struct pl_runtime_options {
 void pl_runtime_options_init(pl_runtime_options *o);
 pl_runtime *pl_runtime_open(const pl_runtime_options *options);
 void pl_runtime_close(pl_runtime *rt);
-int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);   /* how many */
+/* How many; 0 when the time is over. Nothing new is told of what has been closed or released;
+ * of events taken together one may concern what another one's handling has closed. */
+int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);
 int pl_listen(pl_runtime *rt, const char *host, int port);             /* the port bound, or a status */
+void pl_unlisten(pl_runtime *rt);          /* no new connections; those there close after their answer */
 pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e);   /* starts its step thread; tokens go to streams */
 /* Stops it: its streams end. Before pl_engine_close; pl_runtime_close does it for all. */
 void pl_runtime_detach(pl_runtime *rt, pl_engine *e);
