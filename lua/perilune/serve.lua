@@ -59,6 +59,7 @@ end
 local function mode_of(plan)
   if not plan.stream then return C.PL_STREAM_WHOLE end
   local more = plan.logprobs >= 0 or plan.return_ids or plan.continuous_usage
+    or plan.only_echo
   return more and C.PL_STREAM_PIECES or C.PL_STREAM_SSE
 end
 
@@ -91,27 +92,36 @@ local function start(server, x, job, choice)
   return true
 end
 
--- The text and tokens that came since the last time.
+-- The text and tokens that came since the last time; of an echo alone: none.
 local tokens_out, starts_out = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
 local len_out = ffi.new "size_t[1]"
-local function take(choice)
+local function take(job, choice)
   local text = ffi.string(C.pl_stream_take(choice.stream, len_out), len_out[0])
   local n = C.pl_stream_tokens(choice.stream, tokens_out, starts_out)
-  return text, tokens_out[0], n
+  local tokens = tokens_out[0]
+  local plan = job.plan
+  if plan.echo and plan.logprobs >= 0 and n > 0 and not choice.echoed
+      and not job.answer.chat then
+    logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
+    choice.echoed = true
+  end
+  if plan.only_echo then text = "" end
+  return text, tokens, n
 end
 
 -- What a piece brings besides its text.
 local function extras(job, choice, tokens, n)
   local plan, extra = job.plan, {}
-  extra.logprobs = n > 0 and job.answer:logprobs_of(choice.state, tokens, n) or nil
+  local shown = plan.only_echo and 0 or n
+  extra.logprobs = n > 0 and job.answer:logprobs_of(choice.state, tokens, shown) or nil
   if plan.return_ids then
     extra.ids = {}
-    for i = 1, n do extra.ids[i] = tokens[i - 1].token end
+    for i = 1, shown do extra.ids[i] = tokens[i - 1].token end
     if not choice.told_prompt and not job.answer.chat then
       extra.prompt_ids, choice.told_prompt = choice.prompt.ids, true
     end
   end
-  choice.n_out = (choice.n_out or 0) + n
+  choice.n_out = (choice.n_out or 0) + shown
   if plan.continuous_usage then
     extra.usage = job.answer:usage(choice.prompt.n_tokens, choice.n_out)
   end
@@ -123,12 +133,12 @@ local function follow(job, x, choice)
   local result = ffi.new "pl_stream_end"
   while true do
     if flow.await(choice.id, "piece", "done").kind == "done" then break end
-    local text, tokens, n = take(choice)
+    local text, tokens, n = take(job, choice)
     write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
   end
   C.pl_stream_result(choice.stream, result)
   choice.last = result
-  local text, tokens, n = take(choice)
+  local text, tokens, n = take(job, choice)
   if result.finish == C.PL_FINISH_ERROR then
     write(x, answer.error_event("Internal server error", 500))
   else
@@ -143,15 +153,8 @@ local function gather(job, choice)
   C.pl_stream_result(choice.stream, result)
   choice.last = result
   local plan = job.plan
-  local text, tokens, n = take(choice)
-  if plan.echo then
-    local with_logprobs = plan.logprobs >= 0 and n > 0
-    if with_logprobs then
-      logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
-    end
-    text = (choice.prompt.text or plan.echo_content or "")
-      .. (plan.only_echo and "" or text)
-  end
+  local text, tokens, n = take(job, choice)
+  if plan.echo then text = choice.prompt.text .. text end
   choice.text = text
   local shown = plan.only_echo and 0 or n
   choice.logprobs = job.answer:logprobs_of(choice.state, tokens, shown)
@@ -204,18 +207,16 @@ local function start_all(server, x, job, choices)
   return true
 end
 
-local function totals(choices, plan)
-  local n_prompt, n_out, cached = 0, 0, 0
-  for i, c in ipairs(choices) do
-    if (i - 1) % plan.n == 0 then
-      n_prompt = n_prompt + c.prompt.n_tokens
-      cached = cached + c.last.n_cached
-    end
-    n_out = n_out + (plan.only_echo and 0 or c.last.n_tokens)
-  end
-  return n_prompt, n_out, cached
+local stats = ffi.new "pl_engine_stats"
+local function line_is_full(server, n)
+  C.pl_engine_stats_get(server.engine, stats)
+  if stats.waiting + n <= server.ctx.max_choices then return false end
+  return { status = 503, message = ("%d sequences are waiting; the line holds %d.")
+    :format(stats.waiting, server.ctx.max_choices) }
 end
 
+-- The head and what comes before the first token: written before any sequence starts, for
+-- C writes their text as it comes.
 local function begin_stream(x, job, choices)
   C.pl_exchange_begin(x, 200, "text/event-stream; charset=utf-8", job.headers,
     #job.headers)
@@ -232,8 +233,19 @@ local function begin_stream(x, job, choices)
   end
 end
 
+local function totals(choices, plan)
+  local n_prompt, n_out, cached = 0, 0, 0
+  for i, c in ipairs(choices) do
+    if (i - 1) % plan.n == 0 then
+      n_prompt = n_prompt + c.prompt.n_tokens
+      cached = cached + c.last.n_cached
+    end
+    n_out = n_out + (plan.only_echo and 0 or c.last.n_tokens)
+  end
+  return n_prompt, n_out, cached
+end
+
 local function stream(server, x, job, choices)
-  begin_stream(x, job, choices)
   local tasks = {}
   for i, choice in ipairs(choices) do tasks[i] = flow.spawn(follow, job, x, choice) end
   flow.join(tasks)
@@ -255,6 +267,17 @@ local function whole(x, job, choices)
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
 end
 
+-- The engine refused what was prepared; a stream has begun by then.
+local function refuse_late(x, job, refused)
+  if not job.plan.stream then
+    refused.headers = job.headers
+    return M.refuse(x, refused)
+  end
+  write(x, answer.error_event(refused.message, refused.status))
+  write(x, answer.DONE)
+  C.pl_exchange_end(x)
+end
+
 local function random_id()
   return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
 end
@@ -273,11 +296,15 @@ function M.generate(server, x, kind, headers)
     answer = answer.new(plan, server.ctx, id, plan.model or server.name,
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
   local choices = choices_of(plan)
-  local ok, refused = start_all(server, x, job, choices)
-  if not ok then
-    refused.headers = headers
-    return M.refuse(x, refused)
+  local full = line_is_full(server, #choices)
+  if full then
+    close_from(choices, 1)
+    full.headers = headers
+    return M.refuse(x, full)
   end
+  if plan.stream then begin_stream(x, job, choices) end
+  local ok, refused = start_all(server, x, job, choices)
+  if not ok then return refuse_late(x, job, refused) end
   if plan.stream then stream(server, x, job, choices) else whole(x, job, choices) end
   server.metrics:done(job, choices)
   close_streams(choices, #choices)
