@@ -249,7 +249,7 @@ describe("http", function()
     local line = file:read "*a"
     file:close()
     os.remove(name)
-    assert.is_truthy(line:find '^INFO .* 127%.0%.0%.1:%d+ %- "GET /a%?b HTTP/1%.1" 404\n$')
+    assert.is_truthy(line:find '^INFO .* 127%.0%.0%.1:%d+ %- "GET /a%?b HTTP/1.1" 404\n$')
   end)
 
   it("closes with requests, streams and clients still there", function()
