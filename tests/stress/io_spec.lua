@@ -15,8 +15,8 @@ local World = {}
 World.__index = World
 
 local function new_world(s, e, text)
-  return setmetatable({ s = s, e = e, text = text, clients = {}, exchanges = {}, streams = {},
-    n_done = 0, n_gone = 0 }, World)
+  return setmetatable({ s = s, e = e, text = text, clients = {}, exchanges = {},
+    streams = {}, n_done = 0, n_gone = 0 }, World)
 end
 
 local function any(t)
@@ -137,8 +137,8 @@ describe("io under stress", function()
     for i = 1, engine.VOCAB do pieces[i] = tostring(i) end
     local text = engine.text(pieces)
     local w = new_world(s, e, text)
-    local acts = { "connect", "connect", "leave", "read", "start", "start", "start", "cancel",
-      "close", "write", "write", "finish" }
+    local acts = { "connect", "connect", "leave", "read", "start", "start", "start",
+      "cancel", "close", "write", "write", "finish" }
     for _ = 1, ROUNDS do
       w[acts[math.random(#acts)]](w)
       for _ = 1, 3 do w:poll(0) end
