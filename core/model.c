@@ -123,7 +123,8 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
     if (device->ops->step) m->o.n_layers = 0;
     m->attention = a;
     m->slots = pl_alloc((size_t)(m->o.n_layers + 1) * PL_N_ROLES * sizeof *m->slots);
-    snprintf(m->numerics, sizeof m->numerics, "%s-%s-%s", device->ops->numerics(device),
+    snprintf(m->numerics, sizeof m->numerics, "%s-%s-%s",
+             device->ops->numerics(device, o->activations == PL_Q8_0),
              o->activations == PL_Q8_0 ? "q8" : "f32",
              o->kv_type == PL_F16 ? "f16" : "f32");
     return m;

@@ -202,7 +202,7 @@ typedef struct pl_model_options {
     float rope_factor, rope_low, rope_high, rope_attention;           /* llama3: low/high factor; yarn: beta_slow/beta_fast, attention factor (0: derived) */
     int32_t rope_original;                 /* original_max_position_embeddings */
     int32_t tied;                          /* the head is the embedding */
-    int32_t activations;                   /* PL_F32, or PL_Q8_0: rows quantized by 32 for quantized weights */
+    int32_t activations;                   /* PL_F32, or PL_Q8_0: rows quantized by 32 for quantized weights, bf16 for bf16 ones if the kernels can */
     int32_t kv_type;                       /* PL_F32, PL_F16 */
     int32_t block_size;
     uint64_t dummy_seed;                   /* with pl_model_dummy */
