@@ -22,6 +22,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
+/* clang-format off */
 /* [cdef] */
 
 /* ---- status, log, clock (any thread) ---------------------------------------------- */
@@ -437,6 +438,7 @@ void pl_terminal_catch(int on);            /* Ctrl-C is counted instead of endin
 int pl_terminal_interrupts(void);          /* how many since the last call */
 
 /* [/cdef] */
+/* clang-format on */
 
 #pragma GCC visibility pop
 #ifdef __cplusplus
