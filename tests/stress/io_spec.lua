@@ -3,7 +3,7 @@
 -- goes once, and nothing is told of what Lua has let go.
 local pl = require "perilune.ffi"
 local server = require "support.server"
-local engine = require "support.engine"
+local engine = require "support.null_engine"
 local C, ffi = pl.C, pl.ffi
 
 local ROUNDS = tonumber(os.getenv "PERILUNE_STRESS") or 2000
