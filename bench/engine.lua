@@ -3,9 +3,9 @@
 --
 --   build/perilune lua bench/engine.lua MODEL [THREADS] [KERNELS] [ACTIVATIONS]
 --
--- decode: one sequence, 128 tokens after a prompt of 8; prefill: one prompt of 512 tokens;
--- batch: 16 sequences at once, 64 tokens each after prompts of 32. Tokens per second, the
--- median of three.
+-- decode: one sequence, 128 tokens after a prompt of 8; prefill: one prompt of 512
+-- tokens; batch: 16 sequences at once, 64 tokens each after prompts of 32. Tokens per
+-- second, the median of three.
 
 package.path = "./tests/?.lua;" .. package.path
 local engine = require "support.engine"
@@ -14,8 +14,8 @@ local pl = require "perilune.ffi"
 local C = pl.C
 
 local path = assert(arg[1], "bench/engine.lua MODEL [THREADS] [KERNELS] [ACTIVATIONS]")
-local loaded = engine.load(path, { threads = tonumber(arg[2] or 2), kernels = arg[3] or "auto",
-  activations = arg[4] or "auto" })
+local loaded = engine.load(path, { threads = tonumber(arg[2] or 2),
+  kernels = arg[3] or "auto", activations = arg[4] or "auto" })
 
 local function prompt(n, seed)
   local ids = {}

@@ -8,7 +8,7 @@ const char *pl_version(void)
 
 const char *pl_cdef(void)
 {
-    /* C promises string literals of 4095 characters only; the compilers we use take more. */
+    /* C promises literals of 4095 characters only; the compilers we use take more. */
 #pragma GCC diagnostic ignored "-Woverlength-strings"
     static const char text[] =
 #include "cdef.h"

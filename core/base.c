@@ -39,8 +39,9 @@ const char *pl_error_where(void)
 const char *pl_status_name(int status)
 {
     static const char *const names[] = {
-        "PL_OK",     "PL_EINVAL",    "PL_ENOMEM",       "PL_EIO",       "PL_EFORMAT",  "PL_EAGAIN",
-        "PL_ELIMIT", "PL_ENOTFOUND", "PL_EUNSUPPORTED", "PL_ECANCELED", "PL_ETIMEOUT", "PL_EINTERNAL",
+        "PL_OK",           "PL_EINVAL",    "PL_ENOMEM",   "PL_EIO",
+        "PL_EFORMAT",      "PL_EAGAIN",    "PL_ELIMIT",   "PL_ENOTFOUND",
+        "PL_EUNSUPPORTED", "PL_ECANCELED", "PL_ETIMEOUT", "PL_EINTERNAL",
     };
     int i = status < 0 ? -status : 0;
     return i < PL_COUNT(names) ? names[i] : "PL_UNKNOWN";
@@ -64,10 +65,13 @@ void pl_log_write(int level, const char *text, size_t len)
     clock_gettime(CLOCK_REALTIME, &ts);
     localtime_r(&ts.tv_sec, &tm);
     char line[2048];
-    int n = snprintf(line, sizeof line, "%s %02d-%02d %02d:%02d:%02d.%03d %.*s\n",
-                     names[level < 0 ? 0 : level > 3 ? 3 : level], tm.tm_mon + 1, tm.tm_mday,
-                     tm.tm_hour, tm.tm_min, tm.tm_sec, (int)(ts.tv_nsec / 1000000),
-                     (int)PL_MIN(len, sizeof line - 64), text);
+    int n =
+        snprintf(line, sizeof line, "%s %02d-%02d %02d:%02d:%02d.%03d %.*s\n",
+                 names[level < 0   ? 0
+                       : level > 3 ? 3
+                                   : level],
+                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+                 (int)(ts.tv_nsec / 1000000), (int)PL_MIN(len, sizeof line - 64), text);
     /* One write a line: threads do not mix theirs. Nothing can be done if it fails. */
     if (write(STDERR_FILENO, line, (size_t)n) < 0) return;
 }
@@ -120,7 +124,8 @@ void pl_free(void *p)
 
 void *pl_alloc_big(size_t bytes)
 {
-    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return NULL;
     madvise(p, bytes, MADV_HUGEPAGE);
     return p;
@@ -184,7 +189,10 @@ int pl_utf8_len(const unsigned char *s, size_t len, int *need)
     if (need) *need = 0;
     if (!len) return 0;
     if (s[0] < 0x80) return 1;
-    int n = s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    int n = s[0] >= 0xc2 && s[0] < 0xe0   ? 2
+            : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+            : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                          : 0;
     if (!n) return 0;
     unsigned low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
     unsigned high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
@@ -212,7 +220,8 @@ bool pl_utf8_valid(const char *s, size_t len)
 
 static void add_escape(pl_buf *b, unsigned char c)
 {
-    static const char *const shorts[] = {['\b'] = "\\b", ['\t'] = "\\t", ['\n'] = "\\n", ['\f'] = "\\f", ['\r'] = "\\r"};
+    static const char *const shorts[] = {
+        ['\b'] = "\\b", ['\t'] = "\\t", ['\n'] = "\\n", ['\f'] = "\\f", ['\r'] = "\\r"};
     if (c == '"' || c == '\\') {
         char e[2] = {'\\', (char)c};
         pl_buf_add(b, e, 2);
@@ -228,20 +237,24 @@ void pl_buf_add_json(pl_buf *b, const char *s, size_t len)
     const unsigned char *p = (const unsigned char *)s;
     size_t plain = 0, i = 0;
     while (i < len) {
-        int n = p[i] >= 0x20 && p[i] < 0x80 && p[i] != '"' && p[i] != '\\' ? 1 : p[i] < 0x80 ? -1 : pl_utf8_len(p + i, len - i, NULL);
+        int n = p[i] >= 0x20 && p[i] < 0x80 && p[i] != '"' && p[i] != '\\' ? 1
+                : p[i] < 0x80                                              ? -1
+                              : pl_utf8_len(p + i, len - i, NULL);
         if (n > 0) {
             i += (size_t)n;
             continue;
         }
         pl_buf_add(b, p + plain, i - plain);
-        if (n < 0) add_escape(b, p[i]);
-        else pl_buf_add(b, "\xef\xbf\xbd", 3);
+        if (n < 0)
+            add_escape(b, p[i]);
+        else
+            pl_buf_add(b, "\xef\xbf\xbd", 3);
         plain = ++i;
     }
     pl_buf_add(b, p + plain, len - plain);
 }
 
-/* ---- queue: Vyukov's bounded ring; each cell's turn says who may touch it ------------ */
+/* ---- queue: Vyukov's bounded ring; each cell's turn says who may touch it ---------- */
 
 typedef struct cell {
     atomic_size_t turn;
@@ -282,7 +295,8 @@ bool pl_queue_push(pl_queue *q, void *item)
         cell *c = &q->cells[at & q->mask];
         size_t turn = atomic_load_explicit(&c->turn, memory_order_acquire);
         if (turn == at) {
-            if (atomic_compare_exchange_weak_explicit(&q->tail, &at, at + 1, memory_order_relaxed, memory_order_relaxed)) {
+            if (atomic_compare_exchange_weak_explicit(
+                    &q->tail, &at, at + 1, memory_order_relaxed, memory_order_relaxed)) {
                 c->item = item;
                 atomic_store_explicit(&c->turn, at + 1, memory_order_release);
                 return true;
@@ -401,14 +415,16 @@ uint64_t pl_entropy(void)
     return v;
 }
 
-/* Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011). */
+/* Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. */
 uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane)
 {
-    uint32_t c[4] = {(uint32_t)position, (uint32_t)(position >> 32), (uint32_t)lane, (uint32_t)(lane >> 32)};
+    uint32_t c[4] = {(uint32_t)position, (uint32_t)(position >> 32), (uint32_t)lane,
+                     (uint32_t)(lane >> 32)};
     uint32_t k[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     for (int i = 0; i < 10; i++) {
         uint64_t a = (uint64_t)0xD2511F53 * c[0], b = (uint64_t)0xCD9E8D57 * c[2];
-        uint32_t n[4] = {(uint32_t)(b >> 32) ^ c[1] ^ k[0], (uint32_t)b, (uint32_t)(a >> 32) ^ c[3] ^ k[1], (uint32_t)a};
+        uint32_t n[4] = {(uint32_t)(b >> 32) ^ c[1] ^ k[0], (uint32_t)b,
+                         (uint32_t)(a >> 32) ^ c[3] ^ k[1], (uint32_t)a};
         memcpy(c, n, sizeof c);
         k[0] += 0x9E3779B9, k[1] += 0xBB67AE85;
     }
@@ -419,7 +435,8 @@ uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane)
 
 float pl_f32_from_f16(uint16_t v)
 {
-    uint32_t sign = (uint32_t)(v & 0x8000) << 16, exp = (v >> 10) & 31, frac = v & 0x3ff, bits;
+    uint32_t sign = (uint32_t)(v & 0x8000) << 16, exp = (v >> 10) & 31, frac = v & 0x3ff,
+             bits;
     if (exp == 31) {
         bits = sign | 0x7f800000 | frac << 13;
     } else if (exp) {

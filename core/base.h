@@ -26,20 +26,20 @@
 #define pl_fail(code, ...) pl_fail_at(__FILE__, __LINE__, code, __VA_ARGS__)
 pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt, ...)
     PL_PRINTF(4, 5);
-#define PL_TRY(expr)                                                                     \
-    do {                                                                                 \
-        pl_status pl_try_status = (expr);                                                \
-        if (pl_try_status < 0) return pl_try_status;                                     \
+#define PL_TRY(expr)                                 \
+    do {                                             \
+        pl_status pl_try_status = (expr);            \
+        if (pl_try_status < 0) return pl_try_status; \
     } while (0)
 
 #define pl_log(level, ...) pl_log_at(level, __VA_ARGS__)
 void pl_log_at(int level, const char *fmt, ...) PL_PRINTF(2, 3);
 
 /* Small host allocations: they abort when memory is exhausted. pl_free takes NULL. */
-void *pl_alloc(size_t bytes);                    /* zeroed */
-void *pl_realloc(void *p, size_t bytes);         /* what is added is not zeroed */
-char *pl_strndup(const char *s, size_t len);     /* ends in NUL */
-void *pl_memdup(const void *p, size_t bytes);    /* NULL for 0 bytes */
+void *pl_alloc(size_t bytes);                 /* zeroed */
+void *pl_realloc(void *p, size_t bytes);      /* what is added is not zeroed */
+char *pl_strndup(const char *s, size_t len);  /* ends in NUL */
+void *pl_memdup(const void *p, size_t bytes); /* NULL for 0 bytes */
 void pl_free(void *p);
 /* Aligned to 64 bytes, zeroed; NULL when exhausted (big pools report). */
 void *pl_alloc_big(size_t bytes);
@@ -53,17 +53,18 @@ void pl_buf_add_i32(pl_buf *b, int32_t v);
 void pl_buf_printf(pl_buf *b, const char *fmt, ...) PL_PRINTF(2, 3);
 
 /* UTF-8. The length of the character at s, or 0 where the bytes are not one; `need`
- * (may be NULL) is set to how many bytes it would take if it is only cut short, else 0. */
+ * (may be NULL) is set to how many bytes it would take if it is only cut short, else 0.
+ */
 int pl_utf8_len(const unsigned char *s, size_t len, int *need);
 bool pl_utf8_valid(const char *s, size_t len);
 
 /* A bounded queue of pointers: many threads push, one pops. */
 typedef struct pl_queue pl_queue;
-pl_queue *pl_queue_open(int capacity);           /* rounded up to a power of two */
-void pl_queue_close(pl_queue *q);                /* what is in it is not freed */
-bool pl_queue_push(pl_queue *q, void *item);     /* false: full */
-void *pl_queue_pop(pl_queue *q);                 /* NULL: empty */
-int pl_queue_size(const pl_queue *q);            /* about */
+pl_queue *pl_queue_open(int capacity);       /* rounded up to a power of two */
+void pl_queue_close(pl_queue *q);            /* what is in it is not freed */
+bool pl_queue_push(pl_queue *q, void *item); /* false: full */
+void *pl_queue_pop(pl_queue *q);             /* NULL: empty */
+int pl_queue_size(const pl_queue *q);        /* about */
 
 /* A lock and a condition; pl_wait returns false when timeout_ms have passed. */
 typedef struct pl_mutex {
@@ -75,11 +76,11 @@ void pl_mutex_fini(pl_mutex *m);
 void pl_lock(pl_mutex *m);
 void pl_unlock(pl_mutex *m);
 bool pl_wait(pl_mutex *m, int timeout_ms);
-void pl_wake(pl_mutex *m);                       /* all that wait */
+void pl_wake(pl_mutex *m); /* all that wait */
 
-int64_t pl_clock_now(const pl_clock *clock);     /* NULL: pl_now_ns */
+int64_t pl_clock_now(const pl_clock *clock); /* NULL: pl_now_ns */
 
-uint16_t pl_f16_from_f32(float v);               /* round to nearest even */
+uint16_t pl_f16_from_f32(float v); /* round to nearest even */
 float pl_f32_from_f16(uint16_t v);
 
 #endif

@@ -236,11 +236,11 @@ static int cut_tiles(const pl_rows *rows, int most, int *tiles)
     return n;
 }
 
-static void quantize_row(void *arg, int row, int thread)
+static void reduce_row(void *arg, int row, int thread)
 {
     (void)thread;
     attend_job *j = arg;
-    pl_cpu_of(j->d)->k->quantize(&j->out->rows, row);
+    pl_cpu_of(j->d)->k->reduce(&j->out->rows, row);
 }
 
 static void attend_by_chunks(attend_job *j, int tasks, int chunks)
@@ -277,6 +277,6 @@ void pl_cpu_attend(pl_device *d, const pl_heads *h, pl_acts *out)
         j.running = pl_cpu_scratch(c, (size_t)threads * 2 * tile_states(&j));
         pl_pool_run(c->pool, attend_tile, &j, tasks);
     }
-    if (out->quantized) pl_pool_run(c->pool, quantize_row, &j, out->n);
+    if (out->reduced) pl_pool_run(c->pool, reduce_row, &j, out->n);
     pl_free(j.tiles);
 }

@@ -43,6 +43,12 @@ static const char *null_name(const pl_device *d)
     return "null";
 }
 
+static const char *null_numerics(const pl_device *d, bool reduced)
+{
+    (void)reduced;
+    return null_name(d);
+}
+
 static void *null_alloc(pl_device *d, size_t bytes)
 {
     (void)d;
@@ -74,7 +80,7 @@ pl_device *pl_device_null_open(void)
     static const pl_device_ops ops = {
         .close = null_close,
         .kernels = null_name,
-        .numerics = null_name,
+        .numerics = null_numerics,
         .step = null_step,
         .alloc = null_alloc,
         .free = null_free,

@@ -11,6 +11,7 @@ enum {
     AHEAD_BYTES = 65536, /* read while a request is answered; then reading stops */
     LINGER_MS = 1000,    /* for the client to close after us */
     MAX_LEAVING = 64,    /* beyond max_connections: those told that we are full */
+    MAX_BODIES = 16,     /* times max_body: what all requests together may hold */
     BACKLOG = 1024
 };
 
@@ -35,8 +36,8 @@ struct pl_conn {
     pl_buf sending; /* being sent by libuv */
     int state, n_handles;
     bool dirty, writing, reading, eof, shut, closing;
-    int64_t deadline; /* loop time; 0: none */
-    size_t unsent;    /* when the deadline for a write was set */
+    int64_t deadline;    /* loop time; 0: none */
+    size_t last_sending; /* when the deadline for a write was set */
     char peer[64];
 };
 
@@ -54,7 +55,7 @@ struct pl_http {
     int n_conns;
     int32_t last_id;
     bool stopping;
-    atomic_int n_exchanges;
+    pl_http_shared shared;
     char input[READ_BYTES];
 };
 
@@ -79,8 +80,12 @@ static void set_deadline(pl_conn *c, int64_t ms)
 
 static int64_t write_ms(const pl_conn *c)
 {
-    return c->http->stopping || c->state == LEAVING ? LINGER_MS
-                                                    : c->http->options.request_timeout_ms;
+    return c->http->stopping ? LINGER_MS : c->http->options.request_timeout_ms;
+}
+
+static size_t n_sending(const pl_conn *c)
+{
+    return c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0;
 }
 
 /* ---- closing ----------------------------------------------------------------------- */
@@ -89,6 +94,7 @@ static void on_closed(uv_handle_t *handle)
 {
     pl_conn *c = handle->data;
     if (--c->n_handles) return;
+    atomic_fetch_sub(&c->http->shared.body_bytes, (long long)c->parser.request.body.len);
     pl_parser_fini(&c->parser);
     pl_buf_fini(&c->ahead);
     pl_buf_fini(&c->out);
@@ -195,7 +201,7 @@ static void send_rest(pl_conn *c, size_t sent)
     uv_buf_t rest =
         uv_buf_init(c->sending.data + sent, (unsigned)(c->sending.len - sent));
     c->writing = true;
-    c->unsent = rest.len;
+    c->last_sending = rest.len;
     set_deadline(c, write_ms(c));
     if (uv_write(&c->write, (uv_stream_t *)&c->tcp, &rest, 1, on_written)) {
         c->writing = false;
@@ -205,9 +211,7 @@ static void send_rest(pl_conn *c, size_t sent)
 
 static size_t unsent(const pl_conn *c)
 {
-    return c->out.len +
-           (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp)
-                       : 0);
+    return c->out.len + n_sending(c);
 }
 
 static void flush(pl_conn *c)
@@ -259,7 +263,7 @@ static void leave(pl_conn *c)
     if (!c->out.len && !c->writing)
         written(c);
     else
-        set_deadline(c, LINGER_MS);
+        set_deadline(c, write_ms(c));
 }
 
 static void refuse(pl_conn *c, int status, const char *why)
@@ -271,17 +275,24 @@ static void refuse(pl_conn *c, int status, const char *why)
     flush(c);
 }
 
+/* Whether all bodies together stay within their bound. */
+static bool hold_body(pl_conn *c, long long more)
+{
+    pl_http *h = c->http;
+    long long before = atomic_fetch_add(&h->shared.body_bytes, more);
+    return before + more <= MAX_BODIES * h->options.max_body;
+}
+
 static void begin_exchange(pl_conn *c)
 {
     pl_http *h = c->http;
-    if (atomic_load(&h->n_exchanges) >= 2 * h->options.max_connections) {
+    if (atomic_load(&h->shared.n_exchanges) >= 2 * h->options.max_connections) {
         refuse(c, 503, "too many requests are being handled");
         return;
     }
     h->last_id = h->last_id == INT32_MAX ? 1 : h->last_id + 1;
-    atomic_fetch_add(&h->n_exchanges, 1);
-    c->x = pl_exchange_open(h->loop, c, &c->parser.request, h->last_id, c->peer);
-    c->x->n_alive = &h->n_exchanges;
+    c->x =
+        pl_exchange_open(h->loop, &h->shared, c, &c->parser.request, h->last_id, c->peer);
     c->state = ANSWERING;
     c->deadline = 0;
     pl_parser_reset(&c->parser);
@@ -292,10 +303,16 @@ static void feed(pl_conn *c, const char *data, size_t len)
 {
     pl_parser *p = &c->parser;
     bool started = p->started;
+    size_t body = p->request.body.len;
     size_t n = pl_parser_feed(p, data, len);
+    bool room = hold_body(c, (long long)(p->request.body.len - body));
     if (!started && p->started) set_deadline(c, c->http->options.request_timeout_ms);
     if (p->phase == PL_PARSE_BAD) {
         refuse(c, p->status, p->why);
+        return;
+    }
+    if (!room) {
+        refuse(c, 503, "the requests' bodies take too much memory");
         return;
     }
     if (p->phase == PL_PARSE_DONE) {
@@ -325,7 +342,7 @@ static void next_request(pl_conn *c)
 void pl_conn_answered(pl_conn *c, bool keep_alive)
 {
     c->x = NULL;
-    if (keep_alive && !c->http->stopping) {
+    if (keep_alive) {
         c->state = DRAINING;
         if (c->out.len)
             flush(c);
@@ -354,7 +371,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         c->state = LEAVING;
         c->reading = false;
         uv_read_stop(stream);
-        set_deadline(c, LINGER_MS);
+        set_deadline(c, write_ms(c));
     } else if (n < 0) {
         lose(c);
     } else if (c->state == READING) {
@@ -381,8 +398,8 @@ static void on_deadline(uv_timer_t *timer)
     if (!c->deadline) return;
     if (left > 0) {
         uv_timer_start(timer, on_deadline, (uint64_t)left, 0);
-    } else if (c->writing && unsent(c) < c->unsent && c->state != LEAVING) {
-        c->unsent = unsent(c);
+    } else if (n_sending(c) < c->last_sending && !c->http->stopping) {
+        c->last_sending = n_sending(c); /* slow, but it reads */
         set_deadline(c, write_ms(c));
     } else if (c->state == READING && c->parser.started && !c->writing) {
         refuse(c, 408, "the request did not arrive in time");
@@ -440,6 +457,7 @@ static void on_connection(uv_stream_t *server, int status)
         close_conn(c);
         return;
     }
+    uv_update_time(c->tcp.loop); /* the round may have been long; the deadline is not */
     uv_tcp_nodelay(&c->tcp, 1);
     uv_tcp_keepalive(&c->tcp, 1, 60);
     name_peer(c);
@@ -524,22 +542,45 @@ pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options)
     return h;
 }
 
-void pl_http_stop(pl_http *h)
+static void close_listeners(pl_http *h)
 {
-    h->stopping = true;
     while (h->listeners) {
         listener *l = h->listeners;
         h->listeners = l->next;
         uv_close((uv_handle_t *)&l->tcp, free_listener);
     }
+}
+
+static void run_unlisten(void *arg)
+{
+    pl_http *h = arg;
+    close_listeners(h);
+    atomic_store(&h->shared.closing, true);
+    for (pl_conn *c = h->conns, *next; c; c = next) {
+        next = c->next;
+        if (c->state == READING && !c->parser.started) leave(c);
+    }
+}
+
+void pl_http_unlisten(pl_http *h)
+{
+    pl_loop_call(h->loop, run_unlisten, h);
+}
+
+void pl_http_stop(pl_http *h)
+{
+    h->stopping = true;
+    close_listeners(h);
     for (pl_conn *c = h->conns, *next; c; c = next) {
         next = c->next;
         if (c->out.len && !c->writing) flush(c);
         if (c->closing) continue;
-        if (c->x || !unsent(c))
+        if (c->x || !unsent(c)) {
             lose(c);
-        else if (c->state != LEAVING)
-            leave(c);
+            continue;
+        }
+        leave(c);
+        set_deadline(c, LINGER_MS);
     }
 }
 

@@ -170,7 +170,8 @@ static bool head_only(const pl_exchange *x)
 
 static void add_connection(pl_exchange *x, bool keep_alive)
 {
-    if (!keep_alive)
+    x->keep_alive = keep_alive && !atomic_load(&x->shared->closing);
+    if (!x->keep_alive)
         pl_buf_add_str(&x->out, "Connection: close\r\n");
     else if (!x->request.minor)
         pl_buf_add_str(&x->out, "Connection: keep-alive\r\n");
@@ -189,7 +190,6 @@ void pl_exchange_reply(pl_exchange *x, int status, const char *type, const char 
     pl_buf_add(&x->out, "\r\n", 2);
     if (has_body(status) && !head_only(x)) pl_buf_add(&x->out, body, len);
     x->status = status;
-    x->keep_alive = x->request.keep_alive;
     x->ended = true;
     pl_unlock(&x->lock);
     post(x);
@@ -209,8 +209,7 @@ void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char 
     pl_lock(&x->lock);
     add_head(&x->out, status, type, headers, headers_len);
     if (x->request.minor) pl_buf_add_str(&x->out, "Transfer-Encoding: chunked\r\n");
-    x->keep_alive = x->request.keep_alive && x->request.minor;
-    add_connection(x, x->keep_alive);
+    add_connection(x, x->request.keep_alive && x->request.minor);
     pl_buf_add(&x->out, "\r\n", 2);
     x->status = status;
     pl_unlock(&x->lock);
@@ -310,9 +309,10 @@ static void run_note(pl_note *note)
 
 void pl_exchange_piece(pl_exchange *x, const char *data, size_t len)
 {
-    deliver(x); /* what Lua wrote before comes before */
-    if (!x->conn) return;
-    add_part(x, pl_conn_out(x->conn), data, len);
+    pl_exchange_take(x); /* who calls may go with what is delivered */
+    deliver(x);          /* what Lua wrote before comes before */
+    if (x->conn) add_part(x, pl_conn_out(x->conn), data, len);
+    pl_exchange_put(x);
 }
 
 bool pl_exchange_watch(pl_exchange *x, pl_watch *watch)
@@ -360,14 +360,16 @@ static bool gone_taken(pl_news *news, bool lost)
     return wanted;
 }
 
-pl_exchange *pl_exchange_open(pl_loop *loop, pl_conn *conn, pl_request *request,
-                              int32_t id, const char *peer)
+pl_exchange *pl_exchange_open(pl_loop *loop, pl_http_shared *shared, pl_conn *conn,
+                              pl_request *request, int32_t id, const char *peer)
 {
     pl_exchange *x = pl_alloc(sizeof *x);
     x->id = id;
     atomic_init(&x->refs, 2);
     x->loop = loop;
     pl_loop_take(loop);
+    x->shared = shared;
+    atomic_fetch_add(&shared->n_exchanges, 1);
     x->request = *request;
     *request = (pl_request){0};
     snprintf(x->peer, sizeof x->peer, "%s", peer);
@@ -390,10 +392,11 @@ void pl_exchange_put(pl_exchange *x)
 {
     if (atomic_fetch_sub(&x->refs, 1) > 1) return;
     pl_loop *loop = x->loop;
+    atomic_fetch_sub(&x->shared->body_bytes, (long long)x->request.body.len);
     pl_request_fini(&x->request);
     pl_buf_fini(&x->out);
     pl_mutex_fini(&x->lock);
-    atomic_fetch_sub(x->n_alive, 1);
+    atomic_fetch_sub(&x->shared->n_exchanges, 1);
     pl_free(x);
     pl_loop_put(loop);
 }

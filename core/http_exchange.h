@@ -15,12 +15,18 @@ enum {
     PL_ANSWER_ENDED
 };
 
+typedef struct pl_http_shared { /* of a pl_http, for its exchanges on any thread */
+    atomic_int n_exchanges;     /* not freed yet */
+    atomic_llong body_bytes;    /* held, of requests that have come or are coming */
+    atomic_bool closing;        /* connections are not kept any more */
+} pl_http_shared;
+
 struct pl_exchange {
     int32_t id;
     atomic_int refs;
     pl_loop *loop;
-    atomic_int *n_alive; /* of its pl_http: exchanges not freed yet */
-    pl_request request;  /* does not change */
+    pl_http_shared *shared;
+    pl_request request; /* does not change */
     char peer[64];
 
     pl_conn *conn;     /* io; NULL: answered, or gone */
@@ -41,8 +47,8 @@ struct pl_exchange {
 };
 
 /* Takes the request's content over. One reference is the connection's, one is Lua's. */
-pl_exchange *pl_exchange_open(pl_loop *loop, pl_conn *conn, pl_request *request,
-                              int32_t id, const char *peer);
+pl_exchange *pl_exchange_open(pl_loop *loop, pl_http_shared *shared, pl_conn *conn,
+                              pl_request *request, int32_t id, const char *peer);
 /* io: the connection is gone; drops its reference. */
 void pl_exchange_lost(pl_exchange *x);
 void pl_exchange_answer_error(pl_buf *out, int status, const char *message,

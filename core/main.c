@@ -6,8 +6,9 @@
  *   perilune lua FILE ...      runs a Lua file in this host (the tests do)
  *
  * Lua gets one module from here, `perilune.host`: `root`, the folder that holds lua/ and
- * recipes/; and spawn(module, address), a thread with a lua_State of its own that requires
- * the module and calls what it returns with the address. join() waits for all of them.
+ * recipes/; and spawn(module, address), a thread with a lua_State of its own that
+ * requires the module and calls what it returns with the address. join() waits for all of
+ * them.
  */
 #define _GNU_SOURCE
 #include <lauxlib.h>
@@ -22,7 +23,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_THREADS = 64 };
+enum {
+    MAX_THREADS = 64
+};
 
 typedef struct thread {
     pthread_t id;
@@ -68,7 +71,8 @@ static int spawn(lua_State *L)
     thread *t = &threads[n_threads];
     snprintf(t->module, sizeof t->module, "%s", module);
     t->address = address;
-    if (pthread_create(&t->id, NULL, run_thread, t)) return luaL_error(L, "no thread to be had");
+    if (pthread_create(&t->id, NULL, run_thread, t))
+        return luaL_error(L, "no thread to be had");
     n_threads++;
     return 0;
 }
@@ -100,7 +104,8 @@ static lua_State *open_state(void)
     lua_pushcfunction(L, open_host);
     lua_setfield(L, -2, "perilune.host");
     lua_getfield(L, -2, "path");
-    lua_pushfstring(L, "%s/lua/?.lua;%s/lua/?/init.lua;%s", root, root, lua_tostring(L, -1));
+    lua_pushfstring(L, "%s/lua/?.lua;%s/lua/?/init.lua;%s", root, root,
+                    lua_tostring(L, -1));
     lua_setfield(L, -4, "path");
     lua_settop(L, 0);
     return L;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * model.h - a transformer as a walk over device ops; what the engine asks of it each step.
+ * model.h - a transformer as a walk over device ops; what the engine asks of it each
+ * step.
  *
  * Owns     the weights as its device holds them, the KV blocks' bytes.
  * Ignores  who the sequences belong to, which blocks are whose.
@@ -10,8 +11,8 @@
  * to compute and returns, collect brings the tokens. At most one step is in flight.
  *
  * Exactness: what comes out for a row depends on that row, the tokens before it in its
- * sequence, and the model. Not on the other rows, on how the prompt was cut into steps, or
- * on which of its blocks were found in the cache.
+ * sequence, and the model. Not on the other rows, on how the prompt was cut into steps,
+ * or on which of its blocks were found in the cache.
  */
 #ifndef PL_MODEL_H
 #define PL_MODEL_H
@@ -26,25 +27,25 @@ typedef enum pl_want {
 } pl_want;
 
 typedef struct pl_batch_seq {
-    int32_t first, n_rows;       /* its rows of the batch's tokens */
-    int32_t position;            /* of its first row: that many tokens are in the cache */
+    int32_t first, n_rows; /* its rows of the batch's tokens */
+    int32_t position;      /* of its first row: that many tokens are in the cache */
     int32_t n_blocks;
-    const int32_t *blocks;       /* the sequence's blocks so far, from its start */
-    int32_t want;                /* pl_want */
-    const pl_sampler *sampler;   /* for PL_WANT_TOKEN */
-    int32_t n_prompt_top;        /* PL_WANT_ROWS: this many best besides the given token */
-    const int32_t *targets;      /* PL_WANT_ROWS: the token after each row, n_rows; -1: skip */
+    const int32_t *blocks;     /* the sequence's blocks so far, from its start */
+    int32_t want;              /* pl_want */
+    const pl_sampler *sampler; /* for PL_WANT_TOKEN */
+    int32_t n_prompt_top;      /* PL_WANT_ROWS: this many best besides the given token */
+    const int32_t *targets; /* PL_WANT_ROWS: the token after each row, n_rows; -1: skip */
 } pl_batch_seq;
 
 typedef struct pl_batch {
     int32_t n_rows, n_seqs;
-    const int32_t *tokens;       /* n_rows */
-    const pl_batch_seq *seqs;    /* in order of their rows */
+    const int32_t *tokens;    /* n_rows */
+    const pl_batch_seq *seqs; /* in order of their rows */
 } pl_batch;
 
-typedef struct pl_result {       /* of one sequence of the batch; lives until the next submit */
-    pl_sampled sampled;          /* PL_WANT_TOKEN */
-    const pl_logprob *rows;      /* PL_WANT_ROWS: n_rows x (1 + n_prompt_top) */
+typedef struct pl_result { /* of one sequence of the batch; lives until the next submit */
+    pl_sampled sampled;    /* PL_WANT_TOKEN */
+    const pl_logprob *rows; /* PL_WANT_ROWS: n_rows x (1 + n_prompt_top) */
 } pl_result;
 
 /* Room for n_blocks blocks of KV; an engine opens it, and closes it at its end. */

@@ -22,6 +22,7 @@ extern "C" {
 #endif
 #pragma GCC visibility push(default)
 
+/* clang-format off */
 /* [cdef] */
 
 /* ---- status, log, clock (any thread) ---------------------------------------------- */
@@ -202,7 +203,7 @@ typedef struct pl_model_options {
     float rope_factor, rope_low, rope_high, rope_attention;           /* llama3: low/high factor; yarn: beta_slow/beta_fast, attention factor (0: derived) */
     int32_t rope_original;                 /* original_max_position_embeddings */
     int32_t tied;                          /* the head is the embedding */
-    int32_t activations;                   /* PL_F32, or PL_Q8_0: rows quantized by 32 for quantized weights */
+    int32_t activations;                   /* PL_F32, or PL_Q8_0: rows quantized by 32 for quantized weights, bf16 for bf16 ones if the kernels can */
     int32_t kv_type;                       /* PL_F32, PL_F16 */
     int32_t block_size;
     uint64_t dummy_seed;                   /* with pl_model_dummy */
@@ -346,8 +347,11 @@ typedef struct pl_runtime_options {
 void pl_runtime_options_init(pl_runtime_options *o);
 pl_runtime *pl_runtime_open(const pl_runtime_options *options);
 void pl_runtime_close(pl_runtime *rt);
-int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);   /* how many */
+/* How many; 0 when the time is over. Nothing new is told of what has been closed or released;
+ * of events taken together one may concern what another one's handling has closed. */
+int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);
 int pl_listen(pl_runtime *rt, const char *host, int port);             /* the port bound, or a status */
+void pl_unlisten(pl_runtime *rt);          /* no new connections; those there close after their answer */
 pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e);   /* starts its step thread; tokens go to streams */
 /* Stops it: its streams end. Before pl_engine_close; pl_runtime_close does it for all. */
 void pl_runtime_detach(pl_runtime *rt, pl_engine *e);
@@ -434,6 +438,7 @@ void pl_terminal_catch(int on);            /* Ctrl-C is counted instead of endin
 int pl_terminal_interrupts(void);          /* how many since the last call */
 
 /* [/cdef] */
+/* clang-format on */
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

@@ -207,6 +207,11 @@ int pl_listen(pl_runtime *rt, const char *host, int port)
     return pl_http_listen(rt->http, host, port);
 }
 
+void pl_unlisten(pl_runtime *rt)
+{
+    pl_http_unlisten(rt->http);
+}
+
 /* ---- jobs -------------------------------------------------------------------------- */
 
 int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len)

@@ -233,14 +233,14 @@ static void tell(pl_stream *s, pl_news *news)
     if (!pl_loop_tell(s->loop, news)) put(s);
 }
 
-static void write_event(pl_stream *s, size_t len)
+static const pl_buf *frame_text(pl_stream *s, size_t len)
 {
     pl_buf *frame = &s->streams->frame;
     frame->len = 0;
     pl_buf_add(frame, s->before.data, s->before.len);
     pl_buf_add_json(frame, s->held.data, len);
     pl_buf_add(frame, s->after.data, s->after.len);
-    pl_exchange_piece(s->x, frame->data, frame->len);
+    return frame;
 }
 
 static void hand_to_lua(pl_stream *s, bool piece)
@@ -253,20 +253,23 @@ static void hand_to_lua(pl_stream *s, bool piece)
     if (news) tell(s, &s->piece_news);
 }
 
+/* Writing may find that Lua has cut the exchange off, and so end the stream and free it:
+ * it is the last thing done. */
 static void let_go(pl_stream *s)
 {
     size_t len = s->held.len - n_undecided(s);
     if (s->mode == PL_STREAM_WHOLE || !len || (s->sent && s->n_unsent < s->interval))
         return;
-    if (s->mode == PL_STREAM_SSE)
-        write_event(s, len);
-    else
-        pl_buf_add(&s->own.text, s->held.data, len);
+    const pl_buf *frame = s->mode == PL_STREAM_SSE ? frame_text(s, len) : NULL;
+    if (!frame) pl_buf_add(&s->own.text, s->held.data, len);
     s->held.len -= len;
     memmove(s->held.data, s->held.data + len, s->held.len);
     s->n_unsent = 0;
     s->sent = true;
-    if (s->mode == PL_STREAM_PIECES) hand_to_lua(s, true);
+    if (frame)
+        pl_exchange_piece(s->x, frame->data, frame->len);
+    else
+        hand_to_lua(s, true);
 }
 
 static void finish(pl_stream *s, int reason, int stop_reason, int stop_string,

@@ -5,10 +5,6 @@
  * crosses lanes but the softmax's own.
  */
 
-enum {
-    QUERIES = 4
-}; /* that share a read of K and V */
-
 static void kv_write(const pl_cpu_kv *kv, int position, const float *k, const float *v)
 {
     int bs = kv->block_size, hd = kv->head_dim, at = position % bs;
@@ -36,24 +32,34 @@ PL_INLINE vf read_kv(const void *p, size_t at, bool f16)
     return f16 ? vf_from_f16((const uint16_t *)p + at) : vf_load((const float *)p + at);
 }
 
-/* Scores of sixteen positions (one block has them all) for n queries. */
-PL_TILE void score(const pl_cpu_kv *kv, int position, const pl_cpu_query *queries, int n,
-                   bool f16, float (*out)[PL_CHUNK])
+/* Scores of sixteen positions (one block has them all) for n queries. Few queries wait
+ * for memory: then the next sixteen keys and these values are asked for meanwhile. */
+PL_TILE void score(const pl_cpu_kv *kv, int position, int to, const pl_cpu_query *queries,
+                   int n, bool f16, float (*out)[PL_CHUNK])
 {
-    int bs = kv->block_size, at = position % PL_CHUNK;
+    int bs = kv->block_size, hd = kv->head_dim, at = position % bs, size = f16 ? 2 : 4;
+    int next = position + 16 < to ? position + 16 : position;
     const char *block = kv->base + (size_t)kv->blocks[position / bs] * kv->block_bytes;
-    const void *k = block + kv->k_at;
-    vf acc[QUERIES], scale = vf_set1(kv->scale);
+    const char *k = block + kv->k_at;
+    const char *v = block + kv->v_at + at * round_up(hd, 16) * size;
+    const char *then = kv->base + (size_t)kv->blocks[next / bs] * kv->block_bytes +
+                       kv->k_at + next % bs * size;
+    vf acc[PL_QUERIES], scale = vf_set1(kv->scale);
     for (int i = 0; i < n; i++) acc[i] = vf_set1(0.0f);
-    for (int d = 0; d < kv->head_dim; d++) {
-        vf key = read_kv(k, (size_t)(d * bs + position % bs), f16);
+    for (int d = 0; d < hd; d++) {
+        vf key = read_kv(k, (size_t)(d * bs + at), f16);
+        if (n <= 4) {
+            __builtin_prefetch(then + d * bs * size);
+            __builtin_prefetch(v + d * 16 * size);
+        }
         for (int i = 0; i < n; i++)
             acc[i] = vf_fma(vf_set1(queries[i].q[d]), key, acc[i]);
     }
     for (int i = 0; i < n; i++) {
-        int from = PL_MIN(PL_MAX(queries[i].from - position, 0), 16);
-        int to = PL_MIN(PL_MAX(queries[i].to - position, 0), 16);
-        vf_store(out[i] + at, vf_keep(vf_mul(acc[i], scale), from, to, -INFINITY));
+        int low = PL_MIN(PL_MAX(queries[i].from - position, 0), 16);
+        int high = PL_MIN(PL_MAX(queries[i].to - position, 0), 16);
+        vf_store(out[i] + position % PL_CHUNK,
+                 vf_keep(vf_mul(acc[i], scale), low, high, -INFINITY));
     }
 }
 
@@ -77,7 +83,7 @@ PL_TILE void mix(const pl_cpu_kv *kv, int from, int to, const pl_cpu_query *quer
                  int n, int d, int D, bool f16, float (*weights)[PL_CHUNK])
 {
     int bs = kv->block_size, width = round_up(kv->head_dim, 16);
-    vf acc[QUERIES][4];
+    vf acc[PL_QUERIES][4];
     for (int i = 0; i < n; i++) {
         for (int j = 0; j < D; j++) acc[i][j] = vf_set1(0.0f);
     }
@@ -104,12 +110,14 @@ PL_TILE void mix(const pl_cpu_kv *kv, int from, int to, const pl_cpu_query *quer
 PL_TILE void attend_some(const pl_cpu_kv *kv, int from, int to, pl_cpu_query *queries,
                          int n, bool f16)
 {
-    float scores[QUERIES][PL_CHUNK] __attribute__((aligned(64)));
+    float scores[PL_QUERIES][PL_CHUNK] __attribute__((aligned(64)));
     int first = from / 16 * 16, at = first % PL_CHUNK;
-    for (int p = first; p < to; p += 16) score(kv, p, queries, n, f16, scores);
+    for (int p = first; p < to; p += 16) score(kv, p, to, queries, n, f16, scores);
     for (int i = 0; i < n; i++) weigh(scores[i], at, at + to - first, queries[i].state);
-    int d = 0, width = round_up(kv->head_dim, 16);
-    for (; d + 64 <= width; d += 64) mix(kv, from, to, queries, n, d, 4, f16, scores);
+    int d = 0, width = round_up(kv->head_dim, 16), wide = PL_WIDE(n);
+    for (; d + 16 * wide <= width; d += 16 * wide) {
+        mix(kv, from, to, queries, n, d, PL_WIDE(n), f16, scores);
+    }
     for (; d < width; d += 16) mix(kv, from, to, queries, n, d, 1, f16, scores);
 }
 
@@ -127,19 +135,21 @@ ATTEND(attend_f16_1, 1, true)
 ATTEND(attend_f16_2, 2, true)
 ATTEND(attend_f16_3, 3, true)
 ATTEND(attend_f16_4, 4, true)
+ATTEND(attend_f32_all, PL_QUERIES, false)
+ATTEND(attend_f16_all, PL_QUERIES, true)
 
 /* Queries that see nothing of the chunk get the empty state. */
 static void attend(const pl_cpu_kv *kv, int chunk, pl_cpu_query *queries, int n)
 {
     typedef void some(const pl_cpu_kv *, int, int, pl_cpu_query *);
-    static some *const table[2][QUERIES] = {
-        {attend_f32_1, attend_f32_2, attend_f32_3, attend_f32_4},
-        {attend_f16_1, attend_f16_2, attend_f16_3, attend_f16_4},
+    static some *const table[2][5] = {
+        {attend_f32_1, attend_f32_2, attend_f32_3, attend_f32_4, attend_f32_all},
+        {attend_f16_1, attend_f16_2, attend_f16_3, attend_f16_4, attend_f16_all},
     };
     int first = chunk * PL_CHUNK, last = first + PL_CHUNK;
     while (n > 0) {
         int some_n = 0, from = last, to = first;
-        while (some_n < n && some_n < QUERIES) {
+        while (some_n < n && some_n < PL_QUERIES) {
             pl_cpu_query *q = queries + some_n;
             if (q->from >= last || q->to <= first) break;
             from = PL_MIN(from, PL_MAX(q->from, first));
@@ -147,7 +157,8 @@ static void attend(const pl_cpu_kv *kv, int chunk, pl_cpu_query *queries, int n)
             some_n++;
         }
         if (some_n) {
-            table[kv->f16][some_n - 1](kv, from, to, queries);
+            if (some_n < PL_QUERIES) some_n = PL_MIN(some_n, 4);
+            table[kv->f16][PL_MIN(some_n, 5) - 1](kv, from, to, queries);
         } else {
             queries->state[0] = -INFINITY;
             some_n = 1;

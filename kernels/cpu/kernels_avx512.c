@@ -14,9 +14,8 @@
 
 const pl_cpu_kernels pl_cpu_avx512 = {
     .name = "avx512",
-    .numerics = "cpu-1",
     .linear = linear,
-    .quantize = quantize,
+    .reduce = reduce,
     .norm = norm,
     .gate = gate,
     .add = add,

@@ -12,6 +12,8 @@
 #include <string.h>
 
 #define PL_COLUMNS 4
+#define PL_QUERIES 4
+#define PL_WIDE(n) ((n) > 2 ? 1 : (n) > 1 ? 2 : 4)
 #define PL_INLINE static inline __attribute__((always_inline))
 #define PL_TILE PL_INLINE /* a copy for every type and width */
 
@@ -140,13 +142,6 @@ PL_INLINE float vf_top(vf x)
     return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 
-/* Exact: no pair of products reaches 2^15 (15 * 127 * 2; below 128 * 127 * 2). */
-PL_INLINE __m256i dot_256(__m256i acc, __m256i w, __m256i a)
-{
-    __m256i pairs = _mm256_maddubs_epi16(w, a);
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-
 PL_INLINE __m256i four_256(const int8_t *a)
 {
     int32_t x;
@@ -154,30 +149,47 @@ PL_INLINE __m256i four_256(const int8_t *a)
     return _mm256_set1_epi32(x);
 }
 
-PL_INLINE vi vi_dot_u4(vi acc, vi w, const int8_t *a)
+/* Exact: eight pairs of products stay below 2^15 (8 * 2 * 15 * 127). */
+PL_INLINE vi vi_dot_u4(vi start, const vi *w, const int8_t *a, int n)
 {
-    __m256i x = four_256(a);
-    return (vi){dot_256(acc.a, w.a, x), dot_256(acc.b, w.b, x)};
+    __m256i x = four_256(a), one = _mm256_set1_epi16(1);
+    __m256i l = _mm256_maddubs_epi16(w[0].a, x), h = _mm256_maddubs_epi16(w[0].b, x);
+    for (int g = 1; g < n; g++) {
+        x = four_256(a + g * 4);
+        l = _mm256_add_epi16(l, _mm256_maddubs_epi16(w[g].a, x));
+        h = _mm256_add_epi16(h, _mm256_maddubs_epi16(w[g].b, x));
+    }
+    return (vi){_mm256_add_epi32(start.a, _mm256_madd_epi16(l, one)),
+                _mm256_add_epi32(start.b, _mm256_madd_epi16(h, one))};
 }
 
-/* |code - 128| by the activation with the code's sign: then nothing is to be taken off.
- */
-PL_INLINE __m256i dot_s8_256(__m256i acc, __m256i w, __m256i a)
+PL_INLINE vi vi_code_s8(vi codes)
 {
-    w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-    return dot_256(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-}
-
-PL_INLINE vi vi_dot_s8(vi acc, vi w, const int8_t *a)
-{
-    __m256i x = four_256(a);
-    return (vi){dot_s8_256(acc.a, w.a, x), dot_s8_256(acc.b, w.b, x)};
+    __m256i half = _mm256_set1_epi8(-128);
+    return (vi){_mm256_xor_si256(codes.a, half), _mm256_xor_si256(codes.b, half)};
 }
 
 PL_INLINE vi vi_start_s8(int32_t minus_sum)
 {
     (void)minus_sum;
     return vi_set1(0);
+}
+
+/* |code| by the activation with the code's sign. Exact: one pair of products stays below
+ * 2^15 (2 * 128 * 127). */
+PL_INLINE __m256i dot_s8(__m256i acc, __m256i w, __m256i a)
+{
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+PL_INLINE vi vi_dot_s8(vi start, const vi *w, const int8_t *a, int n)
+{
+    for (int g = 0; g < n; g++) {
+        __m256i x = four_256(a + g * 4);
+        start = (vi){dot_s8(start.a, w[g].a, x), dot_s8(start.b, w[g].b, x)};
+    }
+    return start;
 }
 
 #endif

@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define PL_COLUMNS 8
+#define PL_QUERIES 8
+#define PL_WIDE(n) ((n) > 4 ? 2 : 4)
 #define PL_INLINE static inline __attribute__((always_inline))
 #define PL_TILE PL_INLINE /* a copy for every type and width */
 
@@ -100,19 +102,27 @@ PL_INLINE int32_t vi_four(const int8_t *a)
     return x;
 }
 
-PL_INLINE vi vi_dot_u4(vi acc, vi w, const int8_t *a)
+PL_INLINE vi vi_dot_u4(vi start, const vi *w, const int8_t *a, int n)
 {
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(vi_four(a)));
+    for (int g = 0; g < n; g++) {
+        start = _mm512_dpbusd_epi32(start, w[g], _mm512_set1_epi32(vi_four(a + g * 4)));
+    }
+    return start;
 }
 
-PL_INLINE vi vi_dot_s8(vi acc, vi w, const int8_t *a)
+PL_INLINE vi vi_code_s8(vi codes)
 {
-    return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(vi_four(a)));
+    return codes;
 }
 
 PL_INLINE vi vi_start_s8(int32_t minus_sum)
 {
     return _mm512_slli_epi32(_mm512_set1_epi32(minus_sum), 7);
+}
+
+PL_INLINE vi vi_dot_s8(vi start, const vi *w, const int8_t *a, int n)
+{
+    return vi_dot_u4(start, w, a, n);
 }
 
 #endif

@@ -10,7 +10,9 @@
 #include <math.h>
 #include <string.h>
 
-#define PL_COLUMNS 2 /* rows of activations that share a read of weights */
+#define PL_COLUMNS 2         /* rows of activations that share a read of weights */
+#define PL_QUERIES 4         /* that share a read of K and V */
+#define PL_WIDE(n) ((n) > 0) /* vectors of values that they take at once */
 #define PL_INLINE static inline
 #define PL_TILE \
     static __attribute__((noinline)) /* one copy for all types: soon compiled */
@@ -113,23 +115,33 @@ PL_INLINE float vf_top(vf a)
     return m;
 }
 
-/* acc + four products a lane: bytes of w, codes 0..15, by the four bytes of `a`. */
-PL_INLINE vi vi_dot_u4(vi acc, vi w, const int8_t *a)
+/* start + the products of n groups of four: bytes of w, codes 0..15, by those of `a`. */
+PL_INLINE vi vi_dot_u4(vi start, const vi *w, const int8_t *a, int n)
 {
-    PL_EACH for (int j = 0; j < 4; j++) acc.v[i] += (w.v[i] >> (8 * j) & 255) * a[j];
-    return acc;
+    for (int g = 0; g < n; g++) {
+        PL_EACH for (int j = 0; j < 4; j++)
+        {
+            start.v[i] += (w[g].v[i] >> (8 * j) & 255) * a[g * 4 + j];
+        }
+    }
+    return start;
 }
 
-/* The same for codes 0..255 that mean code - 128; vi_start_s8 begins such a sum. */
-PL_INLINE vi vi_dot_s8(vi acc, vi w, const int8_t *a)
+/* The same for codes 0..255 that mean code - 128: vi_code_s8 makes them ready, once for
+ * many sums; vi_start_s8 begins one. */
+PL_INLINE vi vi_code_s8(vi codes)
 {
-    PL_EACH for (int j = 0; j < 4; j++) acc.v[i] += (w.v[i] >> (8 * j) & 255) * a[j];
-    return acc;
+    return codes;
 }
 
 PL_INLINE vi vi_start_s8(int32_t minus_sum)
 {
     return vi_set1(128 * minus_sum);
+}
+
+PL_INLINE vi vi_dot_s8(vi start, const vi *w, const int8_t *a, int n)
+{
+    return vi_dot_u4(start, w, a, n);
 }
 
 #endif

@@ -73,6 +73,17 @@ PL_INLINE void read_codes(const char *panel, int block, int bits, vi *codes)
     }
 }
 
+/* Asks for what a single row needs soon: it waits for memory, not for arithmetic. */
+PL_INLINE void ahead(const char *panel, int block, int bits)
+{
+    enum {
+        AHEAD = 3072
+    };
+    for (int i = 0; i < bits; i++) {
+        __builtin_prefetch(panel + (block * bits + i) * 64 + AHEAD);
+    }
+}
+
 /* ---- quantized by quantized: integers are exact, then one fma a block
  * ------------------ */
 
@@ -91,26 +102,26 @@ PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int 
         vi codes[8];
         scales s = read_scales(w, panel, b, kind);
         read_codes(panel, b, bits, codes);
+        if (C == 1) ahead(panel, b, bits);
+        for (int g = 0; bits == 8 && g < 8; g++) codes[g] = vi_code_s8(codes[g]);
         for (int c = 0; c < C; c++) {
             const int8_t *a = q + (size_t)c * x->stride + b * 32;
             const int32_t *ms = minus + (size_t)c * per_row * 2 + b * 2;
             vf da = vf_set1(d[(size_t)c * per_row + (size_t)b]);
             if (kind == SCALES_SUPER_HALVES) {
-                vi lo = vi_start_s8(ms[0]), hi = vi_start_s8(ms[1]);
-                for (int g = 0; g < 4; g++) {
-                    lo = vi_dot_s8(lo, codes[g], a + g * 4);
-                    hi = vi_dot_s8(hi, codes[g + 4], a + g * 4 + 16);
-                }
+                vi lo = vi_dot_s8(vi_start_s8(ms[0]), codes, a, 4);
+                vi hi = vi_dot_s8(vi_start_s8(ms[1]), codes + 4, a + 16, 4);
                 acc[c] = vf_fma(vf_from_i(lo), vf_mul(s.d, da), acc[c]);
                 acc[c] = vf_fma(vf_from_i(hi), vf_mul(s.m, da), acc[c]);
                 continue;
             }
-            vi i = bits == 8          ? vi_start_s8(ms[0] + ms[1])
-                   : kind == SCALES_D ? vi_shl(vi_set1(ms[0] + ms[1]), 3)
-                                      : vi_set1(0);
-            for (int g = 0; g < 8; g++) {
-                i = bits == 8 ? vi_dot_s8(i, codes[g], a + g * 4)
-                              : vi_dot_u4(i, codes[g], a + g * 4);
+            vi i;
+            if (bits == 8) {
+                i = vi_dot_s8(vi_start_s8(ms[0] + ms[1]), codes, a, 8);
+            } else {
+                vi start =
+                    kind == SCALES_D ? vi_shl(vi_set1(ms[0] + ms[1]), 3) : vi_set1(0);
+                i = vi_dot_u4(start, codes, a, 8);
             }
             acc[c] = vf_fma(vf_from_i(i), vf_mul(s.d, da), acc[c]);
             if (kind != SCALES_D) {
@@ -188,6 +199,39 @@ PL_TILE void tile_plain(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
     finish_tile(l, row, p, acc, C);
 }
 
+#if defined(__AVX512BF16__)
+/* acc += the products of column pair `pair`. */
+PL_INLINE void add_pair(vf *acc, const char *panel, const uint16_t *h, size_t stride,
+                        int pair, int C)
+{
+    __m512bh two = (__m512bh)vi_load(panel + (size_t)pair * 64);
+    for (int c = 0; c < C; c++) {
+        int32_t a;
+        memcpy(&a, h + (size_t)c * stride + (size_t)pair * 2, sizeof a);
+        acc[c] = _mm512_dpbf16_ps(acc[c], two, (__m512bh)vi_set1(a));
+    }
+}
+
+/* bf16 by bf16, in two chains: even pairs and odd ones. */
+PL_TILE void tile_pairs(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
+                        int C)
+{
+    const pl_cpu_matrix *w = l->w;
+    const char *panel = w->panels + (size_t)p * w->panel_bytes;
+    const uint16_t *h = x->h + (size_t)row * x->stride;
+    int n_pairs = (w->k + 1) / 2, pair = 0;
+    vf even[PL_COLUMNS], odd[PL_COLUMNS];
+    for (int c = 0; c < C; c++) even[c] = odd[c] = vf_set1(0.0f);
+    for (; pair + 2 <= n_pairs; pair += 2) {
+        add_pair(even, panel, h, x->stride, pair, C);
+        add_pair(odd, panel, h, x->stride, pair + 1, C);
+    }
+    if (pair < n_pairs) add_pair(even, panel, h, x->stride, pair, C);
+    for (int c = 0; c < C; c++) even[c] = vf_add(even[c], odd[c]);
+    finish_tile(l, row, p, even, C);
+}
+#endif
+
 /* ---- which tile
  * ------------------------------------------------------------------------ */
 
@@ -228,6 +272,12 @@ PL_TILE void tile_plain(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
 TILES(linear_f32, CALL_f32)
 TILES(linear_f16, CALL_f16)
 TILES(linear_bf16, CALL_bf16)
+#if defined(__AVX512BF16__)
+#define CALL_pairs(C) tile_pairs(l, x, row, p, C)
+TILES(linear_pairs, CALL_pairs)
+#else
+#define linear_pairs linear_bf16
+#endif
 QUANT_TILES(q8_0)
 QUANT_TILES(q4_0)
 QUANT_TILES(q4_1)
@@ -242,7 +292,7 @@ static void linear(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int 
     static tiles *const table[][2] = {
         [PL_F32] = {linear_f32, linear_f32},
         [PL_F16] = {linear_f16, linear_f16},
-        [PL_BF16] = {linear_bf16, linear_bf16},
+        [PL_BF16] = {linear_bf16, linear_pairs},
         [PL_Q8_0] = {linear_f32_q8_0, linear_q8_q8_0},
         [PL_Q4_0] = {linear_f32_q4_0, linear_q8_q4_0},
         [PL_Q4_1] = {linear_f32_q4_1, linear_q8_q4_1},
@@ -250,6 +300,6 @@ static void linear(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int 
         [PL_Q5_K] = {linear_f32_q5_k, linear_q8_q5_k},
         [PL_Q6_K] = {linear_f32_q6_k, linear_q8_q6_k},
     };
-    tiles *tile = table[l->w->type][l->quantized];
+    tiles *tile = table[l->w->type][l->reduced];
     for (int p = panel; p < panel + n_panels; p++) tile(l, x, first, n, p);
 }

@@ -24,6 +24,19 @@ static void quantize(const pl_cpu_rows *x, int row)
     }
 }
 
+static void reduce(const pl_cpu_rows *x, int row)
+{
+#if defined(__AVX512BF16__)
+    for (int i = 0; x->h && i < x->k; i += 16) {
+        size_t at = (size_t)row * x->stride + (size_t)i;
+        vf v = vf_load_n(x->f + at, PL_MIN(x->k - i, 16));
+        _mm256_storeu_si256((__m256i *)(void *)(x->h + at),
+                            (__m256i)_mm512_cvtneps_pbh(v));
+    }
+#endif
+    if (x->q) quantize(x, row);
+}
+
 static void norm(const float *x, const float *weight, float eps, int n, float *out)
 {
     vf acc = vf_set1(0.0f);

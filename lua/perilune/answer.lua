@@ -65,7 +65,8 @@ end
 
 -- The first chunk of a chat's choice.
 function M:first_chunk(index, prompt, usage)
-  local ids = self.plan.return_ids and ',"prompt_token_ids":' .. id_array(prompt.ids) or ""
+  local ids = ""
+  if self.plan.return_ids then ids = ',"prompt_token_ids":' .. id_array(prompt.ids) end
   local choice = ('"choices":[{"index":%d,"delta":{"role":%s,"content":""},'
     .. '"logprobs":null,"finish_reason":null}]'):format(index, quote(self.plan.role))
   return event(self.head .. with_usage(choice .. ids, usage))
@@ -74,21 +75,22 @@ end
 -- What C writes before and after the text of each piece.
 function M:frame(index)
   if self.chat then
-    return ('data: %s"choices":[{"index":%d,"delta":{"content":"'):format(self.head, index),
-      '"},"logprobs":null,"finish_reason":null}]}\n\n'
+    return ('data: %s"choices":[{"index":%d,"delta":{"content":"'):format(self.head,
+      index), '"},"logprobs":null,"finish_reason":null}]}\n\n'
   end
   return ('data: %s"choices":[{"index":%d,"text":"'):format(self.head, index),
     '","logprobs":null,"finish_reason":null,"stop_reason":null}]}\n\n'
 end
 
--- A chunk made here: a piece with more than text, or a choice's last one. `extra` may hold
--- logprobs (JSON), ids (new tokens), prompt_ids, usage (JSON); `last`: how it ended.
+-- A chunk made here: a piece with more than text, or a choice's last one. `extra` may
+-- hold logprobs (JSON), ids (new tokens), prompt_ids, usage (JSON); `last`: how it ended.
 function M:chunk(index, text, extra, last)
   local finish = last and quote(FINISH[last.finish]) or "null"
   local body
   if self.chat then
     body = ('"choices":[{"index":%d,"delta":{"content":%s},"logprobs":%s,'
-      .. '"finish_reason":%s'):format(index, quote(text), extra.logprobs or "null", finish)
+      .. '"finish_reason":%s'):format(index, quote(text), extra.logprobs or "null",
+      finish)
     if last then body = body .. ',"stop_reason":' .. self:reason(last) end
   else
     body = ('"choices":[{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s,'
@@ -155,15 +157,16 @@ end
 -- ---- errors ------------------------------------------------------------------------
 
 local KINDS = { [400] = "BadRequestError", [401] = "AuthenticationError",
-  [403] = "PermissionDeniedError", [404] = "NotFoundError", [405] = "MethodNotAllowedError",
-  [413] = "RequestEntityTooLargeError", [415] = "UnsupportedMediaTypeError",
-  [422] = "UnprocessableEntityError", [429] = "RateLimitError",
-  [500] = "InternalServerError", [501] = "NotImplementedError",
-  [503] = "ServiceUnavailableError" }
+  [403] = "PermissionDeniedError", [404] = "NotFoundError",
+  [405] = "MethodNotAllowedError", [413] = "RequestEntityTooLargeError",
+  [415] = "UnsupportedMediaTypeError", [422] = "UnprocessableEntityError",
+  [429] = "RateLimitError", [500] = "InternalServerError",
+  [501] = "NotImplementedError", [503] = "ServiceUnavailableError" }
 
 function M.error_body(message, code, param)
   return ('{"error":{"message":%s,"type":"%s","param":%s,"code":%d}}'):format(
-    quote(message), KINDS[code] or "BadRequestError", param and quote(param) or "null", code)
+    quote(message), KINDS[code] or "BadRequestError", param and quote(param) or "null",
+    code)
 end
 
 return M

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- frontend.lua - the process: opens a worker and the HTTP server, runs until told to stop.
+-- frontend.lua - the process: opens a worker and the HTTP server, runs till told to stop.
 
 local pl = require "perilune.ffi"
 local buffer = require "string.buffer"
@@ -42,7 +42,8 @@ function Server:log_stats()
     local seconds = (now - last) / 1e9
     local prompt, out = tonumber(s.prompt_tokens), tonumber(s.generation_tokens)
     local active = s.running + s.waiting > 0 or prompt + out > before[1] + before[2]
-    log[active and "info" or "debug"](("Engine 000: Avg prompt throughput: %.1f tokens/s, "
+    log[active and "info" or "debug"](("Engine 000: "
+      .. "Avg prompt throughput: %.1f tokens/s, "
       .. "Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
       .. "GPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%"):format(
       (prompt - before[1]) / seconds, (out - before[2]) / seconds, s.running, s.waiting,
@@ -125,8 +126,9 @@ local function new_server(recipe, w)
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
     id_headers = http.enable_request_id_headers, log_requests = http.enable_log_requests,
-    cors = { origins = list_of(http.allowed_origins), methods = list_of(http.allowed_methods),
-      headers = list_of(http.allowed_headers), credentials = http.allow_credentials },
+    cors = { origins = list_of(http.allowed_origins),
+      methods = list_of(http.allowed_methods), headers = list_of(http.allowed_headers),
+      credentials = http.allow_credentials },
     metrics = metrics.new(w.engine, names[1]),
   }, Server)
 end
@@ -188,7 +190,9 @@ end
 -- Hooks that a recipe may carry already, though nothing asks them yet.
 local function name_unasked_hooks(recipe)
   for _, hook in ipairs { "admit", "migrate", "done" } do
-    if recipe[hook] then log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook) end
+    if recipe[hook] then
+      log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook)
+    end
   end
   for _, hook in ipairs { "cost", "pick", "split" } do
     if recipe.worker[hook] then

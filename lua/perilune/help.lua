@@ -98,10 +98,10 @@ local METRICS_HEAD = [[
 
 *Made from `lua/perilune/metrics.lua` by `perilune help metrics`.*
 
-`/metrics` answers in Prometheus's text format. Names that begin with `vllm:` mean what they
-mean in vLLM, so its dashboards work; `perilune_` are our own. Every series has the labels
-`model_name` and `engine`; `vllm:request_success_total` also `finished_reason` (`stop`,
-`length`, `abort`, `error`).
+`/metrics` answers in Prometheus's text format. Names that begin with `vllm:` mean what
+they mean in vLLM, so its dashboards work; `perilune_` are our own. Every series has the
+labels `model_name` and `engine`; `vllm:request_success_total` also `finished_reason`
+(`stop`, `length`, `abort`, `error`).
 
 | name | type | meaning |
 |---|---|---|]]

@@ -1,8 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- logprobs.lua - logprobs as the two endpoints show them, and prompt_logprobs.
 --
--- Tokens come as pl_token: `top` holds the sampled token first, then the best ones. A token
--- whose bytes are no whole character is shown with U+FFFD; chat's `bytes` has them exactly.
+-- Tokens come as pl_token: `top` holds the sampled token first, then the best ones. A
+-- token whose bytes are no whole character is shown with U+FFFD; chat's `bytes` has them
+-- exactly.
 
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
@@ -12,8 +13,7 @@ local M = {}
 
 -- vLLM's floor: JSON has no infinity.
 local function number(v)
-  if not (v > -9999) then v = -9999 end
-  return ("%.9g"):format(v)
+  return ("%.9g"):format(v > -9999 and v or -9999)
 end
 
 local function bytes_of(ctx, id)
@@ -79,7 +79,8 @@ function M.completion(answer, state, tokens, n)
   for i = 0, n - 1 do
     local t, k = tokens[i], #names + 1
     local name, bytes = shown(answer, t.token)
-    offsets[k], names[k], values[k] = state.offset, json.encode(name), number(t.top[0].logprob)
+    offsets[k], names[k] = state.offset, json.encode(name)
+    values[k] = number(t.top[0].logprob)
     tops[k] = t.n_top > 1 and top_object(answer, t.top, t.n_top) or "null"
     state.offset = state.offset + code_points(bytes)
   end

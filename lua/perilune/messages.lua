@@ -104,11 +104,16 @@ end
 
 local function check_tools(req)
   local tools, choice = given(req, "tools"), given(req, "tool_choice")
-  if tools ~= nil and not json.is_array(tools) then refuse("tools must be a list.", "tools") end
+  if tools ~= nil and not json.is_array(tools) then
+    refuse("tools must be a list.", "tools")
+  end
   if choice == nil or choice == "none" then return end
-  if tools == nil then refuse("When using `tool_choice`, `tools` must be set.", "tool_choice") end
+  if tools == nil then
+    refuse("When using `tool_choice`, `tools` must be set.", "tool_choice")
+  end
   if choice ~= "auto" then
-    refuse("tool_choice other than \"none\" and \"auto\" is not supported.", "tool_choice")
+    refuse("tool_choice other than \"none\" and \"auto\" is not supported.",
+      "tool_choice")
   end
 end
 
@@ -134,8 +139,8 @@ function M.render(ctx, req)
   local vars = variables(ctx, req)
   local continued = params.boolean(req, "continue_final_message")
   if continued and vars.add_generation_prompt then
-    refuse("Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
-      "continue_final_message")
+    refuse("Cannot set both `continue_final_message` and `add_generation_prompt` to "
+      .. "True.", "continue_final_message")
   end
   local text, why = t:render(vars)
   if not text then refuse(why, "messages") end

@@ -10,14 +10,14 @@ local C, ffi = pl.C, pl.ffi
 local M = {}
 M.__index = M
 
-local TTFT = { .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20,
-  40, 80, 160, 640, 2560 }
-local ITL = { .0005, .001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1,
-  2.5, 5, 7.5, 10, 20, 40, 80 }
-local SECONDS = { .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480,
-  960, 1920, 7680 }
-local COUNTS = { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000,
-  100000, 200000 }
+local TTFT = { .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10,
+  20, 40, 80, 160, 640, 2560 }
+local ITL = { .0005, .001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
+  .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80 }
+local SECONDS = { .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240,
+  480, 960, 1920, 7680 }
+local COUNTS = { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000,
+  50000, 100000, 200000 }
 
 -- kind, name, what it says; histograms have buckets. docs/metrics.md is made from these.
 M.ROWS = {
@@ -26,36 +26,43 @@ M.ROWS = {
   { "gauge", "vllm:kv_cache_usage_perc", "share of the KV blocks in use, 0 to 1" },
   { "gauge", "perilune_kv_blocks_cached", "free KV blocks that still hold a prefix" },
   { "counter", "vllm:num_preemptions_total", "sequences put back to make room" },
-  { "counter", "vllm:prompt_tokens_total", "prompt tokens computed or found in the cache" },
+  { "counter", "vllm:prompt_tokens_total",
+    "prompt tokens computed or found in the cache" },
   { "counter", "vllm:generation_tokens_total", "tokens generated" },
-  { "counter", "vllm:prefix_cache_queries_total", "prompt tokens looked up in the cache" },
+  { "counter", "vllm:prefix_cache_queries_total",
+    "prompt tokens looked up in the cache" },
   { "counter", "vllm:prefix_cache_hits_total", "prompt tokens found in the cache" },
   { "counter", "perilune_engine_steps_total", "steps that the engine has made" },
-  { "histogram", "vllm:time_to_first_token_seconds", "from arrival to the first token", TTFT },
+  { "histogram", "vllm:time_to_first_token_seconds",
+    "from arrival to the first token", TTFT },
   { "histogram", "vllm:request_time_per_output_token_seconds",
     "mean time between a request's tokens", ITL },
   { "histogram", "vllm:e2e_request_latency_seconds", "from arrival to the end", SECONDS },
-  { "histogram", "vllm:request_queue_time_seconds", "from arrival to the first step", SECONDS },
-  { "histogram", "vllm:request_prefill_time_seconds", "from the first step to the first token",
-    SECONDS },
+  { "histogram", "vllm:request_queue_time_seconds",
+    "from arrival to the first step", SECONDS },
+  { "histogram", "vllm:request_prefill_time_seconds",
+    "from the first step to the first token", SECONDS },
   { "histogram", "vllm:request_decode_time_seconds", "from the first token to the last",
     SECONDS },
-  { "histogram", "vllm:request_inference_time_seconds", "from the first step to the last token",
-    SECONDS },
+  { "histogram", "vllm:request_inference_time_seconds",
+    "from the first step to the last token", SECONDS },
   { "histogram", "vllm:request_prompt_tokens", "prompt tokens of a request", COUNTS },
-  { "histogram", "vllm:request_generation_tokens", "generated tokens of a request", COUNTS },
+  { "histogram", "vllm:request_generation_tokens",
+    "generated tokens of a request", COUNTS },
   { "histogram", "vllm:request_params_max_tokens", "max_tokens of a request", COUNTS },
   { "histogram", "vllm:request_params_n", "n of a request", { 1, 2, 5, 10, 20 } },
   { "counter", "vllm:request_success_total", "requests that ended, by how" },
 }
 
-local BY_REASON, REASONS = "vllm:request_success_total", { "stop", "length", "abort", "error" }
+local BY_REASON = "vllm:request_success_total"
+local REASONS = { "stop", "length", "abort", "error" }
 
 local KINDS = { counter = C.PL_COUNTER, gauge = C.PL_GAUGE, histogram = C.PL_HISTOGRAM }
 
 local function open(kind, name, labels, help, buckets)
   local list = buckets and ffi.new("double[?]", #buckets, buckets)
-  local id = C.pl_metric_open(KINDS[kind], name, labels, help, list, buckets and #buckets or 0)
+  local id = C.pl_metric_open(KINDS[kind], name, labels, help, list,
+    buckets and #buckets or 0)
   if id < 0 then error(name .. ": " .. ffi.string(C.pl_error_text()), 2) end
   return id
 end
@@ -118,12 +125,15 @@ function M:done(job, choices)
     local finish = C.PL_FINISH_ERROR
     if last then finish = last.finish end
     C.pl_metric_add(self.finished[job.answer.FINISH[finish]], 1)
-    if (i - 1) % n == 0 then self:observe("vllm:request_prompt_tokens", c.prompt.n_tokens) end
+    if (i - 1) % n == 0 then
+      self:observe("vllm:request_prompt_tokens", c.prompt.n_tokens)
+    end
     self:observe("vllm:request_generation_tokens", last.n_tokens)
     self:observe("vllm:e2e_request_latency_seconds", seconds(job.arrived, C.pl_now_ns()))
     if last.n_tokens > 0 then
       local decode = seconds(last.first_ns, last.last_ns)
-      self:observe("vllm:time_to_first_token_seconds", seconds(job.arrived, last.first_ns))
+      self:observe("vllm:time_to_first_token_seconds",
+        seconds(job.arrived, last.first_ns))
       self:observe("vllm:request_queue_time_seconds",
         seconds(last.submitted_ns, last.scheduled_ns))
       self:observe("vllm:request_prefill_time_seconds",

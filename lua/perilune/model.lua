@@ -247,8 +247,8 @@ local function load(desc, device, opts)
   error(model, 0)
 end
 
--- The model on the device, ready; its files are closed again, for the device has packed or
--- copied all of it. opts: block_size; kv_cache_dtype and activations as the options of
+-- The model on the device, ready; its files are closed again, for the device has packed
+-- or copied all of it. opts: block_size; kv_cache_dtype and activations as the options of
 -- those names; load_format "dummy" with a seed; progress(done, total) in bytes.
 function M.load(desc, device, opts)
   return F.guard(load, desc, device, opts or {})

@@ -39,7 +39,8 @@ end
 local function models(server, x, headers)
   local list = {}
   for i, name in ipairs(server.served_names) do list[i] = model_card(server, name) end
-  reply(x, 200, json.encode(json.object("object", "list", "data", json.array(list))), headers)
+  list = json.object("object", "list", "data", json.array(list))
+  reply(x, 200, json.encode(list), headers)
 end
 
 local function tokenize(server, x, headers)
@@ -56,7 +57,8 @@ local function detokenize(server, x, headers)
   reply(x, 200, json.encode(json.object("prompt", plan.text)), headers)
 end
 
--- Health is progress: work is queued and no step has ended for longer than any should take.
+-- Health is progress: work is queued and no step has ended for longer than any should
+-- take.
 local function health(server, x, headers)
   local stalled = server:stalled_for()
   if stalled then
@@ -152,14 +154,17 @@ local function cors(server, x)
 end
 
 local function preflight(server, x, headers)
-  if headers == "" then return reply(x, 400, "Disallowed CORS origin", "", "text/plain") end
+  if headers == "" then
+    return reply(x, 400, "Disallowed CORS origin", "", "text/plain")
+  end
   local asked = header(x, "access-control-request-headers") or "*"
   if asked:find "[%c]" then asked = "*" end
   headers = headers .. "Access-Control-Allow-Methods: "
     .. (server.cors.methods[1] == "*" and "GET, POST, OPTIONS"
       or table.concat(server.cors.methods, ", ")) .. "\r\n"
     .. "Access-Control-Allow-Headers: "
-    .. (server.cors.headers[1] == "*" and asked or table.concat(server.cors.headers, ", "))
+    .. (server.cors.headers[1] == "*" and asked
+      or table.concat(server.cors.headers, ", "))
     .. "\r\nAccess-Control-Max-Age: 600\r\n"
   reply(x, 200, "OK", headers, "text/plain")
 end
@@ -176,10 +181,12 @@ end
 
 -- Answers one exchange.
 local function dispatch(server, x)
-  local method, path = ffi.string(C.pl_exchange_method(x)), ffi.string(C.pl_exchange_path(x))
+  local method = ffi.string(C.pl_exchange_method(x))
+  local path = ffi.string(C.pl_exchange_path(x))
   local headers = cors(server, x) .. request_id(server, x)
   local function no(status, message, more)
-    serve.refuse(x, { status = status, message = message, headers = headers .. (more or "") })
+    serve.refuse(x, { status = status, message = message,
+      headers = headers .. (more or "") })
   end
   if method == "OPTIONS" and header(x, "access-control-request-method") then
     return preflight(server, x, headers)
@@ -192,7 +199,8 @@ local function dispatch(server, x)
   if not handler then
     local methods = {}
     for m in pairs(route) do methods[#methods + 1] = m end
-    return no(405, "Method Not Allowed", "Allow: " .. table.concat(methods, ", ") .. "\r\n")
+    return no(405, "Method Not Allowed",
+      "Allow: " .. table.concat(methods, ", ") .. "\r\n")
   end
   if not authorized(server, x, path) then
     return no(401, "Unauthorized", "WWW-Authenticate: Bearer\r\n")

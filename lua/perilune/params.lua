@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- params.lua - sampling parameters: from a request's fields to pl_params and its lists.
 --
--- Names, defaults and messages are vLLM's (SamplingParams); what is wrong is refused here,
--- before anything is queued. Refusals are raised as tables { status, message, param }, and
--- caught once, in prepare.lua.
+-- Names, defaults and messages are vLLM's (SamplingParams); what is wrong is refused
+-- here, before anything is queued. Refusals are raised as tables { status, message, param
+-- }, and caught once, in prepare.lua.
 
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
@@ -99,11 +99,14 @@ end
 
 -- name, field of pl_params, test, what vLLM says when it fails.
 local FLOATS = {
-  { "presence_penalty", function(v) return v >= -2 and v <= 2 end, "must be in [-2, 2]" },
-  { "frequency_penalty", function(v) return v >= -2 and v <= 2 end, "must be in [-2, 2]" },
+  { "presence_penalty", function(v) return v >= -2 and v <= 2 end,
+    "must be in [-2, 2]" },
+  { "frequency_penalty", function(v) return v >= -2 and v <= 2 end,
+    "must be in [-2, 2]" },
   { "repetition_penalty", function(v) return v > 0 and v < math.huge end,
     "must be greater than zero" },
-  { "temperature", function(v) return v >= 0 and v < math.huge end, "must be non-negative" },
+  { "temperature", function(v) return v >= 0 and v < math.huge end,
+    "must be non-negative" },
   { "top_p", function(v) return v > 0 and v <= 1 end, "must be in (0, 1]" },
   { "min_p", function(v) return v >= 0 and v <= 1 end, "must be in [0, 1]" },
 }
@@ -176,8 +179,8 @@ function M.bias(v, vocab)
     end
     if not value then refuse("logit_bias values must be numbers.", "logit_bias") end
     if id >= vocab then
-      refuse(("token_id(s) [%d] in logit_bias contain out-of-vocab token ids."):format(id),
-        "logit_bias")
+      refuse(("token_id(s) [%d] in logit_bias contain out-of-vocab token ids.")
+        :format(id), "logit_bias")
     end
     table.insert(bias.ids, id)
     table.insert(bias.values, math.max(-100, math.min(100, value)))
@@ -258,9 +261,9 @@ function M.limit(out, asked, n_prompt, ctx, where)
   if rest < 1 or (asked and asked > rest) then
     local completion = asked or 0
     refuse(("This model's maximum context length is %d tokens. However, you requested %d "
-      .. "tokens (%d in the %s, %d in the completion). Please reduce the length of the %s "
-      .. "or completion."):format(ctx.max_model_len, n_prompt + completion, n_prompt, where,
-      completion, where), where)
+      .. "tokens (%d in the %s, %d in the completion). Please reduce the length of the "
+      .. "%s or completion."):format(ctx.max_model_len, n_prompt + completion, n_prompt,
+      where, completion, where), where)
   end
   p.max_tokens = math.min(asked or rest, ctx.defaults.max_new_tokens or rest)
   if p.min_tokens > p.max_tokens then

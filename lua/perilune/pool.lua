@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- pool.lua - what a thread of the pool does: prepare big requests, one after the other.
 --
--- Each thread has a Lua state of its own (main.c opens it and calls this with the runtime's
--- address). A job's argument is the kind of request and the context, both as bytes; the
--- context is decoded again only when it has changed.
+-- Each thread has a Lua state of its own (main.c opens it and calls this with the
+-- runtime's address). A job's argument is the kind of request and the context, both as
+-- bytes; the context is decoded again only when it has changed.
 
 local pl = require "perilune.ffi"
 local buffer = require "string.buffer"

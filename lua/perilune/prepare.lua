@@ -2,16 +2,17 @@
 -- prepare.lua - from a request's bytes to sequences that an engine can take.
 --
 -- What is long and alone happens here: parsing, checking, templates, tokenizing. It runs
--- on the lua thread for small requests and in the pool (pool.lua) for big ones, so it knows
--- nothing but its arguments, and its answer, the *plan*, is plain data: sequences and ids
--- are C's, named by their addresses.
+-- on the lua thread for small requests and in the pool (pool.lua) for big ones, so it
+-- knows nothing but its arguments, and its answer, the *plan*, is plain data: sequences
+-- and ids are C's, named by their addresses.
 --
 --   plan = prepare.run(ctx, "chat", body)
 --   plan.refused = { status, message, param }        or
 --   plan.prompts[i] = { n_tokens, ids, text, prime, seqs = { { address, id }, ... } }
 --
--- ctx (made once by serve.lua): text, vocab, max_model_len, defaults, max_n, max_logprobs,
--- chat (a template), prefix_ids, suffix_ids, eos_ids, bos_token, eos_token, as_ids, ...
+-- ctx (made once by serve.lua): text, vocab, max_model_len, defaults, max_n,
+-- max_logprobs, chat (a template), prefix_ids, suffix_ids, eos_ids, bos_token, eos_token,
+-- as_ids, ...
 
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
@@ -29,8 +30,9 @@ local function checked(status)
   if status < 0 then refuse(ffi.string(C.pl_error_text())) end
 end
 
--- A prompt in hand: { tokens (int32_t *), n_tokens, text, keep (anchors the memory) }. With
--- special_ids, the ids that the tokenizer puts before and after a text are there too.
+-- A prompt in hand: { tokens (int32_t *), n_tokens, text, keep (anchors the memory) }.
+-- With special_ids, the ids that the tokenizer puts before and after a text are there
+-- too.
 local function prompt_of_text(ctx, text, special_ids)
   local buf = ffi.new "pl_buf"
   local status = C.pl_text_encode(ctx.text, text, #text, 1, buf)
@@ -115,9 +117,12 @@ local function open_seq(ctx, req, prompt, sampling, child)
   local bias = sampling.bias
   if bias and #bias.ids > 0 then
     local values = ffi.new("float[?]", #bias.values, bias.values)
-    checked(C.pl_seq_bias(seq, ffi.new("int32_t[?]", #bias.ids, bias.ids), values, #bias.ids))
+    local ids, n = int_array(bias.ids)
+    checked(C.pl_seq_bias(seq, ids, values, n))
   end
-  for _, ids in ipairs(sampling.bad_ids) do checked(C.pl_seq_bad_word(seq, int_array(ids))) end
+  for _, ids in ipairs(sampling.bad_ids) do
+    checked(C.pl_seq_bad_word(seq, int_array(ids)))
+  end
   local salt = params.string(req, "cache_salt")
   if salt == "" then refuse("cache_salt must be a non-empty string.", "cache_salt") end
   if salt then checked(C.pl_seq_salt(seq, salt, #salt)) end
@@ -193,8 +198,9 @@ local function stream_options(req, plan)
     and params.boolean(options, "continuous_usage_stats")
 end
 
-local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex", "guided_choice",
-  "guided_grammar", "prompt_embeds", "suffix", "logits_processors", "kv_transfer_params" }
+local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
+  "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
+  "kv_transfer_params" }
 
 local function refuse_unsupported(req)
   for _, name in ipairs(UNSUPPORTED) do
@@ -235,7 +241,8 @@ local function common(ctx, req, kind)
       .. "enabled.", "priority")
   end
   local prompt_logprobs = params.integer(req, "prompt_logprobs")
-  if prompt_logprobs and plan.stream and (prompt_logprobs > 0 or prompt_logprobs == -1) then
+  if prompt_logprobs and plan.stream
+      and (prompt_logprobs > 0 or prompt_logprobs == -1) then
     refuse("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
   end
   sampling.p.prompt_logprobs = params.logprobs(prompt_logprobs, "prompt_logprobs", ctx)
@@ -335,7 +342,9 @@ local function lift(doc)
 end
 
 local function plan_of(ctx, kind, doc)
-  if C.pl_json_kind(doc) ~= C.PL_JSON_OBJECT then refuse "The body must be a JSON object." end
+  if C.pl_json_kind(doc) ~= C.PL_JSON_OBJECT then
+    refuse "The body must be a JSON object."
+  end
   return M[kind](ctx, lift(doc), C.pl_json_find(doc, "prompt"), doc)
 end
 

@@ -19,7 +19,8 @@ function M.bar(what)
     local filled = math.floor(WIDTH * done / math.max(total, 1))
     if filled == last then return end
     last = filled
-    io.stderr:write(("\r%s [%s%s]"):format(what, ("#"):rep(filled), (" "):rep(WIDTH - filled)))
+    io.stderr:write(("\r%s [%s%s]"):format(what, ("#"):rep(filled),
+      (" "):rep(WIDTH - filled)))
     io.stderr:flush()
   end
   function bar.done()

@@ -2,9 +2,9 @@
 -- serve.lua - the life of one request, told in order.
 --
 -- A request that generates text is prepared (here, or in the pool when it is big), its
--- sequences are given to the engine, and their tokens flow from C to the client. Lua comes
--- back only for what is more than text, and for the end. When the client hangs up, the io
--- thread stops its sequences; each still ends here, with finish "abort".
+-- sequences are given to the engine, and their tokens flow from C to the client. Lua
+-- comes back only for what is more than text, and for the end. When the client hangs up,
+-- the io thread stops its sequences; each still ends here, with finish "abort".
 
 local pl = require "perilune.ffi"
 local answer = require "perilune.answer"
@@ -30,7 +30,8 @@ function M.plan(server, x, kind)
   local arg = kind .. "\n" .. server.ctx_blob
   local id = C.pl_job_push(server.rt, x, arg, #arg)
   if id < 0 then
-    return { refused = { status = 503, message = "Too many large requests are waiting." } }
+    return { refused = { status = 503,
+      message = "Too many large requests are waiting." } }
   end
   local job = ffi.cast("pl_job *", flow.await(id, "job").object)
   flow.forget(id, "job")
@@ -146,7 +147,8 @@ local function gather(job, choice)
     if with_logprobs then
       logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
     end
-    text = (choice.prompt.text or plan.echo_content or "") .. (plan.only_echo and "" or text)
+    text = (choice.prompt.text or plan.echo_content or "")
+      .. (plan.only_echo and "" or text)
   end
   choice.text = text
   local shown = plan.only_echo and 0 or n
@@ -154,7 +156,8 @@ local function gather(job, choice)
   choice.ids = {}
   for i = 1, shown do choice.ids[i] = tokens[i - 1].token end
   if plan.prompt_logprobs >= 0 and n > 0 then
-    choice.prompt_logprobs = logprobs.prompt(job.answer, choice.prompt.n_tokens, tokens[0])
+    choice.prompt_logprobs = logprobs.prompt(job.answer, choice.prompt.n_tokens,
+      tokens[0])
   end
 end
 
@@ -171,7 +174,9 @@ local function choices_of(plan)
 end
 
 local function close_from(choices, first)
-  for i = first, #choices do C.pl_seq_close(ffi.cast("pl_seq *", choices[i].seq.address)) end
+  for i = first, #choices do
+    C.pl_seq_close(ffi.cast("pl_seq *", choices[i].seq.address))
+  end
 end
 
 local function close_streams(choices, n)
@@ -208,8 +213,9 @@ local function totals(choices, plan)
   return n_prompt, n_out, cached
 end
 
-local function begin_stream(server, x, job, choices)
-  C.pl_exchange_begin(x, 200, "text/event-stream; charset=utf-8", job.headers, #job.headers)
+local function begin_stream(x, job, choices)
+  C.pl_exchange_begin(x, 200, "text/event-stream; charset=utf-8", job.headers,
+    #job.headers)
   for _, c in ipairs(choices) do
     if job.answer.chat then
       local usage = job.plan.continuous_usage and job.answer:usage(c.prompt.n_tokens, 0)
@@ -224,7 +230,7 @@ local function begin_stream(server, x, job, choices)
 end
 
 local function stream(server, x, job, choices)
-  begin_stream(server, x, job, choices)
+  begin_stream(x, job, choices)
   local tasks = {}
   for i, choice in ipairs(choices) do tasks[i] = flow.spawn(follow, job, x, choice) end
   flow.join(tasks)

@@ -52,11 +52,13 @@ local function lengths(pool, desc, block_bytes)
   if asked == "auto" then return math.min(trained, holds), blocks end
   local length = asked or trained
   if length > trained then
-    return nil, ("max_model_len is %d, but the model was made for %d"):format(length, trained)
+    return nil, ("max_model_len is %d, but the model was made for %d")
+      :format(length, trained)
   end
   if length > holds then
-    return nil, ("max_model_len is %d, which needs %.2f GiB of KV cache; there is room for %d "
-      .. "tokens. Set max_model_len to that or to auto, or raise kv_cache_memory_bytes")
+    return nil, ("max_model_len is %d, which needs %.2f GiB of KV cache; there is room "
+      .. "for %d tokens. Set max_model_len to that or to auto, or raise "
+      .. "kv_cache_memory_bytes")
       :format(length, math.ceil(length / pool.block_size) * block_bytes / 2 ^ 30, holds)
   end
   return length, blocks
@@ -70,7 +72,8 @@ local function open_engine(pool, loaded, length, blocks)
   o.enable_prefix_caching = pool.enable_prefix_caching
   o.enable_chunked_prefill = pool.enable_chunked_prefill
   o.long_prefill_token_threshold = pool.long_prefill_token_threshold
-  o.policy, o.hash_algo = POLICIES[pool.scheduling_policy], HASHES[pool.prefix_caching_hash_algo]
+  o.policy = POLICIES[pool.scheduling_policy]
+  o.hash_algo = HASHES[pool.prefix_caching_hash_algo]
   local seed = os.getenv "PYTHONHASHSEED"
   o.hash_seed = seed ~= "random" and seed or nil
   o.max_waiting = MAX_WAITING
@@ -132,7 +135,9 @@ function M.open(recipe, pool)
       self.blocks = blocks
       return length, blocks, "PL_ELIMIT"
     end },
-    { "engine", function() return open_engine(pool, self.model, self.length, self.blocks) end },
+    { "engine", function()
+      return open_engine(pool, self.model, self.length, self.blocks)
+    end },
   }
   for _, step in ipairs(steps) do
     local ok, why, name = try(step[1], step[2]())

@@ -248,7 +248,6 @@ static void close_world(world *w)
     pl_engine_close(w->engine);
     pl_queue_close(w->placed);
     pl_mutex_fini(&w->lock);
-    pl_free(w->model.kv);
     pl_free(w->model.rows);
     pl_free(w->model.results);
 }
@@ -331,7 +330,6 @@ static void test_spoiled(void)
     MUST(pl_engine_submit(e, late) == PL_ECANCELED);
     pl_seq_close(late);
     pl_engine_close(e);
-    pl_free(m.kv);
     pl_free(m.rows);
     pl_free(m.results);
 }

@@ -27,6 +27,12 @@ pl_status pl_model_kv_open(pl_model *m, int32_t n_blocks)
     return PL_OK;
 }
 
+void pl_model_kv_close(pl_model *m)
+{
+    pl_free(m->kv);
+    m->kv = NULL;
+}
+
 void *pl_model_block(pl_model *m, int32_t block, size_t *bytes)
 {
     *bytes = (size_t)m->block_size * sizeof *m->kv;

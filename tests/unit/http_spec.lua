@@ -214,6 +214,44 @@ describe("http", function()
     c:close()
   end)
 
+  it("lets a slow reader have the last answer too", function()
+    local big = ("x"):rep(16 * 1024 * 1024)
+    local c = s:connect("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 4096)
+    s:reply(s:request(), 200, big)
+    local n = 0
+    for _ = 1, 15 do
+      n = n + #c:receive()
+      s:event(100)
+    end
+    repeat
+      local part = c:receive()
+      n = n + #part
+    until part == ""
+    assert.is_true(n > #big)
+    c:close()
+  end)
+
+  it("logs each request as it is answered", function()
+    ffi.cdef "int dup(int); int dup2(int, int); int open(const char *, int, ...);"
+    local name = os.tmpname()
+    local fd, err = ffi.C.open(name, 1), ffi.C.dup(2)
+    ffi.C.dup2(fd, 2)
+    C.pl_log_level(C.PL_LOG_INFO)
+    local c = s:connect "GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
+    s:reply(s:request(), 404)
+    c:answer()
+    c:close()
+    C.pl_log_level(C.PL_LOG_ERROR)
+    ffi.C.dup2(err, 2)
+    ffi.C.close(err)
+    ffi.C.close(fd)
+    local file = assert(io.open(name))
+    local line = file:read "*a"
+    file:close()
+    os.remove(name)
+    assert.is_truthy(line:find '^INFO .* 127%.0%.0%.1:%d+ %- "GET /a%?b HTTP/1.1" 404\n$')
+  end)
+
   it("closes with requests, streams and clients still there", function()
     local t = server.open()
     local c = t:connect "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -229,6 +267,21 @@ describe("http", function()
     d:close()
   end)
 
+  it("stops listening, and lets those who are served finish", function()
+    local idle, busy = s:connect(), s:connect "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+    local x = s:request()
+    C.pl_unlisten(s.rt)
+    local all, why = idle:read_all()
+    assert.same({ "", "end" }, { all, why })
+    assert.is_false(pcall(s.connect, s))
+    s:reply(x, 200, "bye")
+    all, why = busy:read_all()
+    assert.is_truthy(all:find("\r\nConnection: close\r\n.*\r\n\r\nbye$"))
+    assert.equal("end", why)
+    idle:close()
+    busy:close()
+  end)
+
   it("says what is wrong with options and addresses", function()
     local o = ffi.new "pl_runtime_options"
     assert.is_true(C.pl_runtime_open(o) == nil)
@@ -238,6 +291,19 @@ describe("http", function()
     assert.equal(C.PL_EIO, C.pl_listen(s.rt, "127.0.0.1", s.port))
     assert.is_truthy(str(C.pl_error_text()):find "^cannot listen on 127.0.0.1:%d+: add")
     assert.is_true(C.pl_listen(s.rt, "::1", 0) > 0 or str(C.pl_error_text()) ~= "")
+  end)
+end)
+
+describe("signals", function()
+  it("come as events", function()
+    ffi.cdef "int kill(int, int); int getpid(void);"
+    local s = server.open()
+    for _, number in ipairs { 1, 2, 15 } do
+      ffi.C.kill(ffi.C.getpid(), number)
+      local kind, _, _, a = s:event()
+      assert.same({ C.PL_EV_SIGNAL, number }, { kind, a })
+    end
+    s:close()
   end)
 end)
 
@@ -293,6 +359,27 @@ describe("jobs", function()
     assert.equal(1, C.pl_job_closing(s.rt))
     assert.is_true(C.pl_job_take(s.rt, 60000) == nil)
     assert.equal(C.PL_ECANCELED, C.pl_job_push(s.rt, nil, "x", 1))
+  end)
+
+  it("are done by other threads", function()
+    local host = require "perilune.host"
+    local address = tonumber(ffi.cast("uintptr_t", s.rt))
+    for _ = 1, 3 do host.spawn("tests.support.pool", address) end
+    local ids = {}
+    for i = 1, 500 do
+      local word = "word " .. i
+      ids[C.pl_job_push(s.rt, nil, word, #word)] = word:reverse()
+    end
+    for _ = 1, 500 do
+      local _, id, object = s:event()
+      local j = ffi.cast("pl_job *", object)
+      assert.equal(ids[id], ffi.string(C.pl_job_result(j, len), len[0]))
+      C.pl_job_close(j)
+      ids[id] = nil
+    end
+    assert.is_nil(next(ids))
+    C.pl_job_stop(s.rt)
+    host.join()
   end)
 
   it("are waited for no longer than said", function()
