@@ -256,7 +256,7 @@ local function stream(server, x, job, choices)
   C.pl_exchange_end(x)
 end
 
-local function whole(x, job, choices)
+local function whole(_, x, job, choices)
   for _, choice in ipairs(choices) do gather(job, choice) end
   for _, c in ipairs(choices) do
     if c.last.finish == C.PL_FINISH_ERROR then
@@ -265,6 +265,18 @@ local function whole(x, job, choices)
   end
   local body = job.answer:body(choices, job.answer:usage(totals(choices, job.plan)))
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
+end
+
+-- Closes the streams; where something went wrong they are stopped first, so that nothing
+-- goes on computing for nobody.
+local function settle(choices)
+  for _, c in ipairs(choices) do
+    if not c.last then C.pl_stream_cancel(c.stream) end
+  end
+  for _, c in ipairs(choices) do
+    if not c.last then flow.await(c.id, "done") end
+  end
+  close_streams(choices, #choices)
 end
 
 local function random_id()
@@ -290,9 +302,11 @@ function M.generate(server, x, kind, headers)
     refused.headers = headers
     return M.refuse(x, refused)
   end
-  if plan.stream then stream(server, x, job, choices) else whole(x, job, choices) end
+  local answered, why = xpcall(plan.stream and stream or whole, debug.traceback, server, x,
+    job, choices)
+  settle(choices)
+  if not answered then error(why, 0) end
   server.metrics:done(job, choices)
-  close_streams(choices, #choices)
 end
 
 return M
