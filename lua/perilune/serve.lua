@@ -302,8 +302,8 @@ function M.generate(server, x, kind, headers)
     refused.headers = headers
     return M.refuse(x, refused)
   end
-  local answered, why = xpcall(plan.stream and stream or whole, debug.traceback, server, x,
-    job, choices)
+  local give = plan.stream and stream or whole
+  local answered, why = xpcall(give, debug.traceback, server, x, job, choices)
   settle(choices)
   if not answered then error(why, 0) end
   server.metrics:done(job, choices)
