@@ -18,7 +18,7 @@ Server.__index = Server
 
 -- Threads that prepare big requests.
 local POOL_THREADS = 2
--- Sequences of one request: its prompts times n. (vLLM allows 16384; each keeps its prompt.)
+-- Sequences of one request: its prompts times n. vLLM allows 16384; each keeps its prompt.
 local MAX_SEQUENCES = 1024
 -- A step that takes longer than this is taken for a standstill.
 local STALL_SECONDS = 60

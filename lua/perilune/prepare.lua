@@ -158,8 +158,8 @@ end
 -- Turns prompts into the plan's, each with n sequences.
 local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   if #prompts * sampling.n > ctx.max_n then
-    refuse(("%d prompts times n=%d are more than %d sequences."):format(#prompts, sampling.n,
-      ctx.max_n), "n")
+    refuse(("%d prompts times n=%d are more than %d sequences.")
+      :format(#prompts, sampling.n, ctx.max_n), "n")
   end
   plan.prompts = {}
   local owned = {}
