@@ -73,7 +73,7 @@ PL_INLINE void read_codes(const char *panel, int block, int bits, vi *codes)
     }
 }
 
-/* Asks for what a single row needs soon: it waits for memory, not for arithmetic. */
+/* Asks for what comes soon: few rows wait for memory, not for arithmetic. */
 PL_INLINE void ahead(const char *panel, int block, int bits)
 {
     enum {
@@ -102,7 +102,7 @@ PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int 
         vi codes[8];
         scales s = read_scales(w, panel, b, kind);
         read_codes(panel, b, bits, codes);
-        if (C == 1) ahead(panel, b, bits);
+        if (C <= 4) ahead(panel, b, bits);
         for (int g = 0; bits == 8 && g < 8; g++) codes[g] = vi_code_s8(codes[g]);
         for (int c = 0; c < C; c++) {
             const int8_t *a = q + (size_t)c * x->stride + b * 32;
