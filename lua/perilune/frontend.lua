@@ -18,8 +18,6 @@ Server.__index = Server
 
 -- Threads that prepare big requests.
 local POOL_THREADS = 2
--- Sequences of one request: its prompts times n. vLLM allows 16384; each keeps its prompt.
-local MAX_SEQUENCES = 1024
 -- A step that takes longer than this is taken for a standstill.
 local STALL_SECONDS = 60
 local STATS_SECONDS = 10
@@ -83,7 +81,7 @@ local function context(recipe, w, names)
     bos_token = tok.bos_token, eos_token = tok.eos_token,
     chat_template = own or tok.chat_template,
     tool_template = own or tok.tool_template or tok.chat_template,
-    max_n = MAX_SEQUENCES, max_logprobs = recipe.max_logprobs,
+    max_n = 16384, max_choices = worker.MAX_WAITING, max_logprobs = recipe.max_logprobs,
     priority = recipe.worker.scheduling_policy == "priority",
     as_ids = recipe.http.return_tokens_as_token_ids,
     response_role = recipe.http.response_role,

@@ -24,7 +24,9 @@ local BIG = 16384
 function M.plan(server, x, kind)
   local len = ffi.new "size_t[1]"
   local body = C.pl_exchange_body(x, len)
-  if len[0] < BIG or not server.has_pool then
+  -- A template of the client's may take long, however small the request is.
+  local small = len[0] < BIG and not server.ctx.trust_request_chat_template
+  if small or not server.has_pool then
     return prepare.run(server.ctx, kind, ffi.string(body, len[0]))
   end
   local arg = kind .. "\n" .. server.ctx_blob
@@ -185,6 +187,7 @@ end
 -- Every choice under way, or none: those started before a refusal are cancelled.
 local function start_all(server, x, job, choices)
   for i, choice in ipairs(choices) do
+    if i % 64 == 0 then flow.sleep(0) end   -- the others first, now and then
     local ok, why, name = start(server, x, job, choice)
     if not ok then
       close_from(choices, i + 1)
