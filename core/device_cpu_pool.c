@@ -39,7 +39,9 @@ struct pl_pool {
     } * workers;
 };
 
-unsigned pl_pool_float_begin(void)
+/* Denormals are zero in every task, whichever thread is at it: they would cost much and
+ * mean nothing. */
+static unsigned float_begin(void)
 {
 #if defined(__x86_64__)
     unsigned before = _mm_getcsr();
@@ -50,7 +52,7 @@ unsigned pl_pool_float_begin(void)
 #endif
 }
 
-void pl_pool_float_end(unsigned before)
+static void float_end(unsigned before)
 {
 #if defined(__x86_64__)
     _mm_setcsr(before);
@@ -99,7 +101,7 @@ static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     pl_pool *p = w->pool;
-    pl_pool_float_begin();
+    float_begin();
     while (!atomic_load_explicit(&p->closing, memory_order_relaxed)) {
         if (work(p, w->index)) continue;
         int64_t since = pl_now_ns();
@@ -150,12 +152,8 @@ int pl_pool_threads(const pl_pool *p)
     return p->n_threads;
 }
 
-void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n)
+static void share(pl_pool *p, pl_task *fn, void *arg, int n)
 {
-    if (n <= 1 || p->n_threads == 1) {
-        for (int i = 0; i < n; i++) fn(arg, i, 0);
-        return;
-    }
     p->fn = fn;
     p->arg = arg;
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
@@ -172,4 +170,14 @@ void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n)
         relax();
         if (i > 20000) sched_yield();
     }
+}
+
+void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n)
+{
+    unsigned before = float_begin();
+    if (n > 1 && p->n_threads > 1)
+        share(p, fn, arg, n);
+    else
+        for (int i = 0; i < n; i++) fn(arg, i, 0);
+    float_end(before);
 }
