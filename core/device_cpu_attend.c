@@ -223,6 +223,13 @@ static void merge_chunks(void *arg, int task, int thread)
     }
 }
 
+static void finish_chunks(void *arg, int task, int thread)
+{
+    (void)thread;
+    attend_job *j = arg;
+    tile_finish(j, task, j->running + (size_t)task * tile_states(j));
+}
+
 static int cut_tiles(const pl_rows *rows, int most, int *tiles)
 {
     int n = 0;
@@ -256,8 +263,7 @@ static void attend_by_chunks(attend_job *j, int tasks, int chunks)
         pl_pool_run(c->pool, attend_chunk, j, tasks * j->n_chunks);
         pl_pool_run(c->pool, merge_chunks, j, tasks);
     }
-    for (int i = 0; i < tasks; i++)
-        tile_finish(j, i, j->running + (size_t)i * tile_states(j));
+    pl_pool_run(c->pool, finish_chunks, j, tasks);
 }
 
 void pl_cpu_attend(pl_device *d, const pl_heads *h, pl_acts *out)
