@@ -9,6 +9,7 @@
 local pl = require "perilune.ffi"
 local answer = require "perilune.answer"
 local flow = require "perilune.flow"
+local json = require "perilune.json"
 local log = require "perilune.log"
 local logprobs = require "perilune.logprobs"
 local buffer = require "string.buffer"
@@ -286,6 +287,14 @@ local function random_id()
   return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
 end
 
+-- An id may come from a client: as JSON it stays on its line.
+local function log_request(job)
+  local plan, tokens = job.plan, 0
+  for _, prompt in ipairs(plan.prompts) do tokens = tokens + prompt.n_tokens end
+  log.info("request %s: %s%s, %d prompts of %d tokens, n = %d", json.encode(job.answer.id),
+    plan.kind, plan.stream and ", streamed" or "", #plan.prompts, tokens, plan.n)
+end
+
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
 function M.generate(server, x, kind, headers)
   local arrived = C.pl_now_ns()
@@ -297,8 +306,9 @@ function M.generate(server, x, kind, headers)
   local given = C.pl_exchange_header(x, "x-request-id")
   local id = given ~= nil and ffi.string(given) or plan.request_id or random_id()
   local job = { plan = plan, headers = headers, id = id, arrived = arrived,
-    answer = answer.new(plan, server.ctx, id, plan.model or server.name,
+    answer = answer.new(plan, server.ctx, id, server.name,
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
+  if server.log_requests then log_request(job) end
   local choices = choices_of(plan)
   local ok, refused = start_all(server, x, job, choices)
   if not ok then
