@@ -29,10 +29,10 @@ class Peer:
         self.model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
         assert self.model, path
         params = ll.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = 16 * 256, 512, 512
+        params.n_ctx, params.n_batch, params.n_ubatch = 16 * 1024, 512, 512    # 1024 a sequence
         params.n_seq_max, params.n_threads, params.n_threads_batch = 16, threads, threads
         params.flash_attn_type = ll.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else ll.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.kv_unified = True    # one sequence may then be as long as it wants
+        params.kv_unified = False
         self.context = ll.llama_init_from_model(self.model, params)
         self.vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self.model))
         self.batch = ll.llama_batch_init(512, 0, 1)

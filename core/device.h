@@ -72,7 +72,7 @@ typedef struct pl_draw {       /* what is wanted of one row's logits */
 typedef struct pl_device_ops {
     void (*close)(pl_device *d);
     const char *(*kernels)(const pl_device *d);
-    const char *(*numerics)(const pl_device *d);
+    const char *(*numerics)(const pl_device *d, bool reduced);
     /* Whole steps: answers every draw. */
     pl_status (*step)(pl_device *d, int32_t vocab, const pl_draw *draws, int n);
 
@@ -81,13 +81,13 @@ typedef struct pl_device_ops {
     void (*write)(pl_device *d, void *to, const void *from, size_t bytes);
     pl_status (*kv_check)(pl_device *d, const pl_attention *a);
     size_t (*kv_bytes)(pl_device *d, const pl_attention *a); /* of one block */
-    /* n rows of k columns, from row-major data of a pl_type. */
+    /* n rows of k columns, from row-major data of a pl_type. `reduced` lets activations
+     * be quantized by 32 for quantized weights, bf16 for bf16 ones; else they are f32. */
     pl_status (*matrix_open)(pl_device *d, int type, int64_t n, int64_t k,
-                             const void *data, bool quantized, pl_matrix **out);
+                             const void *data, bool reduced, pl_matrix **out);
     void (*matrix_close)(pl_device *d, pl_matrix *w);
     size_t (*matrix_bytes)(const pl_matrix *w);
-    pl_status (*acts_open)(pl_device *d, int n_rows, int k, bool quantized,
-                           pl_acts **out);
+    pl_status (*acts_open)(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out);
     void (*acts_close)(pl_device *d, pl_acts *a);
 
     void (*begin)(pl_device *d, const pl_rows *rows);

@@ -28,19 +28,22 @@ float *pl_cpu_scratch(pl_cpu *c, size_t floats)
 /* ---- activations
  * --------------------------------------------------------------------------- */
 
-pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, bool quantized, pl_acts **out)
+pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out)
 {
-    (void)d;
     pl_acts *a = pl_alloc(sizeof *a);
     pl_cpu_rows *r = &a->rows;
     a->cap = n_rows;
-    a->quantized = quantized && k % 32 == 0;
+    a->reduced = reduced;
     r->k = k;
     r->stride = (size_t)(k + 63) / 64 * 64;
     size_t n = (size_t)n_rows * r->stride;
     r->f = pl_alloc_big(n * sizeof *r->f);
     bool ok = r->f != NULL;
-    if (a->quantized) {
+    if (reduced && pl_cpu_of(d)->k->bf16) {
+        r->h = pl_alloc_big(n * sizeof *r->h);
+        ok = ok && r->h;
+    }
+    if (reduced && k % 32 == 0) {
         r->q = pl_alloc_big(n);
         r->d = pl_alloc_big(n / 32 * sizeof *r->d);
         r->ds = pl_alloc_big(n / 32 * sizeof *r->ds);
@@ -62,6 +65,7 @@ void pl_cpu_acts_close(pl_device *d, pl_acts *a)
     pl_cpu_rows *r = &a->rows;
     size_t n = (size_t)a->cap * r->stride;
     pl_free_big(r->f, n * sizeof *r->f);
+    pl_free_big(r->h, n * sizeof *r->h);
     pl_free_big(r->q, n);
     pl_free_big(r->d, n / 32 * sizeof *r->d);
     pl_free_big(r->ds, n / 32 * sizeof *r->ds);
@@ -95,7 +99,7 @@ static void norm_row(void *arg, int row, int thread)
     const float *x =
         j->x + (size_t)(j->picked ? j->picked[row] : row) * (size_t)j->stride;
     j->c->k->norm(x, j->other, j->eps, j->out->rows.k, acts_row(j->out, row));
-    if (j->out->quantized) j->c->k->quantize(&j->out->rows, row);
+    if (j->out->reduced) j->c->k->reduce(&j->out->rows, row);
 }
 
 static void gate_row(void *arg, int row, int thread)
@@ -104,7 +108,7 @@ static void gate_row(void *arg, int row, int thread)
     row_job *j = arg;
     size_t at = (size_t)row * (size_t)j->stride;
     j->c->k->gate(j->x + at, j->other + at, j->out->rows.k, acts_row(j->out, row));
-    if (j->out->quantized) j->c->k->quantize(&j->out->rows, row);
+    if (j->out->reduced) j->c->k->reduce(&j->out->rows, row);
 }
 
 static void embed_row(void *arg, int row, int thread)
@@ -155,7 +159,7 @@ static void load_row(void *arg, int row, int thread)
     row_job *j = arg;
     size_t k = (size_t)j->out->rows.k;
     memcpy(acts_row(j->out, row), j->x + (size_t)row * k, k * sizeof(float));
-    if (j->out->quantized) j->c->k->quantize(&j->out->rows, row);
+    if (j->out->reduced) j->c->k->reduce(&j->out->rows, row);
 }
 
 static void cpu_load(pl_device *d, const float *x, int n, pl_acts *out)
@@ -212,7 +216,7 @@ void pl_cpu_linear_run(pl_device *d, const pl_linear *parts, int n_parts,
     linear_job j = {.c = c, .n_parts = n_parts, .x = x};
     for (int i = 0; i < n_parts; i++) {
         const pl_linear *p = parts + i;
-        j.parts[i] = (pl_cpu_linear){&p->w->m, p->bias, p->w->quantized,
+        j.parts[i] = (pl_cpu_linear){&p->w->m, p->bias, p->w->reduced,
                                      p->add,   p->out,  (size_t)p->out_stride};
         j.n_panels += p->w->m.n_panels;
     }
@@ -314,9 +318,10 @@ static const char *cpu_kernels(const pl_device *d)
     return ((const pl_cpu *)(const void *)d)->k->name;
 }
 
-static const char *cpu_numerics(const pl_device *d)
+/* All kernels agree, but for bf16 rows. */
+static const char *cpu_numerics(const pl_device *d, bool reduced)
 {
-    return ((const pl_cpu *)(const void *)d)->k->numerics;
+    return reduced && ((const pl_cpu *)(const void *)d)->k->bf16 ? "cpu-1-bf16" : "cpu-1";
 }
 
 static void cpu_close(pl_device *d)
@@ -362,7 +367,7 @@ static const pl_device_ops cpu_ops = {
 /* The best that this CPU has, or the one asked for if it has it. */
 static const pl_cpu_kernels *choose(const char *name)
 {
-    const pl_cpu_kernels *have[4] = {&pl_cpu_scalar};
+    const pl_cpu_kernels *have[5] = {&pl_cpu_scalar};
     int n = 1;
 #if defined(__x86_64__)
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
@@ -372,6 +377,7 @@ static const pl_cpu_kernels *choose(const char *name)
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
         have[n++] = &pl_cpu_avx512;
+        if (__builtin_cpu_supports("avx512bf16")) have[n++] = &pl_cpu_avx512bf16;
     }
 #endif
     if (!name || !*name || !strcmp(name, "auto")) return have[n - 1];

@@ -12,27 +12,25 @@
 #include "device.h"
 
 /* Workers. A run calls fn for every task 0 .. n - 1 and returns when all are done; thread
- * says which of the pool's threads is at it (the caller is 0). */
+ * says which of the pool's threads is at it (the caller is 0). In a run denormals are
+ * zero: they would cost much and mean nothing. */
 typedef void pl_task(void *arg, int task, int thread);
 typedef struct pl_pool pl_pool;
 pl_pool *pl_pool_open(int n_threads);
 void pl_pool_close(pl_pool *p);
 int pl_pool_threads(const pl_pool *p);
 void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n);
-/* Denormals are zero, here and in every worker: they would cost much and mean nothing. */
-unsigned pl_pool_float_begin(void);
-void pl_pool_float_end(unsigned before);
 
 struct pl_matrix {
     pl_cpu_matrix m;
     size_t bytes;
-    bool quantized; /* read with quantized activations */
+    bool reduced; /* read with reduced activations */
 };
 
 struct pl_acts {
     pl_cpu_rows rows;
     int n, cap; /* rows written; room */
-    bool quantized;
+    bool reduced;
 };
 
 typedef struct pl_cpu {
@@ -55,12 +53,11 @@ static inline pl_cpu *pl_cpu_of(pl_device *d)
 float *pl_cpu_scratch(pl_cpu *c, size_t floats); /* what was in it is lost */
 
 pl_status pl_cpu_matrix_open(pl_device *d, int type, int64_t n, int64_t k,
-                             const void *data, bool quantized, pl_matrix **out);
+                             const void *data, bool reduced, pl_matrix **out);
 void pl_cpu_matrix_close(pl_device *d, pl_matrix *w);
 void pl_cpu_matrix_row(const pl_cpu_matrix *m, int row, float *out);
 
-pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, bool quantized,
-                           pl_acts **out);
+pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out);
 void pl_cpu_acts_close(pl_device *d, pl_acts *a);
 void pl_cpu_linear_run(pl_device *d, const pl_linear *parts, int n_parts,
                        const pl_acts *x);

@@ -21,6 +21,16 @@ typedef struct moe_job {
     int stride;
 } moe_job;
 
+/* The likeliest that is not chosen yet (those are below 0). Where none is a number it is
+ * the first: whatever the weights are, no expert is chosen twice. */
+static int find_best(const float *p, int n)
+{
+    int best = -1;
+    for (int i = 0; i < n; i++)
+        if (!(p[i] < 0) && (best < 0 || p[i] > p[best])) best = i;
+    return best;
+}
+
 static void choose_row(void *arg, int row, int thread)
 {
     (void)thread;
@@ -31,8 +41,7 @@ static void choose_row(void *arg, int row, int thread)
     int32_t *chosen = j->chosen + (size_t)row * (size_t)e->n_used;
     j->c->k->softmax(p, e->n);
     for (int i = 0; i < e->n_used; i++) {
-        int best = 0;
-        for (int k = 1; k < e->n; k++) best = p[k] > p[best] ? k : best;
+        int best = find_best(p, e->n);
         chosen[i] = best;
         weights[i] = p[best];
         sum += p[best];
@@ -49,7 +58,8 @@ static void gather_row(void *arg, int i, int thread)
     const pl_cpu_rows *from = &j->x->rows;
     size_t row = (size_t)(j->slots[i] / j->e->n_used), at = (size_t)i, s = from->stride;
     memcpy(to->rows.f + at * s, from->f + row * s, s * sizeof(float));
-    if (!to->quantized) return;
+    if (to->rows.h) memcpy(to->rows.h + at * s, from->h + row * s, s * sizeof(uint16_t));
+    if (!to->rows.q) return;
     memcpy(to->rows.q + at * s, from->q + row * s, s);
     memcpy(to->rows.d + at * (s / 32), from->d + row * (s / 32), s / 32 * sizeof(float));
     memcpy(to->rows.ds + at * (s / 32), from->ds + row * (s / 32),
@@ -66,7 +76,7 @@ static void gate_row(void *arg, int i, int thread)
     size_t at = (size_t)i * (size_t)j->e->ffn;
     j->c->k->gate(j->gate + at, j->up + at, j->e->ffn,
                   a->rows.f + (size_t)i * a->rows.stride);
-    if (a->quantized) j->c->k->quantize(&a->rows, i);
+    if (a->reduced) j->c->k->reduce(&a->rows, i);
 }
 
 static void add_row(void *arg, int row, int thread)
@@ -111,13 +121,13 @@ static void reserve(pl_device *d, const pl_experts *e, const pl_acts *x)
     pl_cpu *c = pl_cpu_of(d);
     pl_acts *g = c->gathered;
     bool same = g && g->cap >= x->n && g->rows.k == x->rows.k &&
-                g->quantized == x->quantized && c->gated->rows.k == e->ffn;
+                g->reduced == x->reduced && c->gated->rows.k == e->ffn;
     if (same) return;
     pl_cpu_acts_close(d, c->gathered);
     pl_cpu_acts_close(d, c->gated);
     c->gathered = c->gated = NULL;
-    if (pl_cpu_acts_open(d, x->cap, x->rows.k, x->quantized, &c->gathered) < 0 ||
-        pl_cpu_acts_open(d, x->cap, e->ffn, x->quantized, &c->gated) < 0) {
+    if (pl_cpu_acts_open(d, x->cap, x->rows.k, x->reduced, &c->gathered) < 0 ||
+        pl_cpu_acts_open(d, x->cap, e->ffn, x->reduced, &c->gated) < 0) {
         abort();
     }
 }

@@ -36,8 +36,8 @@ struct pl_conn {
     pl_buf sending; /* being sent by libuv */
     int state, n_handles;
     bool dirty, writing, reading, eof, shut, closing;
-    int64_t deadline; /* loop time; 0: none */
-    size_t unsent;    /* when the deadline for a write was set */
+    int64_t deadline;    /* loop time; 0: none */
+    size_t last_sending; /* when the deadline for a write was set */
     char peer[64];
 };
 
@@ -80,8 +80,12 @@ static void set_deadline(pl_conn *c, int64_t ms)
 
 static int64_t write_ms(const pl_conn *c)
 {
-    return c->http->stopping || c->state == LEAVING ? LINGER_MS
-                                                    : c->http->options.request_timeout_ms;
+    return c->http->stopping ? LINGER_MS : c->http->options.request_timeout_ms;
+}
+
+static size_t n_sending(const pl_conn *c)
+{
+    return c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0;
 }
 
 /* ---- closing ----------------------------------------------------------------------- */
@@ -197,7 +201,7 @@ static void send_rest(pl_conn *c, size_t sent)
     uv_buf_t rest =
         uv_buf_init(c->sending.data + sent, (unsigned)(c->sending.len - sent));
     c->writing = true;
-    c->unsent = rest.len;
+    c->last_sending = rest.len;
     set_deadline(c, write_ms(c));
     if (uv_write(&c->write, (uv_stream_t *)&c->tcp, &rest, 1, on_written)) {
         c->writing = false;
@@ -207,9 +211,7 @@ static void send_rest(pl_conn *c, size_t sent)
 
 static size_t unsent(const pl_conn *c)
 {
-    return c->out.len +
-           (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp)
-                       : 0);
+    return c->out.len + n_sending(c);
 }
 
 static void flush(pl_conn *c)
@@ -261,7 +263,7 @@ static void leave(pl_conn *c)
     if (!c->out.len && !c->writing)
         written(c);
     else
-        set_deadline(c, LINGER_MS);
+        set_deadline(c, write_ms(c));
 }
 
 static void refuse(pl_conn *c, int status, const char *why)
@@ -369,7 +371,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         c->state = LEAVING;
         c->reading = false;
         uv_read_stop(stream);
-        set_deadline(c, LINGER_MS);
+        set_deadline(c, write_ms(c));
     } else if (n < 0) {
         lose(c);
     } else if (c->state == READING) {
@@ -396,8 +398,8 @@ static void on_deadline(uv_timer_t *timer)
     if (!c->deadline) return;
     if (left > 0) {
         uv_timer_start(timer, on_deadline, (uint64_t)left, 0);
-    } else if (c->writing && unsent(c) < c->unsent && c->state != LEAVING) {
-        c->unsent = unsent(c);
+    } else if (n_sending(c) < c->last_sending && !c->http->stopping) {
+        c->last_sending = n_sending(c); /* slow, but it reads */
         set_deadline(c, write_ms(c));
     } else if (c->state == READING && c->parser.started && !c->writing) {
         refuse(c, 408, "the request did not arrive in time");
@@ -573,10 +575,12 @@ void pl_http_stop(pl_http *h)
         next = c->next;
         if (c->out.len && !c->writing) flush(c);
         if (c->closing) continue;
-        if (c->x || !unsent(c))
+        if (c->x || !unsent(c)) {
             lose(c);
-        else if (c->state != LEAVING)
-            leave(c);
+            continue;
+        }
+        leave(c);
+        set_deadline(c, LINGER_MS);
     }
 }
 

@@ -14,8 +14,7 @@ static const char *const role_names[PL_N_ROLES] = {
     "k_norm", "ffn_norm", "gate",   "up",         "down",      "router",
 };
 
-/* ---- options
- * ------------------------------------------------------------------------------- */
+/* ---- options -------------------------------------------------------------------- */
 
 typedef struct bound {
     const char *name;
@@ -123,14 +122,14 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
     if (device->ops->step) m->o.n_layers = 0;
     m->attention = a;
     m->slots = pl_alloc((size_t)(m->o.n_layers + 1) * PL_N_ROLES * sizeof *m->slots);
-    snprintf(m->numerics, sizeof m->numerics, "%s-%s-%s", device->ops->numerics(device),
+    snprintf(m->numerics, sizeof m->numerics, "%s-%s-%s",
+             device->ops->numerics(device, o->activations == PL_Q8_0),
              o->activations == PL_Q8_0 ? "q8" : "f32",
              o->kv_type == PL_F16 ? "f16" : "f32");
     return m;
 }
 
-/* ---- shapes
- * ---------------------------------------------------------------------------------- */
+/* ---- shapes --------------------------------------------------------------------- */
 
 typedef struct shape {
     int64_t rows, cols; /* cols 0: a vector of `rows` */
@@ -206,8 +205,7 @@ static bool in_layer(int role)
     return role > PL_ROLE_ROPE_FREQS;
 }
 
-/* ---- tensors
- * --------------------------------------------------------------------------------- */
+/* ---- tensors -------------------------------------------------------------------- */
 
 static pl_status put_vector(pl_model *m, pl_slot *slot, int type, int64_t n,
                             const void *data)
@@ -235,11 +233,20 @@ static pl_status put_vector(pl_model *m, pl_slot *slot, int type, int64_t n,
     return slot->vector ? PL_OK : pl_fail(PL_ENOMEM, "no %zu bytes on the device", bytes);
 }
 
-static pl_status put_matrix(pl_model *m, pl_matrix **to, int type, shape s,
+/* V's projection keeps float activations: what it makes stays in the cache and is read by
+ * every later token. It is 3 % of SmolLM2's weights and takes a third off the largest
+ * error (1.18 to 0.68 in a logprob, 0.217 to 0.181 nine times in ten). */
+static bool quantizes(const pl_model *m, int role)
+{
+    return m->o.activations == PL_Q8_0 && role != PL_ROLE_V;
+}
+
+static pl_status put_matrix(pl_model *m, pl_matrix **to, int role, int type,
                             const void *data)
 {
+    shape s = shape_of(m, role);
     return m->device->ops->matrix_open(m->device, type, s.rows, s.cols, data,
-                                       m->o.activations == PL_Q8_0, to);
+                                       quantizes(m, role), to);
 }
 
 /* "tensor 'x' (layer 3 gate)", for messages; one at a time a thread. */
@@ -333,7 +340,7 @@ static pl_status put_expert(pl_model *m, int role, int layer, int e, int type,
         return pl_fail(PL_EINVAL, "%s of layer %d: expert %d was given before",
                        role_names[role], layer, e);
     }
-    return put_matrix(m, slot->experts + e, type, shape_of(m, role), data);
+    return put_matrix(m, slot->experts + e, role, type, data);
 }
 
 static pl_status put_tensor(pl_model *m, int role, int layer, int e, int type,
@@ -346,7 +353,7 @@ static pl_status put_tensor(pl_model *m, int role, int layer, int e, int type,
                        layer);
     }
     if (!s.cols) return put_vector(m, slot, type, s.rows, data);
-    if (!s.experts) return put_matrix(m, &slot->matrix, type, s, data);
+    if (!s.experts) return put_matrix(m, &slot->matrix, role, type, data);
     if (e >= 0) return put_expert(m, role, layer, e, type, data);
     size_t bytes = pl_type_bytes(type, s.cols) * (size_t)s.rows;
     for (int i = 0; i < m->o.n_experts; i++) {
@@ -364,8 +371,7 @@ pl_status pl_model_tensor(pl_model *m, int role, int layer, int e,
     return put_tensor(m, role, layer, e, tensor->type, tensor->data);
 }
 
-/* ---- made up weights
- * --------------------------------------------------------------------------- */
+/* ---- made up weights ------------------------------------------------------------ */
 
 /* Values whose squares' mean is 1 / columns: what goes through keeps its size. Q8_0 where
  * the model quantizes activations, else bf16. */
@@ -438,9 +444,7 @@ pl_status pl_model_dummy(pl_model *m)
     return PL_OK;
 }
 
-/* ---- ready
- * ---------------------------------------------------------------------------------------
- */
+/* ---- ready ---------------------------------------------------------------------- */
 
 static pl_status check_slot(const pl_model *m, int role, int layer)
 {
@@ -496,8 +500,7 @@ void pl_model_close(pl_model *m)
     pl_free(m);
 }
 
-/* ---- what it is
- * ------------------------------------------------------------------------------------ */
+/* ---- what it is ----------------------------------------------------------------- */
 
 int64_t pl_model_weight_bytes(const pl_model *m)
 {

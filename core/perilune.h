@@ -203,7 +203,7 @@ typedef struct pl_model_options {
     float rope_factor, rope_low, rope_high, rope_attention;           /* llama3: low/high factor; yarn: beta_slow/beta_fast, attention factor (0: derived) */
     int32_t rope_original;                 /* original_max_position_embeddings */
     int32_t tied;                          /* the head is the embedding */
-    int32_t activations;                   /* PL_F32, or PL_Q8_0: rows quantized by 32 for quantized weights */
+    int32_t activations;                   /* PL_F32, or PL_Q8_0: rows quantized by 32 for quantized weights, bf16 for bf16 ones if the kernels can */
     int32_t kv_type;                       /* PL_F32, PL_F16 */
     int32_t block_size;
     uint64_t dummy_seed;                   /* with pl_model_dummy */
@@ -379,7 +379,8 @@ typedef struct pl_stream pl_stream;        /* what becomes of one sequence's tok
 /* `x` may be NULL unless the mode is SSE. When its client is gone the stream is cancelled. */
 pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exchange *x);
 int32_t pl_stream_id(const pl_stream *s);
-/* Of SSE: `before` ends in, `after` begins with, the quote around the text. */
+/* Of SSE, once: `before` ends in, `after` begins with, the quote around the text. Pieces
+ * are held until then, so that an answer may begin after its sequence was taken. */
 void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const char *after,
                      size_t after_len);
 pl_status pl_stream_stop(pl_stream *s, const char *stop, size_t len);  /* a stop string; PL_ELIMIT */

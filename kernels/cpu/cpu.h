@@ -36,11 +36,13 @@ typedef struct pl_cpu_matrix {
     char *panels;
 } pl_cpu_matrix;
 
-/* Rows of activations; the quantized form is there where k is a multiple of 32. */
+/* Rows of activations; of the reduced forms q is there where k is a multiple of 32, h
+ * where the kernels multiply bf16. */
 typedef struct pl_cpu_rows {
     int32_t k;
     size_t stride; /* of f in floats, of q in bytes; multiple of 64 */
     float *f;
+    uint16_t *h;        /* bf16 */
     int8_t *q;          /* by 32: round(x * 127 / max) */
     float *d, *ds;      /* stride / 32 a row: scale; scale * sum of q */
     int32_t *minus_sum; /* stride / 16 a row: minus the sum of 16 q */
@@ -49,7 +51,7 @@ typedef struct pl_cpu_rows {
 typedef struct pl_cpu_linear { /* out[r][...] = rows[r] . matrix (+ bias) (+ out) */
     const pl_cpu_matrix *w;
     const float *bias; /* NULL: none */
-    bool quantized, add;
+    bool reduced, add; /* reduced: by q or h, if the kernels have that for w's type */
     float *out;
     size_t out_stride;
 } pl_cpu_linear;
@@ -73,10 +75,11 @@ typedef struct pl_cpu_query { /* one query head of one row */
 } pl_cpu_query;
 
 typedef struct pl_cpu_kernels {
-    const char *name, *numerics;
+    const char *name;
+    bool bf16; /* reads h */
     void (*linear)(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int n,
                    int panel, int n_panels);
-    void (*quantize)(const pl_cpu_rows *x, int row);
+    void (*reduce)(const pl_cpu_rows *x, int row); /* f to the forms that are there */
     void (*norm)(const float *x, const float *weight, float eps, int n, float *out);
     void (*gate)(const float *gate, const float *up, int n, float *out);
     void (*add)(float *x, const float *y, float factor, int n); /* x += factor * y */
@@ -92,7 +95,7 @@ typedef struct pl_cpu_kernels {
 
 extern const pl_cpu_kernels pl_cpu_scalar;
 #if defined(__x86_64__)
-extern const pl_cpu_kernels pl_cpu_avx2, pl_cpu_avx512;
+extern const pl_cpu_kernels pl_cpu_avx2, pl_cpu_avx512, pl_cpu_avx512bf16;
 #endif
 
 #endif

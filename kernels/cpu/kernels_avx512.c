@@ -2,8 +2,9 @@
  *
  * The kernels for AVX-512 with VNNI.
  */
-#if defined(__x86_64__)
 #include "cpu/cpu.h"
+
+#if defined(__x86_64__)
 #include "cpu/lanes_avx512.inl"
 
 #include "math.inl"
@@ -14,9 +15,8 @@
 
 const pl_cpu_kernels pl_cpu_avx512 = {
     .name = "avx512",
-    .numerics = "cpu-1",
     .linear = linear,
-    .quantize = quantize,
+    .reduce = reduce,
     .norm = norm,
     .gate = gate,
     .add = add,

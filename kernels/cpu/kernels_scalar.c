@@ -13,9 +13,8 @@
 
 const pl_cpu_kernels pl_cpu_scalar = {
     .name = "scalar",
-    .numerics = "cpu-1",
     .linear = linear,
-    .quantize = quantize,
+    .reduce = reduce,
     .norm = norm,
     .gate = gate,
     .add = add,

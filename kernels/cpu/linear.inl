@@ -73,7 +73,7 @@ PL_INLINE void read_codes(const char *panel, int block, int bits, vi *codes)
     }
 }
 
-/* Asks for what a single row needs soon: it waits for memory, not for arithmetic. */
+/* Asks for what comes soon: few rows wait for memory, not for arithmetic. */
 PL_INLINE void ahead(const char *panel, int block, int bits)
 {
     enum {
@@ -102,7 +102,7 @@ PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int 
         vi codes[8];
         scales s = read_scales(w, panel, b, kind);
         read_codes(panel, b, bits, codes);
-        if (C == 1) ahead(panel, b, bits);
+        if (C <= 4) ahead(panel, b, bits);
         for (int g = 0; bits == 8 && g < 8; g++) codes[g] = vi_code_s8(codes[g]);
         for (int c = 0; c < C; c++) {
             const int8_t *a = q + (size_t)c * x->stride + b * 32;
@@ -136,22 +136,28 @@ PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int 
 /* ---- in f32: quantized weights are expanded a block at a time
  * -------------------------- */
 
+/* Value k of a block: code * d + m in one rounding. */
+PL_INLINE vf expand(const vi *codes, int k, int32_t mask, vf d, vf m)
+{
+    vi code = k % 4 ? vi_shr(codes[k / 4], k % 4 * 8) : codes[k / 4];
+    if (k % 4 < 3 || mask != 255) code = vi_and(code, mask);
+    return vf_fma(vf_from_i(code), d, m);
+}
+
+/* A minimum takes the place of the offset 128 (the codes have it in their top bit). Else
+ * -offset * d is exact, so code * d - offset * d is rounded as (code - offset) * d. */
 PL_INLINE void expand_block(const pl_cpu_matrix *w, const char *panel, int b, int bits,
                             int kind, vf *out)
 {
     vi codes[8];
     scales s = read_scales(w, panel, b, kind);
     read_codes(panel, b, bits, codes);
-    vf offset = vf_set1(bits == 8 ? -128.0f : kind == SCALES_D ? -8.0f : 0.0f);
-    for (int k = 0; k < 32; k++) {
-        vf code = vf_from_i(vi_and(vi_shr(codes[k / 4], k % 4 * 8), 255));
-        code = vf_add(code, offset);
-        if (kind == SCALES_SUPER_HALVES) {
-            out[k] = vf_mul(code, k < 16 ? s.d : s.m);
-        } else {
-            out[k] = kind == SCALES_D ? vf_mul(code, s.d) : vf_fma(code, s.d, s.m);
-        }
-    }
+    bool halves = kind == SCALES_SUPER_HALVES, min = kind != SCALES_D && !halves;
+    vf offset = vf_set1(bits == 8 ? -128.0f : -8.0f), d = halves ? s.m : s.d;
+    vf low = min ? s.m : vf_mul(offset, s.d), high = min ? s.m : vf_mul(offset, d);
+    int32_t mask = min && bits == 8 ? 127 : 255;
+    for (int k = 0; k < 16; k++) out[k] = expand(codes, k, mask, s.d, low);
+    for (int k = 16; k < 32; k++) out[k] = expand(codes, k, mask, d, high);
 }
 
 PL_TILE void tile_expanded(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
@@ -199,6 +205,39 @@ PL_TILE void tile_plain(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
     finish_tile(l, row, p, acc, C);
 }
 
+#if defined(__AVX512BF16__)
+/* acc += the products of column pair `pair`. */
+PL_INLINE void add_pair(vf *acc, const char *panel, const uint16_t *h, size_t stride,
+                        int pair, int C)
+{
+    __m512bh two = (__m512bh)vi_load(panel + (size_t)pair * 64);
+    for (int c = 0; c < C; c++) {
+        int32_t a;
+        memcpy(&a, h + (size_t)c * stride + (size_t)pair * 2, sizeof a);
+        acc[c] = _mm512_dpbf16_ps(acc[c], two, (__m512bh)vi_set1(a));
+    }
+}
+
+/* bf16 by bf16, in two chains: even pairs and odd ones. */
+PL_TILE void tile_pairs(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
+                        int C)
+{
+    const pl_cpu_matrix *w = l->w;
+    const char *panel = w->panels + (size_t)p * w->panel_bytes;
+    const uint16_t *h = x->h + (size_t)row * x->stride;
+    int n_pairs = (w->k + 1) / 2, pair = 0;
+    vf even[PL_COLUMNS], odd[PL_COLUMNS];
+    for (int c = 0; c < C; c++) even[c] = odd[c] = vf_set1(0.0f);
+    for (; pair + 2 <= n_pairs; pair += 2) {
+        add_pair(even, panel, h, x->stride, pair, C);
+        add_pair(odd, panel, h, x->stride, pair + 1, C);
+    }
+    if (pair < n_pairs) add_pair(even, panel, h, x->stride, pair, C);
+    for (int c = 0; c < C; c++) even[c] = vf_add(even[c], odd[c]);
+    finish_tile(l, row, p, even, C);
+}
+#endif
+
 /* ---- which tile
  * ------------------------------------------------------------------------ */
 
@@ -239,6 +278,12 @@ PL_TILE void tile_plain(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
 TILES(linear_f32, CALL_f32)
 TILES(linear_f16, CALL_f16)
 TILES(linear_bf16, CALL_bf16)
+#if defined(__AVX512BF16__)
+#define CALL_pairs(C) tile_pairs(l, x, row, p, C)
+TILES(linear_pairs, CALL_pairs)
+#else
+#define linear_pairs linear_bf16
+#endif
 QUANT_TILES(q8_0)
 QUANT_TILES(q4_0)
 QUANT_TILES(q4_1)
@@ -253,7 +298,7 @@ static void linear(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int 
     static tiles *const table[][2] = {
         [PL_F32] = {linear_f32, linear_f32},
         [PL_F16] = {linear_f16, linear_f16},
-        [PL_BF16] = {linear_bf16, linear_bf16},
+        [PL_BF16] = {linear_bf16, linear_pairs},
         [PL_Q8_0] = {linear_f32_q8_0, linear_q8_q8_0},
         [PL_Q4_0] = {linear_f32_q4_0, linear_q8_q4_0},
         [PL_Q4_1] = {linear_f32_q4_1, linear_q8_q4_1},
@@ -261,6 +306,6 @@ static void linear(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int 
         [PL_Q5_K] = {linear_f32_q5_k, linear_q8_q5_k},
         [PL_Q6_K] = {linear_f32_q6_k, linear_q8_q6_k},
     };
-    tiles *tile = table[l->w->type][l->quantized];
+    tiles *tile = table[l->w->type][l->reduced];
     for (int p = panel; p < panel + n_panels; p++) tile(l, x, first, n, p);
 }

@@ -11,6 +11,7 @@ static void quantize(const pl_cpu_rows *x, int row)
     for (int b = 0; b < x->k / 32; b++) {
         vf lo = vf_load(f + b * 32), hi = vf_load(f + b * 32 + 16);
         float top = vf_top(vf_max(vf_abs(lo), vf_abs(hi)));
+        top = top > 0x1p-100f ? top : 0.0f; /* or 127 / top might be infinite */
         vf by = vf_set1(top > 0.0f ? 127.0f / top : 0.0f);
         vi i = vi_round(vf_mul(lo, by)), j = vi_round(vf_mul(hi, by));
         vi_store_s8(q + b * 32, i);
@@ -22,6 +23,19 @@ static void quantize(const pl_cpu_rows *x, int row)
         x->minus_sum[(first + (size_t)b) * 2] = -(int32_t)si;
         x->minus_sum[(first + (size_t)b) * 2 + 1] = -(int32_t)sj;
     }
+}
+
+static void reduce(const pl_cpu_rows *x, int row)
+{
+#if defined(__AVX512BF16__)
+    for (int i = 0; x->h && i < x->k; i += 16) {
+        size_t at = (size_t)row * x->stride + (size_t)i;
+        vf v = vf_load_n(x->f + at, PL_MIN(x->k - i, 16));
+        _mm256_storeu_si256((__m256i *)(void *)(x->h + at),
+                            (__m256i)_mm512_cvtneps_pbh(v));
+    }
+#endif
+    if (x->q) quantize(x, row);
 }
 
 static void norm(const float *x, const float *weight, float eps, int n, float *out)

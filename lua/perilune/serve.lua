@@ -9,6 +9,7 @@
 local pl = require "perilune.ffi"
 local answer = require "perilune.answer"
 local flow = require "perilune.flow"
+local json = require "perilune.json"
 local log = require "perilune.log"
 local logprobs = require "perilune.logprobs"
 local buffer = require "string.buffer"
@@ -65,7 +66,7 @@ end
 
 -- Hands a choice's sequence to the engine; nil, message, name where it is refused.
 local function start(server, x, job, choice)
-  local plan, answer_ = job.plan, job.answer
+  local plan = job.plan
   local stream = C.pl_stream_open(server.rt, server.ctx.text, mode_of(plan), x)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, server.stream_interval,
     plan.min_tokens)
@@ -74,10 +75,6 @@ local function start(server, x, job, choice)
   local status = C.PL_OK
   for _, s in ipairs(plan.stop) do
     if status >= 0 then status = C.pl_stream_stop(stream, s, #s) end
-  end
-  if plan.stream then
-    local before, after = answer_:frame(choice.index)
-    C.pl_stream_frame(stream, before, #before, after, #after)
   end
   local seq = ffi.cast("pl_seq *", choice.seq.address)
   if status >= 0 then status = C.pl_stream_start(stream, server.engine, seq) end
@@ -92,14 +89,13 @@ local function start(server, x, job, choice)
   return true
 end
 
--- The text and tokens that came since the last time; of an echo alone: none.
+-- The text and tokens that came since the last time; of an echo alone: no text.
 local tokens_out, starts_out = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
 local len_out = ffi.new "size_t[1]"
 local function take(job, choice)
   local text = ffi.string(C.pl_stream_take(choice.stream, len_out), len_out[0])
   local n = C.pl_stream_tokens(choice.stream, tokens_out, starts_out)
-  local tokens = tokens_out[0]
-  local plan = job.plan
+  local tokens, plan = tokens_out[0], job.plan
   if plan.echo and plan.logprobs >= 0 and n > 0 and not choice.echoed
       and not job.answer.chat then
     logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
@@ -207,32 +203,6 @@ local function start_all(server, x, job, choices)
   return true
 end
 
-local stats = ffi.new "pl_engine_stats"
-local function line_is_full(server, n)
-  C.pl_engine_stats_get(server.engine, stats)
-  if stats.waiting + n <= server.ctx.max_choices then return false end
-  return { status = 503, message = ("%d sequences are waiting; the line holds %d.")
-    :format(stats.waiting, server.ctx.max_choices) }
-end
-
--- The head and what comes before the first token: written before any sequence starts, for
--- C writes their text as it comes.
-local function begin_stream(x, job, choices)
-  C.pl_exchange_begin(x, 200, "text/event-stream; charset=utf-8", job.headers,
-    #job.headers)
-  for _, c in ipairs(choices) do
-    if job.answer.chat then
-      local usage = job.plan.continuous_usage and job.answer:usage(c.prompt.n_tokens, 0)
-      write(x, job.answer:first_chunk(c.index, c.prompt, usage))
-      if job.plan.echo and job.plan.echo_content ~= "" then
-        write(x, job.answer:chunk(c.index, job.plan.echo_content, {}))
-      end
-    elseif job.plan.echo then
-      write(x, job.answer:chunk(c.index, c.prompt.text, {}))
-    end
-  end
-end
-
 local function totals(choices, plan)
   local n_prompt, n_out, cached = 0, 0, 0
   for i, c in ipairs(choices) do
@@ -245,18 +215,54 @@ local function totals(choices, plan)
   return n_prompt, n_out, cached
 end
 
-local function stream(server, x, job, choices)
+-- What stands before a choice's pieces.
+local function opening(job, c)
+  local plan, reply = job.plan, job.answer
+  if not reply.chat then
+    return plan.echo and reply:chunk(c.index, c.prompt.text, {}) or ""
+  end
+  local usage = plan.continuous_usage and reply:usage(c.prompt.n_tokens, 0)
+  local text = reply:first_chunk(c.index, c.prompt, usage)
+  if plan.echo and plan.echo_content ~= "" then
+    text = text .. reply:chunk(c.index, plan.echo_content, {})
+  end
+  return text
+end
+
+-- The answer begins; then, and not before, C may write the pieces.
+local function begin_stream(x, job, choices)
+  C.pl_exchange_begin(x, 200, "text/event-stream; charset=utf-8", job.headers,
+    #job.headers)
+  for _, c in ipairs(choices) do write(x, opening(job, c)) end
+  for _, c in ipairs(choices) do
+    local before, after = job.answer:frame(c.index)
+    C.pl_stream_frame(c.stream, before, #before, after, #after)
+  end
+end
+
+local function follow_all(job, x, choices)
   local tasks = {}
   for i, choice in ipairs(choices) do tasks[i] = flow.spawn(follow, job, x, choice) end
   flow.join(tasks)
-  if job.plan.include_usage or server.force_usage then
-    write(x, job.answer:usage_chunk(job.answer:usage(totals(choices, job.plan))))
+end
+
+local function stream(server, x, job, choices)
+  begin_stream(x, job, choices)
+  if #choices == 1 then
+    follow(job, x, choices[1])
+  else
+    follow_all(job, x, choices)
   end
-  write(x, answer.DONE)
+  local last = answer.DONE
+  if job.plan.include_usage or server.force_usage then
+    local usage = job.answer:usage(totals(choices, job.plan))
+    last = job.answer:usage_chunk(usage) .. last
+  end
+  write(x, last)
   C.pl_exchange_end(x)
 end
 
-local function whole(x, job, choices)
+local function whole(_, x, job, choices)
   for _, choice in ipairs(choices) do gather(job, choice) end
   for _, c in ipairs(choices) do
     if c.last.finish == C.PL_FINISH_ERROR then
@@ -267,19 +273,28 @@ local function whole(x, job, choices)
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
 end
 
--- The engine refused what was prepared; a stream has begun by then.
-local function refuse_late(x, job, refused)
-  if not job.plan.stream then
-    refused.headers = job.headers
-    return M.refuse(x, refused)
+-- Closes the streams; where something went wrong they are stopped first, so that nothing
+-- goes on computing for nobody.
+local function settle(choices)
+  for _, c in ipairs(choices) do
+    if not c.last then C.pl_stream_cancel(c.stream) end
   end
-  write(x, answer.error_event(refused.message, refused.status))
-  write(x, answer.DONE)
-  C.pl_exchange_end(x)
+  for _, c in ipairs(choices) do
+    if not c.last then flow.await(c.id, "done") end
+  end
+  close_streams(choices, #choices)
 end
 
 local function random_id()
   return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
+end
+
+-- An id may come from a client: as JSON it stays on its line.
+local function log_request(job)
+  local plan, tokens = job.plan, 0
+  for _, prompt in ipairs(plan.prompts) do tokens = tokens + prompt.n_tokens end
+  log.info("request %s: %s%s, %d prompts of %d tokens, n = %d",
+    json.encode(job.answer.id), plan.kind, plan.stream and ", streamed" or "", #plan.prompts, tokens, plan.n)
 end
 
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
@@ -293,21 +308,20 @@ function M.generate(server, x, kind, headers)
   local given = C.pl_exchange_header(x, "x-request-id")
   local id = given ~= nil and ffi.string(given) or plan.request_id or random_id()
   local job = { plan = plan, headers = headers, id = id, arrived = arrived,
-    answer = answer.new(plan, server.ctx, id, plan.model or server.name,
+    answer = answer.new(plan, server.ctx, id, server.name,
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
+  if server.log_requests then log_request(job) end
   local choices = choices_of(plan)
-  local full = line_is_full(server, #choices)
-  if full then
-    close_from(choices, 1)
-    full.headers = headers
-    return M.refuse(x, full)
-  end
-  if plan.stream then begin_stream(x, job, choices) end
   local ok, refused = start_all(server, x, job, choices)
-  if not ok then return refuse_late(x, job, refused) end
-  if plan.stream then stream(server, x, job, choices) else whole(x, job, choices) end
+  if not ok then
+    refused.headers = headers
+    return M.refuse(x, refused)
+  end
+  local give = plan.stream and stream or whole
+  local answered, why = xpcall(give, debug.traceback, server, x, job, choices)
+  settle(choices)
+  if not answered then error(why, 0) end
   server.metrics:done(job, choices)
-  close_streams(choices, #choices)
 end
 
 return M

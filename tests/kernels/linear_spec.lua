@@ -7,7 +7,7 @@ local quant = require "support.quant"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
-local VARIANTS = { "avx2", "avx512" }
+local VARIANTS = { "avx2", "avx512", "avx512bf16" }
 
 local function has(variant)
   local d = C.pl_device_open("cpu", variant, 1)
@@ -49,6 +49,12 @@ local function error_of(matrix, rows, n, out)
   return worst
 end
 
+-- Those for which the variant promises the bits of plain C.
+local function activations_of(name, variant)
+  if name == "BF16" and variant == "avx512bf16" then return { C.PL_F32 } end
+  return { C.PL_F32, C.PL_Q8_0 }
+end
+
 local SHAPES = { { 1, 256 }, { 15, 512 }, { 33, 768 }, { 48, 256 } }
 local COLUMNS = { 1, 2, 3, 5, 8, 13, 70 }
 
@@ -69,7 +75,7 @@ describe("linear", function()
           local m = quant.matrix(name, shape[1], shape[2], i)
           for k, n in ipairs(COLUMNS) do
             local rows = rows_of(i * 100 + k, n, shape[2])
-            for _, activations in ipairs { C.PL_F32, C.PL_Q8_0 } do
+            for _, activations in ipairs(activations_of(name, variant)) do
               local want, size = linear("scalar", 1, m, activations, rows, n)
               local got = linear(variant, k % 2 + 1, m, activations, rows, n)
               assert.is_true(same_bits(want, got, size),
@@ -95,11 +101,22 @@ describe("linear", function()
   end)
 
   it("gives a row the same bits in any company", function()
-    local m, rows = quant.matrix("Q4_1", 40, 512, 5), rows_of(9, 70, 512)
-    local all = linear("auto", 2, m, C.PL_Q8_0, rows, 70)
-    for row = 0, 69 do
-      local alone = linear("auto", 1, m, C.PL_Q8_0, rows + row * 512, 1)
-      assert.is_true(same_bits(alone, all + row * 40, 40), "row " .. row)
+    for _, name in ipairs { "Q4_1", "BF16" } do
+      local m, rows = quant.matrix(name, 40, 512, 5), rows_of(9, 70, 512)
+      local all = linear("auto", 2, m, C.PL_Q8_0, rows, 70)
+      for row = 0, 69 do
+        local alone = linear("auto", 1, m, C.PL_Q8_0, rows + row * 512, 1)
+        assert.is_true(same_bits(alone, all + row * 40, 40), name .. ", row " .. row)
+      end
+    end
+  end)
+
+  it("rounds activations to bf16 where the CPU multiplies such", function()
+    if not has "avx512bf16" then return pending "not on this CPU" end
+    for _, k in ipairs { 1, 7, 81, 512 } do
+      local m, rows = quant.matrix("BF16", 37, k, k), rows_of(k, 11, k)
+      local out = linear("avx512bf16", 2, m, C.PL_Q8_0, rows, 11)
+      assert.is_true(error_of(m, rows, 11, out) < 0.004)
     end
   end)
 
@@ -109,6 +126,32 @@ describe("linear", function()
     for k = 0, 255 do rows[k] = k % 32 == 0 and 127 or bit.band(k * 7, 127) - 64 end
     local out = linear("auto", 1, m, C.PL_Q8_0, rows, 1)
     assert.is_true(error_of(m, rows, 1, out) < 1e-6)
+  end)
+
+  -- A worker that rounds otherwise than the caller would show here.
+  it("gives sums that are hardly numbers the same bits on every thread", function()
+    local m, rows = quant.matrix("F32", 512, 256, 5), rows_of(4, 130, 256)
+    for i = 0, 512 * 256 - 1 do ffi.cast("float *", m.tensor.data)[i] = 1e-20 end
+    for i = 0, 130 * 256 - 1 do rows[i] = 1e-20 end
+    local want, size = linear("auto", 1, m, C.PL_F32, rows, 130)
+    for _ = 1, 5 do
+      assert.is_true(same_bits(want, linear("auto", 4, m, C.PL_F32, rows, 130), size))
+    end
+  end)
+
+  it("quantizes what is hardly a number alike in every variant", function()
+    local m, rows = quant.matrix("Q8_0", 16, 256, 1), ffi.new("float[256]")
+    for _, tiny in ipairs { 1e-36, 2e-37, 1e-38, 1e-40, 0 } do
+      for k = 0, 255 do rows[k] = tiny * (k % 5 - 2) end
+      local want, size = linear("scalar", 1, m, C.PL_Q8_0, rows, 1)
+      for r = 0, 15 do assert.is_true(math.abs(want[r]) < 1e-33) end
+      for _, variant in ipairs(VARIANTS) do
+        if has(variant) then
+          local got = linear(variant, 1, m, C.PL_Q8_0, rows, 1)
+          assert.is_true(same_bits(want, got, size), variant .. ", " .. tiny)
+        end
+      end
+    end
   end)
 
   it("refuses a matrix of broken rows", function()

@@ -668,7 +668,7 @@ describe("flags", function()
     assert.equal("one", data[1].id)
     assert.equal("two", data[2].id)
     assert.equal("one", s:post(COMPLETION, completion()).json.model)
-    assert.equal("two", s:post(COMPLETION, completion { model = "two" }).json.model)
+    assert.equal("one", s:post(COMPLETION, completion { model = "two" }).json.model)
     error_of(404, s:post(COMPLETION, completion { model = "llama" }))
   end)
 

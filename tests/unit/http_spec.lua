@@ -214,6 +214,44 @@ describe("http", function()
     c:close()
   end)
 
+  it("lets a slow reader have the last answer too", function()
+    local big = ("x"):rep(16 * 1024 * 1024)
+    local c = s:connect("GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 4096)
+    s:reply(s:request(), 200, big)
+    local n = 0
+    for _ = 1, 15 do
+      n = n + #c:receive()
+      s:event(100)
+    end
+    repeat
+      local part = c:receive()
+      n = n + #part
+    until part == ""
+    assert.is_true(n > #big)
+    c:close()
+  end)
+
+  it("logs each request as it is answered", function()
+    ffi.cdef "int dup(int); int dup2(int, int); int open(const char *, int, ...);"
+    local name = os.tmpname()
+    local fd, err = ffi.C.open(name, 1), ffi.C.dup(2)
+    ffi.C.dup2(fd, 2)
+    C.pl_log_level(C.PL_LOG_INFO)
+    local c = s:connect "GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
+    s:reply(s:request(), 404)
+    c:answer()
+    c:close()
+    C.pl_log_level(C.PL_LOG_ERROR)
+    ffi.C.dup2(err, 2)
+    ffi.C.close(err)
+    ffi.C.close(fd)
+    local file = assert(io.open(name))
+    local line = file:read "*a"
+    file:close()
+    os.remove(name)
+    assert.is_truthy(line:find '^INFO .* 127%.0%.0%.1:%d+ %- "GET /a%?b HTTP/1.1" 404\n$')
+  end)
+
   it("closes with requests, streams and clients still there", function()
     local t = server.open()
     local c = t:connect "GET / HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -146,6 +146,25 @@ describe("stream", function()
     C.pl_stream_close(st)
   end)
 
+  it("brings a prompt's logprobs with the first token", function()
+    local st = start({ "a", "b" }, {
+      params = { max_tokens = 2, logprobs = 0, prompt_logprobs = 1 },
+    })
+    done(st)
+    take(st)
+    local tokens, starts = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
+    assert.equal(2, C.pl_stream_tokens(st, tokens, starts))
+    local first, second = tokens[0][0], tokens[0][1]
+    assert.same({ 1, 4, 1, 0 },
+      { first.n_top, first.n_prompt_top, second.n_top, second.n_prompt_top })
+    assert.equal(engine.id(1), first.top[0].token)
+    assert.equal(engine.id(2), second.top[0].token)
+    assert.same({ 18, 25 }, { first.prompt_top[1].token, first.prompt_top[3].token })
+    take(st)
+    assert.equal(0, C.pl_stream_tokens(st, tokens, starts))
+    C.pl_stream_close(st)
+  end)
+
   it("ends at a stop string, wherever tokens begin", function()
     local all, r = whole({ "one ", "tw", "o thr", "ee" }, { stop = { "zz", "two t" } })
     assert.equal("one ", all)
