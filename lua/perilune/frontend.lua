@@ -140,7 +140,7 @@ local function new_server(recipe, w, rt)
   if not ctx then return nil, why end
   return setmetatable({
     recipe = recipe, rt = rt, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
-    live = {},
+    live = {}, exchanges = {},
     ctx_blob = blob_of(ctx), served_names = names, name = names[1], in_flight = 0,
     created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
@@ -193,6 +193,7 @@ end
 -- Serves, and ends the pool's threads whatever happens.
 local function serve_and_end(server)
   local ran, ok, why = xpcall(serve, debug.traceback, server)
+  for _, x in pairs(server.exchanges) do C.pl_exchange_release(x) end
   C.pl_job_stop(server.rt)
   if not host.join(JOIN_SECONDS) then
     log.warning("a big request is still being prepared; leaving it")
