@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * base.h - what every module stands on: errors, memory, bytes, queues, time, metrics.
+ * base.h - what every module stands on: errors, memory, bytes, locks, time, metrics.
  *
  * Owns     the last error of each thread, the log level, the metrics.
  * Ignores  tokens, sockets, models.
@@ -57,14 +57,6 @@ void pl_buf_printf(pl_buf *b, const char *fmt, ...) PL_PRINTF(2, 3);
  */
 int pl_utf8_len(const unsigned char *s, size_t len, int *need);
 bool pl_utf8_valid(const char *s, size_t len);
-
-/* A bounded queue of pointers: many threads push, one pops. */
-typedef struct pl_queue pl_queue;
-pl_queue *pl_queue_open(int capacity);       /* rounded up to a power of two */
-void pl_queue_close(pl_queue *q);            /* what is in it is not freed */
-bool pl_queue_push(pl_queue *q, void *item); /* false: full */
-void *pl_queue_pop(pl_queue *q);             /* NULL: empty */
-int pl_queue_size(const pl_queue *q);        /* about */
 
 /* A lock and a condition; pl_wait returns false when timeout_ms have passed. */
 typedef struct pl_mutex {
