@@ -360,7 +360,14 @@ uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane)
     return (uint64_t)c[1] << 32 | c[0];
 }
 
-/* ---- half precision ---------------------------------------------------------------- */
+/* ---- weights' types ---------------------------------------------------------------- */
+
+const pl_packing pl_packings[PL_N_TYPES] = {
+    [PL_F32] = {1, 4},      [PL_F16] = {1, 2},      [PL_BF16] = {1, 2},
+    [PL_Q8_0] = {32, 34},   [PL_Q4_0] = {32, 18},   [PL_Q4_1] = {32, 20},
+    [PL_Q4_K] = {256, 144}, [PL_Q5_K] = {256, 176}, [PL_Q6_K] = {256, 210},
+    [PL_I32] = {1, 4},
+};
 
 float pl_f32_from_f16(uint16_t v)
 {

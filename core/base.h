@@ -72,6 +72,12 @@ void pl_wake(pl_mutex *m); /* all that wait */
 
 int64_t pl_clock_now(const pl_clock *clock); /* NULL: pl_now_ns */
 
+/* How rows of a pl_type are stored: so many values in so many bytes. */
+typedef struct pl_packing {
+    int32_t values, bytes;
+} pl_packing;
+extern const pl_packing pl_packings[PL_N_TYPES];
+
 uint16_t pl_f16_from_f32(float v); /* round to nearest even */
 float pl_f32_from_f16(uint16_t v);
 
