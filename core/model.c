@@ -237,8 +237,8 @@ static pl_status put_vector(pl_model *m, pl_slot *slot, int type, int64_t n,
 }
 
 /* V's projection keeps float activations: what it makes stays in the cache and is read by
- * every later token. It is 3 % of SmolLM2's weights and takes a third off the largest error
- * (1.18 to 0.68 in a logprob, 0.217 to 0.181 nine times in ten). */
+ * every later token. It is 3 % of SmolLM2's weights and takes a third off the largest
+ * error (1.18 to 0.68 in a logprob, 0.217 to 0.181 nine times in ten). */
 static bool quantizes(const pl_model *m, int role)
 {
     return m->o.activations == PL_Q8_0 && role != PL_ROLE_V;

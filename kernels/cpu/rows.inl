@@ -11,6 +11,7 @@ static void quantize(const pl_cpu_rows *x, int row)
     for (int b = 0; b < x->k / 32; b++) {
         vf lo = vf_load(f + b * 32), hi = vf_load(f + b * 32 + 16);
         float top = vf_top(vf_max(vf_abs(lo), vf_abs(hi)));
+        top = top > 0x1p-100f ? top : 0.0f; /* or 127 / top might be infinite */
         vf by = vf_set1(top > 0.0f ? 127.0f / top : 0.0f);
         vi i = vi_round(vf_mul(lo, by)), j = vi_round(vf_mul(hi, by));
         vi_store_s8(q + b * 32, i);

@@ -86,7 +86,7 @@ local function context(recipe, w, names)
     bos_token = tok.bos_token, eos_token = tok.eos_token,
     chat_template = own or tok.chat_template,
     tool_template = own or tok.tool_template or tok.chat_template,
-    max_n = 16384, max_logprobs = recipe.max_logprobs,
+    max_n = 16384, max_choices = worker.MAX_WAITING, max_logprobs = recipe.max_logprobs,
     priority = recipe.worker.scheduling_policy == "priority",
     as_ids = recipe.http.return_tokens_as_token_ids,
     response_role = recipe.http.response_role,

@@ -25,6 +25,8 @@ local M = {}
 
 -- How many of the prompt's last ids a streaming decoder looks back on.
 local PRIME = 6
+-- Token ids that all choices of a request may hold together.
+local MAX_TOKENS = 2 ^ 26
 
 local function checked(status)
   if status < 0 then refuse(ffi.string(C.pl_error_text())) end
@@ -63,15 +65,17 @@ local function prompt_of_ids(ctx, node)
   return { tokens = ids, n_tokens = n, keep = ids }
 end
 
+local function text_of(node)
+  local len = ffi.new "size_t[1]"
+  local s = C.pl_json_string(node, len)
+  return ffi.string(s, len[0])
+end
+
 -- The four forms of /v1/completions' prompt.
 local function completion_prompts(ctx, node, special_ids)
   local kind = node ~= nil and C.pl_json_kind(node) or C.PL_JSON_NULL
-  local function text(v)
-    local len = ffi.new "size_t[1]"
-    local s = C.pl_json_string(v, len)
-    return prompt_of_text(ctx, ffi.string(s, len[0]), special_ids)
-  end
-  if kind == C.PL_JSON_STRING then return { text(node) } end
+  local function text(v) return prompt_of_text(ctx, text_of(v), special_ids) end
+  if kind == C.PL_JSON_STRING and text_of(node) ~= "" then return { text(node) } end
   if kind ~= C.PL_JSON_ARRAY or C.pl_json_size(node) == 0 then
     refuse("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
   end
@@ -155,12 +159,37 @@ local function last_ids(prompt)
   return ids
 end
 
+-- Each choice has its tokens and lists to itself: a few bytes may not ask for gigabytes.
+local function check_choices(ctx, prompts, sampling, where)
+  local lists = #sampling.stop_ids + #(sampling.allowed or {})
+    + 2 * #(sampling.bias and sampling.bias.ids or {})
+  for _, ids in ipairs(sampling.bad_ids) do lists = lists + #ids end
+  local choices, total = #prompts * sampling.n, 0
+  for _, prompt in ipairs(prompts) do
+    total = total + (prompt.n_tokens + lists) * sampling.n
+  end
+  if choices > ctx.max_choices or total > MAX_TOKENS then
+    refuse(("The request asks for %d choices that hold %d token ids in all; at most %d "
+      .. "and %d are taken."):format(choices, total, ctx.max_choices, MAX_TOKENS),
+      #prompts > 1 and where or "n")
+  end
+end
+
 -- Turns prompts into the plan's, each with n sequences.
 local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
+  local keep = params.truncation(req, ctx)
+  for _, prompt in ipairs(prompts) do
+    if keep and prompt.n_tokens > keep then
+      prompt.tokens = prompt.tokens + (prompt.n_tokens - keep)
+      prompt.n_tokens, prompt.text = keep, nil
+    end
+    if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
+    params.limit(sampling, asked, prompt.n_tokens, ctx, where)
+  end
+  check_choices(ctx, prompts, sampling, where)
   plan.prompts = {}
   local owned = {}
   for i, prompt in ipairs(prompts) do
-    if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
     local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
     if plan.echo then entry.text = prompt.text or M.decode(ctx, prompt) end
@@ -296,7 +325,7 @@ end
 
 function M.tokenize(ctx, req, node)
   local prompt
-  if given(req, "messages") then
+  if given(req, "messages") ~= nil then
     local text = messages.render(ctx, req)
     prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
   else
@@ -304,7 +333,7 @@ function M.tokenize(ctx, req, node)
       refuse("prompt must be a string.", "prompt")
     end
     local special = params.boolean(req, "add_special_tokens", true)
-    prompt = completion_prompts(ctx, node, special)[1]
+    prompt = prompt_of_text(ctx, text_of(node), special)
   end
   local plan = { kind = "tokenize", model = model_of(ctx, req), ids = id_list(prompt) }
   if params.boolean(req, "return_token_strs") then

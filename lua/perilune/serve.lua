@@ -25,7 +25,9 @@ local BIG = 16384
 function M.plan(server, x, kind)
   local len = ffi.new "size_t[1]"
   local body = C.pl_exchange_body(x, len)
-  if len[0] < BIG or not server.has_pool then
+  -- A template of the client's may take long, however small the request is.
+  local small = len[0] < BIG and not server.ctx.trust_request_chat_template
+  if small or not server.has_pool then
     return prepare.run(server.ctx, kind, ffi.string(body, len[0]))
   end
   local arg = kind .. "\n" .. server.ctx_blob
@@ -63,7 +65,7 @@ end
 
 -- Hands a choice's sequence to the engine; nil, message, name where it is refused.
 local function start(server, x, job, choice)
-  local plan, answer_ = job.plan, job.answer
+  local plan = job.plan
   local stream = C.pl_stream_open(server.rt, server.ctx.text, mode_of(plan), x)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, server.stream_interval,
     plan.min_tokens)
@@ -72,10 +74,6 @@ local function start(server, x, job, choice)
   local status = C.PL_OK
   for _, s in ipairs(plan.stop) do
     if status >= 0 then status = C.pl_stream_stop(stream, s, #s) end
-  end
-  if plan.stream then
-    local before, after = answer_:frame(choice.index)
-    C.pl_stream_frame(stream, before, #before, after, #after)
   end
   local seq = ffi.cast("pl_seq *", choice.seq.address)
   if status >= 0 then status = C.pl_stream_start(stream, server.engine, seq) end
@@ -190,6 +188,7 @@ end
 -- Every choice under way, or none: those started before a refusal are cancelled.
 local function start_all(server, x, job, choices)
   for i, choice in ipairs(choices) do
+    if i % 64 == 0 then flow.sleep(0) end   -- the others first, now and then
     local ok, why, name = start(server, x, job, choice)
     if not ok then
       close_from(choices, i + 1)
@@ -214,35 +213,54 @@ local function totals(choices, plan)
   return n_prompt, n_out, cached
 end
 
+-- What stands before a choice's pieces.
+local function opening(job, c)
+  local plan, reply = job.plan, job.answer
+  if not reply.chat then
+    return plan.echo and reply:chunk(c.index, c.prompt.text, {}) or ""
+  end
+  local usage = plan.continuous_usage and reply:usage(c.prompt.n_tokens, 0)
+  local text = reply:first_chunk(c.index, c.prompt, usage)
+  if plan.echo and plan.echo_content ~= "" then
+    text = text .. reply:chunk(c.index, plan.echo_content, {})
+  end
+  return text
+end
+
+-- The answer begins; then, and not before, C may write the pieces.
 local function begin_stream(x, job, choices)
   C.pl_exchange_begin(x, 200, "text/event-stream; charset=utf-8", job.headers,
     #job.headers)
+  for _, c in ipairs(choices) do write(x, opening(job, c)) end
   for _, c in ipairs(choices) do
-    if job.answer.chat then
-      local usage = job.plan.continuous_usage and job.answer:usage(c.prompt.n_tokens, 0)
-      write(x, job.answer:first_chunk(c.index, c.prompt, usage))
-      if job.plan.echo and job.plan.echo_content ~= "" then
-        write(x, job.answer:chunk(c.index, job.plan.echo_content, {}))
-      end
-    elseif job.plan.echo then
-      write(x, job.answer:chunk(c.index, c.prompt.text, {}))
-    end
+    local before, after = job.answer:frame(c.index)
+    C.pl_stream_frame(c.stream, before, #before, after, #after)
   end
+end
+
+local function follow_all(job, x, choices)
+  local tasks = {}
+  for i, choice in ipairs(choices) do tasks[i] = flow.spawn(follow, job, x, choice) end
+  flow.join(tasks)
 end
 
 local function stream(server, x, job, choices)
   begin_stream(x, job, choices)
-  local tasks = {}
-  for i, choice in ipairs(choices) do tasks[i] = flow.spawn(follow, job, x, choice) end
-  flow.join(tasks)
-  if job.plan.include_usage or server.force_usage then
-    write(x, job.answer:usage_chunk(job.answer:usage(totals(choices, job.plan))))
+  if #choices == 1 then
+    follow(job, x, choices[1])
+  else
+    follow_all(job, x, choices)
   end
-  write(x, answer.DONE)
+  local last = answer.DONE
+  if job.plan.include_usage or server.force_usage then
+    local usage = job.answer:usage(totals(choices, job.plan))
+    last = job.answer:usage_chunk(usage) .. last
+  end
+  write(x, last)
   C.pl_exchange_end(x)
 end
 
-local function whole(x, job, choices)
+local function whole(_, x, job, choices)
   for _, choice in ipairs(choices) do gather(job, choice) end
   for _, c in ipairs(choices) do
     if c.last.finish == C.PL_FINISH_ERROR then
@@ -251,6 +269,18 @@ local function whole(x, job, choices)
   end
   local body = job.answer:body(choices, job.answer:usage(totals(choices, job.plan)))
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
+end
+
+-- Closes the streams; where something went wrong they are stopped first, so that nothing
+-- goes on computing for nobody.
+local function settle(choices)
+  for _, c in ipairs(choices) do
+    if not c.last then C.pl_stream_cancel(c.stream) end
+  end
+  for _, c in ipairs(choices) do
+    if not c.last then flow.await(c.id, "done") end
+  end
+  close_streams(choices, #choices)
 end
 
 local function random_id()
@@ -285,9 +315,11 @@ function M.generate(server, x, kind, headers)
     refused.headers = headers
     return M.refuse(x, refused)
   end
-  if plan.stream then stream(server, x, job, choices) else whole(x, job, choices) end
+  local give = plan.stream and stream or whole
+  local answered, why = xpcall(give, debug.traceback, server, x, job, choices)
+  settle(choices)
+  if not answered then error(why, 0) end
   server.metrics:done(job, choices)
-  close_streams(choices, #choices)
 end
 
 return M

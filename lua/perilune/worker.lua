@@ -17,7 +17,7 @@ local HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
   xxhash_cbor = C.PL_HASH_XXHASH_CBOR }
 
 -- Most sequences in line; the rest is refused with 503.
-local MAX_WAITING = 8192
+M.MAX_WAITING = 8192
 local MAX_BLOCKS = schema.find("num_gpu_blocks_override").max
 
 -- The null device takes no weights, so it needs none.
@@ -94,7 +94,7 @@ local function open_engine(recipe, pool, loaded, length, blocks)
   o.hash_algo = HASHES[pool.prefix_caching_hash_algo]
   local seed = os.getenv "PYTHONHASHSEED"
   o.hash_seed = seed ~= "random" and seed or nil
-  o.max_waiting = MAX_WAITING
+  o.max_waiting = M.MAX_WAITING
   local engine = C.pl_engine_open(loaded, o)
   if engine == nil then return pl.refusal(C.PL_EINVAL) end
   return engine

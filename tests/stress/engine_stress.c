@@ -334,6 +334,41 @@ static void test_spoiled(void)
     pl_free(m.results);
 }
 
+static void count_end(void *ctx, pl_token_batch *batch)
+{
+    atomic_fetch_add((atomic_int *)ctx, batch->n);
+    pl_token_batch_put(batch);
+}
+
+/* Whoever asks while a sequence ends sees it there or gone, not half. */
+static void test_counts(void)
+{
+    pl_model m = {.vocab = 500, .block_size = 4, .max_positions = 100};
+    pl_engine_options o = {.n_blocks = 20,
+                           .max_num_seqs = 4,
+                           .max_num_batched_tokens = 50,
+                           .max_model_len = 50,
+                           .enable_chunked_prefill = 1,
+                           .max_waiting = 4};
+    pl_engine *e = pl_engine_open(&m, &o);
+    atomic_int n_told = 0;
+    MUST(pl_engine_start(e, count_end, &n_told) == PL_OK);
+    for (int i = 0; i < 4000; i++) {
+        pl_params p;
+        pl_params_init(&p);
+        p.max_tokens = 2;
+        MUST(pl_engine_submit(e, pl_seq_open((int32_t[]){1}, 1, &p)) == PL_OK);
+        pl_engine_stats s = {.running = 1};
+        while (s.running + s.waiting || atomic_load(&n_told) < 2 * (i + 1)) {
+            pl_engine_stats_get(e, &s);
+            MUST(s.running >= 0 && s.waiting >= 0 && s.running + s.waiting <= 1);
+        }
+    }
+    pl_engine_close(e);
+    pl_free(m.rows);
+    pl_free(m.results);
+}
+
 int main(int argc, char **argv)
 {
     int rounds = argc > 1 ? atoi(argv[1]) : 8;
@@ -341,6 +376,7 @@ int main(int argc, char **argv)
     world *w = pl_alloc(sizeof *w);
     pl_log_level(PL_LOG_ERROR + 1);
     test_spoiled();
+    test_counts();
     for (int i = 0; i < rounds; i++) run_round(w, first + (uint64_t)i, i % 4 == 3);
     pl_free(w);
     return 0;
