@@ -291,8 +291,9 @@ end
 local function log_request(job)
   local plan, tokens = job.plan, 0
   for _, prompt in ipairs(plan.prompts) do tokens = tokens + prompt.n_tokens end
-  log.info("request %s: %s%s, %d prompts of %d tokens, n = %d", json.encode(job.answer.id),
-    plan.kind, plan.stream and ", streamed" or "", #plan.prompts, tokens, plan.n)
+  log.info("request %s: %s%s, %d prompts of %d tokens, n = %d",
+    json.encode(job.answer.id), plan.kind, plan.stream and ", streamed" or "",
+    #plan.prompts, tokens, plan.n)
 end
 
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
