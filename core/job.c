@@ -120,8 +120,8 @@ pl_exchange *pl_job_exchange(const pl_job *j)
 /* A large document's many small pieces stay with the allocator; they are given back. */
 static void give_back(pl_exchange *x)
 {
-    size_t len;
-    pl_exchange_body(x, &len);
+    size_t len = 0;
+    if (x) pl_exchange_body(x, &len);
     if (len > LARGE_BODY) malloc_trim(0);
 }
 

@@ -165,8 +165,8 @@ describe("model.describe of a folder", function()
                                                 o.max_positions })
     end
     assert.is_nil(yarn.rope_theta)
-    for _, older in ipairs { newer, llama() } do
-      assert.equal(9, options(older, { hf_overrides = { rope_theta = 9 } }).rope_theta)
+    for _, config in ipairs { newer, llama() } do
+      assert.equal(9, options(config, { hf_overrides = { rope_theta = 9 } }).rope_theta)
     end
     assert.equal(9, options(newer, { hf_overrides = { rope_theta = 9,
                                                       rope_parameters = yarn } }).rope_theta)
