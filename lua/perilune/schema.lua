@@ -68,8 +68,8 @@ local http = {
 
 local pool = {
   { "count", 1, "workers in the pool; this release runs one", min = 1, max = 1 },
-  { "max_model_len", nil, "most tokens of prompt and answer; auto: what memory holds",
-    kind = "integer", min = 2, max = 2 ^ 24, words = { "auto" },
+  { "max_model_len", nil, "most tokens of prompt and answer; auto, -1: what memory holds",
+    kind = "integer", min = 2, max = 2 ^ 24, words = { "auto", -1 },
     unset = "as the model was trained" },
   { "seed", 0, "what dummy weights are drawn from", min = 0 },
   { "load_format", "auto", "auto: from files; dummy: random weights, to measure with",
