@@ -210,7 +210,8 @@ local function dispatch(server, x)
       "Allow: " .. table.concat(methods, ", ") .. "\r\n")
   end
   if not authorized(server, x, path) then
-    return no(401, "Unauthorized", "WWW-Authenticate: Bearer\r\n")
+    return reply(x, 401, '{"error":"Unauthorized"}',
+      headers .. "WWW-Authenticate: Bearer\r\n")
   end
   local length = ffi.new "size_t[1]"
   C.pl_exchange_body(x, length)

@@ -269,6 +269,22 @@ function M.truncation(req, ctx)
   return k
 end
 
+local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
+  "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
+  "kv_transfer_params" }
+
+function M.refuse_unsupported(req)
+  for _, name in ipairs(UNSUPPORTED) do
+    local v = given(req, name)
+    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
+  end
+  local format = given(req, "response_format")
+  if format ~= nil and not (type(format) == "table" and format.type == "text") then
+    refuse("response_format other than {\"type\": \"text\"} is not supported.",
+      "response_format")
+  end
+end
+
 -- Fields that change nothing here: what they may be, so that a mistake is not hidden.
 local UNUSED = { length_penalty = M.number, spaces_between_special_tokens = M.boolean,
   user = M.string, parallel_tool_calls = M.boolean, include_reasoning = M.boolean,

@@ -192,7 +192,9 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   for i, prompt in ipairs(prompts) do
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
     local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
-    if plan.echo then entry.text = prompt.text or M.decode(ctx, prompt) end
+    if plan.echo then
+      entry.text = plan.echo_content or prompt.text or M.decode(ctx, prompt)
+    end
     if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
     for child = 0, sampling.n - 1 do
       local seq = open_seq(ctx, req, prompt, sampling, child)
@@ -227,22 +229,6 @@ local function stream_options(req, plan)
     and params.boolean(options, "continuous_usage_stats")
 end
 
-local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
-  "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
-  "kv_transfer_params" }
-
-local function refuse_unsupported(req)
-  for _, name in ipairs(UNSUPPORTED) do
-    local v = given(req, name)
-    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
-  end
-  local format = given(req, "response_format")
-  if format ~= nil and not (type(format) == "table" and format.type == "text") then
-    refuse("response_format other than {\"type\": \"text\"} is not supported.",
-      "response_format")
-  end
-end
-
 -- The model asked for: one of ours, or none named.
 local function model_of(ctx, req)
   local name = params.string(req, "model")
@@ -254,7 +240,7 @@ end
 
 -- What both endpoints have in common.
 local function common(ctx, req, kind)
-  refuse_unsupported(req)
+  params.refuse_unsupported(req)
   local plan = { kind = kind, model = model_of(ctx, req) }
   stream_options(req, plan)
   local sampling = params.read(req, ctx)
@@ -318,7 +304,10 @@ function M.chat(ctx, req)
   local prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
   plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
     or messages.last_role(req)
-  if plan.echo then plan.echo_content = messages.last_content(req) end
+  if plan.echo then
+    local own = messages.last_role(req) == plan.role
+    plan.echo_content = own and messages.last_content(req) or ""
+  end
   plan_prompts(ctx, req, plan, { prompt }, sampling, asked, "messages")
   return plan
 end

@@ -60,6 +60,7 @@ end
 local function mode_of(plan)
   if not plan.stream then return C.PL_STREAM_WHOLE end
   local more = plan.logprobs >= 0 or plan.return_ids or plan.continuous_usage
+    or plan.only_echo
   return more and C.PL_STREAM_PIECES or C.PL_STREAM_SSE
 end
 
@@ -88,27 +89,35 @@ local function start(server, x, job, choice)
   return true
 end
 
--- The text and tokens that came since the last time.
+-- The text and tokens that came since the last time; of an echo alone: no text.
 local tokens_out, starts_out = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
 local len_out = ffi.new "size_t[1]"
-local function take(choice)
+local function take(job, choice)
   local text = ffi.string(C.pl_stream_take(choice.stream, len_out), len_out[0])
   local n = C.pl_stream_tokens(choice.stream, tokens_out, starts_out)
-  return text, tokens_out[0], n
+  local tokens, plan = tokens_out[0], job.plan
+  if plan.echo and plan.logprobs >= 0 and n > 0 and not choice.echoed
+      and not job.answer.chat then
+    logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
+    choice.echoed = true
+  end
+  if plan.only_echo then text = "" end
+  return text, tokens, n
 end
 
 -- What a piece brings besides its text.
 local function extras(job, choice, tokens, n)
   local plan, extra = job.plan, {}
-  extra.logprobs = n > 0 and job.answer:logprobs_of(choice.state, tokens, n) or nil
+  local shown = plan.only_echo and 0 or n
+  extra.logprobs = n > 0 and job.answer:logprobs_of(choice.state, tokens, shown) or nil
   if plan.return_ids then
     extra.ids = {}
-    for i = 1, n do extra.ids[i] = tokens[i - 1].token end
+    for i = 1, shown do extra.ids[i] = tokens[i - 1].token end
     if not choice.told_prompt and not job.answer.chat then
       extra.prompt_ids, choice.told_prompt = choice.prompt.ids, true
     end
   end
-  choice.n_out = (choice.n_out or 0) + n
+  choice.n_out = (choice.n_out or 0) + shown
   if plan.continuous_usage then
     extra.usage = job.answer:usage(choice.prompt.n_tokens, choice.n_out)
   end
@@ -120,12 +129,12 @@ local function follow(job, x, choice)
   local result = ffi.new "pl_stream_end"
   while true do
     if flow.await(choice.id, "piece", "done").kind == "done" then break end
-    local text, tokens, n = take(choice)
+    local text, tokens, n = take(job, choice)
     write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
   end
   C.pl_stream_result(choice.stream, result)
   choice.last = result
-  local text, tokens, n = take(choice)
+  local text, tokens, n = take(job, choice)
   if result.finish == C.PL_FINISH_ERROR then
     write(x, answer.error_event("Internal server error", 500))
   else
@@ -140,15 +149,8 @@ local function gather(job, choice)
   C.pl_stream_result(choice.stream, result)
   choice.last = result
   local plan = job.plan
-  local text, tokens, n = take(choice)
-  if plan.echo then
-    local with_logprobs = plan.logprobs >= 0 and n > 0
-    if with_logprobs then
-      logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
-    end
-    text = (choice.prompt.text or plan.echo_content or "")
-      .. (plan.only_echo and "" or text)
-  end
+  local text, tokens, n = take(job, choice)
+  if plan.echo then text = choice.prompt.text .. text end
   choice.text = text
   local shown = plan.only_echo and 0 or n
   choice.logprobs = job.answer:logprobs_of(choice.state, tokens, shown)
