@@ -115,9 +115,12 @@ function M:observe(name, v)
   C.pl_metric_observe(self.id[name], v)
 end
 
+local function seconds(from, to)
+  return math.max(0, tonumber(to - from) / 1e9)
+end
+
 -- A request's choices have ended.
 function M:done(job, choices)
-  local function seconds(from, to) return math.max(0, tonumber(to - from) / 1e9) end
   local n = job.plan.n
   self:observe("vllm:request_params_n", n)
   for i, c in ipairs(choices) do
