@@ -164,12 +164,23 @@ local function bad_word_ids(ctx, words)
   return out
 end
 
+local function address_of(seq)
+  return uint64(ffi.cast(uintptr, seq))
+end
+
 local function last_ids(prompt)
   local ids = {}
   for i = math.max(0, prompt.n_tokens - M.PRIME), prompt.n_tokens - 1 do
     ids[#ids + 1] = prompt.tokens[i]
   end
   return ids
+end
+
+local function entry_of(ctx, plan, prompt)
+  local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
+  if plan.echo then entry.text = prompt.text or M.decode(ctx, prompt) end
+  if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
+  return entry
 end
 
 -- Turns prompts into the plan's, each with n sequences.
@@ -179,15 +190,11 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   for i, prompt in ipairs(prompts) do
     if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
-    local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
-    if plan.echo then entry.text = prompt.text or M.decode(ctx, prompt) end
-    if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
+    local entry = entry_of(ctx, plan, prompt)
     for child = 0, sampling.n - 1 do
       local seq = open_seq(ctx, req, prompt, sampling, child)
       owned[#owned + 1] = seq
-      entry.seqs[child + 1] = {
-        address = uint64(ffi.cast(uintptr, seq)), id = C.pl_seq_id(seq),
-      }
+      entry.seqs[child + 1] = { address = address_of(seq), id = C.pl_seq_id(seq) }
     end
     plan.prompts[i] = entry
   end
