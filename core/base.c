@@ -337,10 +337,17 @@ int64_t pl_clock_now(const pl_clock *clock)
     return clock ? atomic_load(&clock->ns) : pl_now_ns();
 }
 
+/* Taken from the system 256 bytes at a time, as much as one call surely gives. */
 uint64_t pl_entropy(void)
 {
-    uint64_t v;
-    while (getrandom(&v, sizeof v, 0) != sizeof v) continue;
+    static _Thread_local uint64_t pool[32];
+    static _Thread_local int n_left;
+    if (!n_left) {
+        while (getrandom(pool, sizeof pool, 0) != sizeof pool) continue;
+        n_left = PL_COUNT(pool);
+    }
+    uint64_t v = pool[--n_left];
+    pool[n_left] = 0;
     return v;
 }
 

@@ -12,8 +12,8 @@
 #include "device.h"
 
 /* Workers. A run calls fn for every task 0 .. n - 1 and returns when all are done; thread
- * says which of the pool's threads is at it (the caller is 0). Denormals are zero in all
- * of them: what may meet one is done in a task. */
+ * says which of the pool's threads is at it (the caller is 0). In a run denormals are
+ * zero: they would cost much and mean nothing. */
 typedef void pl_task(void *arg, int task, int thread);
 typedef struct pl_pool pl_pool;
 pl_pool *pl_pool_open(int n_threads);

@@ -1,14 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A device that answers at once and computes nothing: what is measured over it is the
- * rest.
+ * A device that computes nothing: what is measured over it is the rest. It answers at
+ * once, or takes $PERILUNE_NULL_STEP_US for a step, as a real one would take some time.
  */
 #include "device.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+typedef struct null_device {
+    pl_device base;
+    struct timespec step;
+} null_device;
 
 /* The token depends on its position alone. */
 static pl_status null_step(pl_device *d, int32_t vocab, const pl_draw *draws, int n)
 {
-    (void)d;
+    const null_device *null = (const null_device *)d;
+    if (null->step.tv_sec || null->step.tv_nsec) nanosleep(&null->step, NULL);
     for (int i = 0; i < n; i++) {
         const pl_draw *w = draws + i;
         int32_t token = (int32_t)(((int64_t)w->position * 7 + 11) % vocab);
@@ -78,7 +87,10 @@ pl_device *pl_device_null_open(void)
         .kv_check = null_kv_check,
         .kv_bytes = null_kv_bytes,
     };
-    pl_device *d = pl_alloc(sizeof *d);
-    d->ops = &ops;
-    return d;
+    null_device *d = pl_alloc(sizeof *d);
+    d->base.ops = &ops;
+    const char *text = getenv("PERILUNE_NULL_STEP_US");
+    long us = text ? strtol(text, NULL, 10) : 0;
+    if (us > 0) d->step = (struct timespec){us / 1000000, us % 1000000 * 1000};
+    return &d->base;
 }

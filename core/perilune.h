@@ -379,7 +379,8 @@ typedef struct pl_stream pl_stream;        /* what becomes of one sequence's tok
 /* `x` may be NULL unless the mode is SSE. When its client is gone the stream is cancelled. */
 pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exchange *x);
 int32_t pl_stream_id(const pl_stream *s);
-/* Of SSE: `before` ends in, `after` begins with, the quote around the text. */
+/* Of SSE, once: `before` ends in, `after` begins with, the quote around the text. Pieces
+ * are held until then, so that an answer may begin after its sequence was taken. */
 void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const char *after,
                      size_t after_len);
 pl_status pl_stream_stop(pl_stream *s, const char *stop, size_t len);  /* a stop string; PL_ELIMIT */

@@ -37,6 +37,7 @@ struct pl_stream {
     bool skip_special, include_stop;
     int32_t interval, min_tokens;
     pl_detok *detok;
+    atomic_bool framed; /* lua sets it, perhaps after the start: pieces may go */
 
     /* io */
     int32_t mapped; /* the sequence that it is found by; 0: none */
@@ -260,6 +261,7 @@ static void let_go(pl_stream *s)
     size_t len = s->held.len - n_undecided(s);
     if (s->mode == PL_STREAM_WHOLE || !len || (s->sent && s->n_unsent < s->interval))
         return;
+    if (s->mode == PL_STREAM_SSE && !atomic_load(&s->framed)) return;
     const pl_buf *frame = s->mode == PL_STREAM_SSE ? frame_text(s, len) : NULL;
     if (!frame) pl_buf_add(&s->own.text, s->held.data, len);
     s->held.len -= len;
@@ -395,6 +397,7 @@ void pl_stream_frame(pl_stream *s, const char *before, size_t before_len,
     s->before.len = s->after.len = 0;
     pl_buf_add(&s->before, before, before_len);
     pl_buf_add(&s->after, after, after_len);
+    atomic_store(&s->framed, true);
 }
 
 pl_status pl_stream_stop(pl_stream *s, const char *text, size_t len)
@@ -449,7 +452,9 @@ pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
         pl_detok_prime(s->detok, (const int32_t *)s->prime.data,
                        (int)(s->prime.len / sizeof(int32_t)));
     }
-    post(s); /* before its first token can come */
+    /* Before its first token can come, which is soon enough. */
+    atomic_fetch_add(&s->refs, 1);
+    if (!pl_loop_post_later(s->loop, &s->note)) put(s);
     pl_status status = pl_engine_submit(e, seq);
     pl_lock(&s->lock);
     bool over = s->over;
