@@ -15,7 +15,7 @@ local C = pl.C
 
 local PROGRAM = os.getenv "PERILUNE" or "build/perilune"
 local ROUNDS = 3
-local STREAMS, TOKENS, CLIENTS = 64, 128, 32
+local STREAMS, TOKENS, CLIENTS, BLOCKS = 64, 128, 32, 8192
 
 local WORDS = {}
 for word in ([[the server reads a prompt in pieces and answers each client as its tokens
@@ -37,7 +37,7 @@ end
 
 local function serve(model, device, flags, env)
   local words = { PROGRAM, "run", "recipes/agg.lua", "--model", model, "--device", device,
-    "--host", "127.0.0.1", "--port", 0 }
+    "--host", "127.0.0.1", "--port", 0, "--num-gpu-blocks-override", BLOCKS }
   for _, word in ipairs(flags or {}) do words[#words + 1] = word end
   local server = child.start(words, env)
   server.port = tonumber(server:wait("serving [^\n]*:(%d+)\n", 60))

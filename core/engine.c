@@ -195,7 +195,6 @@ static void tell_news(shared *s, run *r, int news)
 {
     pl_inbox_push(s, r, news);
     if (!s->stats.busy_since_ns) s->stats.busy_since_ns = pl_now_ns();
-    pl_wake(&s->lock);
 }
 
 pl_status pl_engine_submit(pl_engine *e, pl_seq *seq)
@@ -206,7 +205,10 @@ pl_status pl_engine_submit(pl_engine *e, pl_seq *seq)
     pl_status status = enter(e, r);
     if (status == PL_OK) tell_news(e->shared, r, NEWS_SUBMIT);
     pl_unlock(&e->shared->lock);
-    if (status == PL_OK) return PL_OK;
+    if (status == PL_OK) {
+        pl_wake(&e->shared->lock); /* who wakes finds the lock free */
+        return PL_OK;
+    }
     r->seq = NULL; /* stays the caller's */
     pl_run_free(r);
     return status;
@@ -218,6 +220,7 @@ static void post(pl_engine *e, int32_t id, int news)
     run *r = pl_index_find(e->shared, id);
     if (r) tell_news(e->shared, r, news);
     pl_unlock(&e->shared->lock);
+    pl_wake(&e->shared->lock);
 }
 
 void pl_engine_cancel(pl_engine *e, int32_t seq)

@@ -93,7 +93,7 @@ static pl_status open_checks(pl_device *device, const pl_model_options *o)
 {
     const bound all[] = {
         {"vocab", o->vocab, 1, 1 << 24},
-        {"block_size", o->block_size, 1, 1 << 16},
+        {"block_size", o->block_size, 1, 8192}, /* as far as names go */
         {"max_positions", o->max_positions, 1, 1 << 27},
     };
     PL_TRY(check_bounds(all, PL_COUNT(all)));

@@ -11,6 +11,7 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
+local new_params = ffi.typeof "pl_params"
 local INT_MAX = 2147483647
 -- Bytes of a stop string: stream.c takes no longer one.
 local MAX_STOP = 65536
@@ -218,7 +219,7 @@ end
 -- endpoints. `ctx`: vocab, defaults (of generation_config.json). Returns a table with
 -- `p` (pl_params) and stop, stop_ids, allowed, bias, bad_words, n.
 function M.read(req, ctx)
-  local p = ffi.new "pl_params"
+  local p = new_params()
   C.pl_params_init(p)
   local out = { p = p }
   read_floats(req, ctx.defaults, p)
@@ -267,6 +268,22 @@ function M.truncation(req, ctx)
       :format(ctx.max_model_len, k), "truncate_prompt_tokens")
   end
   return k
+end
+
+local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
+  "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
+  "kv_transfer_params" }
+
+function M.refuse_unsupported(req)
+  for _, name in ipairs(UNSUPPORTED) do
+    local v = given(req, name)
+    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
+  end
+  local format = given(req, "response_format")
+  if format ~= nil and not (type(format) == "table" and format.type == "text") then
+    refuse("response_format other than {\"type\": \"text\"} is not supported.",
+      "response_format")
+  end
 end
 
 -- Fields that change nothing here: what they may be, so that a mistake is not hidden.

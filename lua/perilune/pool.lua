@@ -26,7 +26,7 @@ local function work(job)
   local arg = C.pl_job_arg(job, len)
   local kind, blob = ffi.string(arg, len[0]):match "^(%a+)\n(.*)$"
   local body = C.pl_exchange_body(C.pl_job_exchange(job), len)
-  local plan = prepare.run(context(blob), kind, ffi.string(body, len[0]))
+  local plan = prepare.run(context(blob), kind, body, len[0])
   local result = buffer.encode(plan)
   C.pl_job_done(job, result, #result)
   if math.max(#result, tonumber(len[0])) > 1e6 then collectgarbage() end

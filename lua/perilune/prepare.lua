@@ -24,58 +24,72 @@ local refuse, given = params.refuse, params.given
 local M = {}
 
 -- How many of the prompt's last ids a streaming decoder looks back on.
-local PRIME = 6
+M.PRIME = 6
 -- Token ids that all choices of a request may hold together.
 local MAX_TOKENS = 2 ^ 26
+
+local new_buf, new_ids = ffi.typeof "pl_buf", ffi.typeof "int32_t[?]"
+local uint64, uintptr = ffi.typeof "uint64_t", ffi.typeof "uintptr_t"
+local len_out = ffi.new "size_t[1]"
 
 local function checked(status)
   if status < 0 then refuse(ffi.string(C.pl_error_text())) end
 end
 
--- A prompt in hand: { tokens (int32_t *), n_tokens, text, keep (anchors the memory) }.
--- With special_ids, the ids that the tokenizer puts before and after a text are there
--- too.
-local function prompt_of_text(ctx, text, special_ids)
-  local buf = ffi.new "pl_buf"
-  local status = C.pl_text_encode(ctx.text, text, #text, 1, buf)
+local NONE = {}
+
+-- A prompt in hand: { tokens (int32_t *), n_tokens, text (where it is kept) }. With
+-- special_ids, the ids that the tokenizer puts before and after a text are there too.
+local function prompt_of_text(ctx, text, len, special_ids)
+  local buf = new_buf()
+  local status = C.pl_text_encode(ctx.text, text, len, 1, buf)
   if status < 0 then
     C.pl_buf_fini(buf)
     checked(status)
   end
-  local before = special_ids and ctx.prefix_ids or {}
-  local after = special_ids and ctx.suffix_ids or {}
+  local before = special_ids and ctx.prefix_ids or NONE
+  local after = special_ids and ctx.suffix_ids or NONE
   local n = tonumber(buf.len) / 4
-  local tokens = ffi.new("int32_t[?]", #before + n + #after + 1)
+  local tokens = new_ids(#before + n + #after + 1)
   for i, id in ipairs(before) do tokens[i - 1] = id end
   ffi.copy(tokens + #before, buf.data, buf.len)
   for i, id in ipairs(after) do tokens[#before + n + i - 1] = id end
   C.pl_buf_fini(buf)
-  return { tokens = tokens, n_tokens = #before + n + #after, text = text, keep = tokens }
+  return { tokens = tokens, n_tokens = #before + n + #after }
 end
 
 local function prompt_of_ids(ctx, node)
   local n = C.pl_json_size(node)
-  local ids = ffi.new("int32_t[?]", math.max(n, 1))
+  local ids = new_ids(math.max(n, 1))
   checked(C.pl_json_ints(node, ids, n))
   for i = 0, n - 1 do
     if ids[i] < 0 or ids[i] >= ctx.vocab then
       refuse(("Token id %d is out of vocabulary"):format(ids[i]), "prompt")
     end
   end
-  return { tokens = ids, n_tokens = n, keep = ids }
+  return { tokens = ids, n_tokens = n }
 end
 
-local function text_of(node)
-  local len = ffi.new "size_t[1]"
-  local s = C.pl_json_string(node, len)
-  return ffi.string(s, len[0])
+-- Of a string in JSON; with `keep` its text is kept, for it may be long.
+local function prompt_of_node(ctx, node, special_ids, keep)
+  local s = C.pl_json_string(node, len_out)
+  local len = len_out[0]
+  local prompt = prompt_of_text(ctx, s, len, special_ids)
+  if keep then prompt.text = ffi.string(s, len) end
+  return prompt
+end
+
+local function is_empty(node)
+  C.pl_json_string(node, len_out)
+  return len_out[0] == 0
 end
 
 -- The four forms of /v1/completions' prompt.
-local function completion_prompts(ctx, node, special_ids)
+local function completion_prompts(ctx, node, special_ids, keep)
   local kind = node ~= nil and C.pl_json_kind(node) or C.PL_JSON_NULL
-  local function text(v) return prompt_of_text(ctx, text_of(v), special_ids) end
-  if kind == C.PL_JSON_STRING and text_of(node) ~= "" then return { text(node) } end
+  if kind == C.PL_JSON_STRING and not is_empty(node) then
+    return { prompt_of_node(ctx, node, special_ids, keep) }
+  end
   if kind ~= C.PL_JSON_ARRAY or C.pl_json_size(node) == 0 then
     refuse("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
   end
@@ -92,7 +106,7 @@ local function completion_prompts(ctx, node, special_ids)
         .. "of lists of token ids.", "prompt")
     end
     if first == C.PL_JSON_STRING then
-      list[#list + 1] = text(item)
+      list[#list + 1] = prompt_of_node(ctx, item, special_ids, keep)
     elseif first == C.PL_JSON_ARRAY then
       list[#list + 1] = prompt_of_ids(ctx, item)
     else
@@ -102,8 +116,14 @@ local function completion_prompts(ctx, node, special_ids)
   return list
 end
 
+local array, room = new_ids(64), 64
+
+-- Ids for C, which copies them: they stand until the next call.
 local function int_array(ids)
-  return ffi.new("int32_t[?]", math.max(#ids, 1), ids), #ids
+  local n = #ids
+  if n > room then array, room = new_ids(2 * n), 2 * n end
+  for i = 1, n do array[i - 1] = ids[i] end
+  return array, n
 end
 
 -- One sequence with all that the request said about it.
@@ -144,16 +164,20 @@ local function bad_word_ids(ctx, words)
   local out = {}
   for _, word in ipairs(words) do
     for _, form in ipairs { word, " " .. word:gsub("^ +", "") } do
-      local ids = id_list(prompt_of_text(ctx, form, false))
+      local ids = id_list(prompt_of_text(ctx, form, #form, false))
       if #ids > 0 then out[#out + 1] = ids end
     end
   end
   return out
 end
 
+local function address_of(seq)
+  return uint64(ffi.cast(uintptr, seq))
+end
+
 local function last_ids(prompt)
   local ids = {}
-  for i = math.max(0, prompt.n_tokens - PRIME), prompt.n_tokens - 1 do
+  for i = math.max(0, prompt.n_tokens - M.PRIME), prompt.n_tokens - 1 do
     ids[#ids + 1] = prompt.tokens[i]
   end
   return ids
@@ -175,6 +199,15 @@ local function check_choices(ctx, prompts, sampling, where)
   end
 end
 
+local function entry_of(ctx, plan, prompt)
+  local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
+  if plan.echo then
+    entry.text = plan.echo_content or prompt.text or M.decode(ctx, prompt)
+  end
+  if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
+  return entry
+end
+
 -- Turns prompts into the plan's, each with n sequences.
 local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   local keep = params.truncation(req, ctx)
@@ -191,15 +224,11 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   local owned = {}
   for i, prompt in ipairs(prompts) do
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
-    local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
-    if plan.echo then entry.text = prompt.text or M.decode(ctx, prompt) end
-    if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
+    local entry = entry_of(ctx, plan, prompt)
     for child = 0, sampling.n - 1 do
       local seq = open_seq(ctx, req, prompt, sampling, child)
       owned[#owned + 1] = seq
-      entry.seqs[child + 1] = {
-        address = ffi.cast("uint64_t", ffi.cast("uintptr_t", seq)), id = C.pl_seq_id(seq),
-      }
+      entry.seqs[child + 1] = { address = address_of(seq), id = C.pl_seq_id(seq) }
     end
     plan.prompts[i] = entry
   end
@@ -227,22 +256,6 @@ local function stream_options(req, plan)
     and params.boolean(options, "continuous_usage_stats")
 end
 
-local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
-  "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
-  "kv_transfer_params" }
-
-local function refuse_unsupported(req)
-  for _, name in ipairs(UNSUPPORTED) do
-    local v = given(req, name)
-    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
-  end
-  local format = given(req, "response_format")
-  if format ~= nil and not (type(format) == "table" and format.type == "text") then
-    refuse("response_format other than {\"type\": \"text\"} is not supported.",
-      "response_format")
-  end
-end
-
 -- The model asked for: one of ours, or none named.
 local function model_of(ctx, req)
   local name = params.string(req, "model")
@@ -254,7 +267,7 @@ end
 
 -- What both endpoints have in common.
 local function common(ctx, req, kind)
-  refuse_unsupported(req)
+  params.refuse_unsupported(req)
   local plan = { kind = kind, model = model_of(ctx, req) }
   stream_options(req, plan)
   local sampling = params.read(req, ctx)
@@ -291,7 +304,7 @@ function M.completion(ctx, req, node)
   plan.only_echo = plan.echo and asked == 0
   if plan.only_echo then asked = 1 end
   local prompts = completion_prompts(ctx, node,
-    params.boolean(req, "add_special_tokens", true))
+    params.boolean(req, "add_special_tokens", true), plan.echo)
   plan_prompts(ctx, req, plan, prompts, sampling, asked, "prompt")
   return plan
 end
@@ -315,10 +328,15 @@ function M.chat(ctx, req)
   local text = messages.render(ctx, req)
   local asked = params.integer(req, "max_completion_tokens")
     or params.integer(req, "max_tokens")
-  local prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
+  local prompt = prompt_of_text(ctx, text, #text,
+    params.boolean(req, "add_special_tokens"))
+  if plan.echo then prompt.text = text end
   plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
     or messages.last_role(req)
-  if plan.echo then plan.echo_content = messages.last_content(req) end
+  if plan.echo then
+    local own = messages.last_role(req) == plan.role
+    plan.echo_content = own and messages.last_content(req) or ""
+  end
   plan_prompts(ctx, req, plan, { prompt }, sampling, asked, "messages")
   return plan
 end
@@ -327,13 +345,13 @@ function M.tokenize(ctx, req, node)
   local prompt
   if given(req, "messages") ~= nil then
     local text = messages.render(ctx, req)
-    prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
+    prompt = prompt_of_text(ctx, text, #text, params.boolean(req, "add_special_tokens"))
   else
     if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_STRING then
       refuse("prompt must be a string.", "prompt")
     end
     local special = params.boolean(req, "add_special_tokens", true)
-    prompt = prompt_of_text(ctx, text_of(node), special)
+    prompt = prompt_of_node(ctx, node, special)
   end
   local plan = { kind = "tokenize", model = model_of(ctx, req), ids = id_list(prompt) }
   if params.boolean(req, "return_token_strs") then
@@ -360,10 +378,10 @@ end
 local IN_PLACE = { prompt = true, tokens = true }
 
 local function lift(doc)
-  local req, len = json.object(), ffi.new "size_t[1]"
+  local req = json.object()
   local at = C.pl_json_next(doc, nil)
   while at ~= nil do
-    local key = ffi.string(C.pl_json_key(at, len), len[0])
+    local key = ffi.string(C.pl_json_key(at, len_out), len_out[0])
     if not IN_PLACE[key] then json.set(req, key, json.value(C.pl_json_value(at))) end
     at = C.pl_json_next(doc, at)
   end
@@ -383,10 +401,11 @@ local function explain(e)
     trace = debug.traceback(tostring(e), 2) }
 end
 
--- The plan for a request of `kind`: chat, completion, tokenize or detokenize. A defect in
--- here is a 500 with a line in the log, never an error thrown at the caller.
-function M.run(ctx, kind, body)
-  local doc = C.pl_json_open(body, #body)
+-- The plan for a request of `kind`: chat, completion, tokenize or detokenize; `body` may
+-- be a string or a pointer. A defect in here is a 500 with a line in the log, never an
+-- error thrown at the caller.
+function M.run(ctx, kind, body, len)
+  local doc = C.pl_json_open(body, len)
   if doc == nil then
     return { refused = { status = 400, message = ffi.string(C.pl_error_text()) } }
   end
