@@ -12,7 +12,7 @@
 
 enum {
     TILE_QUERIES = 32,
-    CHUNKS_AT_ONCE = 64,
+    CHUNKS_PER_THREAD = 16,
     MAX_HEAD_DIM = 512
 };
 
@@ -223,6 +223,13 @@ static void merge_chunks(void *arg, int task, int thread)
     }
 }
 
+static void finish_chunks(void *arg, int task, int thread)
+{
+    (void)thread;
+    attend_job *j = arg;
+    tile_finish(j, task, j->running + (size_t)task * tile_states(j));
+}
+
 static int cut_tiles(const pl_rows *rows, int most, int *tiles)
 {
     int n = 0;
@@ -246,7 +253,9 @@ static void reduce_row(void *arg, int row, int thread)
 static void attend_by_chunks(attend_job *j, int tasks, int chunks)
 {
     pl_cpu *c = pl_cpu_of(j->d);
-    int at_once = PL_MIN(chunks, CHUNKS_AT_ONCE);
+    /* Enough to be busy with; not all of a long context, they take room. */
+    int wanted = CHUNKS_PER_THREAD * pl_pool_threads(c->pool) / tasks + 1;
+    int at_once = PL_MIN(chunks, wanted);
     j->running = pl_cpu_scratch(c, (size_t)(tasks * (1 + at_once)) * tile_states(j));
     j->partial = j->running + (size_t)tasks * tile_states(j);
     for (; j->first_chunk < chunks; j->first_chunk += at_once) {
@@ -254,8 +263,7 @@ static void attend_by_chunks(attend_job *j, int tasks, int chunks)
         pl_pool_run(c->pool, attend_chunk, j, tasks * j->n_chunks);
         pl_pool_run(c->pool, merge_chunks, j, tasks);
     }
-    for (int i = 0; i < tasks; i++)
-        tile_finish(j, i, j->running + (size_t)i * tile_states(j));
+    pl_pool_run(c->pool, finish_chunks, j, tasks);
 }
 
 void pl_cpu_attend(pl_device *d, const pl_heads *h, pl_acts *out)
@@ -265,7 +273,7 @@ void pl_cpu_attend(pl_device *d, const pl_heads *h, pl_acts *out)
     int threads = pl_pool_threads(c->pool), group = a->n_heads / a->n_kv_heads;
     attend_job j = {
         .d = d, .h = h, .out = out, .group = group, .state = PL_STATE + width_of(a)};
-    j.rows = PL_MAX(1, TILE_QUERIES / group);
+    j.rows = PL_MIN(PL_MAX(1, TILE_QUERIES / group), c->rows->n);
     j.tiles = pl_alloc((size_t)(c->rows->n + 1) * sizeof *j.tiles);
     j.n_tiles = cut_tiles(c->rows, j.rows, j.tiles);
     out->n = c->rows->n;

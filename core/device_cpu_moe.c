@@ -21,6 +21,16 @@ typedef struct moe_job {
     int stride;
 } moe_job;
 
+/* The likeliest that is not chosen yet (those are below 0). Where none is a number it is
+ * the first: whatever the weights are, no expert is chosen twice. */
+static int find_best(const float *p, int n)
+{
+    int best = -1;
+    for (int i = 0; i < n; i++)
+        if (!(p[i] < 0) && (best < 0 || p[i] > p[best])) best = i;
+    return best;
+}
+
 static void choose_row(void *arg, int row, int thread)
 {
     (void)thread;
@@ -31,8 +41,7 @@ static void choose_row(void *arg, int row, int thread)
     int32_t *chosen = j->chosen + (size_t)row * (size_t)e->n_used;
     j->c->k->softmax(p, e->n);
     for (int i = 0; i < e->n_used; i++) {
-        int best = 0;
-        for (int k = 1; k < e->n; k++) best = p[k] > p[best] ? k : best;
+        int best = find_best(p, e->n);
         chosen[i] = best;
         weights[i] = p[best];
         sum += p[best];

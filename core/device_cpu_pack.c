@@ -64,12 +64,12 @@ static void q6_codes(const uint8_t *super, int b, uint8_t *codes)
     }
 }
 
-/* A row's block to its codes, and its scales to their place among the panel's. */
-static void unpack_block(int type, const uint8_t *row, int b, int lane, char *scales,
+/* 32 columns of the file's block `p` to codes, and its scales to their place among the
+ * panel's. */
+static void unpack_block(int type, const uint8_t *p, int b, int lane, char *scales,
                          char *super, uint8_t *codes)
 {
     const layout *l = layouts + type;
-    const uint8_t *p = row + pl_type_bytes(type, b * 32 / l->block * l->block);
     int in = b * 32 % l->block / 32; /* which 32 of the file's block */
     if (type == PL_Q8_0) {
         put_u16(scales + lane * 2, u16_at(p));
@@ -106,18 +106,18 @@ static void pack_quantized(pl_cpu_matrix *m, char *panel, const uint8_t *rows, i
 {
     const layout *l = layouts + m->type;
     size_t row_bytes = pl_type_bytes(m->type, m->k);
+    size_t block_bytes = pl_type_bytes(m->type, l->block);
     for (int lane = 0; lane < n; lane++) {
         for (int b = 0; b < m->k / 32; b++) {
             uint8_t codes[32];
             char *at = panel + b * l->bits * 64 + lane * 4;
-            unpack_block(m->type, rows + (size_t)lane * row_bytes, b, lane,
+            const uint8_t *from = rows + (size_t)lane * row_bytes +
+                                  (size_t)(b * 32 / l->block) * block_bytes;
+            unpack_block(m->type, from, b, lane,
                          panel + m->scales_at + (size_t)(b * l->scales),
                          panel + m->supers_at + (size_t)(b / 8 * l->super), codes);
-            for (int i = 0; i < 32; i++) {
-                int low = l->bits == 4 && i >= 16;
-                char *to = at + (low ? i / 4 - 4 : i / 4) * 64 + i % 4;
-                *to = (char)(low ? *to | codes[i] << 4 : codes[i]);
-            }
+            for (int i = 0; l->bits == 4 && i < 16; i++) codes[i] |= codes[i + 16] << 4;
+            for (int g = 0; g < l->bits; g++) memcpy(at + g * 64, codes + g * 4, 4);
         }
     }
 }

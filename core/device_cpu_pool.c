@@ -18,7 +18,8 @@
 
 enum {
     SPIN_NS = 40000,
-    SPINS = 64
+    SPINS = 64,
+    DENORMALS_ZERO = 0x8040 /* FTZ and DAZ of MXCSR */
 };
 #define COUNT_SHIFT 32
 #define NEXT_MASK 0xffffffffu
@@ -39,21 +40,29 @@ struct pl_pool {
     } * workers;
 };
 
-unsigned pl_pool_float_begin(void)
+/* Sets denormals to zero for this thread; returns what to give float_end. */
+static uint64_t float_begin(void)
 {
 #if defined(__x86_64__)
     unsigned before = _mm_getcsr();
-    _mm_setcsr(before | 0x8040);
+    if ((before & DENORMALS_ZERO) != DENORMALS_ZERO) _mm_setcsr(before | DENORMALS_ZERO);
+    return before;
+#elif defined(__aarch64__)
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | 1u << 24));
     return before;
 #else
     return 0;
 #endif
 }
 
-void pl_pool_float_end(unsigned before)
+static void float_end(uint64_t before)
 {
 #if defined(__x86_64__)
-    _mm_setcsr(before);
+    if ((before & DENORMALS_ZERO) != DENORMALS_ZERO) _mm_setcsr((unsigned)before);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
 #else
     (void)before;
 #endif
@@ -99,7 +108,7 @@ static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     pl_pool *p = w->pool;
-    pl_pool_float_begin();
+    float_begin();
     while (!atomic_load_explicit(&p->closing, memory_order_relaxed)) {
         if (work(p, w->index)) continue;
         int64_t since = pl_now_ns();
@@ -150,12 +159,8 @@ int pl_pool_threads(const pl_pool *p)
     return p->n_threads;
 }
 
-void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n)
+static void share(pl_pool *p, pl_task *fn, void *arg, int n)
 {
-    if (n <= 1 || p->n_threads == 1) {
-        for (int i = 0; i < n; i++) fn(arg, i, 0);
-        return;
-    }
     p->fn = fn;
     p->arg = arg;
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
@@ -172,4 +177,15 @@ void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n)
         relax();
         if (i > 20000) sched_yield();
     }
+}
+
+void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n)
+{
+    uint64_t before = float_begin();
+    if (n <= 1 || p->n_threads == 1) {
+        for (int i = 0; i < n; i++) fn(arg, i, 0);
+    } else {
+        share(p, fn, arg, n);
+    }
+    float_end(before);
 }

@@ -102,8 +102,6 @@ void pl_engine_close(pl_engine *e)
     if (!e) return;
     pl_engine_stop(e);
     pl_model_kv_close(e->model);
-    for (uint32_t i = 0; i <= e->shared->mask; i++) /* orphans */
-        if (e->shared->index[i]) pl_run_free(e->shared->index[i]);
     pl_token_batch_put(e->last);
     pl_mutex_fini(&e->shared->lock);
     pl_free(e->shared->index);
@@ -361,7 +359,8 @@ static void begin(pl_engine *e)
     pl_unlock(&e->shared->lock);
 }
 
-/* Makes known how things are, and lets others in. */
+/* Makes known how things are, and lets others in. Those that ended go in the same moment,
+ * or the counts would not fit together. */
 static void publish(pl_engine *e)
 {
     shared *s = e->shared;
@@ -374,11 +373,14 @@ static void publish(pl_engine *e)
     mine->last_step_ns = pl_now_ns();
     e->moved = e->moved && (e->running.n || e->waiting.n);
     pl_lock(&s->lock);
+    for (int32_t i = 0; i < e->ended.n; i++) pl_index_remove(s, e->ended.items[i]);
     /* Those who can only wait for KV from elsewhere are not this engine's work. */
     mine->busy_since_ns = e->moved || s->inbox ? s->stats.busy_since_ns : 0;
     s->stats = *mine;
     s->stepping = false;
     pl_unlock(&s->lock);
+    for (int32_t i = 0; i < e->ended.n; i++) pl_run_free(e->ended.items[i]);
+    e->ended.n = 0;
 }
 
 static pl_status collect(pl_engine *e, const pl_result **results)

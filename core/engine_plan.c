@@ -124,10 +124,16 @@ static int32_t plan_running(pl_engine *e, int32_t budget)
 
 /* ---- those that wait ------------------------------------------------------------ */
 
-static int32_t find_prefix(const pl_engine *e, run *r)
+/* A prompt whose rows are wanted is computed, whatever the cache has of it. */
+static bool reads_cache(const pl_engine *e, const run *r)
 {
     bool wants_rows = r->seq->params.prompt_logprobs >= 0 && !r->told;
-    if (!e->options.enable_prefix_caching || wants_rows) return 0;
+    return e->options.enable_prefix_caching && !wants_rows;
+}
+
+static int32_t find_prefix(const pl_engine *e, run *r)
+{
+    if (!reads_cache(e, r)) return 0;
     int32_t limit =
         (r->seq->n_tokens - 1) / e->block_size; /* one token must be computed */
     pl_engine_chain(e, r, limit);
@@ -136,7 +142,7 @@ static int32_t find_prefix(const pl_engine *e, run *r)
 
 static void count_prefix(pl_engine *e, const run *r, int32_t n_found)
 {
-    if (r->n_cached >= 0 || !e->options.enable_prefix_caching) return;
+    if (r->n_cached >= 0 || !reads_cache(e, r)) return;
     e->stats.prefix_queries += r->seq->n_tokens;
     e->stats.prefix_hits += n_found;
 }

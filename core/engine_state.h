@@ -34,7 +34,7 @@ struct pl_engine {
     run_list running; /* in order of admission */
     run_list waiting; /* a heap */
     run_list remote;  /* and orphans */
-    run_list ended;   /* to be freed when the batch is made */
+    run_list ended;   /* to be freed when the step is over */
     step step;
     bool moved; /* this step changed something: the next one may do more */
 

@@ -179,16 +179,6 @@ static void add_placed(const pl_engine *e, pl_placed *placed, char **room)
     }
 }
 
-static void bury(pl_engine *e)
-{
-    pl_lock(&e->shared->lock);
-    for (int32_t i = 0; i < e->ended.n; i++)
-        pl_index_remove(e->shared, e->ended.items[i]);
-    pl_unlock(&e->shared->lock);
-    for (int32_t i = 0; i < e->ended.n; i++) pl_run_free(e->ended.items[i]);
-    e->ended.n = 0;
-}
-
 pl_token_batch *pl_engine_batch(pl_engine *e)
 {
     pl_token_batch *b = NULL;
@@ -207,7 +197,6 @@ pl_token_batch *pl_engine_batch(pl_engine *e)
                               e->n_outs, e->placed.n, e->started.n,
                               tokens,    placed,      started};
     }
-    bury(e);
     e->n_outs = e->placed.n = e->started.n = 0;
     return b;
 }

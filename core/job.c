@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "job.h"
 
+#include <malloc.h>
+
 enum {
-    MAX_WAITING = 4096
+    MAX_WAITING = 4096,
+    LARGE_BODY = 1 << 20
 };
 
 struct pl_job {
@@ -114,8 +117,17 @@ pl_exchange *pl_job_exchange(const pl_job *j)
     return j->x;
 }
 
+/* A large document's many small pieces stay with the allocator; they are given back. */
+static void give_back(pl_exchange *x)
+{
+    size_t len = 0;
+    if (x) pl_exchange_body(x, &len);
+    if (len > LARGE_BODY) malloc_trim(0);
+}
+
 void pl_job_done(pl_job *j, const char *result, size_t len)
 {
+    give_back(j->x);
     j->result.len = 0;
     pl_buf_add(&j->result, result, len);
     pl_loop_tell(j->loop, &j->news);

@@ -2,21 +2,21 @@
  *
  * kv.h - the paged KV cache: fixed blocks, shared by prefix, evicted by age; their names.
  *
- * Owns     which block has which name, how many use it, in which order it will be
- * evicted. Ignores  bytes (model.h has them), sequences, time. Thread   step. Nothing in
- * here locks. A pl_namer is read only once made: any.
+ * Owns     which block has which name, how many use it, who is evicted next.
+ * Ignores  bytes (model.h has them), sequences, time.
+ * Thread   step. Nothing in here locks. A pl_namer is read only once made: any.
  *
  * A block is always in one of three places:
  *
- *      free ---take--> used ---last put---> cached ---evict (a take from the front)--->
- * free ^                     |
- *                         +---- take as hit ----+
+ *      free --take--> used --last put--> cached --evict--> free
+ *                      ^                   |
+ *                      +---- take as hit --+
  *
  * Free and cached blocks stand in one line. New blocks come from its front, and lose
  * their names only then; blocks put go to its back, a sequence's last block first, so
  * that the ends of texts go before the prefixes that others may share. Only full blocks
- * get names. Two blocks may bear one name (they were computed at the same time); the
- * older is found.
+ * get names. Two blocks may bear one name: a prompt's last block is computed even if it
+ * was found, and some may not read the cache. The older is found.
  *
  * Block 0 is never given out: a 0 in a table is a mistake that shows, and a device that
  * works in fixed shapes has a place where rows without a sequence may write.

@@ -9,8 +9,7 @@
 
 #include <string.h>
 
-/* ---- scratch
- * --------------------------------------------------------------------------------- */
+/* ---- scratch -------------------------------------------------------------------- */
 
 static int32_t qkv_width(const pl_model *m)
 {
@@ -112,8 +111,7 @@ void *pl_model_block(pl_model *m, int32_t block, size_t *bytes)
     return m->kv + (size_t)block * *bytes;
 }
 
-/* ---- the layers
- * -------------------------------------------------------------------------------- */
+/* ---- the layers ----------------------------------------------------------------- */
 
 static const float *vector_of(const pl_model *m, int role, int layer)
 {
@@ -249,8 +247,7 @@ pl_status pl_model_walk(pl_model *m, const pl_batch *batch)
     return PL_OK;
 }
 
-/* ---- what is wanted
- * ---------------------------------------------------------------------------- */
+/* ---- what is wanted ------------------------------------------------------------- */
 
 static pl_status check_seq(const pl_model *m, const pl_batch *batch, int i, int next)
 {
@@ -383,9 +380,7 @@ static void plan(pl_model *m, const pl_batch *batch)
     }
 }
 
-/* ---- a step
- * --------------------------------------------------------------------------------------
- */
+/* ---- a step --------------------------------------------------------------------- */
 
 pl_status pl_model_submit(pl_model *m, const pl_batch *batch)
 {

@@ -2,9 +2,9 @@
  *
  * seq.h - a sequence: a prompt, what was made of it so far, and how it is to go on.
  *
- * Owns     its tokens, its parameters and the lists that steer the choice of the next
- * one. Ignores  blocks, steps, who waits for it. Thread   one at a time: whoever holds
- * it, then the engine.
+ * Owns     its tokens, its parameters, the lists that steer the choice of the next one.
+ * Ignores  blocks, steps, who waits for it.
+ * Thread   one at a time: whoever holds it, then the engine.
  */
 #ifndef PL_SEQ_H
 #define PL_SEQ_H

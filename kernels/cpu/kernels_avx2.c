@@ -2,8 +2,9 @@
  *
  * The kernels for AVX2, FMA and F16C.
  */
-#if defined(__x86_64__)
 #include "cpu/cpu.h"
+
+#if defined(__x86_64__)
 #include "cpu/lanes_avx2.inl"
 
 #include "math.inl"

@@ -2,8 +2,9 @@
  *
  * The kernels for AVX-512 with VNNI.
  */
-#if defined(__x86_64__)
 #include "cpu/cpu.h"
+
+#if defined(__x86_64__)
 #include "cpu/lanes_avx512.inl"
 
 #include "math.inl"

@@ -73,7 +73,7 @@ PL_INLINE void read_codes(const char *panel, int block, int bits, vi *codes)
     }
 }
 
-/* Asks for what a single row needs soon: it waits for memory, not for arithmetic. */
+/* Asks for what comes soon: few rows wait for memory, not for arithmetic. */
 PL_INLINE void ahead(const char *panel, int block, int bits)
 {
     enum {
@@ -102,7 +102,7 @@ PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int 
         vi codes[8];
         scales s = read_scales(w, panel, b, kind);
         read_codes(panel, b, bits, codes);
-        if (C == 1) ahead(panel, b, bits);
+        if (C <= 4) ahead(panel, b, bits);
         for (int g = 0; bits == 8 && g < 8; g++) codes[g] = vi_code_s8(codes[g]);
         for (int c = 0; c < C; c++) {
             const int8_t *a = q + (size_t)c * x->stride + b * 32;
@@ -136,22 +136,28 @@ PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int 
 /* ---- in f32: quantized weights are expanded a block at a time
  * -------------------------- */
 
+/* Value k of a block: code * d + m in one rounding. */
+PL_INLINE vf expand(const vi *codes, int k, int32_t mask, vf d, vf m)
+{
+    vi code = k % 4 ? vi_shr(codes[k / 4], k % 4 * 8) : codes[k / 4];
+    if (k % 4 < 3 || mask != 255) code = vi_and(code, mask);
+    return vf_fma(vf_from_i(code), d, m);
+}
+
+/* A minimum takes the place of the offset 128 (the codes have it in their top bit). Else
+ * -offset * d is exact, so code * d - offset * d is rounded as (code - offset) * d. */
 PL_INLINE void expand_block(const pl_cpu_matrix *w, const char *panel, int b, int bits,
                             int kind, vf *out)
 {
     vi codes[8];
     scales s = read_scales(w, panel, b, kind);
     read_codes(panel, b, bits, codes);
-    vf offset = vf_set1(bits == 8 ? -128.0f : kind == SCALES_D ? -8.0f : 0.0f);
-    for (int k = 0; k < 32; k++) {
-        vf code = vf_from_i(vi_and(vi_shr(codes[k / 4], k % 4 * 8), 255));
-        code = vf_add(code, offset);
-        if (kind == SCALES_SUPER_HALVES) {
-            out[k] = vf_mul(code, k < 16 ? s.d : s.m);
-        } else {
-            out[k] = kind == SCALES_D ? vf_mul(code, s.d) : vf_fma(code, s.d, s.m);
-        }
-    }
+    bool halves = kind == SCALES_SUPER_HALVES, min = kind != SCALES_D && !halves;
+    vf offset = vf_set1(bits == 8 ? -128.0f : -8.0f), d = halves ? s.m : s.d;
+    vf low = min ? s.m : vf_mul(offset, s.d), high = min ? s.m : vf_mul(offset, d);
+    int32_t mask = min && bits == 8 ? 127 : 255;
+    for (int k = 0; k < 16; k++) out[k] = expand(codes, k, mask, s.d, low);
+    for (int k = 16; k < 32; k++) out[k] = expand(codes, k, mask, d, high);
 }
 
 PL_TILE void tile_expanded(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,

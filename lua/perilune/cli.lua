@@ -35,7 +35,7 @@ local function recipe_words(word, name, ...)
                          ("perilune %s agg"):format(word))
   end
   local first = ...
-  if first and not first:match "^%-%-" then
+  if first and not first:match "^%-" then
     local text = ("role '%s': this release runs all of a recipe in one process"):format(
       first)
     return nil, complain(text, ("perilune %s %s"):format(word, name))
@@ -46,7 +46,7 @@ end
 -- perilune run RECIPE --help: what the recipe says, and the flags that are its own.
 local function asked_for_help(given)
   for _, word in ipairs(given) do
-    if word == "--help" then return true end
+    if word == "--help" or word == "-h" then return true end
   end
   return false
 end

@@ -8,6 +8,9 @@ local host = require "perilune.host"
 local log = require "perilune.log"
 local metrics = require "perilune.metrics"
 local openai = require "perilune.openai"
+local settings = require "perilune.recipe"
+local template = require "perilune.template"
+local values = require "perilune.values"
 local worker = require "perilune.worker"
 local C, ffi = pl.C, pl.ffi
 
@@ -58,15 +61,17 @@ end
 
 -- ---- what prepare.lua needs to know ---------------------------------------------------
 
+-- The text of a template that the recipe names, checked: a slip in it is found now.
 local function read_template(given)
   if not given then return nil end
   local f = io.open(given, "rb")
-  if not f then
-    if given:find "[{%%]" then return given end
+  local text = f and f:read "*a" or given:find "{" and given
+  if f then f:close() end
+  if not text then
     return nil, ("chat_template '%s' is neither a file nor a template"):format(given)
   end
-  local text = f:read "*a"
-  f:close()
+  local compiled, why = template.compile(text)
+  if not compiled then return nil, ("chat_template '%s': %s"):format(given, why) end
   return text
 end
 
@@ -84,7 +89,7 @@ local function context(recipe, w, names)
     bos_token = tok.bos_token, eos_token = tok.eos_token,
     chat_template = own or tok.chat_template,
     tool_template = own or tok.tool_template or tok.chat_template,
-    max_n = 16384, max_logprobs = recipe.max_logprobs,
+    max_n = 16384, max_choices = worker.MAX_WAITING, max_logprobs = recipe.max_logprobs,
     priority = recipe.worker.scheduling_policy == "priority",
     as_ids = recipe.http.return_tokens_as_token_ids,
     response_role = recipe.http.response_role,
@@ -130,6 +135,7 @@ local function new_server(recipe, w)
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
     id_headers = http.enable_request_id_headers, log_requests = http.enable_log_requests,
+    track_load = http.enable_server_load_tracking,
     cors = { origins = list_of(http.allowed_origins),
       methods = list_of(http.allowed_methods), headers = list_of(http.allowed_headers),
       credentials = http.allow_credentials },
@@ -208,9 +214,22 @@ local function name_unasked_hooks(recipe)
   end
 end
 
+-- What is not as it comes, and who said so; the model in any case.
+local function tell_settings(recipe)
+  local told = {}
+  for _, s in ipairs(settings.settings(recipe)) do
+    if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
+      local shown = s.row and s.row.secret and "(secret)" or values.show(s.value)
+      told[#told + 1] = ("%s = %s (%s)"):format(s.path, shown, s.origin)
+    end
+  end
+  log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))
+end
+
 -- Serves a resolved recipe until a signal; answers the exit code.
 function M.run(recipe)
   log.level(recipe.log_level)
+  tell_settings(recipe)
   name_unasked_hooks(recipe)
   local w, why = worker.open(recipe, recipe.worker)
   local ok

@@ -42,7 +42,7 @@ local function row_text(row)
     "  stands   " .. WHERE[row.section],
   }
   if row.env then out[#out + 1] = "  or       $" .. table.concat(row.env, ", $") end
-  out[#out + 1] = row.live and "  live: a running server may be told another value"
+  out[#out + 1] = row.live and "  live: could change while running; as yet by no means"
                   or "  fixed while running"
   return table.concat(out, "\n")
 end

@@ -81,7 +81,7 @@ function M.completion(answer, state, tokens, n)
     local name, bytes = shown(answer, t.token)
     offsets[k], names[k] = state.offset, json.encode(name)
     values[k] = number(t.top[0].logprob)
-    tops[k] = t.n_top > 1 and top_object(answer, t.top, t.n_top) or "null"
+    tops[k] = top_object(answer, t.top, t.n_top)
     state.offset = state.offset + code_points(bytes)
   end
   return ('{"text_offset":[%s],"token_logprobs":[%s],"tokens":[%s],"top_logprobs":[%s]}')
@@ -98,7 +98,7 @@ function M.echo(answer, state, prompt, token)
     local at = (i - 2) * width
     if i > 1 and token and at < token.n_prompt_top then
       row[2] = number(token.prompt_top[at].logprob)
-      if width > 1 then row[4] = top_object(answer, token.prompt_top + at, width) end
+      row[4] = top_object(answer, token.prompt_top + at, width)
     end
     rows[i] = row
     state.offset = state.offset + code_points(bytes)

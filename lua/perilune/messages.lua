@@ -16,7 +16,7 @@ local function compile(source)
   if not t then
     local why
     t, why = template.compile(source)
-    if not t then refuse("chat template: " .. why, "chat_template") end
+    if not t then refuse("chat " .. why, "chat_template") end
     compiled[source] = t
   end
   return t
@@ -31,7 +31,7 @@ local function template_of(ctx, req)
         .. "not set. Refused request with untrusted chat template.", "chat_template")
     end
     local t, why = template.compile(own)
-    if not t then refuse("chat template: " .. why, "chat_template") end
+    if not t then refuse("chat " .. why, "chat_template") end
     return t
   end
   local source = given(req, "tools") and ctx.tool_template or ctx.chat_template
@@ -42,7 +42,7 @@ local function template_of(ctx, req)
   return compile(source)
 end
 
--- Content in parts becomes text, unless the template wants the parts.
+-- Content in parts becomes text.
 local function plain_content(content, i)
   if type(content) ~= "table" or not json.is_array(content) then return content end
   local texts = {}
@@ -80,7 +80,7 @@ local function tool_calls(message, i)
   end
 end
 
-local function checked_messages(ctx, req)
+local function checked_messages(req)
   local list = given(req, "messages")
   if list == nil then refuse("messages is required.", "messages") end
   if not json.is_array(list) then refuse("messages must be a list.", "messages") end
@@ -94,9 +94,7 @@ local function checked_messages(ctx, req)
       refuse(("messages[%d].content must be a string or a list of parts.")
         :format(i - 1), "messages")
     end
-    if content ~= nil and ctx.content_format ~= "openai" then
-      m.content = plain_content(content, i)
-    end
+    if content ~= nil then m.content = plain_content(content, i) end
     tool_calls(m, i)
   end
   return list
@@ -119,7 +117,7 @@ end
 
 local function variables(ctx, req)
   local vars = { bos_token = ctx.bos_token, eos_token = ctx.eos_token,
-    messages = checked_messages(ctx, req), tools = given(req, "tools"),
+    messages = checked_messages(req), tools = given(req, "tools"),
     documents = given(req, "documents") }
   local more = given(req, "chat_template_kwargs")
   if more ~= nil then

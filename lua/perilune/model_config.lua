@@ -217,14 +217,19 @@ end
 -- ---- the folder ----------------------------------------------------------------------
 
 -- As when a configuration is loaded and then told so: a field replaces a field. The two
--- spellings of rope are one field, but for theta.
+-- spellings of rope are one field, but for theta, which is one in either place.
 local function override(config, overrides)
   local new, old = overrides.rope_parameters, config.rope_parameters
   for key, value in pairs(overrides) do config[key] = value end
-  if not new then return end
+  if type(old) ~= "table" then old = {} end
+  local theta = overrides.rope_theta or old.rope_theta
+  if not new then
+    old.rope_theta = theta
+    return
+  end
   if overrides.rope_scaling == nil then config.rope_scaling = nil end
-  if type(new) == "table" and type(old) == "table" and new.rope_theta == nil then
-    config.rope_parameters = { rope_theta = old.rope_theta }
+  if type(new) == "table" and new.rope_theta == nil then
+    config.rope_parameters = { rope_theta = theta }
     for key, value in pairs(new) do config.rope_parameters[key] = value end
   end
 end

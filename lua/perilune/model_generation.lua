@@ -17,6 +17,23 @@ local function find_file(desc, choice)
   return F.kind_of(choice) == "file" and choice or choice .. "/generation_config.json"
 end
 
+-- What an override may say; of what a model says, the rest is left alone.
+local KNOWN = { temperature = true, top_p = true, top_k = true, min_p = true,
+  repetition_penalty = true, max_new_tokens = true, eos_token_id = true,
+  bos_token_id = true }
+
+local function check_known(overrides)
+  for key in pairs(overrides) do
+    if not KNOWN[key] then
+      local names = {}
+      for name in pairs(KNOWN) do names[#names + 1] = name end
+      table.sort(names)
+      F.refuse("PL_EINVAL", "override_generation_config has '%s', wanted one of %s",
+               tostring(key), table.concat(names, ", "))
+    end
+  end
+end
+
 local function read(fields)
   return {
     temperature = F.number(fields, "temperature", 0, 1e6, false) or nil,
@@ -34,6 +51,7 @@ end
 -- or a folder), override_generation_config (values laid over it).
 function M.apply(desc, opts)
   local path = find_file(desc, opts.generation_config or "auto")
+  check_known(opts.override_generation_config or {})
   local values = path and F.read_json(path) or {}
   local file = path or "override_generation_config"
   for key, value in pairs(opts.override_generation_config or {}) do

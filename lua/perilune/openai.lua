@@ -24,6 +24,12 @@ local function header(x, name)
   if v ~= nil then return ffi.string(v) end
 end
 
+-- The answer to a request whose plan says no.
+local function refuse(x, plan, headers)
+  plan.refused.headers = headers
+  serve.refuse(x, plan.refused)
+end
+
 -- ---- routes ------------------------------------------------------------------------
 
 local function model_card(server, name)
@@ -46,7 +52,7 @@ end
 
 local function tokenize(server, x, headers)
   local plan = serve.plan(server, x, "tokenize")
-  if plan.refused then return serve.refuse(x, plan.refused) end
+  if plan.refused then return refuse(x, plan, headers) end
   reply(x, 200, json.encode(json.object("count", #plan.ids, "max_model_len",
     server.ctx.max_model_len, "tokens", json.array(plan.ids), "token_strs",
     plan.strings and json.array(plan.strings) or json.null)), headers)
@@ -54,7 +60,7 @@ end
 
 local function detokenize(server, x, headers)
   local plan = serve.plan(server, x, "detokenize")
-  if plan.refused then return serve.refuse(x, plan.refused) end
+  if plan.refused then return refuse(x, plan, headers) end
   reply(x, 200, json.encode(json.object("prompt", plan.text)), headers)
 end
 
@@ -81,7 +87,8 @@ local function version(_, x, headers)
 end
 
 local function load_of(server, x, headers)
-  reply(x, 200, json.encode { server_load = server.in_flight }, headers)
+  local n = server.track_load and server.in_flight or 0
+  reply(x, 200, json.encode { server_load = n }, headers)
 end
 
 local function reset_prefix_cache(server, x, headers)
@@ -172,7 +179,7 @@ end
 
 local function is_json(x)
   local kind = header(x, "content-type")
-  return kind ~= nil and kind:lower():match "^%s*application/json%s*;?" ~= nil
+  return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 
 local function request_id(server, x)
@@ -207,7 +214,8 @@ local function dispatch(server, x)
     return no(x, headers .. allow_header(route), 405, "Method Not Allowed")
   end
   if not authorized(server, x, path) then
-    return no(x, headers .. "WWW-Authenticate: Bearer\r\n", 401, "Unauthorized")
+    return reply(x, 401, '{"error":"Unauthorized"}',
+      headers .. "WWW-Authenticate: Bearer\r\n")
   end
   C.pl_exchange_body(x, len_out)
   if method == "POST" and len_out[0] > 0 and not is_json(x) then

@@ -13,6 +13,8 @@ local M = {}
 
 local new_params = ffi.typeof "pl_params"
 local INT_MAX = 2147483647
+-- Bytes of a stop string: stream.c takes no longer one.
+local MAX_STOP = 65536
 
 -- Stops the request: a 400 unless `status` says otherwise.
 function M.refuse(message, param, status)
@@ -145,8 +147,8 @@ local function seed_of(req)
   if v == nil then return C.pl_entropy() end
   if ffi.istype("int64_t", v) then return ffi.cast("uint64_t", v) end
   local n = json.tonumber(v)
-  if not n or n % 1 ~= 0 then
-    refuse(("seed must be an integer, got %s."):format(shown(v)), "seed")
+  if not n or n % 1 ~= 0 or n >= 2 ^ 63 or n < -2 ^ 63 then
+    refuse(("seed must be an integer of 64 bits, got %s."):format(shown(v)), "seed")
   end
   return ffi.cast("uint64_t", ffi.cast("int64_t", n))
 end
@@ -205,6 +207,10 @@ function M.stop_strings(req)
   local list = type(v) == "string" and { v } or M.strings(req, "stop", 64)
   for _, s in ipairs(list) do
     if s == "" then refuse("stop cannot contain an empty string.", "stop") end
+    if #s > MAX_STOP then
+      refuse(("stop has a string of %d bytes; at most %d are taken."):format(#s,
+        MAX_STOP), "stop")
+    end
   end
   return list
 end
@@ -228,6 +234,7 @@ function M.read(req, ctx)
     refuse(("n must be 1 when using greedy sampling, got %d."):format(n), "n")
   end
   out.n = n
+  M.check_unused(req)
   read_lists(req, ctx, out)
   out.skip_special = M.boolean(req, "skip_special_tokens", true)
   out.include_stop = M.boolean(req, "include_stop_str_in_output")
@@ -250,6 +257,42 @@ function M.logprobs(count, name, ctx)
         ctx.max_logprobs), name)
   end
   return math.min(count, ctx.vocab)
+end
+
+-- How many of a prompt's last tokens are kept; nil: all.
+function M.truncation(req, ctx)
+  local k = M.integer(req, "truncate_prompt_tokens")
+  if k == -1 then return ctx.max_model_len end
+  if k and (k < 1 or k > ctx.max_model_len) then
+    refuse(("truncate_prompt_tokens must be -1 or from 1 to max_model_len=%d, got %d.")
+      :format(ctx.max_model_len, k), "truncate_prompt_tokens")
+  end
+  return k
+end
+
+local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
+  "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
+  "kv_transfer_params" }
+
+function M.refuse_unsupported(req)
+  for _, name in ipairs(UNSUPPORTED) do
+    local v = given(req, name)
+    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
+  end
+  local format = given(req, "response_format")
+  if format ~= nil and not (type(format) == "table" and format.type == "text") then
+    refuse("response_format other than {\"type\": \"text\"} is not supported.",
+      "response_format")
+  end
+end
+
+-- Fields that change nothing here: what they may be, so that a mistake is not hidden.
+local UNUSED = { length_penalty = M.number, spaces_between_special_tokens = M.boolean,
+  user = M.string, parallel_tool_calls = M.boolean, include_reasoning = M.boolean,
+  reasoning_effort = M.string }
+
+function M.check_unused(req)
+  for name, read in pairs(UNUSED) do read(req, name) end
 end
 
 -- Sets max_tokens: what was asked, capped by generation_config's max_new_tokens, or the

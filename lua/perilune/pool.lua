@@ -30,7 +30,7 @@ local function work(job)
   local plan = prepare.run(context(blob), kind, body, len[0])
   local result = buffer.encode(plan)
   C.pl_job_done(job, result, #result)
-  if #result > 1e6 then collectgarbage() end
+  if math.max(#result, tonumber(len[0])) > 1e6 then collectgarbage() end
 end
 
 return function(address)

@@ -25,6 +25,8 @@ local M = {}
 
 -- How many of the prompt's last ids a streaming decoder looks back on.
 M.PRIME = 6
+-- Token ids that all choices of a request may hold together.
+local MAX_TOKENS = 2 ^ 26
 
 local new_buf, new_ids = ffi.typeof "pl_buf", ffi.typeof "int32_t[?]"
 local uint64, uintptr = ffi.typeof "uint64_t", ffi.typeof "uintptr_t"
@@ -77,10 +79,15 @@ local function prompt_of_node(ctx, node, special_ids, keep)
   return prompt
 end
 
+local function is_empty(node)
+  C.pl_json_string(node, len_out)
+  return len_out[0] == 0
+end
+
 -- The four forms of /v1/completions' prompt.
 local function completion_prompts(ctx, node, special_ids, keep)
   local kind = node ~= nil and C.pl_json_kind(node) or C.PL_JSON_NULL
-  if kind == C.PL_JSON_STRING then
+  if kind == C.PL_JSON_STRING and not is_empty(node) then
     return { prompt_of_node(ctx, node, special_ids, keep) }
   end
   if kind ~= C.PL_JSON_ARRAY or C.pl_json_size(node) == 0 then
@@ -177,19 +184,46 @@ local function last_ids(prompt)
   return ids
 end
 
+-- Each choice has its tokens and lists to itself: a few bytes may not ask for gigabytes.
+local function check_choices(ctx, prompts, sampling, where)
+  local lists = #sampling.stop_ids + #(sampling.allowed or {})
+    + 2 * #(sampling.bias and sampling.bias.ids or {})
+  for _, ids in ipairs(sampling.bad_ids) do lists = lists + #ids end
+  local choices, total = #prompts * sampling.n, 0
+  for _, prompt in ipairs(prompts) do
+    total = total + (prompt.n_tokens + lists) * sampling.n
+  end
+  if choices > ctx.max_choices or total > MAX_TOKENS then
+    refuse(("The request asks for %d choices that hold %d token ids in all; at most %d "
+      .. "and %d are taken."):format(choices, total, ctx.max_choices, MAX_TOKENS),
+      #prompts > 1 and where or "n")
+  end
+end
+
 local function entry_of(ctx, plan, prompt)
   local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
-  if plan.echo then entry.text = prompt.text or M.decode(ctx, prompt) end
+  if plan.echo then
+    entry.text = plan.echo_content or prompt.text or M.decode(ctx, prompt)
+  end
   if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
   return entry
 end
 
 -- Turns prompts into the plan's, each with n sequences.
 local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
+  local keep = params.truncation(req, ctx)
+  for _, prompt in ipairs(prompts) do
+    if keep and prompt.n_tokens > keep then
+      prompt.tokens = prompt.tokens + (prompt.n_tokens - keep)
+      prompt.n_tokens, prompt.text = keep, nil
+    end
+    if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
+    params.limit(sampling, asked, prompt.n_tokens, ctx, where)
+  end
+  check_choices(ctx, prompts, sampling, where)
   plan.prompts = {}
   local owned = {}
   for i, prompt in ipairs(prompts) do
-    if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
     local entry = entry_of(ctx, plan, prompt)
     for child = 0, sampling.n - 1 do
@@ -223,22 +257,6 @@ local function stream_options(req, plan)
     and params.boolean(options, "continuous_usage_stats")
 end
 
-local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
-  "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
-  "kv_transfer_params" }
-
-local function refuse_unsupported(req)
-  for _, name in ipairs(UNSUPPORTED) do
-    local v = given(req, name)
-    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
-  end
-  local format = given(req, "response_format")
-  if format ~= nil and not (type(format) == "table" and format.type == "text") then
-    refuse("response_format other than {\"type\": \"text\"} is not supported.",
-      "response_format")
-  end
-end
-
 -- The model asked for: one of ours, or none named.
 local function model_of(ctx, req)
   local name = params.string(req, "model")
@@ -250,7 +268,7 @@ end
 
 -- What both endpoints have in common.
 local function common(ctx, req, kind)
-  refuse_unsupported(req)
+  params.refuse_unsupported(req)
   local plan = { kind = kind, model = model_of(ctx, req) }
   stream_options(req, plan)
   local sampling = params.read(req, ctx)
@@ -316,14 +334,17 @@ function M.chat(ctx, req)
   if plan.echo then prompt.text = text end
   plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
     or messages.last_role(req)
-  if plan.echo then plan.echo_content = messages.last_content(req) end
+  if plan.echo then
+    local own = messages.last_role(req) == plan.role
+    plan.echo_content = own and messages.last_content(req) or ""
+  end
   plan_prompts(ctx, req, plan, { prompt }, sampling, asked, "messages")
   return plan
 end
 
 function M.tokenize(ctx, req, node)
   local prompt
-  if given(req, "messages") then
+  if given(req, "messages") ~= nil then
     local text = messages.render(ctx, req)
     prompt = prompt_of_text(ctx, text, #text, params.boolean(req, "add_special_tokens"))
   else
@@ -331,7 +352,7 @@ function M.tokenize(ctx, req, node)
       refuse("prompt must be a string.", "prompt")
     end
     local special = params.boolean(req, "add_special_tokens", true)
-    prompt = completion_prompts(ctx, node, special)[1]
+    prompt = prompt_of_node(ctx, node, special)
   end
   local plan = { kind = "tokenize", model = model_of(ctx, req), ids = id_list(prompt) }
   if params.boolean(req, "return_token_strs") then

@@ -55,7 +55,11 @@ local function set_inside(settings, path, keys, text, origin)
     at = inner
   end
   local v = json.decode("[" .. text .. "]")
-  at[keys[#keys]] = v and v[1] or text
+  if v and #v == 1 then
+    at[keys[#keys]] = v[1]
+  else
+    at[keys[#keys]] = text
+  end
   settings[path] = { value = whole, origin = origin }
 end
 
@@ -80,13 +84,15 @@ local function unknown(problems, flag, what, args)
   local hint = near and ("did you mean '%s%s'?"):format(
     flags.spell(what.section and what.section .. "." or ""), near:gsub("_", "-"))
   if row then hint = hint .. "  " .. check.describe(row) end
-  add(problems, ("no option '%s'"):format(flag.word), hint)
+  add(problems, ("no option '%s'"):format(flag.word),
+      hint or "perilune help options lists them all")
 end
 
 local function apply(flag, settings, pools, args, problems)
   local what = analyse(flag)
   local row = what.row
-  if not row or (#what.rest > 0 and row.kind ~= "table") then
+  local nameless = flag.word:find "%.%." or flag.word:find "%.$"
+  if not row or nameless or (#what.rest > 0 and row.kind ~= "table") then
     return unknown(problems, flag, what, args)
   end
   if what.section and what.section ~= "http" and pools[1] then

@@ -4,7 +4,7 @@
 -- A row: { name, default, doc, ... }, its kind taken from the default unless said, and
 --   kind     string | integer | number | boolean | strings | table
 --   min max  of a number; `choices` of a string; `words`: what an integer may be besides
---   live     the server reads it anew for every request: it may change while running
+--   live     it means something to new requests only, so it could change while running
 --   env      environment variables that stand in for the default, first that is set
 --   also     other names it is known by
 --   unset    what happens while it has no value; for a computed default, what it computes
@@ -36,9 +36,10 @@ local top = {
 }
 
 local http = {
+  -- vLLM: every network. Who wants to be open says so.
   { "host", "127.0.0.1", "address to listen at; 0.0.0.0 for every network" },
   { "port", 8000, "port to listen at; 0: any that is free", min = 0, max = 65535 },
-  { "api_key", nil, "keys, one of which a request must bring", kind = "strings",
+  { "api_key", nil, "keys, one of which a request to /v1 must bring", kind = "strings",
     env = { "PERILUNE_API_KEY", "VLLM_API_KEY" }, unset = "open to all", secret = true,
     live = true },
   { "allowed_origins", { "*" }, "origins that browsers may call from (CORS)" },
@@ -55,10 +56,11 @@ local http = {
   { "enable_server_load_tracking", false, "count requests under way at /load" },
   { "trust_request_chat_template", false, "let requests bring a chat_template",
     live = true },
-  { "max_body_bytes", 64 * 2 ^ 20, "largest body of a request", min = 1024 },
+  { "max_body_bytes", 64 * 2 ^ 20, "largest body of a request", min = 1024,
+    max = 2 ^ 40 },
   { "h11_max_incomplete_event_size", 4 * 2 ^ 20, "largest head of a request, in bytes",
-    min = 1024 },
-  { "h11_max_header_count", 256, "most headers of a request", min = 1 },
+    min = 1024, max = 2 ^ 30 },
+  { "h11_max_header_count", 256, "most headers of a request", min = 1, max = 2 ^ 16 },
   { "enable_log_requests", false, "log every request as it comes", live = true },
   { "enable_dev_endpoints", false, "serve /reset_prefix_cache",
     env = { "VLLM_SERVER_DEV_MODE" } },
@@ -66,8 +68,9 @@ local http = {
 
 local pool = {
   { "count", 1, "workers in the pool; this release runs one", min = 1, max = 1 },
-  { "max_model_len", nil, "most tokens of prompt and answer; auto: what memory holds",
-    kind = "integer", min = 1, words = { "auto" }, unset = "as the model was trained" },
+  { "max_model_len", nil, "most tokens of prompt and answer; auto, -1: what memory holds",
+    kind = "integer", min = 2, max = 2 ^ 24, words = { "auto", -1 },
+    unset = "as the model was trained" },
   { "seed", 0, "what dummy weights are drawn from", min = 0 },
   { "load_format", "auto", "auto: from files; dummy: random weights, to measure with",
     choices = { "auto", "dummy" } },
@@ -78,15 +81,18 @@ local pool = {
     choices = { "auto", "scalar", "avx2", "avx512", "avx512bf16" } },
   { "activations", "auto", "arithmetic beside quantized weights: int8 is faster",
     choices = { "auto", "float32", "int8" } },
-  { "block_size", 16, "tokens in a block of the KV cache", min = 1, max = 1024 },
+  { "block_size", 16, "tokens in a block of the KV cache; on a CPU a multiple of 16",
+    min = 1, max = 1024 },
   -- vLLM takes nine tenths of a GPU that is its alone. A laptop is shared.
   { "kv_cache_memory_bytes", machine.kv_bytes, "memory of the KV cache", kind = "integer",
     min = 1, unset = "4 GiB, or a quarter of memory where that is less" },
   { "num_gpu_blocks_override", nil, "blocks in the KV cache, whatever the memory",
-    kind = "integer", min = 1, unset = "as many as kv_cache_memory_bytes holds" },
+    kind = "integer", min = 2, max = 2 ^ 24,
+    unset = "as many as kv_cache_memory_bytes holds" },
   { "kv_cache_dtype", "auto", "type of keys and values in the cache",
     choices = { "auto", "float32", "float16" } },
   { "enable_prefix_caching", true, "reuse the KV blocks of a prompt seen before" },
+  -- vLLM: sha256, which hashes what Python's pickle writes; CBOR is anybody's.
   { "prefix_caching_hash_algo", "sha256_cbor", "what names a block",
     choices = { "sha256_cbor", "sha256", "xxhash_cbor" } },
   -- vLLM: 2048 and more. A CPU's arithmetic is saturated by far fewer rows, and all who
@@ -95,10 +101,11 @@ local pool = {
   { "max_num_seqs", 256, "sequences that run at once", min = 1, max = 65536 },
   { "enable_chunked_prefill", true, "read a long prompt in several steps" },
   { "long_prefill_token_threshold", 0, "most tokens of one prompt in a step; 0: all",
-    min = 0 },
+    min = 0, max = 2 ^ 24 },
   { "scheduling_policy", "fcfs", "who is first: who came first, or the lowest priority",
     choices = { "fcfs", "priority" } },
-  { "stream_interval", 1, "tokens between two events of a stream", min = 1, live = true },
+  { "stream_interval", 1, "tokens between two events of a stream", min = 1, max = 2 ^ 24,
+    live = true },
 }
 
 local M = {

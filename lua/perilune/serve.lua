@@ -9,6 +9,7 @@
 local pl = require "perilune.ffi"
 local answer = require "perilune.answer"
 local flow = require "perilune.flow"
+local json = require "perilune.json"
 local log = require "perilune.log"
 local logprobs = require "perilune.logprobs"
 local buffer = require "string.buffer"
@@ -28,7 +29,9 @@ local BIG = 16384
 function M.plan(server, x, kind)
   local body = C.pl_exchange_body(x, len_out)
   local len = len_out[0]
-  if len < BIG or not server.has_pool then
+  -- A template of the client's may take long, however small the request is.
+  local small = len < BIG and not server.ctx.trust_request_chat_template
+  if small or not server.has_pool then
     return prepare.run(server.ctx, kind, body, len)
   end
   local arg = kind .. "\n" .. server.ctx_blob
@@ -61,6 +64,7 @@ end
 local function mode_of(plan)
   if not plan.stream then return C.PL_STREAM_WHOLE end
   local more = plan.logprobs >= 0 or plan.return_ids or plan.continuous_usage
+    or plan.only_echo
   return more and C.PL_STREAM_PIECES or C.PL_STREAM_SSE
 end
 
@@ -94,26 +98,34 @@ local function start(server, x, job, choice)
   return true
 end
 
--- The text and tokens that came since the last time.
+-- The text and tokens that came since the last time; of an echo alone: no text.
 local tokens_out, starts_out = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
-local function take(choice)
+local function take(job, choice)
   local text = ffi.string(C.pl_stream_take(choice.stream, len_out), len_out[0])
   local n = C.pl_stream_tokens(choice.stream, tokens_out, starts_out)
-  return text, tokens_out[0], n
+  local tokens, plan = tokens_out[0], job.plan
+  if plan.echo and plan.logprobs >= 0 and n > 0 and not choice.echoed
+      and not job.answer.chat then
+    logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
+    choice.echoed = true
+  end
+  if plan.only_echo then text = "" end
+  return text, tokens, n
 end
 
 -- What a piece brings besides its text.
 local function extras(job, choice, tokens, n)
   local plan, extra = job.plan, {}
-  extra.logprobs = n > 0 and job.answer:logprobs_of(choice.state, tokens, n) or nil
+  local shown = plan.only_echo and 0 or n
+  extra.logprobs = n > 0 and job.answer:logprobs_of(choice.state, tokens, shown) or nil
   if plan.return_ids then
     extra.ids = {}
-    for i = 1, n do extra.ids[i] = tokens[i - 1].token end
+    for i = 1, shown do extra.ids[i] = tokens[i - 1].token end
     if not choice.told_prompt and not job.answer.chat then
       extra.prompt_ids, choice.told_prompt = choice.prompt.ids, true
     end
   end
-  choice.n_out = (choice.n_out or 0) + n
+  choice.n_out = (choice.n_out or 0) + shown
   if plan.continuous_usage then
     extra.usage = job.answer:usage(choice.prompt.n_tokens, choice.n_out)
   end
@@ -125,12 +137,12 @@ local function follow(job, x, choice)
   local result = new_end()
   while true do
     if flow.await(choice.id, "piece", "done").kind == "done" then break end
-    local text, tokens, n = take(choice)
+    local text, tokens, n = take(job, choice)
     write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
   end
   C.pl_stream_result(choice.stream, result)
   choice.last = result
-  local text, tokens, n = take(choice)
+  local text, tokens, n = take(job, choice)
   if result.finish == C.PL_FINISH_ERROR then
     write(x, answer.error_event("Internal server error", 500))
   else
@@ -145,15 +157,8 @@ local function gather(job, choice)
   C.pl_stream_result(choice.stream, result)
   choice.last = result
   local plan = job.plan
-  local text, tokens, n = take(choice)
-  if plan.echo then
-    local with_logprobs = plan.logprobs >= 0 and n > 0
-    if with_logprobs then
-      logprobs.echo(job.answer, choice.state, choice.prompt, tokens)
-    end
-    text = (choice.prompt.text or plan.echo_content or "")
-      .. (plan.only_echo and "" or text)
-  end
+  local text, tokens, n = take(job, choice)
+  if plan.echo then text = choice.prompt.text .. text end
   choice.text = text
   local shown = plan.only_echo and 0 or n
   choice.logprobs = job.answer:logprobs_of(choice.state, tokens, shown)
@@ -193,6 +198,7 @@ end
 -- Every choice under way, or none: those started before a refusal are cancelled.
 local function start_all(server, x, job, choices)
   for i, choice in ipairs(choices) do
+    if i % 64 == 0 then flow.sleep(0) end   -- the others first, now and then
     local ok, why, name = start(server, x, job, choice)
     if not ok then
       close_from(choices, i + 1)
@@ -264,7 +270,7 @@ local function stream(server, x, job, choices)
   C.pl_exchange_end(x)
 end
 
-local function whole(x, job, choices)
+local function whole(_, x, job, choices)
   for _, choice in ipairs(choices) do gather(job, choice) end
   for _, c in ipairs(choices) do
     if c.last.finish == C.PL_FINISH_ERROR then
@@ -275,8 +281,29 @@ local function whole(x, job, choices)
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
 end
 
+-- Closes the streams; where something went wrong they are stopped first, so that nothing
+-- goes on computing for nobody.
+local function settle(choices)
+  for _, c in ipairs(choices) do
+    if not c.last then C.pl_stream_cancel(c.stream) end
+  end
+  for _, c in ipairs(choices) do
+    if not c.last then flow.await(c.id, "done") end
+  end
+  close_streams(choices, #choices)
+end
+
 local function random_id()
   return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
+end
+
+-- An id may come from a client: as JSON it stays on its line.
+local function log_request(job)
+  local plan, tokens = job.plan, 0
+  for _, prompt in ipairs(plan.prompts) do tokens = tokens + prompt.n_tokens end
+  log.info("request %s: %s%s, %d prompts of %d tokens, n = %d",
+    json.encode(job.answer.id), plan.kind, plan.stream and ", streamed" or "",
+    #plan.prompts, tokens, plan.n)
 end
 
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
@@ -290,17 +317,20 @@ function M.generate(server, x, kind, headers)
   local given = C.pl_exchange_header(x, "x-request-id")
   local id = given ~= nil and ffi.string(given) or plan.request_id or random_id()
   local job = { plan = plan, headers = headers, id = id, arrived = arrived,
-    answer = answer.new(plan, server.ctx, id, plan.model or server.name,
+    answer = answer.new(plan, server.ctx, id, server.name,
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
+  if server.log_requests then log_request(job) end
   local choices = choices_of(plan)
   local ok, refused = start_all(server, x, job, choices)
   if not ok then
     refused.headers = headers
     return M.refuse(x, refused)
   end
-  if plan.stream then stream(server, x, job, choices) else whole(x, job, choices) end
+  local give = plan.stream and stream or whole
+  local answered, why = xpcall(give, debug.traceback, server, x, job, choices)
+  settle(choices)
+  if not answered then error(why, 0) end
   server.metrics:done(job, choices)
-  close_streams(choices, #choices)
 end
 
 return M

@@ -5,6 +5,8 @@ local pl = require "perilune.ffi"
 local log = require "perilune.log"
 local model = require "perilune.model"
 local progress = require "perilune.progress"
+local schema = require "perilune.schema"
+local settings = require "perilune.recipe"
 local tokenizer = require "perilune.tokenizer"
 local C, ffi = pl.C, pl.ffi
 
@@ -15,7 +17,8 @@ local HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
   xxhash_cbor = C.PL_HASH_XXHASH_CBOR }
 
 -- Most sequences in line; the rest is refused with 503.
-local MAX_WAITING = 8192
+M.MAX_WAITING = 8192
+local MAX_BLOCKS = schema.find("num_gpu_blocks_override").max
 
 -- The null device takes no weights, so it needs none.
 local function load_format(pool)
@@ -42,33 +45,50 @@ local function open_tokenizer(recipe, desc)
   return tok, why, name
 end
 
+local function size(bytes)
+  local mib = bytes / 2 ^ 20
+  return mib < 1024 and ("%.2f MiB"):format(mib) or ("%.2f GiB"):format(mib / 1024)
+end
+
 -- How long a request may be: what was asked for, what the model can, what memory holds.
 local function lengths(pool, desc, block_bytes)
   local trained = desc.max_positions
   local blocks = pool.num_gpu_blocks_override
-    or math.floor(pool.kv_cache_memory_bytes / block_bytes)
-  local holds = blocks * pool.block_size
-  local asked = pool.max_model_len
-  if asked == "auto" then return math.min(trained, holds), blocks end
-  local length = asked or trained
+    or math.min(math.floor(pool.kv_cache_memory_bytes / block_bytes), MAX_BLOCKS)
+  local holds = math.max(blocks - 1, 0) * pool.block_size    -- the engine sets one aside
+  local length = pool.max_model_len or trained
+  if length == "auto" or length == -1 then
+    length = math.max(math.min(trained, holds), 2)
+  end
   if length > trained then
     return nil, ("max_model_len is %d, but the model was made for %d")
       :format(length, trained)
   end
   if length > holds then
-    return nil, ("max_model_len is %d, which needs %.2f GiB of KV cache; there is room "
-      .. "for %d tokens. Set max_model_len to that or to auto, or raise "
-      .. "kv_cache_memory_bytes")
-      :format(length, math.ceil(length / pool.block_size) * block_bytes / 2 ^ 30, holds)
+    return nil, ("max_model_len is %d, which needs %s of KV cache; there is room for %d "
+      .. "tokens. Set max_model_len to that or to auto, or raise %s")
+      :format(length, size((math.ceil(length / pool.block_size) + 1) * block_bytes),
+        holds, pool.num_gpu_blocks_override and "num_gpu_blocks_override"
+        or "kv_cache_memory_bytes")
   end
   return length, blocks
 end
 
-local function open_engine(pool, loaded, length, blocks)
+-- How many tokens a step may have: a prompt that is not cut needs room for all of it.
+local function step_tokens(recipe, pool, length)
+  local tokens = pool.max_num_batched_tokens
+  local own = settings.origin(recipe, "worker.max_num_batched_tokens") == "default"
+  if pool.enable_chunked_prefill or tokens >= length or not own then return tokens end
+  log.info("max_num_batched_tokens is %d, as max_model_len, for prompts are not cut",
+    length)
+  return length
+end
+
+local function open_engine(recipe, pool, loaded, length, blocks)
   local o = ffi.new "pl_engine_options"
   o.n_blocks, o.max_model_len = blocks, length
   o.max_num_seqs = pool.max_num_seqs
-  o.max_num_batched_tokens = pool.max_num_batched_tokens
+  o.max_num_batched_tokens = step_tokens(recipe, pool, length)
   o.enable_prefix_caching = pool.enable_prefix_caching
   o.enable_chunked_prefill = pool.enable_chunked_prefill
   o.long_prefill_token_threshold = pool.long_prefill_token_threshold
@@ -76,7 +96,7 @@ local function open_engine(pool, loaded, length, blocks)
   o.hash_algo = HASHES[pool.prefix_caching_hash_algo]
   local seed = os.getenv "PYTHONHASHSEED"
   o.hash_seed = seed ~= "random" and seed or nil
-  o.max_waiting = MAX_WAITING
+  o.max_waiting = M.MAX_WAITING
   local engine = C.pl_engine_open(loaded, o)
   if engine == nil then return pl.refusal(C.PL_EINVAL) end
   return engine
@@ -93,15 +113,15 @@ local function load_model(pool, desc, device)
   return loaded, why, name
 end
 
-local function report(self, pool)
-  local tokens = self.blocks * pool.block_size
-  log.info("model %s: %s, %.1f MiB of weights", self.desc.name, self.desc.architecture,
-    tonumber(C.pl_model_weight_bytes(self.model)) / 2 ^ 20)
-  log.info("device %s, kernels %s, threads %s", pool.device,
+local function report(self, pool, kind)
+  local tokens = (self.blocks - 1) * pool.block_size
+  log.info("model %s: %s, %s of weights", self.desc.name, self.desc.architecture,
+    size(tonumber(C.pl_model_weight_bytes(self.model))))
+  log.info("device %s, kernels %s, threads %s", kind,
     ffi.string(C.pl_device_kernels(self.device)),
     pool.threads == 0 and "one per core" or tostring(pool.threads))
-  log.info("KV cache size: %d tokens (%.2f GiB when full)", tokens,
-    tonumber(C.pl_model_block_bytes(self.model)) * self.blocks / 2 ^ 30)
+  log.info("KV cache size: %d tokens (%s when full)", tokens,
+    size(tonumber(C.pl_model_block_bytes(self.model)) * self.blocks))
   log.info("Maximum concurrency for %d tokens per request: %.2fx", self.length,
     tokens / self.length)
 end
@@ -136,14 +156,14 @@ function M.open(recipe, pool)
       return length, blocks, "PL_ELIMIT"
     end },
     { "engine", function()
-      return open_engine(pool, self.model, self.length, self.blocks)
+      return open_engine(recipe, pool, self.model, self.length, self.blocks)
     end },
   }
   for _, step in ipairs(steps) do
     local ok, why, name = try(step[1], step[2]())
     if not ok then return nil, why, name end
   end
-  report(self, pool)
+  report(self, pool, kind)
   return self
 end
 

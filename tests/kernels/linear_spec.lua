@@ -128,6 +128,32 @@ describe("linear", function()
     assert.is_true(error_of(m, rows, 1, out) < 1e-6)
   end)
 
+  -- A worker that rounds otherwise than the caller would show here.
+  it("gives sums that are hardly numbers the same bits on every thread", function()
+    local m, rows = quant.matrix("F32", 512, 256, 5), rows_of(4, 130, 256)
+    for i = 0, 512 * 256 - 1 do ffi.cast("float *", m.tensor.data)[i] = 1e-20 end
+    for i = 0, 130 * 256 - 1 do rows[i] = 1e-20 end
+    local want, size = linear("auto", 1, m, C.PL_F32, rows, 130)
+    for _ = 1, 5 do
+      assert.is_true(same_bits(want, linear("auto", 4, m, C.PL_F32, rows, 130), size))
+    end
+  end)
+
+  it("quantizes what is hardly a number alike in every variant", function()
+    local m, rows = quant.matrix("Q8_0", 16, 256, 1), ffi.new("float[256]")
+    for _, tiny in ipairs { 1e-36, 2e-37, 1e-38, 1e-40, 0 } do
+      for k = 0, 255 do rows[k] = tiny * (k % 5 - 2) end
+      local want, size = linear("scalar", 1, m, C.PL_Q8_0, rows, 1)
+      for r = 0, 15 do assert.is_true(math.abs(want[r]) < 1e-33) end
+      for _, variant in ipairs(VARIANTS) do
+        if has(variant) then
+          local got = linear(variant, 1, m, C.PL_Q8_0, rows, 1)
+          assert.is_true(same_bits(want, got, size), variant .. ", " .. tiny)
+        end
+      end
+    end
+  end)
+
   it("refuses a matrix of broken rows", function()
     local m, rows = quant.matrix("Q8_0", 16, 256, 1), ffi.new("float[256]")
     m.tensor.bytes = m.tensor.bytes - 1

@@ -73,8 +73,8 @@ describe("the command line", function()
 -- not its head
 local opt = require "perilune".args { { "how_wide", 2, "in metres" } }
 return { worker = { seed = opt.how_wide } }]])
-    for _, word in ipairs { "run", "check" } do
-      local code, out = run(("%s %s --seed 1 --help"):format(word, path))
+    for word, ask in pairs { run = "--help", check = "-h" } do
+      local code, out = run(("%s %s --seed 1 %s"):format(word, path, ask))
       assert.equal(0, code)
       assert.equal("r.lua - a recipe of its own.\n\n  perilune run r.lua --wide 3\n\n"
                    .. "  --how-wide         in metres (2)\n\n"

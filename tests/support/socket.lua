@@ -44,6 +44,16 @@ function Socket:send(s)
   return n >= 0 and tonumber(n) or nil
 end
 
+-- Sends all, however long it takes; false where the other side has gone.
+function Socket:send_all(s)
+  while s ~= "" do
+    local n = self:send(s)
+    if not n then return false end
+    s = s:sub(n + 1)
+  end
+  return true
+end
+
 -- Waits for more bytes. Returns them; "" at the end; nil and "timeout" or "reset".
 function Socket:receive(timeout_ms)
   local p = ffi.new "struct t_pollfd"

@@ -489,6 +489,13 @@ describe("engine", function()
       assert.equal(10, s.blocks)
     end)
 
+    it("no query of the cache where it is not read", function()
+      open()
+      e:submit(null.text(1, 40), { max_tokens = 3, prompt_logprobs = 0 })
+      e:run()
+      assert.equal(0, tonumber(e:stats().prefix_queries))
+    end)
+
     it("nothing of a sequence that nobody knows", function()
       open()
       assert.equal(C.PL_ENOTFOUND, C.pl_engine_blocks(e.handle, 1e9, nil, 0))

@@ -165,6 +165,11 @@ describe("model.describe of a folder", function()
                                                 o.max_positions })
     end
     assert.is_nil(yarn.rope_theta)
+    for _, config in ipairs { newer, llama() } do
+      assert.equal(9, options(config, { hf_overrides = { rope_theta = 9 } }).rope_theta)
+    end
+    assert.equal(9, options(newer, { hf_overrides = { rope_theta = 9,
+                                                      rope_parameters = yarn } }).rope_theta)
     assert.equal(32, options(llama(), { hf_overrides = { vocab_size = 32 } }).vocab)
     assert.equal("PL_EFORMAT", refused(llama(), "'vocab_size' is 'many'",
                                        { hf_overrides = { vocab_size = "many" } }))
@@ -305,6 +310,8 @@ describe("model.describe of a folder", function()
     assert.truthy(message:find("/nowhere/generation_config.json: No such", 1, true))
     _, message = model.describe(own, { override_generation_config = { top_p = 2 } })
     assert.truthy(message:find("override_generation_config: 'top_p' is '2'", 1, true))
+    _, message = model.describe(own, { override_generation_config = { topp = 0.5 } })
+    assert.truthy(message:find("has 'topp', wanted one of bos_token_id, ", 1, true))
   end)
 
   it("refuses files that are not JSON objects", function()

@@ -1,0 +1,54 @@
+-- SPDX-License-Identifier: Apache-2.0
+local pl = require "perilune.ffi"
+local recipe = require "perilune.recipe"
+local worker = require "perilune.worker"
+
+local golden = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
+
+-- A worker over a small model, opened as these flags say.
+local function open(...)
+  local resolved = assert(recipe.resolve("agg", { "--model", golden .. "/qwen3",
+    "--device", "null", ... }, function() return nil end))
+  return worker.open(resolved, resolved.worker)
+end
+
+local function length(...)
+  local w = assert(open(...))
+  worker.close(w)
+  return w.length
+end
+
+describe("a worker", function()
+  setup(function() pl.C.pl_log_level(pl.C.PL_LOG_ERROR) end)
+  teardown(function() pl.C.pl_log_level(pl.C.PL_LOG_INFO) end)
+
+  it("promises no length that its blocks do not hold: one of them is set aside", function()
+    assert.equal(9 * 16, length("--num-gpu-blocks-override", "10",
+                                "--max-model-len", "auto"))
+    assert.equal(144, length("--num-gpu-blocks-override", "10", "--max-model-len", "144"))
+    local w, why, name = open("--num-gpu-blocks-override", "10", "--max-model-len", "145")
+    assert.is_nil(w)
+    assert.equal("PL_ELIMIT", name)
+    assert.matches("room for 144 tokens.* num_gpu_blocks_override$", why)
+    w, why = open("--kv-cache-memory-bytes", "1", "--max-model-len", "auto")
+    assert.is_nil(w)
+    assert.matches("room for 0 tokens.* kv_cache_memory_bytes$", why)
+  end)
+
+  it("is as long as the model was made for, and no longer", function()
+    assert.equal(2048, length())
+    assert.equal(2048, length("--max-model-len", "auto"))
+    assert.equal(2048, length("--max-model-len", "-1"))
+    local w, why = open("--max-model-len", "2049")
+    assert.is_nil(w)
+    assert.equal("max_model_len is 2049, but the model was made for 2048", why)
+    assert.equal(2048, length("--kv-cache-memory-bytes", "1T", "--max-model-len", "auto"))
+  end)
+
+  it("makes room in a step for prompts that are not cut", function()
+    assert.equal(2048, length "--no-enable-chunked-prefill")
+    local w, why = open("--no-enable-chunked-prefill", "--max-num-batched-tokens", "1024")
+    assert.is_nil(w)
+    assert.matches("^max_num_batched_tokens 1024: without chunked prefill wanted", why)
+  end)
+end)
