@@ -158,6 +158,12 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     r->id = s->id;
     r->max_total = max_total_of(e, s);
     r->n_cached = -1;
+    if (s->named_by == e) {
+        r->names = s->names;
+        r->n_names = r->names_cap = s->n_names;
+        s->names = NULL;
+        s->named_by = NULL;
+    }
     if (e->options.enable_prefix_caching) /* here, not on the step thread */
         pl_engine_chain(e, r, s->n_given / e->block_size);
     return r;
@@ -212,6 +218,16 @@ pl_status pl_engine_submit(pl_engine *e, pl_seq *seq)
     r->seq = NULL; /* stays the caller's */
     pl_run_free(r);
     return status;
+}
+
+void pl_engine_hash(const pl_engine *e, pl_seq *s)
+{
+    if (s->named_by || !e->options.enable_prefix_caching) return;
+    run r = {.seq = s};
+    pl_engine_chain(e, &r, s->n_given / e->block_size);
+    s->names = r.names;
+    s->n_names = r.n_names;
+    s->named_by = e;
 }
 
 static void post(pl_engine *e, int32_t id, int news)

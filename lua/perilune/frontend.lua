@@ -113,10 +113,11 @@ local function context(recipe, w, names)
 end
 
 -- The context as bytes, for Lua states of their own; C's objects go as addresses.
-local function blob_of(ctx)
+local function blob_of(ctx, engine)
   local plain = {}
   for key, value in pairs(ctx) do plain[key] = value end
   plain.text = ffi.cast("uint64_t", ffi.cast("uintptr_t", ctx.text))
+  plain.engine = ffi.cast("uint64_t", ffi.cast("uintptr_t", engine))
   return buffer.encode(plain)
 end
 
@@ -143,8 +144,8 @@ local function new_server(recipe, w, rt)
   if not ctx then return nil, why end
   return setmetatable({
     recipe = recipe, rt = rt, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
-    live = {},
-    ctx_blob = blob_of(ctx), served_names = names, name = names[1], in_flight = 0,
+    ctx_blob = blob_of(ctx, w.engine), served_names = names, name = names[1],
+    in_flight = 0, live = {},
     created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,

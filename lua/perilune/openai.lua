@@ -179,6 +179,7 @@ end
 
 local function is_json(x)
   local kind = header(x, "content-type")
+  if kind == JSON then return true end
   return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 

@@ -12,7 +12,7 @@
 --
 -- ctx (made once by serve.lua): text, vocab, max_model_len, defaults, max_n,
 -- max_logprobs, chat (a template), prefix_ids, suffix_ids, eos_ids, bos_token, eos_token,
--- as_ids, ...
+-- as_ids, engine (in the pool only: there it hashes the prompt's blocks), ...
 
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
@@ -150,6 +150,7 @@ local function open_seq(ctx, req, prompt, sampling, child)
   local salt = params.string(req, "cache_salt")
   if salt == "" then refuse("cache_salt must be a non-empty string.", "cache_salt") end
   if salt then checked(C.pl_seq_salt(seq, salt, #salt)) end
+  if ctx.engine then C.pl_engine_hash(ctx.engine, seq) end
   return seq
 end
 
