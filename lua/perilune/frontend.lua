@@ -145,7 +145,7 @@ local function new_server(recipe, w, rt)
   return setmetatable({
     recipe = recipe, rt = rt, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
     ctx_blob = blob_of(ctx, w.engine), served_names = names, name = names[1],
-    in_flight = 0, live = {},
+    in_flight = 0, live = {}, exchanges = {},
     created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
@@ -200,6 +200,7 @@ end
 -- Serves, and ends the pool's threads whatever happens.
 local function serve_and_end(server)
   local ran, ok, why = xpcall(serve, debug.traceback, server)
+  for _, x in pairs(server.exchanges) do C.pl_exchange_release(x) end
   C.pl_job_stop(server.rt)
   if not host.join(JOIN_SECONDS) then
     log.warning("a big request is still being prepared; leaving it")
