@@ -3,45 +3,37 @@
 --
 --   build/perilune lua bench/front.lua [MODEL] [FIGURE...]
 --
--- The server runs as a child, over the null device: CPU time is the child's, of all its
--- threads, by the kernel's count. Medians of ROUNDS. docs/bench.md says what each figure is.
+-- The server runs as a child, mostly over the null device: CPU time is the child's, of
+-- all its threads, by the kernel's count. docs/bench.md says what each figure is.
 
 package.path = "./bench/?.lua;" .. package.path
 local json = require "cjson.safe"
 local child = require "front_child"
 local load = require "front_load"
+local mix = require "front_mix"
 local pl = require "perilune.ffi"
-local C = pl.C
+local C, ffi = pl.C, pl.ffi
 
 local PROGRAM = os.getenv "PERILUNE" or "build/perilune"
-local ROUNDS = 3
-local STREAMS, TOKENS, CLIENTS = 64, 128, 32
-
-local WORDS = {}
-for word in ([[the server reads a prompt in pieces and answers each client as its tokens
-  come so nobody waits for a neighbour whose question is longer while memory is found by
-  prefix and given back once an answer ends which keeps many streams going at the same
-  time over one small machine and leaves most of it to the model itself]]):gmatch "%a+" do
-  WORDS[#WORDS + 1] = word
-end
-
--- About n tokens of text that no other k has.
-local function prose(n, k)
-  local out = { "Question " .. k .. ":" }
-  for i = 1, n - 4 do
-    local at = C.pl_random_at(k, i, 0) % #WORDS
-    out[#out + 1] = WORDS[tonumber(at) + 1]
-  end
-  return table.concat(out, " ")
-end
+local ROUNDS = 5
+local STREAMS, TOKENS, CLIENTS, BLOCKS, STEP_MS = 64, 128, 32, 8192, 10
+local EVENT_BYTES = 245                     -- a chat's event, with its chunk's frame
 
 local function serve(model, device, flags, env)
   local words = { PROGRAM, "run", "recipes/agg.lua", "--model", model, "--device", device,
     "--host", "127.0.0.1", "--port", 0 }
-  for _, word in ipairs(flags or {}) do words[#words + 1] = word end
+  for _, word in ipairs(flags) do words[#words + 1] = word end
   local server = child.start(words, env)
   server.port = tonumber(server:wait("serving [^\n]*:(%d+)\n", 60))
   return server
+end
+
+-- A server that computes nothing; `step_ms`: how long it takes for that.
+local function serve_null(model, flags, step_ms)
+  local words = { "--num-gpu-blocks-override", BLOCKS }
+  for _, word in ipairs(flags) do words[#words + 1] = word end
+  return serve(model, "null", words,
+    step_ms and "PERILUNE_NULL_STEP_US=" .. step_ms * 1000)
 end
 
 local function median(list)
@@ -49,81 +41,182 @@ local function median(list)
   return list[math.floor(#list / 2) + 1]
 end
 
-local function chat(k)
+local function chat(k, n_tokens)
   return load.post("/v1/chat/completions", json.encode {
-    messages = { { role = "user", content = prose(106, k) } }, max_tokens = TOKENS,
-    stream = true, ignore_eos = true, temperature = 0 })
+    messages = { { role = "user", content = mix.prose(106, k) } }, stream = true,
+    max_tokens = n_tokens or TOKENS, ignore_eos = true, temperature = 0 })
 end
 
 local function completion(k)
   return load.post("/v1/completions", json.encode {
-    prompt = prose(128, k), max_tokens = 1, temperature = 0 })
+    prompt = mix.prose(128, k), max_tokens = 1, temperature = 0 })
 end
 
--- CPU microseconds, writes and events a unit, of `total` requests of `units` units each.
+-- CPU microseconds, writes and events a unit, of `total` requests of `units` units each:
+-- the medians of the rounds, and the least CPU time.
 local function cost(server, n, total, units, request, over, count)
-  local connections = load.open(server.port, n)
-  local base = 0
-  local function round(size)
-    base = base + size
-    local from = base - size
-    local cpu, writes = server:cpu(), server:writes()
-    local seen = load.run(connections, size, function(k) return request(from + k) end, over,
-      count)
-    return { us = (server:cpu() - cpu) / 1e3 / (size * units),
-      writes = (server:writes() - writes) / (size * units), seen = seen / (size * units) }
-  end
-  round(total)                              -- warm
-  local rounds, us, writes, seen = {}, {}, {}, {}
-  for i = 1, ROUNDS do
-    rounds[i] = round(total)
-    us[i], writes[i], seen[i] = rounds[i].us, rounds[i].writes, rounds[i].seen
+  local connections, base = load.open(server.port, n), 0
+  local us, writes, events = {}, {}, {}
+  for round = 0, ROUNDS do                  -- round 0 warms up
+    local from, cpu, written = base, server:cpu(), server:writes()
+    local seen = load.run(connections, total, function(k) return request(from + k) end,
+      over, count)
+    base = base + total
+    us[round] = (server:cpu() - cpu) / 1e3 / (total * units)
+    writes[round] = (server:writes() - written) / (total * units)
+    events[round] = seen / (total * units)
   end
   load.close(connections)
-  return { us = median(us), writes = median(writes), events = median(seen), least = us[1] }
+  return { us = median(us), least_us = us[1], writes = median(writes),
+    events = count and median(events) or nil }
 end
 
 local figures = {}
 
--- One event a write: a step every 10 ms brings each stream a token.
-function figures.stream_paced(model)
-  local server = serve(model, "null", { "--max-num-seqs", STREAMS },
-    "PERILUNE_NULL_STEP_US=10000")
-  local r = cost(server, STREAMS, STREAMS * 2, TOKENS, chat, "0\r\n\r\n", "data: {")
-  return r
+-- A server that has answered for a while has its paths compiled, so it does first.
+local function streams(server, requests)
+  local connections = load.open(server.port, STREAMS)
+  load.run(connections, 2000, function(k) return chat(-k, 2) end, "0\r\n\r\n")
+  load.close(connections)
+  return cost(server, STREAMS, STREAMS * requests, TOKENS, chat, "0\r\n\r\n", "data: {")
 end
 
--- Several tokens an event.
+-- One event a write: each step brings each stream a token.
+function figures.stream(model)
+  return streams(serve_null(model, { "--max-num-seqs", STREAMS }, STEP_MS), 1)
+end
+
+-- Four tokens an event.
 function figures.stream_interval_4(model)
-  local server = serve(model, "null", { "--max-num-seqs", STREAMS, "--stream-interval", 4 },
-    "PERILUNE_NULL_STEP_US=10000")
-  local r = cost(server, STREAMS, STREAMS * 2, TOKENS, chat, "0\r\n\r\n", "data: {")
-  return r
+  return streams(serve_null(model,
+    { "--max-num-seqs", STREAMS, "--stream-interval", 4 }, STEP_MS), 1)
 end
 
--- The engine is ahead: what piled up goes in one write.
+-- The engine is ahead: what has piled up goes in one write.
 function figures.stream_behind(model)
-  local server = serve(model, "null", { "--max-num-seqs", STREAMS })
-  local r = cost(server, STREAMS, STREAMS * 6, TOKENS, chat, "0\r\n\r\n", "data: {")
-  return r
+  return streams(serve_null(model, { "--max-num-seqs", STREAMS }), 6)
+end
+
+-- Nothing but writes of as many bytes, in the same rhythm.
+function figures.bare_write()
+  local o = ffi.new "pl_runtime_options"
+  C.pl_runtime_options_init(o)
+  local rt = C.pl_runtime_open(o)
+  local port = C.pl_listen(rt, "127.0.0.1", 0)
+  local us = {}
+  for i = 1, ROUNDS do
+    local writer = child.start { PROGRAM, "lua", "bench/front_writer.lua", port, STREAMS,
+      TOKENS, EVENT_BYTES, STEP_MS }
+    us[i] = tonumber(writer:wait("([%d.]+) us\n", 60))
+  end
+  C.pl_runtime_close(rt)
+  return { us = median(us), least_us = us[1] }
 end
 
 -- A prompt of 128 tokens, an answer of one.
 function figures.request(model)
-  local server = serve(model, "null", { "--max-num-seqs", CLIENTS })
-  local r = cost(server, CLIENTS, 3000, 1, completion, '"kv_transfer_params":null}')
-  return r
+  return cost(serve_null(model, { "--max-num-seqs", CLIENTS }), CLIENTS, 1500, 1,
+    completion, '"kv_transfer_params":null}')
 end
 
+-- ---- beside big prompts --------------------------------------------------------------
+
+local BIG_WORDS, SMALL_REQUESTS = 60000, 200
+
+-- Times of small requests in ms, one after the other, while n_big connections loop.
+local function small_times(server, n_big)
+  local connections, times = load.open(server.port, n_big + 1), {}
+  local big, over, asked, n_done, k = {}, '"kv_transfer_params":null}', 0, 0, 0
+  for i = 0, n_big - 1 do
+    big[i] = load.post("/v1/completions", json.encode {
+      prompt = mix.prose(BIG_WORDS, i), max_tokens = 1, temperature = 0 })
+    load.send(connections, i, big[i])
+  end
+  local function ask()
+    k = k + 1
+    asked = C.pl_now_ns()
+    load.send(connections, n_big, completion(k))
+  end
+  ask()
+  while #times < SMALL_REQUESTS do
+    load.poll(connections, function(i, text)
+      if text:sub(-#over) ~= over then return end
+      if i < n_big then
+        n_done = n_done + 1
+        return load.send(connections, i, big[i])
+      end
+      times[#times + 1] = tonumber(C.pl_now_ns() - asked) / 1e6
+      ask()
+    end)
+  end
+  load.close(connections)
+  return times, n_done
+end
+
+local function ms_of(times)
+  local middle = median(times)
+  return middle, times[math.floor(0.9 * #times)]
+end
+
+-- The model is one that may be given any length; its tokenizer is of the same kind.
+function figures.beside_big()
+  local server = serve_null("tests/golden/llama", { "--hf-overrides",
+    '{"max_position_embeddings":524288}', "--max-model-len", 400000,
+    "--num-gpu-blocks-override", 100000 })
+  small_times(server, 2)                    -- warms up
+  local alone, alone_90 = ms_of((small_times(server, 0)))
+  local times, n_done = small_times(server, 2)
+  local beside, beside_90 = ms_of(times)
+  return { alone_ms = alone, alone_p90_ms = alone_90, beside_ms = beside,
+    beside_p90_ms = beside_90, big_done = n_done, ratio = beside / alone }
+end
+
+-- ---- start, memory, text -------------------------------------------------------------
+
+-- With the model itself: from the start to the first answer, and what memory it takes.
+function figures.start(model)
+  local seconds, cpu, pss, loaded = {}, {}, {}, nil
+  for i = 1, ROUNDS do
+    local server = serve(model, "cpu", {})
+    local one = load.open(server.port, 1)
+    load.run(one, 1, function()
+      return load.post("/v1/completions", '{"prompt":"Once","max_tokens":1}')
+    end, '"kv_transfer_params":null}')
+    seconds[i] = tonumber(C.pl_now_ns() - server.started) / 1e9
+    cpu[i], pss[i] = server:cpu() / 1e9, server:pss()
+    load.close(one)
+    if i == ROUNDS then
+      local many = load.open(server.port, 16)
+      load.run(many, 32, completion, '"kv_transfer_params":null}')
+      loaded = server:pss()
+      load.close(many)
+    end
+    child.stop_all()
+  end
+  return { seconds = median(seconds), least_s = seconds[1], cpu_s = median(cpu),
+    pss_mib = median(pss), loaded_pss_mib = loaded }
+end
+
+-- The tokenizer alone, in MB/s, on pieces of 2,000 and 20,000 bytes.
+function figures.encode(model)
+  return mix.encode_speed(model, ROUNDS)
+end
+
+local ORDER = { "stream", "bare_write", "stream_interval_4", "stream_behind", "request",
+  "beside_big", "start", "encode" }
+
 local model = arg[1] or os.getenv "PERILUNE_MODEL"
+if not model then error("bench: no model, wanted a file or $PERILUNE_MODEL", 0) end
 local report = {}
-local wanted = { select(2, unpack(arg)) }
-if #wanted == 0 then wanted = { "stream_paced", "stream_interval_4", "stream_behind", "request" } end
-for _, name in ipairs(wanted) do
+for _, name in ipairs(arg[2] and { unpack(arg, 2) } or ORDER) do
   local ok, result = xpcall(figures[name], debug.traceback, model)
   child.stop_all()
   if not ok then error(result, 0) end
   report[name] = result
-  print(name, json.encode(report[name]))
+  local keys = {}
+  for key in pairs(result) do keys[#keys + 1] = key end
+  table.sort(keys)
+  for i, key in ipairs(keys) do keys[i] = ("%s %.3f"):format(key, result[key]) end
+  print(("%-18s %s"):format(name, table.concat(keys, "  ")))
 end
 print(json.encode(report))

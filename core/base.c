@@ -254,77 +254,6 @@ void pl_buf_add_json(pl_buf *b, const char *s, size_t len)
     pl_buf_add(b, p + plain, len - plain);
 }
 
-/* ---- queue: Vyukov's bounded ring; each cell's turn says who may touch it ---------- */
-
-typedef struct cell {
-    atomic_size_t turn;
-    void *item;
-} cell;
-
-struct pl_queue {
-    size_t mask;
-    cell *cells;
-    _Alignas(64) atomic_size_t tail;
-    _Alignas(64) atomic_size_t head;
-};
-
-pl_queue *pl_queue_open(int capacity)
-{
-    size_t n = 2;
-    while (n < (size_t)capacity) n *= 2;
-    pl_queue *q = or_abort(aligned_alloc(64, sizeof *q));
-    q->mask = n - 1;
-    q->cells = pl_alloc(n * sizeof *q->cells);
-    for (size_t i = 0; i < n; i++) atomic_init(&q->cells[i].turn, i);
-    atomic_init(&q->tail, 0);
-    atomic_init(&q->head, 0);
-    return q;
-}
-
-void pl_queue_close(pl_queue *q)
-{
-    if (!q) return;
-    free(q->cells);
-    free(q);
-}
-
-bool pl_queue_push(pl_queue *q, void *item)
-{
-    size_t at = atomic_load_explicit(&q->tail, memory_order_relaxed);
-    for (;;) {
-        cell *c = &q->cells[at & q->mask];
-        size_t turn = atomic_load_explicit(&c->turn, memory_order_acquire);
-        if (turn == at) {
-            if (atomic_compare_exchange_weak_explicit(
-                    &q->tail, &at, at + 1, memory_order_relaxed, memory_order_relaxed)) {
-                c->item = item;
-                atomic_store_explicit(&c->turn, at + 1, memory_order_release);
-                return true;
-            }
-        } else if ((intptr_t)(turn - at) < 0) {
-            return false;
-        } else {
-            at = atomic_load_explicit(&q->tail, memory_order_relaxed);
-        }
-    }
-}
-
-void *pl_queue_pop(pl_queue *q)
-{
-    size_t at = atomic_load_explicit(&q->head, memory_order_relaxed);
-    cell *c = &q->cells[at & q->mask];
-    if (atomic_load_explicit(&c->turn, memory_order_acquire) != at + 1) return NULL;
-    void *item = c->item;
-    atomic_store_explicit(&c->turn, at + q->mask + 1, memory_order_release);
-    atomic_store_explicit(&q->head, at + 1, memory_order_relaxed);
-    return item;
-}
-
-int pl_queue_size(const pl_queue *q)
-{
-    return (int)(atomic_load(&q->tail) - atomic_load(&q->head));
-}
-
 /* ---- lock -------------------------------------------------------------------------- */
 
 void pl_mutex_init(pl_mutex *m)
@@ -408,10 +337,17 @@ int64_t pl_clock_now(const pl_clock *clock)
     return clock ? atomic_load(&clock->ns) : pl_now_ns();
 }
 
+/* Taken from the system 256 bytes at a time, as much as one call surely gives. */
 uint64_t pl_entropy(void)
 {
-    uint64_t v;
-    while (getrandom(&v, sizeof v, 0) != sizeof v) continue;
+    static _Thread_local uint64_t pool[32];
+    static _Thread_local int n_left;
+    if (!n_left) {
+        while (getrandom(pool, sizeof pool, 0) != sizeof pool) continue;
+        n_left = PL_COUNT(pool);
+    }
+    uint64_t v = pool[--n_left];
+    pool[n_left] = 0;
     return v;
 }
 
@@ -431,7 +367,14 @@ uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane)
     return (uint64_t)c[1] << 32 | c[0];
 }
 
-/* ---- half precision ---------------------------------------------------------------- */
+/* ---- weights' types ---------------------------------------------------------------- */
+
+const pl_packing pl_packings[PL_N_TYPES] = {
+    [PL_F32] = {1, 4},      [PL_F16] = {1, 2},      [PL_BF16] = {1, 2},
+    [PL_Q8_0] = {32, 34},   [PL_Q4_0] = {32, 18},   [PL_Q4_1] = {32, 20},
+    [PL_Q4_K] = {256, 144}, [PL_Q5_K] = {256, 176}, [PL_Q6_K] = {256, 210},
+    [PL_I32] = {1, 4},
+};
 
 float pl_f32_from_f16(uint16_t v)
 {

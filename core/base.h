@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * base.h - what every module stands on: errors, memory, bytes, queues, time, metrics.
+ * base.h - what every module stands on: errors, memory, bytes, locks, time, metrics.
  *
  * Owns     the last error of each thread, the log level, the metrics.
  * Ignores  tokens, sockets, models.
@@ -58,14 +58,6 @@ void pl_buf_printf(pl_buf *b, const char *fmt, ...) PL_PRINTF(2, 3);
 int pl_utf8_len(const unsigned char *s, size_t len, int *need);
 bool pl_utf8_valid(const char *s, size_t len);
 
-/* A bounded queue of pointers: many threads push, one pops. */
-typedef struct pl_queue pl_queue;
-pl_queue *pl_queue_open(int capacity);       /* rounded up to a power of two */
-void pl_queue_close(pl_queue *q);            /* what is in it is not freed */
-bool pl_queue_push(pl_queue *q, void *item); /* false: full */
-void *pl_queue_pop(pl_queue *q);             /* NULL: empty */
-int pl_queue_size(const pl_queue *q);        /* about */
-
 /* A lock and a condition; pl_wait returns false when timeout_ms have passed. */
 typedef struct pl_mutex {
     pthread_mutex_t lock;
@@ -79,6 +71,12 @@ bool pl_wait(pl_mutex *m, int timeout_ms);
 void pl_wake(pl_mutex *m); /* all that wait */
 
 int64_t pl_clock_now(const pl_clock *clock); /* NULL: pl_now_ns */
+
+/* How rows of a pl_type are stored: so many values in so many bytes. */
+typedef struct pl_packing {
+    int32_t values, bytes;
+} pl_packing;
+extern const pl_packing pl_packings[PL_N_TYPES];
 
 uint16_t pl_f16_from_f32(float v); /* round to nearest even */
 float pl_f32_from_f16(uint16_t v);

@@ -27,14 +27,6 @@ const char *pl_device_kernels(const pl_device *d)
 
 size_t pl_type_bytes(int type, int64_t n)
 {
-    static const struct {
-        int values, bytes;
-    } blocks[PL_N_TYPES] = {
-        [PL_F32] = {1, 4},      [PL_F16] = {1, 2},      [PL_BF16] = {1, 2},
-        [PL_Q8_0] = {32, 34},   [PL_Q4_0] = {32, 18},   [PL_Q4_1] = {32, 20},
-        [PL_Q4_K] = {256, 144}, [PL_Q5_K] = {256, 176}, [PL_Q6_K] = {256, 210},
-        [PL_I32] = {1, 4},
-    };
-    if (type < 0 || type >= PL_N_TYPES || n % blocks[type].values) return 0;
-    return (size_t)(n / blocks[type].values) * (size_t)blocks[type].bytes;
+    if (type < 0 || type >= PL_N_TYPES || n % pl_packings[type].values) return 0;
+    return (size_t)(n / pl_packings[type].values) * (size_t)pl_packings[type].bytes;
 }

@@ -158,6 +158,12 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     r->id = s->id;
     r->max_total = max_total_of(e, s);
     r->n_cached = -1;
+    if (s->named_by == e) {
+        r->names = s->names;
+        r->n_names = r->names_cap = s->n_names;
+        s->names = NULL;
+        s->named_by = NULL;
+    }
     if (e->options.enable_prefix_caching) /* here, not on the step thread */
         pl_engine_chain(e, r, s->n_given / e->block_size);
     return r;
@@ -195,7 +201,6 @@ static void tell_news(shared *s, run *r, int news)
 {
     pl_inbox_push(s, r, news);
     if (!s->stats.busy_since_ns) s->stats.busy_since_ns = pl_now_ns();
-    pl_wake(&s->lock);
 }
 
 pl_status pl_engine_submit(pl_engine *e, pl_seq *seq)
@@ -206,10 +211,23 @@ pl_status pl_engine_submit(pl_engine *e, pl_seq *seq)
     pl_status status = enter(e, r);
     if (status == PL_OK) tell_news(e->shared, r, NEWS_SUBMIT);
     pl_unlock(&e->shared->lock);
-    if (status == PL_OK) return PL_OK;
+    if (status == PL_OK) {
+        pl_wake(&e->shared->lock); /* who wakes finds the lock free */
+        return PL_OK;
+    }
     r->seq = NULL; /* stays the caller's */
     pl_run_free(r);
     return status;
+}
+
+void pl_engine_hash(const pl_engine *e, pl_seq *s)
+{
+    if (s->named_by || !e->options.enable_prefix_caching) return;
+    run r = {.seq = s};
+    pl_engine_chain(e, &r, s->n_given / e->block_size);
+    s->names = r.names;
+    s->n_names = r.n_names;
+    s->named_by = e;
 }
 
 static void post(pl_engine *e, int32_t id, int news)
@@ -218,6 +236,7 @@ static void post(pl_engine *e, int32_t id, int news)
     run *r = pl_index_find(e->shared, id);
     if (r) tell_news(e->shared, r, news);
     pl_unlock(&e->shared->lock);
+    pl_wake(&e->shared->lock);
 }
 
 void pl_engine_cancel(pl_engine *e, int32_t seq)

@@ -68,6 +68,12 @@ static void cbor_block(pl_buf *b, const pl_name *parent, int digest_len,
 
 /* ---- pickle, protocol 5 --------------------------------------------------------- */
 
+/* CPython cuts what takes more than 64 KiB into several frames: nothing here does. */
+enum {
+    MAX_TOKENS = 8192,
+    MAX_TEXT = 4096
+};
+
 enum {
     MEMOIZE = 0x94,
     TUPLE1 = 0x85,
@@ -177,8 +183,8 @@ pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
         return pl_fail(PL_EINVAL, "hash algorithm %d: not one of PL_HASH_*", algo);
     if (!seed) seed = "vllm-none-hash";
     size_t len = strlen(seed);
-    if (len > 4096 || !pl_utf8_valid(seed, len))
-        return pl_fail(PL_EINVAL, "hash seed: at most 4096 bytes of UTF-8");
+    if (len > MAX_TEXT || !pl_utf8_valid(seed, len))
+        return pl_fail(PL_EINVAL, "hash seed: at most %d bytes of UTF-8", MAX_TEXT);
     hasher h;
     PL_TRY(hasher_init(&h, algo));
     pl_buf b = {0};
@@ -232,7 +238,10 @@ pl_status pl_block_hash(int algo, const char *seed, const uint8_t *parent,
                         const int32_t *tokens, int n, const char *salt, size_t salt_len,
                         uint8_t *out)
 {
-    if (n < 1 || n > 65536) return pl_fail(PL_EINVAL, "a block of %d tokens", n);
+    if (n < 1 || n > MAX_TOKENS)
+        return pl_fail(PL_EINVAL, "a block of %d tokens, wanted 1 to %d", n, MAX_TOKENS);
+    if (salt && salt_len > MAX_TEXT)
+        return pl_fail(PL_EINVAL, "a salt of %zu bytes, at most %d", salt_len, MAX_TEXT);
     for (int i = 0; i < n; i++)
         if (tokens[i] < 0) return pl_fail(PL_EINVAL, "token %d: negative", tokens[i]);
     pl_namer namer;

@@ -21,6 +21,7 @@ struct pl_loop {
 
     pl_mutex post; /* over the notes */
     pl_note *first, **end;
+    bool woken; /* io will look at them */
     bool stopped;
     pl_note stop_note;
 
@@ -31,26 +32,53 @@ struct pl_loop {
 
 /* ---- notes: to io ------------------------------------------------------------------ */
 
-bool pl_loop_post(pl_loop *l, pl_note *note)
+/* With the lock held: whether the caller is to wake io. */
+static bool must_wake(pl_loop *l)
+{
+    bool must = l->first && !l->woken && !l->stopped;
+    l->woken = l->woken || must;
+    return must;
+}
+
+static bool add_note(pl_loop *l, pl_note *note, bool later)
 {
     pl_lock(&l->post);
     if (note->queued) {
+        bool wake = !later && must_wake(l);
         pl_unlock(&l->post);
+        if (wake) uv_async_send(&l->wake);
         return false;
     }
-    bool stopped = l->stopped, first = !l->first;
+    bool stopped = l->stopped;
     if (!stopped) {
         note->queued = true;
         note->next = NULL;
         *l->end = note;
         l->end = &note->next;
     }
+    bool wake = !later && must_wake(l);
     pl_unlock(&l->post);
-    if (stopped)
-        note->run(note);
-    else if (first)
-        uv_async_send(&l->wake);
+    if (stopped) note->run(note);
+    if (wake) uv_async_send(&l->wake);
     return true;
+}
+
+bool pl_loop_post(pl_loop *l, pl_note *note)
+{
+    return add_note(l, note, false);
+}
+
+bool pl_loop_post_later(pl_loop *l, pl_note *note)
+{
+    return add_note(l, note, true);
+}
+
+static void wake_io(pl_loop *l)
+{
+    pl_lock(&l->post);
+    bool wake = must_wake(l);
+    pl_unlock(&l->post);
+    if (wake) uv_async_send(&l->wake);
 }
 
 static pl_note *pop_note(pl_loop *l)
@@ -73,6 +101,7 @@ static void run_notes(pl_loop *l)
     pl_lock(&l->post);
     pl_note *last =
         l->first ? (pl_note *)((char *)l->end - offsetof(pl_note, next)) : NULL;
+    l->woken = false;
     pl_unlock(&l->post);
     for (pl_note *note = NULL; last && note != last;) {
         note = pop_note(l);
@@ -85,10 +114,7 @@ static void on_wake(uv_async_t *wake)
     pl_loop *l = wake->data;
     run_notes(l);
     l->hooks.round(l->hooks.ctx);
-    pl_lock(&l->post);
-    bool more = l->first != NULL;
-    pl_unlock(&l->post);
-    if (more) uv_async_send(&l->wake);
+    wake_io(l);
 }
 
 typedef struct call {
@@ -125,16 +151,17 @@ void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg)
 bool pl_loop_tell(pl_loop *l, pl_news *news)
 {
     pl_lock(&l->tell);
-    bool fresh = !news->queued;
+    bool fresh = !news->queued, wake = false;
     if (fresh) {
         news->queued = true;
         news->next = NULL;
         *l->news_end = news;
         l->news_end = &news->next;
-        if (l->waiting) pl_wake(&l->tell);
+        wake = l->waiting;
         l->waiting = false;
     }
     pl_unlock(&l->tell);
+    if (wake) pl_wake(&l->tell); /* who wakes finds the lock free */
     return fresh;
 }
 
@@ -183,6 +210,7 @@ int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms)
 {
     int64_t until =
         pl_now_ns() + (int64_t)(timeout_ms < 0 ? INT_MAX : timeout_ms) * 1000000;
+    wake_io(l);
     int n = drain_news(l, out, max, false);
     while (!n && max > 0 && wait_news(l, until)) n = drain_news(l, out, max, false);
     return n;

@@ -54,6 +54,8 @@ void pl_loop_put(pl_loop *l);      /* any */
 uv_loop_t *pl_loop_uv(pl_loop *l); /* io */
 
 bool pl_loop_post(pl_loop *l, pl_note *note); /* any; false: it is in line already */
+/* The same, without haste: io is woken by the next post or poll. */
+bool pl_loop_post_later(pl_loop *l, pl_note *note);
 /* Not io: runs fn there and waits until it has. */
 void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg);
 

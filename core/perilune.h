@@ -313,6 +313,9 @@ typedef struct pl_engine_stats {           /* a snapshot; counters since the sta
 typedef struct pl_engine pl_engine;
 pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *options);
 void pl_engine_close(pl_engine *e);        /* stops its thread; running sequences are aborted */
+/* Hashes the prompt's blocks ahead of a submit, which else does: worth another thread
+ * where the prompt is long. After pl_seq_salt; whoever holds the sequence, on any thread. */
+void pl_engine_hash(const pl_engine *e, pl_seq *s);
 /* Takes the sequence over. Refusals: PL_ELIMIT (in line too long), PL_EINVAL. */
 pl_status pl_engine_submit(pl_engine *e, pl_seq *s);
 void pl_engine_cancel(pl_engine *e, int32_t seq);          /* unknown ids are no error */

@@ -86,6 +86,7 @@ void pl_seq_close(pl_seq *s)
     pl_free(s->bias);
     pl_free(s->bad_words.ids);
     pl_free(s->salt);
+    pl_free(s->names);
     pl_free(s);
 }
 

@@ -32,6 +32,9 @@ struct pl_seq {
     char *salt;       /* NULL: none */
     size_t salt_len;
     int32_t n_remote;
+    const void *named_by; /* the engine that named its blocks ahead; NULL: none */
+    void *names;          /* heap; pl_name each */
+    int32_t n_names;
     pl_sampler sampler;
 };
 

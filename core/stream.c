@@ -452,7 +452,9 @@ pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
         pl_detok_prime(s->detok, (const int32_t *)s->prime.data,
                        (int)(s->prime.len / sizeof(int32_t)));
     }
-    post(s); /* before its first token can come */
+    /* Before its first token can come, which is soon enough. */
+    atomic_fetch_add(&s->refs, 1);
+    if (!pl_loop_post_later(s->loop, &s->note)) put(s);
     pl_status status = pl_engine_submit(e, seq);
     pl_lock(&s->lock);
     bool over = s->over;

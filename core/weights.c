@@ -17,15 +17,6 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-static const struct {
-    int block, bytes;
-} types[PL_N_TYPES] = {
-    [PL_F32] = {1, 4},      [PL_F16] = {1, 2},      [PL_BF16] = {1, 2},
-    [PL_Q8_0] = {32, 34},   [PL_Q4_0] = {32, 18},   [PL_Q4_1] = {32, 20},
-    [PL_Q4_K] = {256, 144}, [PL_Q5_K] = {256, 176}, [PL_Q6_K] = {256, 210},
-    [PL_I32] = {1, 4},
-};
-
 /* ---- what both formats have to obey ----------------------------------------------- */
 
 pl_status pl_weights_name_check(const pl_weights *w, const char *what, const char *name,
@@ -57,13 +48,13 @@ static pl_status shape_bytes(const pl_weights *w, const pl_tensor *t, uint64_t *
                            "%s: tensor '%s' has more elements than can be counted",
                            w->path, t->name);
     }
-    int block = types[t->type].block;
+    int block = pl_packings[t->type].values;
     int64_t row = t->n_dims ? t->dims[t->n_dims - 1] : 1;
     if (row % block)
         return pl_fail(PL_EFORMAT,
                        "%s: tensor '%s' has rows of %lld, wanted a multiple of %d",
                        w->path, t->name, (long long)row, block);
-    *out = n / (uint64_t)block * (uint64_t)types[t->type].bytes;
+    *out = n / (uint64_t)block * (uint64_t)pl_packings[t->type].bytes;
     return PL_OK;
 }
 

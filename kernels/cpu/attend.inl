@@ -5,6 +5,14 @@
  * crosses lanes but the softmax's own.
  */
 
+/* V as it may be kept: finite. Rows that do not see a position give it no weight, but
+ * nothing times infinity would still break them. */
+PL_INLINE vf load_v(const float *v, int n, float most)
+{
+    vf x = vf_max(vf_load_n(v, n), vf_set1(-most));
+    return vf_min(x, vf_set1(most));
+}
+
 static void kv_write(const pl_cpu_kv *kv, int position, const float *k, const float *v)
 {
     int bs = kv->block_size, hd = kv->head_dim, at = position % bs;
@@ -16,7 +24,7 @@ static void kv_write(const pl_cpu_kv *kv, int position, const float *k, const fl
             int left = PL_MIN(hd - d, 16);
             vf_to_f16(row, vf_load_n(k + d, left));
             for (int i = 0; i < left; i++) kb[(d + i) * bs + at] = row[i];
-            vf_to_f16(vb + d, vf_load_n(v + d, left));
+            vf_to_f16(vb + d, load_v(v + d, left, 65504.0f));
         }
         return;
     }
@@ -24,7 +32,7 @@ static void kv_write(const pl_cpu_kv *kv, int position, const float *k, const fl
     float *vb = (float *)(void *)(block + kv->v_at) + at * round_up(hd, 16);
     for (int d = 0; d < hd; d++) kb[d * bs + at] = k[d];
     for (int d = 0; d < hd; d += 16)
-        vf_store(vb + d, vf_load_n(v + d, PL_MIN(hd - d, 16)));
+        vf_store(vb + d, load_v(v + d, PL_MIN(hd - d, 16), 0x1.fffffep127f));
 }
 
 PL_INLINE vf read_kv(const void *p, size_t at, bool f16)

@@ -3,6 +3,13 @@
  * What is done to one row of activations.
  */
 
+/* To -127 .. 127; what is no number too. */
+PL_INLINE vi to_code(vf v, vf by)
+{
+    vf x = vf_max(vf_mul(v, by), vf_set1(-127.0f));
+    return vi_round(vf_min(x, vf_set1(127.0f)));
+}
+
 static void quantize(const pl_cpu_rows *x, int row)
 {
     const float *f = x->f + (size_t)row * x->stride;
@@ -13,7 +20,7 @@ static void quantize(const pl_cpu_rows *x, int row)
         float top = vf_top(vf_max(vf_abs(lo), vf_abs(hi)));
         top = top > 0x1p-100f ? top : 0.0f; /* or 127 / top might be infinite */
         vf by = vf_set1(top > 0.0f ? 127.0f / top : 0.0f);
-        vi i = vi_round(vf_mul(lo, by)), j = vi_round(vf_mul(hi, by));
+        vi i = to_code(lo, by), j = to_code(hi, by);
         vi_store_s8(q + b * 32, i);
         vi_store_s8(q + b * 32 + 16, j);
         /* Sums of small integers are exact in f32. */

@@ -24,6 +24,7 @@ local M = {}
 
 local BATCH = 256
 local IDLE_MS = 1000
+local MAX_IDLE = 1024                       -- coroutines kept for later tasks
 
 local KINDS = {
   request = C.PL_EV_REQUEST, gone = C.PL_EV_GONE, piece = C.PL_EV_PIECE,
@@ -39,12 +40,14 @@ local handlers                              -- kind -> what a stranger's event s
 local ready, n_ready                        -- tasks to run, in order
 local times, sleepers, n_sleeping           -- a heap: when, who
 local current                               -- the task that runs
+local idle, n_idle                          -- coroutines whose tasks have ended
 local running
 
 local function reset()
   slots, handlers = {}, {}
   ready, n_ready = {}, 0
   times, sleepers, n_sleeping = {}, {}, 0
+  idle, n_idle = {}, 0
   current, running = nil, false
 end
 reset()
@@ -64,7 +67,7 @@ end
 -- if it fails, after the log has the traceback.
 function M.spawn(fn, ...)
   if type(fn) ~= "function" then error("flow.spawn: wants a function", 2) end
-  local task = { thread = coroutine.create(fn), slots = {}, n = select("#", ...), ... }
+  local task = { fn = fn, slots = {}, n = select("#", ...), ... }
   make_ready(task)
   return task
 end
@@ -81,22 +84,44 @@ local function fail(task, message)
   if not ok then log.error("on_error failed itself: %s", tostring(again)) end
 end
 
+local ENDED = {}
+
+-- What a coroutine does: one task after the other, for making one costs more than a task.
+local function work(task)
+  while true do
+    task.fn(unpack(task, 1, task.n))
+    task = coroutine.yield(ENDED)
+  end
+end
+
+local function begin(task)
+  if n_idle == 0 then
+    task.thread = coroutine.create(work)
+  else
+    task.thread, idle[n_idle] = idle[n_idle], nil
+    n_idle = n_idle - 1
+  end
+  return coroutine.resume(task.thread, task)
+end
+
 local function resume(task)
   task.ready = false
   current = task
-  local ok, message
-  if task.begun then
-    ok, message = coroutine.resume(task.thread)
+  local ok, what
+  if task.thread then
+    ok, what = coroutine.resume(task.thread)
   else
-    task.begun = true
-    ok, message = coroutine.resume(task.thread, unpack(task, 1, task.n))
+    ok, what = begin(task)
   end
   current = nil
-  if coroutine.status(task.thread) == "dead" then
-    task.ended = true
-    if task.joiner then make_ready(task.joiner) end
+  if ok and what ~= ENDED then return end
+  task.ended = true
+  if task.joiner then make_ready(task.joiner) end
+  if not ok then return fail(task, what) end
+  if n_idle < MAX_IDLE then
+    n_idle = n_idle + 1
+    idle[n_idle] = task.thread
   end
-  if not ok then fail(task, message) end
 end
 
 -- Runs what is ready now; what becomes ready meanwhile waits for the next turn, so that

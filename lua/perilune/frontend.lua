@@ -27,6 +27,9 @@ local STATS_SECONDS = 10
 -- How long an end waits for answers to be ended, and for big requests to be prepared.
 local STOP_SECONDS, JOIN_SECONDS = 1, 1
 local SIGHUP = 1
+-- What a model's loading leaves is marked anew by each collection: when the heap has
+-- grown to this many percent, not 200, so that requests pay for half as many.
+local GC_PAUSE = 400
 
 -- How long work has been queued without a step ending, if that is too long.
 function Server:stalled_for()
@@ -110,10 +113,11 @@ local function context(recipe, w, names)
 end
 
 -- The context as bytes, for Lua states of their own; C's objects go as addresses.
-local function blob_of(ctx)
+local function blob_of(ctx, engine)
   local plain = {}
   for key, value in pairs(ctx) do plain[key] = value end
   plain.text = ffi.cast("uint64_t", ffi.cast("uintptr_t", ctx.text))
+  plain.engine = ffi.cast("uint64_t", ffi.cast("uintptr_t", engine))
   return buffer.encode(plain)
 end
 
@@ -140,8 +144,8 @@ local function new_server(recipe, w, rt)
   if not ctx then return nil, why end
   return setmetatable({
     recipe = recipe, rt = rt, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
-    live = {}, exchanges = {},
-    ctx_blob = blob_of(ctx), served_names = names, name = names[1], in_flight = 0,
+    ctx_blob = blob_of(ctx, w.engine), served_names = names, name = names[1],
+    in_flight = 0, live = {}, exchanges = {},
     created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
@@ -163,8 +167,9 @@ local function listen(server)
 end
 
 local function handle_events(server)
+  local exchange_ptr = ffi.typeof "pl_exchange *"
   flow.on("request", function(ev)
-    openai.handle(server, ffi.cast("pl_exchange *", ev.object))
+    openai.handle(server, ffi.cast(exchange_ptr, ev.object))
   end)
   flow.on("signal", function(ev)
     if ev.a == SIGHUP then return end
@@ -187,6 +192,8 @@ local function serve(server)
     flow.spawn(Server.log_stats, server)
   end
   handle_events(server)
+  collectgarbage()
+  collectgarbage("setpause", GC_PAUSE)
   return flow.run(server.rt)
 end
 

@@ -115,37 +115,38 @@ function M:observe(name, v)
   C.pl_metric_observe(self.id[name], v)
 end
 
+local function seconds(from, to)
+  return math.max(0, tonumber(to - from) / 1e9)
+end
+
+local function observe_choice(self, job, last)
+  C.pl_metric_add(self.finished[job.answer.FINISH[last.finish]], 1)
+  self:observe("vllm:request_generation_tokens", last.n_tokens)
+  self:observe("vllm:e2e_request_latency_seconds", seconds(job.arrived, C.pl_now_ns()))
+  if last.n_tokens == 0 then return end
+  local decode = seconds(last.first_ns, last.last_ns)
+  self:observe("vllm:time_to_first_token_seconds", seconds(job.arrived, last.first_ns))
+  self:observe("vllm:request_queue_time_seconds",
+    seconds(last.submitted_ns, last.scheduled_ns))
+  self:observe("vllm:request_prefill_time_seconds",
+    seconds(last.scheduled_ns, last.first_ns))
+  self:observe("vllm:request_decode_time_seconds", decode)
+  self:observe("vllm:request_inference_time_seconds",
+    seconds(last.scheduled_ns, last.last_ns))
+  if last.n_tokens == 1 then return end
+  self:observe("vllm:request_time_per_output_token_seconds",
+    decode / (last.n_tokens - 1))
+end
+
 -- A request's choices have ended.
 function M:done(job, choices)
-  local function seconds(from, to) return math.max(0, tonumber(to - from) / 1e9) end
   local n = job.plan.n
   self:observe("vllm:request_params_n", n)
   for i, c in ipairs(choices) do
-    local last = c.last
-    local finish = C.PL_FINISH_ERROR
-    if last then finish = last.finish end
-    C.pl_metric_add(self.finished[job.answer.FINISH[finish]], 1)
     if (i - 1) % n == 0 then
       self:observe("vllm:request_prompt_tokens", c.prompt.n_tokens)
     end
-    self:observe("vllm:request_generation_tokens", last.n_tokens)
-    self:observe("vllm:e2e_request_latency_seconds", seconds(job.arrived, C.pl_now_ns()))
-    if last.n_tokens > 0 then
-      local decode = seconds(last.first_ns, last.last_ns)
-      self:observe("vllm:time_to_first_token_seconds",
-        seconds(job.arrived, last.first_ns))
-      self:observe("vllm:request_queue_time_seconds",
-        seconds(last.submitted_ns, last.scheduled_ns))
-      self:observe("vllm:request_prefill_time_seconds",
-        seconds(last.scheduled_ns, last.first_ns))
-      self:observe("vllm:request_decode_time_seconds", decode)
-      self:observe("vllm:request_inference_time_seconds",
-        seconds(last.scheduled_ns, last.last_ns))
-      if last.n_tokens > 1 then
-        self:observe("vllm:request_time_per_output_token_seconds",
-          decode / (last.n_tokens - 1))
-      end
-    end
+    observe_choice(self, job, c.last)
   end
 end
 

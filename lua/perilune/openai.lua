@@ -12,6 +12,7 @@ local C, ffi = pl.C, pl.ffi
 local M = {}
 
 local JSON = "application/json"
+local len_out = ffi.new "size_t[1]"
 
 local function reply(x, status, body, headers, kind)
   headers = headers or ""
@@ -178,6 +179,7 @@ end
 
 local function is_json(x)
   local kind = header(x, "content-type")
+  if kind == JSON then return true end
   return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 
@@ -186,37 +188,40 @@ local function request_id(server, x)
   return id and not id:find "[%c]" and "X-Request-Id: " .. id .. "\r\n" or ""
 end
 
+local function no(x, headers, status, message)
+  return serve.refuse(x, { status = status, message = message, headers = headers })
+end
+
+local function allow_header(route)
+  local methods = {}
+  for m in pairs(route) do methods[#methods + 1] = m end
+  return "Allow: " .. table.concat(methods, ", ") .. "\r\n"
+end
+
 -- Answers one exchange.
 local function dispatch(server, x)
   local method = ffi.string(C.pl_exchange_method(x))
   local path = ffi.string(C.pl_exchange_path(x))
   local headers = cors(server, x) .. request_id(server, x)
-  local function no(status, message, more)
-    serve.refuse(x, { status = status, message = message,
-      headers = headers .. (more or "") })
-  end
   if method == "OPTIONS" and header(x, "access-control-request-method") then
     return preflight(server, x, headers)
   end
   local route = ROUTES[path]
   if not route or (path == "/reset_prefix_cache" and not server.dev_mode) then
-    return no(404, "Not Found")
+    return no(x, headers, 404, "Not Found")
   end
   local handler = route[method == "HEAD" and "GET" or method]
   if not handler then
-    local methods = {}
-    for m in pairs(route) do methods[#methods + 1] = m end
-    return no(405, "Method Not Allowed",
-      "Allow: " .. table.concat(methods, ", ") .. "\r\n")
+    return no(x, headers .. allow_header(route), 405, "Method Not Allowed")
   end
   if not authorized(server, x, path) then
     return reply(x, 401, '{"error":"Unauthorized"}',
       headers .. "WWW-Authenticate: Bearer\r\n")
   end
-  local length = ffi.new "size_t[1]"
-  C.pl_exchange_body(x, length)
-  if method == "POST" and length[0] > 0 and not is_json(x) then
-    return no(415, "Unsupported Media Type: Only 'application/json' is allowed")
+  C.pl_exchange_body(x, len_out)
+  if method == "POST" and len_out[0] > 0 and not is_json(x) then
+    return no(x, headers, 415,
+      "Unsupported Media Type: Only 'application/json' is allowed")
   end
   return handler(server, x, headers)
 end

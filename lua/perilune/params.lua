@@ -11,6 +11,7 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
+local new_params = ffi.typeof "pl_params"
 local INT_MAX = 2147483647
 -- Bytes of a stop string: stream.c takes no longer one.
 local MAX_STOP = 65536
@@ -218,7 +219,7 @@ end
 -- endpoints. `ctx`: vocab, defaults (of generation_config.json). Returns a table with
 -- `p` (pl_params) and stop, stop_ids, allowed, bias, bad_words, n.
 function M.read(req, ctx)
-  local p = ffi.new "pl_params"
+  local p = new_params()
   C.pl_params_init(p)
   local out = { p = p }
   read_floats(req, ctx.defaults, p)

@@ -16,6 +16,7 @@ local function context(blob)
   if blob ~= last_blob then
     ctx = buffer.decode(blob)
     ctx.text = ffi.cast("pl_text *", ctx.text)
+    ctx.engine = ffi.cast("pl_engine *", ctx.engine)
     last_blob = blob
   end
   return ctx
@@ -26,7 +27,7 @@ local function work(job)
   local arg = C.pl_job_arg(job, len)
   local kind, blob = ffi.string(arg, len[0]):match "^(%a+)\n(.*)$"
   local body = C.pl_exchange_body(C.pl_job_exchange(job), len)
-  local plan = prepare.run(context(blob), kind, ffi.string(body, len[0]))
+  local plan = prepare.run(context(blob), kind, body, len[0])
   local result = buffer.encode(plan)
   C.pl_job_done(job, result, #result)
   if math.max(#result, tonumber(len[0])) > 1e6 then collectgarbage() end

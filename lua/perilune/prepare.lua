@@ -12,98 +12,37 @@
 --
 -- ctx (made once by serve.lua): text, vocab, max_model_len, defaults, max_n,
 -- max_logprobs, chat (a template), prefix_ids, suffix_ids, eos_ids, bos_token, eos_token,
--- as_ids, ...
+-- as_ids, engine (in the pool only: there it hashes the prompt's blocks), ...
 
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
 local params = require "perilune.params"
 local messages = require "perilune.messages"
+local prompts_of = require "perilune.prompts"
 local C, ffi = pl.C, pl.ffi
 local refuse, given = params.refuse, params.given
 
 local M = {}
 
 -- How many of the prompt's last ids a streaming decoder looks back on.
-local PRIME = 6
+M.PRIME = 6
 -- Token ids that all choices of a request may hold together.
 local MAX_TOKENS = 2 ^ 26
 
-local function checked(status)
-  if status < 0 then refuse(ffi.string(C.pl_error_text())) end
-end
+local new_ids = ffi.typeof "int32_t[?]"
+local uint64, uintptr = ffi.typeof "uint64_t", ffi.typeof "uintptr_t"
+local len_out = ffi.new "size_t[1]"
 
--- A prompt in hand: { tokens (int32_t *), n_tokens, text, keep (anchors the memory) }.
--- With special_ids, the ids that the tokenizer puts before and after a text are there
--- too.
-local function prompt_of_text(ctx, text, special_ids)
-  local buf = ffi.new "pl_buf"
-  local status = C.pl_text_encode(ctx.text, text, #text, 1, buf)
-  if status < 0 then
-    C.pl_buf_fini(buf)
-    checked(status)
-  end
-  local before = special_ids and ctx.prefix_ids or {}
-  local after = special_ids and ctx.suffix_ids or {}
-  local n = tonumber(buf.len) / 4
-  local tokens = ffi.new("int32_t[?]", #before + n + #after + 1)
-  for i, id in ipairs(before) do tokens[i - 1] = id end
-  ffi.copy(tokens + #before, buf.data, buf.len)
-  for i, id in ipairs(after) do tokens[#before + n + i - 1] = id end
-  C.pl_buf_fini(buf)
-  return { tokens = tokens, n_tokens = #before + n + #after, text = text, keep = tokens }
-end
+local checked = prompts_of.checked
 
-local function prompt_of_ids(ctx, node)
-  local n = C.pl_json_size(node)
-  local ids = ffi.new("int32_t[?]", math.max(n, 1))
-  checked(C.pl_json_ints(node, ids, n))
-  for i = 0, n - 1 do
-    if ids[i] < 0 or ids[i] >= ctx.vocab then
-      refuse(("Token id %d is out of vocabulary"):format(ids[i]), "prompt")
-    end
-  end
-  return { tokens = ids, n_tokens = n, keep = ids }
-end
+local array, room = new_ids(64), 64
 
-local function text_of(node)
-  local len = ffi.new "size_t[1]"
-  local s = C.pl_json_string(node, len)
-  return ffi.string(s, len[0])
-end
-
--- The four forms of /v1/completions' prompt.
-local function completion_prompts(ctx, node, special_ids)
-  local kind = node ~= nil and C.pl_json_kind(node) or C.PL_JSON_NULL
-  local function text(v) return prompt_of_text(ctx, text_of(v), special_ids) end
-  if kind == C.PL_JSON_STRING and text_of(node) ~= "" then return { text(node) } end
-  if kind ~= C.PL_JSON_ARRAY or C.pl_json_size(node) == 0 then
-    refuse("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
-  end
-  local first = C.pl_json_kind(C.pl_json_item(node, 0))
-  if first == C.PL_JSON_INTEGER then return { prompt_of_ids(ctx, node) } end
-  local list = {}
-  if C.pl_json_size(node) > ctx.max_n then
-    refuse(("prompt has more than %d entries."):format(ctx.max_n), "prompt")
-  end
-  for i = 0, C.pl_json_size(node) - 1 do
-    local item = C.pl_json_item(node, i)
-    if C.pl_json_kind(item) ~= first then
-      refuse("prompt must be a string, a list of strings, a list of token ids, or a list "
-        .. "of lists of token ids.", "prompt")
-    end
-    if first == C.PL_JSON_STRING then
-      list[#list + 1] = text(item)
-    elseif first == C.PL_JSON_ARRAY then
-      list[#list + 1] = prompt_of_ids(ctx, item)
-    else
-      refuse("prompt must hold strings or token ids.", "prompt")
-    end
-  end
-  return list
-end
-
+-- Ids for C, which copies them: they stand until the next call.
 local function int_array(ids)
-  return ffi.new("int32_t[?]", math.max(#ids, 1), ids), #ids
+  local n = #ids
+  if n > room then array, room = new_ids(2 * n), 2 * n end
+  for i = 1, n do array[i - 1] = ids[i] end
+  return array, n
 end
 
 -- One sequence with all that the request said about it.
@@ -130,13 +69,8 @@ local function open_seq(ctx, req, prompt, sampling, child)
   local salt = params.string(req, "cache_salt")
   if salt == "" then refuse("cache_salt must be a non-empty string.", "cache_salt") end
   if salt then checked(C.pl_seq_salt(seq, salt, #salt)) end
+  if ctx.engine then C.pl_engine_hash(ctx.engine, seq) end
   return seq
-end
-
-local function id_list(prompt)
-  local ids = {}
-  for i = 1, prompt.n_tokens do ids[i] = prompt.tokens[i - 1] end
-  return ids
 end
 
 -- A bad word counts with and without the space that may stand before it, as in vLLM.
@@ -144,16 +78,20 @@ local function bad_word_ids(ctx, words)
   local out = {}
   for _, word in ipairs(words) do
     for _, form in ipairs { word, " " .. word:gsub("^ +", "") } do
-      local ids = id_list(prompt_of_text(ctx, form, false))
+      local ids = prompts_of.list(prompts_of.text(ctx, form, #form, false))
       if #ids > 0 then out[#out + 1] = ids end
     end
   end
   return out
 end
 
+local function address_of(seq)
+  return uint64(ffi.cast(uintptr, seq))
+end
+
 local function last_ids(prompt)
   local ids = {}
-  for i = math.max(0, prompt.n_tokens - PRIME), prompt.n_tokens - 1 do
+  for i = math.max(0, prompt.n_tokens - M.PRIME), prompt.n_tokens - 1 do
     ids[#ids + 1] = prompt.tokens[i]
   end
   return ids
@@ -175,11 +113,21 @@ local function check_choices(ctx, prompts, sampling, where)
   end
 end
 
+local function entry_of(ctx, plan, prompt)
+  local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
+  if plan.echo then
+    entry.text = plan.echo_content or prompt.text or prompts_of.decode(ctx, prompt)
+  end
+  if plan.return_ids or plan.echo then entry.ids = prompts_of.list(prompt) end
+  return entry
+end
+
 -- Turns prompts into the plan's, each with n sequences.
 local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   local keep = params.truncation(req, ctx)
   for _, prompt in ipairs(prompts) do
     if keep and prompt.n_tokens > keep then
+      prompt.whole = prompt.tokens   -- what keeps the memory that tokens points into
       prompt.tokens = prompt.tokens + (prompt.n_tokens - keep)
       prompt.n_tokens, prompt.text = keep, nil
     end
@@ -191,27 +139,15 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   local owned = {}
   for i, prompt in ipairs(prompts) do
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
-    local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
-    if plan.echo then
-      entry.text = plan.echo_content or prompt.text or M.decode(ctx, prompt)
-    end
-    if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
+    local entry = entry_of(ctx, plan, prompt)
     for child = 0, sampling.n - 1 do
       local seq = open_seq(ctx, req, prompt, sampling, child)
       owned[#owned + 1] = seq
-      entry.seqs[child + 1] = {
-        address = ffi.cast("uint64_t", ffi.cast("uintptr_t", seq)), id = C.pl_seq_id(seq),
-      }
+      entry.seqs[child + 1] = { address = address_of(seq), id = C.pl_seq_id(seq) }
     end
     plan.prompts[i] = entry
   end
   for _, seq in ipairs(owned) do ffi.gc(seq, nil) end   -- the plan owns them now
-end
-
-function M.decode(ctx, prompt)
-  local buf = ffi.new "pl_buf"
-  checked(C.pl_text_decode(ctx.text, prompt.tokens, prompt.n_tokens, 0, buf))
-  return pl.take(buf)
 end
 
 local function stream_options(req, plan)
@@ -276,8 +212,8 @@ function M.completion(ctx, req, node)
   end
   plan.only_echo = plan.echo and asked == 0
   if plan.only_echo then asked = 1 end
-  local prompts = completion_prompts(ctx, node,
-    params.boolean(req, "add_special_tokens", true))
+  local prompts = prompts_of.forms(ctx, node,
+    params.boolean(req, "add_special_tokens", true), plan.echo)
   plan_prompts(ctx, req, plan, prompts, sampling, asked, "prompt")
   return plan
 end
@@ -301,7 +237,9 @@ function M.chat(ctx, req)
   local text = messages.render(ctx, req)
   local asked = params.integer(req, "max_completion_tokens")
     or params.integer(req, "max_tokens")
-  local prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
+  local prompt = prompts_of.text(ctx, text, #text,
+    params.boolean(req, "add_special_tokens"))
+  if plan.echo then prompt.text = text end
   plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
     or messages.last_role(req)
   if plan.echo then
@@ -316,15 +254,16 @@ function M.tokenize(ctx, req, node)
   local prompt
   if given(req, "messages") ~= nil then
     local text = messages.render(ctx, req)
-    prompt = prompt_of_text(ctx, text, params.boolean(req, "add_special_tokens"))
+    prompt = prompts_of.text(ctx, text, #text, params.boolean(req, "add_special_tokens"))
   else
     if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_STRING then
       refuse("prompt must be a string.", "prompt")
     end
     local special = params.boolean(req, "add_special_tokens", true)
-    prompt = prompt_of_text(ctx, text_of(node), special)
+    prompt = prompts_of.node(ctx, node, special)
   end
-  local plan = { kind = "tokenize", model = model_of(ctx, req), ids = id_list(prompt) }
+  local plan = { kind = "tokenize", model = model_of(ctx, req),
+    ids = prompts_of.list(prompt) }
   if params.boolean(req, "return_token_strs") then
     plan.strings = {}
     for i, id in ipairs(plan.ids) do
@@ -342,17 +281,17 @@ function M.detokenize(ctx, req, _, doc)
     refuse("tokens must be a list of token ids.", "tokens")
   end
   return { kind = "detokenize", model = model_of(ctx, req),
-    text = M.decode(ctx, prompt_of_ids(ctx, node)) }
+    text = prompts_of.decode(ctx, prompts_of.ids(ctx, node)) }
 end
 
 -- The request as Lua values, but for what may be long and is read in place.
 local IN_PLACE = { prompt = true, tokens = true }
 
 local function lift(doc)
-  local req, len = json.object(), ffi.new "size_t[1]"
+  local req = json.object()
   local at = C.pl_json_next(doc, nil)
   while at ~= nil do
-    local key = ffi.string(C.pl_json_key(at, len), len[0])
+    local key = ffi.string(C.pl_json_key(at, len_out), len_out[0])
     if not IN_PLACE[key] then json.set(req, key, json.value(C.pl_json_value(at))) end
     at = C.pl_json_next(doc, at)
   end
@@ -372,10 +311,11 @@ local function explain(e)
     trace = debug.traceback(tostring(e), 2) }
 end
 
--- The plan for a request of `kind`: chat, completion, tokenize or detokenize. A defect in
--- here is a 500 with a line in the log, never an error thrown at the caller.
-function M.run(ctx, kind, body)
-  local doc = C.pl_json_open(body, #body)
+-- The plan for a request of `kind`: chat, completion, tokenize or detokenize; `body` may
+-- be a string or a pointer. A defect in here is a 500 with a line in the log, never an
+-- error thrown at the caller.
+function M.run(ctx, kind, body, len)
+  local doc = C.pl_json_open(body, len)
   if doc == nil then
     return { refused = { status = 400, message = ffi.string(C.pl_error_text()) } }
   end

@@ -1,18 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- progress.lua - a bar on a terminal; nothing where standard error is none.
 
+local C = require("perilune.ffi").C
+
 local M = {}
 
 local WIDTH = 30
-
-local function is_terminal()
-  local ok, status = pcall(os.execute, "test -t 2")
-  return ok and (status == true or status == 0)
-end
+local NONE = { update = function() end, done = function() end }
 
 -- bar.update(done, total) draws it; bar.done() takes it away.
 function M.bar(what)
-  if not is_terminal() then return { update = function() end, done = function() end } end
+  if C.pl_terminal_is(2) == 0 then return NONE end
   local last = -1
   local bar = {}
   function bar.update(done, total)

@@ -4,7 +4,7 @@
 -- A row: { name, default, doc, ... }, its kind taken from the default unless said, and
 --   kind     string | integer | number | boolean | strings | table
 --   min max  of a number; `choices` of a string; `words`: what an integer may be besides
---   live     the server reads it anew for every request: it may change while running
+--   live     it means something to new requests only, so it could change while running
 --   env      environment variables that stand in for the default, first that is set
 --   also     other names it is known by
 --   unset    what happens while it has no value; for a computed default, what it computes
@@ -36,6 +36,7 @@ local top = {
 }
 
 local http = {
+  -- vLLM: every network. Who wants to be open says so.
   { "host", "127.0.0.1", "address to listen at; 0.0.0.0 for every network" },
   { "port", 8000, "port to listen at; 0: any that is free", min = 0, max = 65535 },
   { "api_key", nil, "keys, one of which a request to /v1 must bring", kind = "strings",
@@ -67,8 +68,8 @@ local http = {
 
 local pool = {
   { "count", 1, "workers in the pool; this release runs one", min = 1, max = 1 },
-  { "max_model_len", nil, "most tokens of prompt and answer; auto: what memory holds",
-    kind = "integer", min = 2, max = 2 ^ 24, words = { "auto" },
+  { "max_model_len", nil, "most tokens of prompt and answer; auto, -1: what memory holds",
+    kind = "integer", min = 2, max = 2 ^ 24, words = { "auto", -1 },
     unset = "as the model was trained" },
   { "seed", 0, "what dummy weights are drawn from", min = 0 },
   { "load_format", "auto", "auto: from files; dummy: random weights, to measure with",
@@ -91,6 +92,7 @@ local pool = {
   { "kv_cache_dtype", "auto", "type of keys and values in the cache",
     choices = { "auto", "float32", "float16" } },
   { "enable_prefix_caching", true, "reuse the KV blocks of a prompt seen before" },
+  -- vLLM: sha256, which hashes what Python's pickle writes; CBOR is anybody's.
   { "prefix_caching_hash_algo", "sha256_cbor", "what names a block",
     choices = { "sha256_cbor", "sha256", "xxhash_cbor" } },
   -- vLLM: 2048 and more. A CPU's arithmetic is saturated by far fewer rows, and all who

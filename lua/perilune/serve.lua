@@ -18,17 +18,21 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
+local seq_ptr, job_ptr = ffi.typeof "pl_seq *", ffi.typeof "pl_job *"
+local new_ids, new_end = ffi.typeof "int32_t[?]", ffi.typeof "pl_stream_end"
+local len_out = ffi.new "size_t[1]"
+
 -- Bodies from this size on are prepared in the pool: below it, it takes some 100 us.
 local BIG = 16384
 
 -- The plan for an exchange's body, or nil if the client went away meanwhile.
 function M.plan(server, x, kind)
-  local len = ffi.new "size_t[1]"
-  local body = C.pl_exchange_body(x, len)
+  local body = C.pl_exchange_body(x, len_out)
+  local len = len_out[0]
   -- A template of the client's may take long, however small the request is.
-  local small = len[0] < BIG and not server.ctx.trust_request_chat_template
+  local small = len < BIG and not server.ctx.trust_request_chat_template
   if small or not server.has_pool then
-    return prepare.run(server.ctx, kind, ffi.string(body, len[0]))
+    return prepare.run(server.ctx, kind, body, len)
   end
   local arg = kind .. "\n" .. server.ctx_blob
   local id = C.pl_job_push(server.rt, x, arg, #arg)
@@ -36,10 +40,10 @@ function M.plan(server, x, kind)
     return { refused = { status = 503,
       message = "Too many large requests are waiting." } }
   end
-  local job = ffi.cast("pl_job *", flow.await(id, "job").object)
+  local job = ffi.cast(job_ptr, flow.await(id, "job").object)
   flow.forget(id, "job")
-  local result = C.pl_job_result(job, len)
-  local plan = buffer.decode(ffi.string(result, len[0]))
+  local result = C.pl_job_result(job, len_out)
+  local plan = buffer.decode(ffi.string(result, len_out[0]))
   C.pl_job_close(job)
   return plan
 end
@@ -64,19 +68,24 @@ local function mode_of(plan)
   return more and C.PL_STREAM_PIECES or C.PL_STREAM_SSE
 end
 
+local prime_ids = new_ids(prepare.PRIME)
+local function prime(stream, ids)
+  for i = 1, #ids do prime_ids[i - 1] = ids[i] end
+  C.pl_stream_prime(stream, prime_ids, #ids)
+end
+
 -- Hands a choice's sequence to the engine; nil, message, name where it is refused.
 local function start(server, x, job, choice)
   local plan = job.plan
   local stream = C.pl_stream_open(server.rt, server.ctx.text, mode_of(plan), x)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, server.stream_interval,
     plan.min_tokens)
-  local prime = choice.prompt.prime
-  C.pl_stream_prime(stream, ffi.new("int32_t[?]", #prime, prime), #prime)
+  prime(stream, choice.prompt.prime)
   local status = C.PL_OK
   for _, s in ipairs(plan.stop) do
     if status >= 0 then status = C.pl_stream_stop(stream, s, #s) end
   end
-  local seq = ffi.cast("pl_seq *", choice.seq.address)
+  local seq = ffi.cast(seq_ptr, choice.seq.address)
   if status >= 0 then status = C.pl_stream_start(stream, server.engine, seq) end
   if status < 0 then
     local _, why, name = pl.refusal(status)
@@ -92,7 +101,6 @@ end
 
 -- The text and tokens that came since the last time; of an echo alone: no text.
 local tokens_out, starts_out = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
-local len_out = ffi.new "size_t[1]"
 local function take(job, choice)
   local text = ffi.string(C.pl_stream_take(choice.stream, len_out), len_out[0])
   local n = C.pl_stream_tokens(choice.stream, tokens_out, starts_out)
@@ -127,7 +135,7 @@ end
 
 -- Streams one choice to its end.
 local function follow(job, x, choice)
-  local result = ffi.new "pl_stream_end"
+  local result = new_end()
   while true do
     if flow.await(choice.id, "piece", "done").kind == "done" then break end
     local text, tokens, n = take(job, choice)
@@ -145,7 +153,7 @@ end
 
 -- Waits for one choice's end and keeps what its body needs.
 local function gather(job, choice)
-  local result = ffi.new "pl_stream_end"
+  local result = new_end()
   flow.await(choice.id, "done")
   C.pl_stream_result(choice.stream, result)
   choice.last = result
@@ -177,7 +185,7 @@ end
 
 local function close_from(choices, first)
   for i = first, #choices do
-    C.pl_seq_close(ffi.cast("pl_seq *", choices[i].seq.address))
+    C.pl_seq_close(ffi.cast(seq_ptr, choices[i].seq.address))
   end
 end
 

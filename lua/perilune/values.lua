@@ -86,8 +86,8 @@ local CHECKS = {
     return (not row.choices or contains(row.choices, v)) and v or nil
   end,
   integer = function(row, v)
+    if type(v) == "string" then v = M.integer(v) or v end
     if row.words and contains(row.words, v) then return v end
-    if type(v) == "string" then v = M.integer(v) end
     if type(v) ~= "number" or v % 1 ~= 0 or math.abs(v) > LARGEST then return nil end
     return number_in_range(row, v)
   end,

@@ -57,7 +57,9 @@ local function lengths(pool, desc, block_bytes)
     or math.min(math.floor(pool.kv_cache_memory_bytes / block_bytes), MAX_BLOCKS)
   local holds = math.max(blocks - 1, 0) * pool.block_size    -- the engine sets one aside
   local length = pool.max_model_len or trained
-  if length == "auto" then length = math.max(math.min(trained, holds), 2) end
+  if length == "auto" or length == -1 then
+    length = math.max(math.min(trained, holds), 2)
+  end
   if length > trained then
     return nil, ("max_model_len is %d, but the model was made for %d")
       :format(length, trained)

@@ -44,12 +44,13 @@ typedef struct world {
     uint64_t seed;
     pl_model model;
     pl_engine *engine;
-    pl_mutex lock; /* of texts, by_id */
+    pl_mutex lock; /* of texts, by_id, placed */
     text texts[N];
     int32_t first_id;
     int32_t by_id[4 * N]; /* index + 1 */
     int n_ended;
-    pl_queue *placed; /* batches with something to bring */
+    pl_token_batch *placed[N]; /* with something to bring: a ring */
+    int first_placed, n_placed;
     atomic_bool over;
 } world;
 
@@ -103,12 +104,27 @@ static void sink(void *ctx, pl_token_batch *batch)
     world *w = ctx;
     pl_lock(&w->lock);
     for (int32_t i = 0; i < batch->n; i++) hear(w, &batch->tokens[i]);
+    if (batch->n_placed) {
+        MUST(w->n_placed < N);
+        w->placed[(w->first_placed + w->n_placed++) % N] = batch;
+        batch = NULL;
+    }
     pl_wake(&w->lock);
     pl_unlock(&w->lock);
-    if (batch->n_placed)
-        MUST(pl_queue_push(w->placed, batch));
-    else
-        pl_token_batch_put(batch);
+    pl_token_batch_put(batch);
+}
+
+static pl_token_batch *pop_placed(world *w)
+{
+    pl_token_batch *batch = NULL;
+    pl_lock(&w->lock);
+    if (w->n_placed) {
+        batch = w->placed[w->first_placed];
+        w->first_placed = (w->first_placed + 1) % N;
+        w->n_placed--;
+    }
+    pl_unlock(&w->lock);
+    return batch;
 }
 
 /* ---- those around --------------------------------------------------------------- */
@@ -200,7 +216,7 @@ static void *run_transfer(void *arg)
 {
     world *w = arg;
     while (!atomic_load(&w->over)) {
-        pl_token_batch *batch = pl_queue_pop(w->placed);
+        pl_token_batch *batch = pop_placed(w);
         usleep(20);
         for (int32_t i = 0; batch && i < batch->n_placed; i++)
             bring(w, &batch->placed[i]);
@@ -235,7 +251,6 @@ static void open_world(world *w, uint64_t seed)
     w->engine = pl_engine_open(&w->model, &o);
     MUST(w->engine);
     pl_mutex_init(&w->lock);
-    w->placed = pl_queue_open(N);
     pl_params p;
     pl_params_init(&p);
     pl_seq *probe = pl_seq_open((int32_t[]){1}, 1, &p);
@@ -246,7 +261,6 @@ static void open_world(world *w, uint64_t seed)
 static void close_world(world *w)
 {
     pl_engine_close(w->engine);
-    pl_queue_close(w->placed);
     pl_mutex_fini(&w->lock);
     pl_free(w->model.rows);
     pl_free(w->model.results);
@@ -292,7 +306,7 @@ static void run_round(world *w, uint64_t seed, bool cut_short)
         "seed %llu: %lld steps, %lld rows, %lld preempted, %lld cached, %lld aborted\n",
         (unsigned long long)seed, (long long)s.steps, (long long)w->model.n_rows,
         (long long)s.preemptions, (long long)s.cached_tokens, (long long)s.aborted);
-    for (pl_token_batch *b; (b = pl_queue_pop(w->placed));) pl_token_batch_put(b);
+    for (pl_token_batch *b; (b = pop_placed(w));) pl_token_batch_put(b);
     close_world(w);
 }
 

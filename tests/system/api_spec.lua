@@ -673,20 +673,20 @@ describe("flags", function()
   end)
 
   it("ask for a key, and for it alone", function()
-    s = serving.start { "--api-key", "hushhush", "other" }
-    for _, value in ipairs { false, "Bearer wrong", "Bearer secre", "Bearer hushhusht",
-        "hushhush", "Bearer ", "Basic hushhush" } do
+    s = serving.start { "--api-key", "sesame", "other" }
+    for _, value in ipairs { false, "Bearer wrong", "Bearer sesam", "Bearer sesamee",
+        "sesame", "Bearer ", "Basic sesame" } do
       local r = s:post(COMPLETION, completion(), { Authorization = value })
       assert.equal(401, r.status)
       assert.same({ error = "Unauthorized" }, r.json)
       assert.equal("Bearer", r.headers["www-authenticate"])
     end
-    for _, value in ipairs { "Bearer hushhush", "bearer other" } do
+    for _, value in ipairs { "Bearer sesame", "bearer other" } do
       assert.equal(200, s:get("/v1/models", { Authorization = value }).status)
     end
     assert.equal(200, s:get("/health").status)
     assert.equal(200, s:get("/metrics").status)
-    assert.is_nil(s.process:log():find("hushhush", 1, true))
+    assert.is_nil(s.process:log():find("sesame", 1, true))
   end)
 
   it("let developers reset the cache", function()

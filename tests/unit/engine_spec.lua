@@ -502,6 +502,25 @@ describe("engine", function()
     end)
   end)
 
+  it("finds a prefix by names that were made ahead, if they are its own", function()
+    open()
+    local function cached(salt, by)
+      local id = assert(e:submit(null.text(1, 40), { max_tokens = 1 }, function(s)
+        if salt then assert(C.pl_seq_salt(s, salt, #salt) == 0) end
+        C.pl_engine_hash(by, s)
+      end))
+      e:run()
+      return e.first[id]
+    end
+    local other = null.engine { hash_algo = C.PL_HASH_XXHASH_CBOR }
+    assert.equal(0, cached(nil, e.handle))
+    assert.equal(32, cached(nil, e.handle))
+    assert.equal(0, cached("salt", e.handle))
+    assert.equal(32, cached("salt", e.handle))
+    assert.equal(32, cached("salt", other.handle))
+    other:close()
+  end)
+
   it("answers the same alone, or sharing, in parts and preempted", function()
     local texts, alone = {}, {}
     for i = 1, 8 do

@@ -156,6 +156,26 @@ describe("a walk", function()
     end)
   end)
 
+  -- Nor if what comes after is no number: the rows before may lie in a cached prefix.
+  it("sees nothing of a later token that breaks", function()
+    for _, name in ipairs { "f32", "int8, f16 cache", "window", "experts" } do
+      with_model(MODELS[name], "auto", 2, function(m)
+        local embed = quant.matrix("F32", BASE.vocab, 64, 1)
+        local values = ffi.cast("float *", embed.tensor.data)
+        for i = 0, 63 do values[i] = 0 / 0 end
+        ok(C.pl_model_tensor(m, C.PL_ROLE_EMBED, -1, -1, embed.tensor))
+        ok(C.pl_model_dummy(m))
+        ok(C.pl_model_ready(m))
+        local ids = {}
+        for i = 1, 37 do ids[i] = i % (BASE.vocab - 1) + 1 end
+        local want = logits(m, { ids }, 37)[1]
+        ids[26] = 0
+        local got, row = logits(m, { ids }, 37)[1], BASE.vocab * 4
+        assert.is_true(want:sub(1, 25 * row) == got:sub(1, 25 * row), name)
+      end)
+    end
+  end)
+
   it("forgets what is behind the window", function()
     with_dummy({ window = 8, n_layers = 1 }, "auto", 1, function(m)
       local other = { unpack(short) }

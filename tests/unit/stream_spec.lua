@@ -35,7 +35,7 @@ describe("stream", function()
     local text = new_text(pieces, o.special)
     local st = C.pl_stream_open(s.rt, text, o.mode or C.PL_STREAM_WHOLE, o.x)
     assert(st ~= nil, ffi.string(C.pl_error_text()))
-    C.pl_stream_frame(st, BEFORE, #BEFORE, AFTER, #AFTER)
+    if not o.unframed then C.pl_stream_frame(st, BEFORE, #BEFORE, AFTER, #AFTER) end
     for _, stop in ipairs(o.stop or {}) do
       assert.equal(0, C.pl_stream_stop(st, stop, #stop))
     end
@@ -108,6 +108,12 @@ describe("stream", function()
     assert.same({ "a", 'b\\"\\n', "€" }, events)
     assert.equal("end", rest)
     assert.equal(5, r.n_tokens)
+  end)
+
+  it("writes nothing before it has a frame: the answer may begin later", function()
+    local events, rest = sse({ "a", "b" }, { unframed = true })
+    assert.same({}, events)
+    assert.equal("ab", rest)
   end)
 
   it("flushes what never became a character", function()
