@@ -145,6 +145,7 @@ function M:done(job, choices)
   for i, c in ipairs(choices) do
     if (i - 1) % n == 0 then
       self:observe("vllm:request_prompt_tokens", c.prompt.n_tokens)
+      self:observe("vllm:request_params_max_tokens", c.prompt.max_tokens)
     end
     observe_choice(self, job, c.last)
   end

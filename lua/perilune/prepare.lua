@@ -113,8 +113,9 @@ local function check_choices(ctx, prompts, sampling, where)
   end
 end
 
-local function entry_of(ctx, plan, prompt)
-  local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
+local function entry_of(ctx, plan, prompt, sampling)
+  local entry = { n_tokens = prompt.n_tokens, max_tokens = sampling.p.max_tokens,
+    prime = last_ids(prompt), seqs = {} }
   if plan.echo then
     entry.text = plan.echo_content or prompt.text or prompts_of.decode(ctx, prompt)
   end
@@ -139,7 +140,7 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   local owned = {}
   for i, prompt in ipairs(prompts) do
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
-    local entry = entry_of(ctx, plan, prompt)
+    local entry = entry_of(ctx, plan, prompt, sampling)
     for child = 0, sampling.n - 1 do
       local seq = open_seq(ctx, req, prompt, sampling, child)
       owned[#owned + 1] = seq

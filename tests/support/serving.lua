@@ -157,7 +157,7 @@ function Serving:stop(signal)
   local log = p:log()
   p:remove()
   assert(code == 0, ("exit code %s, %s:\n%s"):format(tostring(code), tostring(why), log))
-  self.log = log
+  assert(not log:find "\nERROR", log)
   return log
 end
 

@@ -19,12 +19,11 @@ describe("the openai client", function()
     local code, out, err = scratch.sh(("'%s' tests/system/openai_client.py %s %s")
       :format(python, "http://127.0.0.1:" .. s.port, name))
     local idle = s:idle()
-    local log = s:stop()
+    s:stop()
     assert.equal(0, code, out .. err)
     assert.is_nil(out:find "FAIL")
     assert.is_true(select(2, out:gsub("\nok ", "")) > 10)
     assert.is_true(idle)
-    assert.is_nil(log:find "\nERROR")
   end
 
   it("agrees with a small model", function()
