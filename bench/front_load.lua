@@ -23,7 +23,9 @@ end
 function M.open(port, n)
   local self = { n = n, port = port, clients = ffi.new("pl_client *[?]", n),
     ready = ffi.new("uint8_t[?]", n) }
-  for i = 0, n - 1 do self.clients[i] = must(C.pl_client_open("127.0.0.1", port, 5000)) end
+  for i = 0, n - 1 do
+    self.clients[i] = must(C.pl_client_open("127.0.0.1", port, 5000))
+  end
   return self
 end
 

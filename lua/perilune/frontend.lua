@@ -130,7 +130,8 @@ local function new_server(recipe, w)
   if not ctx then return nil, why end
   return setmetatable({
     recipe = recipe, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
-    ctx_blob = blob_of(ctx, w.engine), served_names = names, name = names[1], in_flight = 0,
+    ctx_blob = blob_of(ctx, w.engine), served_names = names, name = names[1],
+    in_flight = 0,
     created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,

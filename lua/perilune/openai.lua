@@ -179,7 +179,8 @@ end
 
 local function is_json(x)
   local kind = header(x, "content-type")
-  return kind == JSON or kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
+  return kind == JSON
+    or kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 
 local function request_id(server, x)

@@ -17,9 +17,10 @@
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
 local params = require "perilune.params"
+local prompts = require "perilune.prompts"
 local messages = require "perilune.messages"
 local C, ffi = pl.C, pl.ffi
-local refuse, given = params.refuse, params.given
+local refuse, given, checked = params.refuse, params.given, prompts.checked
 
 local M = {}
 
@@ -28,93 +29,9 @@ M.PRIME = 6
 -- Token ids that all choices of a request may hold together.
 local MAX_TOKENS = 2 ^ 26
 
-local new_buf, new_ids = ffi.typeof "pl_buf", ffi.typeof "int32_t[?]"
+local new_ids = ffi.typeof "int32_t[?]"
 local uint64, uintptr = ffi.typeof "uint64_t", ffi.typeof "uintptr_t"
 local len_out = ffi.new "size_t[1]"
-
-local function checked(status)
-  if status < 0 then refuse(ffi.string(C.pl_error_text())) end
-end
-
-local NONE = {}
-
--- A prompt in hand: { tokens (int32_t *), n_tokens, text (where it is kept) }. With
--- special_ids, the ids that the tokenizer puts before and after a text are there too.
-local function prompt_of_text(ctx, text, len, special_ids)
-  local buf = new_buf()
-  local status = C.pl_text_encode(ctx.text, text, len, 1, buf)
-  if status < 0 then
-    C.pl_buf_fini(buf)
-    checked(status)
-  end
-  local before = special_ids and ctx.prefix_ids or NONE
-  local after = special_ids and ctx.suffix_ids or NONE
-  local n = tonumber(buf.len) / 4
-  local tokens = new_ids(#before + n + #after + 1)
-  for i, id in ipairs(before) do tokens[i - 1] = id end
-  ffi.copy(tokens + #before, buf.data, buf.len)
-  for i, id in ipairs(after) do tokens[#before + n + i - 1] = id end
-  C.pl_buf_fini(buf)
-  return { tokens = tokens, n_tokens = #before + n + #after }
-end
-
-local function prompt_of_ids(ctx, node)
-  local n = C.pl_json_size(node)
-  local ids = new_ids(math.max(n, 1))
-  checked(C.pl_json_ints(node, ids, n))
-  for i = 0, n - 1 do
-    if ids[i] < 0 or ids[i] >= ctx.vocab then
-      refuse(("Token id %d is out of vocabulary"):format(ids[i]), "prompt")
-    end
-  end
-  return { tokens = ids, n_tokens = n }
-end
-
--- Of a string in JSON; with `keep` its text is kept, for it may be long.
-local function prompt_of_node(ctx, node, special_ids, keep)
-  local s = C.pl_json_string(node, len_out)
-  local len = len_out[0]
-  local prompt = prompt_of_text(ctx, s, len, special_ids)
-  if keep then prompt.text = ffi.string(s, len) end
-  return prompt
-end
-
-local function is_empty(node)
-  C.pl_json_string(node, len_out)
-  return len_out[0] == 0
-end
-
--- The four forms of /v1/completions' prompt.
-local function completion_prompts(ctx, node, special_ids, keep)
-  local kind = node ~= nil and C.pl_json_kind(node) or C.PL_JSON_NULL
-  if kind == C.PL_JSON_STRING and not is_empty(node) then
-    return { prompt_of_node(ctx, node, special_ids, keep) }
-  end
-  if kind ~= C.PL_JSON_ARRAY or C.pl_json_size(node) == 0 then
-    refuse("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
-  end
-  local first = C.pl_json_kind(C.pl_json_item(node, 0))
-  if first == C.PL_JSON_INTEGER then return { prompt_of_ids(ctx, node) } end
-  local list = {}
-  if C.pl_json_size(node) > ctx.max_n then
-    refuse(("prompt has more than %d entries."):format(ctx.max_n), "prompt")
-  end
-  for i = 0, C.pl_json_size(node) - 1 do
-    local item = C.pl_json_item(node, i)
-    if C.pl_json_kind(item) ~= first then
-      refuse("prompt must be a string, a list of strings, a list of token ids, or a list "
-        .. "of lists of token ids.", "prompt")
-    end
-    if first == C.PL_JSON_STRING then
-      list[#list + 1] = prompt_of_node(ctx, item, special_ids, keep)
-    elseif first == C.PL_JSON_ARRAY then
-      list[#list + 1] = prompt_of_ids(ctx, item)
-    else
-      refuse("prompt must hold strings or token ids.", "prompt")
-    end
-  end
-  return list
-end
 
 local array, room = new_ids(64), 64
 
@@ -165,7 +82,7 @@ local function bad_word_ids(ctx, words)
   local out = {}
   for _, word in ipairs(words) do
     for _, form in ipairs { word, " " .. word:gsub("^ +", "") } do
-      local ids = id_list(prompt_of_text(ctx, form, #form, false))
+      local ids = id_list(prompts.of_text(ctx, form, #form, false))
       if #ids > 0 then out[#out + 1] = ids end
     end
   end
@@ -185,18 +102,18 @@ local function last_ids(prompt)
 end
 
 -- Each choice has its tokens and lists to itself: a few bytes may not ask for gigabytes.
-local function check_choices(ctx, prompts, sampling, where)
+local function check_choices(ctx, list, sampling, where)
   local lists = #sampling.stop_ids + #(sampling.allowed or {})
     + 2 * #(sampling.bias and sampling.bias.ids or {})
   for _, ids in ipairs(sampling.bad_ids) do lists = lists + #ids end
-  local choices, total = #prompts * sampling.n, 0
-  for _, prompt in ipairs(prompts) do
+  local choices, total = #list * sampling.n, 0
+  for _, prompt in ipairs(list) do
     total = total + (prompt.n_tokens + lists) * sampling.n
   end
   if choices > ctx.max_choices or total > MAX_TOKENS then
     refuse(("The request asks for %d choices that hold %d token ids in all; at most %d "
       .. "and %d are taken."):format(choices, total, ctx.max_choices, MAX_TOKENS),
-      #prompts > 1 and where or "n")
+      #list > 1 and where or "n")
   end
 end
 
@@ -210,9 +127,9 @@ local function entry_of(ctx, plan, prompt)
 end
 
 -- Turns prompts into the plan's, each with n sequences.
-local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
+local function plan_prompts(ctx, req, plan, list, sampling, asked, where)
   local keep = params.truncation(req, ctx)
-  for _, prompt in ipairs(prompts) do
+  for _, prompt in ipairs(list) do
     if keep and prompt.n_tokens > keep then
       prompt.tokens = prompt.tokens + (prompt.n_tokens - keep)
       prompt.n_tokens, prompt.text = keep, nil
@@ -220,10 +137,10 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
     if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
   end
-  check_choices(ctx, prompts, sampling, where)
+  check_choices(ctx, list, sampling, where)
   plan.prompts = {}
   local owned = {}
-  for i, prompt in ipairs(prompts) do
+  for i, prompt in ipairs(list) do
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
     local entry = entry_of(ctx, plan, prompt)
     for child = 0, sampling.n - 1 do
@@ -304,9 +221,9 @@ function M.completion(ctx, req, node)
   end
   plan.only_echo = plan.echo and asked == 0
   if plan.only_echo then asked = 1 end
-  local prompts = completion_prompts(ctx, node,
+  local list = prompts.of_completion(ctx, node,
     params.boolean(req, "add_special_tokens", true), plan.echo)
-  plan_prompts(ctx, req, plan, prompts, sampling, asked, "prompt")
+  plan_prompts(ctx, req, plan, list, sampling, asked, "prompt")
   return plan
 end
 
@@ -329,7 +246,7 @@ function M.chat(ctx, req)
   local text = messages.render(ctx, req)
   local asked = params.integer(req, "max_completion_tokens")
     or params.integer(req, "max_tokens")
-  local prompt = prompt_of_text(ctx, text, #text,
+  local prompt = prompts.of_text(ctx, text, #text,
     params.boolean(req, "add_special_tokens"))
   if plan.echo then prompt.text = text end
   plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
@@ -346,13 +263,13 @@ function M.tokenize(ctx, req, node)
   local prompt
   if given(req, "messages") ~= nil then
     local text = messages.render(ctx, req)
-    prompt = prompt_of_text(ctx, text, #text, params.boolean(req, "add_special_tokens"))
+    prompt = prompts.of_text(ctx, text, #text, params.boolean(req, "add_special_tokens"))
   else
     if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_STRING then
       refuse("prompt must be a string.", "prompt")
     end
     local special = params.boolean(req, "add_special_tokens", true)
-    prompt = prompt_of_node(ctx, node, special)
+    prompt = prompts.of_node(ctx, node, special)
   end
   local plan = { kind = "tokenize", model = model_of(ctx, req), ids = id_list(prompt) }
   if params.boolean(req, "return_token_strs") then
@@ -372,7 +289,7 @@ function M.detokenize(ctx, req, _, doc)
     refuse("tokens must be a list of token ids.", "tokens")
   end
   return { kind = "detokenize", model = model_of(ctx, req),
-    text = M.decode(ctx, prompt_of_ids(ctx, node)) }
+    text = M.decode(ctx, prompts.of_ids(ctx, node)) }
 end
 
 -- The request as Lua values, but for what may be long and is read in place.
