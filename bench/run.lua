@@ -10,6 +10,7 @@
 local json = require "cjson.safe"
 local pl = require "perilune.ffi"
 
+local PROGRAM = os.getenv "PERILUNE" or "build/perilune"
 local KINDS = { "decode", "prefill_512", "batch_16" }
 
 local function options(words)
@@ -34,13 +35,16 @@ end
 
 local function quote(word) return "'" .. word:gsub("'", "'\\''") .. "'" end
 
--- Runs a command; its last line as JSON.
-local function run(...)
+-- Runs a command; its last line as JSON. What came before is shown if `show` is true.
+local function run(show, ...)
   local words = { ... }
   for i, word in ipairs(words) do words[i] = quote(tostring(word)) end
   local pipe = io.popen(table.concat(words, " "))
   local last
-  for line in pipe:lines() do last = line end
+  for line in pipe:lines() do
+    if show and last then print(last) end
+    last = line
+  end
   pipe:close()
   local result, why = json.decode(last or "")
   if not result then error(("bench: %s: %s"):format(table.concat(words, " "), why), 0) end
@@ -69,16 +73,15 @@ local function median(rows, key)
 end
 
 local function measure(o)
-  local program = os.getenv "PERILUNE" or "build/perilune"
   local own, peer = {}, {}
   for i = 1, o.rounds do
     local speed = copy_speed()
-    own[i] = run(program, "lua", "bench/engine.lua", o.model, o.threads)
+    own[i] = run(false, PROGRAM, "lua", "bench/engine.lua", o.model, o.threads)
     own[i].copy = speed
     if o.peer then
       speed = copy_speed()
-      peer[i] = run("build/venv-bench/bin/python", "bench/peer.py", o.model, "--threads",
-        o.threads, "--rounds", 3)
+      peer[i] = run(false, "build/venv-bench/bin/python", "bench/peer.py", o.model,
+        "--threads", o.threads, "--rounds", 3)
       peer[i].copy = speed
     end
   end
@@ -103,4 +106,5 @@ for _, kind in ipairs(KINDS) do
   report[kind] = { perilune = a, peer = b }
 end
 print_row("copy, GB/s", median(own, "copy"), o.peer and median(peer, "copy") or nil)
+report.front = run(true, PROGRAM, "lua", "bench/front.lua", o.model)
 print(json.encode(report))
