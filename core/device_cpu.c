@@ -2,8 +2,13 @@
  *
  * The CPU device: ops cut into tasks for the pool. How they are cut never changes a bit.
  */
+#define _GNU_SOURCE
 #include "device_cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -364,14 +369,23 @@ static const pl_device_ops cpu_ops = {
     .end = cpu_end,
 };
 
+#if defined(__x86_64__)
+/* clang has no word for it in __builtin_cpu_supports. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 /* The best that this CPU has, or the one asked for if it has it. */
 static const pl_cpu_kernels *choose(const char *name)
 {
     const pl_cpu_kernels *have[5] = {&pl_cpu_scalar};
     int n = 1;
 #if defined(__x86_64__)
-    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                __builtin_cpu_supports("f16c");
+    bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2) have[n++] = &pl_cpu_avx2;
     if (avx2 && __builtin_cpu_supports("avx512vnni") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -387,6 +401,14 @@ static const pl_cpu_kernels *choose(const char *name)
     return NULL;
 }
 
+/* The cores that this process may run on. */
+static int count_cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return PL_MAX(1, CPU_COUNT(&set));
+    return (int)PL_MAX(1, sysconf(_SC_NPROCESSORS_ONLN));
+}
+
 pl_device *pl_device_cpu_open(const char *kernels, int n_threads)
 {
     const pl_cpu_kernels *k = choose(kernels);
@@ -396,7 +418,7 @@ pl_device *pl_device_cpu_open(const char *kernels, int n_threads)
                 choose(NULL)->name);
         return NULL;
     }
-    if (!n_threads) n_threads = (int)PL_MAX(1, sysconf(_SC_NPROCESSORS_ONLN));
+    if (!n_threads) n_threads = count_cores();
     pl_cpu *c = pl_alloc(sizeof *c);
     c->device.ops = &cpu_ops;
     c->k = k;

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * http_exchange.h - what connections and exchanges know of each other. Part of http.
+ *
+ * Owns     a request that has come, and its answer until the connection has it.
+ * Ignores  sockets, how a request was read.
+ * Thread   said with each field; the connection's side: io.
  */
 #ifndef PL_HTTP_EXCHANGE_H
 #define PL_HTTP_EXCHANGE_H

@@ -8,6 +8,7 @@ typedef struct block {
     int32_t refs;
     int32_t prev, next; /* in the line, while refs is 0 */
     int32_t chain;      /* the next block in the bucket; 0: the last */
+    int32_t before;     /* the one before it there; 0: the first */
     bool named;
     pl_name name;
 } block;
@@ -94,10 +95,13 @@ void pl_kv_name(pl_kv *kv, int32_t at, const pl_name *name)
 {
     block *b = &kv->blocks[at];
     assert(b->refs > 0 && !b->named);
-    int32_t *link = find_bucket(kv, name);
-    while (*link) link = &kv->blocks[*link].chain;
+    /* Behind the first of the name, which stays the one that is found: there may be many
+     * of the others, and none is walked over. */
+    b->before = find_block(kv, name);
+    int32_t *link = b->before ? &kv->blocks[b->before].chain : find_bucket(kv, name);
+    b->chain = *link;
+    if (b->chain) kv->blocks[b->chain].before = at;
     *link = at;
-    b->chain = 0;
     b->name = *name;
     b->named = true;
 }
@@ -106,9 +110,9 @@ void pl_kv_forget(pl_kv *kv, int32_t at)
 {
     block *b = &kv->blocks[at];
     if (!b->named) return;
-    int32_t *link = find_bucket(kv, &b->name);
-    while (*link != at) link = &kv->blocks[*link].chain;
+    int32_t *link = b->before ? &kv->blocks[b->before].chain : find_bucket(kv, &b->name);
     *link = b->chain;
+    if (b->chain) kv->blocks[b->chain].before = b->before;
     b->named = false;
     kv->n_cached -= b->refs == 0;
 }
@@ -194,9 +198,11 @@ pl_status pl_kv_check(const pl_kv *kv)
         idle += kv->blocks[i].refs == 0;
     }
     for (uint32_t i = 0; i <= kv->mask; i++)
-        for (int32_t at = kv->buckets[i]; at; at = kv->blocks[at].chain)
-            if (!kv->blocks[at].named || ++found > named)
-                return pl_fail(PL_EINTERNAL, "block %d is found but has no name", at);
+        for (int32_t at = kv->buckets[i], before = 0; at;
+             before = at, at = kv->blocks[at].chain)
+            if (!kv->blocks[at].named || kv->blocks[at].before != before ||
+                ++found > named)
+                return pl_fail(PL_EINTERNAL, "block %d is found, wrongly", at);
     if (in_line != kv->n_free || idle != in_line || cached != kv->n_cached ||
         found != named)
         return pl_fail(PL_EINTERNAL,

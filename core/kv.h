@@ -16,7 +16,7 @@
  * their names only then; blocks put go to its back, a sequence's last block first, so
  * that the ends of texts go before the prefixes that others may share. Only full blocks
  * get names. Two blocks may bear one name: a prompt's last block is computed even if it
- * was found, and some may not read the cache. The older is found.
+ * was found, and some may not read the cache. The oldest is found while it is there.
  *
  * Block 0 is never given out: a 0 in a table is a mistake that shows, and a device that
  * works in fixed shapes has a place where rows without a sequence may write.

@@ -7,8 +7,9 @@
  *
  * Lua gets one module from here, `perilune.host`: `root`, the folder that holds lua/ and
  * recipes/; and spawn(module, address), a thread with a lua_State of its own that
- * requires the module and calls what it returns with the address. join() waits for all of
- * them.
+ * requires the module and calls what it returns with the address; join(seconds), which
+ * waits so long for all of them and says whether they ended; leave(code), which ends the
+ * process though they have not.
  */
 #define _GNU_SOURCE
 #include <lauxlib.h>
@@ -18,9 +19,11 @@
 #include <limits.h>
 #include <locale.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -77,16 +80,33 @@ static int spawn(lua_State *L)
     return 0;
 }
 
+static bool join_all(int seconds)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += seconds;
+    while (n_threads && !pthread_timedjoin_np(threads[n_threads - 1].id, NULL, &until))
+        n_threads--;
+    return n_threads == 0;
+}
+
 static int join(lua_State *L)
 {
-    (void)L;
-    while (n_threads) pthread_join(threads[--n_threads].id, NULL);
-    return 0;
+    lua_pushboolean(L, join_all((int)luaL_checkinteger(L, 1)));
+    return 1;
+}
+
+static int leave(lua_State *L)
+{
+    int code = (int)luaL_checkinteger(L, 1);
+    fflush(NULL);
+    _exit(code);
 }
 
 static int open_host(lua_State *L)
 {
-    static const luaL_Reg functions[] = {{"spawn", spawn}, {"join", join}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"spawn", spawn}, {"join", join}, {"leave", leave}, {NULL, NULL}};
     lua_newtable(L);
     luaL_register(L, NULL, functions);
     lua_pushstring(L, root);
@@ -159,7 +179,7 @@ int main(int argc, char **argv)
     if (!bad) bad = lua_pcall(L, argc - (is_file ? 3 : 1), 1, 1);
     if (bad) fprintf(stderr, "perilune: %s\n", lua_tostring(L, -1));
     int code = bad ? 1 : lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : 0;
-    join(L);
+    while (!join_all(3600)) continue;
     lua_close(L);
     return code;
 }

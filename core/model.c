@@ -34,8 +34,10 @@ static pl_status check_bounds(const bound *b, int n)
 static pl_status check_rope(const pl_model_options *o)
 {
     if (!(o->rope_theta > 0) || !(o->norm_eps >= 0)) {
-        return pl_fail(PL_EINVAL, "rope_theta is %g, norm_eps is %g, wanted above 0",
-                       (double)o->rope_theta, (double)o->norm_eps);
+        return pl_fail(
+            PL_EINVAL,
+            "rope_theta is %g, wanted above 0; norm_eps is %g, wanted 0 or more",
+            (double)o->rope_theta, (double)o->norm_eps);
     }
     if (o->rope_scaling != PL_ROPE_PLAIN && !(o->rope_factor > 0)) {
         return pl_fail(PL_EINVAL, "rope_factor is %g, wanted above 0",

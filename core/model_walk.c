@@ -253,17 +253,18 @@ static pl_status check_seq(const pl_model *m, const pl_batch *batch, int i, int 
 {
     const pl_batch_seq *s = batch->seqs + i;
     int64_t end = (int64_t)s->position + s->n_rows;
+    int64_t room =
+        PL_MIN((int64_t)m->o.max_positions, (int64_t)s->n_blocks * m->o.block_size);
     if (s->first != next || s->n_rows < 1 ||
         s->first + (int64_t)s->n_rows > batch->n_rows) {
         return pl_fail(PL_EINVAL, "sequence %d of the batch has rows %d to %lld of %d", i,
                        s->first, (long long)s->first + s->n_rows, batch->n_rows);
     }
-    if (s->position < 0 || end > m->o.max_positions ||
-        end > (int64_t)s->n_blocks * m->o.block_size) {
+    if (s->position < 0 || end > room) {
         return pl_fail(
             PL_EINVAL,
-            "sequence %d of the batch reaches position %lld, wanted at most %d", i,
-            (long long)end, PL_MIN(m->o.max_positions, s->n_blocks * m->o.block_size));
+            "sequence %d of the batch reaches position %lld, wanted at most %lld", i,
+            (long long)end, (long long)room);
     }
     if ((s->want & PL_WANT_TOKEN && !s->sampler) ||
         (s->want & PL_WANT_ROWS && !s->targets)) {

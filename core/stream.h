@@ -7,8 +7,9 @@
  * Ignores  sockets (http.h writes), how tokens come about, what the answer looks like.
  * Thread   io; pl_stream_* of perilune.h: lua.
  *
- *   open --start--> running --finish of the sequence, stop string,--> over --close-->
- * (freed) cancel, client gone
+ *   open --start--> running --finish, stop string--> over --close--> (freed)
+ *                      |                              ^
+ *                      +------ cancel, client gone ---+
  *
  * Text is held back only as far as it may be the beginning of a stop string: each stop
  * string is an automaton (Knuth, Morris, Pratt) whose state says how many of its bytes

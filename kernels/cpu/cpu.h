@@ -12,10 +12,11 @@
  *
  *   f32, f16   [k][16]
  *   bf16       [k/2][16][2]
- *   quantized  codes: per block of 32 k, groups of four k: [16 rows][4 bytes]. Eight
- * groups of bytes (code + 128), or four of nibbles (group g low, g + 4 high) scales: per
- * block, 16 rows each: f16 d (and f16 m), or u8/s8 factors of the super-block's f16 d
- * (and m), which stand at the panel's end, per 256 k
+ *   quantized  codes, per block of 32 k: groups of four k, [16 rows][4 bytes]. Eight
+ *              groups of bytes (code + 128), or four of nibbles (group g low, g + 4 high)
+ *              then scales, per block, of 16 rows each: f16 d (and f16 m), or u8 or s8
+ *              factors of the super-block's f16 d (and m)
+ *              then those, per 256 k
  */
 #ifndef PL_CPU_H
 #define PL_CPU_H

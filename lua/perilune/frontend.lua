@@ -24,6 +24,8 @@ local POOL_THREADS = 2
 -- A step that takes longer than this is taken for a standstill.
 local STALL_SECONDS = 60
 local STATS_SECONDS = 10
+-- How long an end waits for answers to be ended, and for big requests to be prepared.
+local STOP_SECONDS, JOIN_SECONDS = 1, 1
 local SIGHUP = 1
 -- What a model's loading leaves is marked anew by each collection: when the heap has
 -- grown to this many percent, not 200, so that requests pay for half as many.
@@ -37,6 +39,18 @@ function Server:stalled_for()
   local since = math.max(tonumber(s.busy_since_ns), tonumber(s.last_step_ns))
   local seconds = (tonumber(C.pl_now_ns()) - since) / 1e9
   return seconds > STALL_SECONDS and seconds or nil
+end
+
+-- Ends it in good order: nobody new is let in, who is being answered gets what there is,
+-- with finish_reason "abort". Asked a second time, it does not wait for them.
+function Server:stop()
+  if self.stopping then return flow.stop() end
+  self.stopping = true
+  C.pl_unlisten(self.rt)
+  for _, stream in pairs(self.live) do C.pl_stream_cancel(stream) end
+  local deadline = C.pl_now_ns() + STOP_SECONDS * 1e9
+  while self.in_flight > 0 and C.pl_now_ns() < deadline do flow.sleep(0.005) end
+  flow.stop()
 end
 
 -- vLLM's line, while there is something to say.
@@ -122,16 +136,16 @@ local function list_of(value)
   return type(value) == "table" and value or value and { value } or {}
 end
 
-local function new_server(recipe, w)
+local function new_server(recipe, w, rt)
   local http = recipe.http
   local names = list_of(recipe.served_model_name)
   if #names == 0 then names = { w.desc.name } end
   local ctx, why = context(recipe, w, names)
   if not ctx then return nil, why end
   return setmetatable({
-    recipe = recipe, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
+    recipe = recipe, rt = rt, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
     ctx_blob = blob_of(ctx, w.engine), served_names = names, name = names[1],
-    in_flight = 0,
+    in_flight = 0, live = {}, exchanges = {},
     created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
@@ -160,7 +174,7 @@ local function handle_events(server)
   flow.on("signal", function(ev)
     if ev.a == SIGHUP then return end
     log.info("stopping: signal %d", ev.a)
-    flow.stop()
+    server:stop()
   end)
 end
 
@@ -183,22 +197,48 @@ local function serve(server)
   return flow.run(server.rt)
 end
 
--- With the runtime open: serves, and closes it whatever happens.
-local function serve_and_close(server)
+-- Serves, and ends the pool's threads whatever happens.
+local function serve_and_end(server)
   local ran, ok, why = xpcall(serve, debug.traceback, server)
+  for _, x in pairs(server.exchanges) do C.pl_exchange_release(x) end
   C.pl_job_stop(server.rt)
-  host.join()
-  C.pl_runtime_close(server.rt)
+  if not host.join(JOIN_SECONDS) then
+    log.warning("a big request is still being prepared; leaving it")
+    host.leave(ran and ok and 0 or 1)
+  end
   if not ran then return nil, ok end
   return ok, why
 end
 
-local function open_and_serve(recipe, w)
-  local server, why = new_server(recipe, w)
+local function serve_with(recipe, rt, w)
+  local server, why = new_server(recipe, w, rt)
   if not server then return nil, why end
-  server.rt = C.pl_runtime_open(runtime_options(recipe.http))
-  if server.rt == nil then return pl.refusal(C.PL_EIO) end
-  return serve_and_close(server)
+  return serve_and_end(server)
+end
+
+-- Says whether a signal has come, while nobody polls for events: before flow.run.
+local function watcher(rt)
+  local events, asked = ffi.new "pl_event[8]", false
+  return function()
+    for i = 0, C.pl_poll(rt, events, 8, 0) - 1 do
+      if events[i].kind == C.PL_EV_SIGNAL and events[i].a ~= SIGHUP then
+        log.info("stopping: signal %d", events[i].a)
+        asked = true
+      end
+    end
+    return asked
+  end
+end
+
+-- With the runtime open, for it watches for signals: loads, serves, closes.
+local function load_and_serve(recipe, rt)
+  local asked = watcher(rt)
+  local w, why = worker.open(recipe, recipe.worker, asked)
+  local ok = asked()
+  if w and not ok then ok, why = serve_with(recipe, rt, w) end
+  C.pl_runtime_close(rt)
+  if w then worker.close(w) end
+  return ok, why
 end
 
 -- Hooks that a recipe may carry already, though nothing asks them yet.
@@ -230,13 +270,14 @@ end
 -- Serves a resolved recipe until a signal; answers the exit code.
 function M.run(recipe)
   log.level(recipe.log_level)
-  tell_settings(recipe)
-  name_unasked_hooks(recipe)
-  local w, why = worker.open(recipe, recipe.worker)
-  local ok
-  if w then
-    ok, why = open_and_serve(recipe, w)
-    worker.close(w)
+  local rt = C.pl_runtime_open(runtime_options(recipe.http))
+  local ok, why
+  if rt == nil then
+    ok, why = pl.refusal(C.PL_EIO)
+  else
+    tell_settings(recipe)
+    name_unasked_hooks(recipe)
+    ok, why = load_and_serve(recipe, rt)
   end
   if ok then return 0 end
   log.error("%s", why)

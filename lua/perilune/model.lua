@@ -196,7 +196,9 @@ local function fill(model, list, progress)
   for _, row in ipairs(list) do
     check(pl.C.pl_model_tensor(model, row.role, row.layer, row.expert, row.tensor))
     done = done + tonumber(row.tensor.bytes)
-    if progress then progress(done, total) end
+    if progress and progress(done, total) == false then
+      F.refuse("PL_ECANCELED", "the loading was stopped")
+    end
   end
 end
 
@@ -249,7 +251,8 @@ end
 
 -- The model on the device, ready; its files are closed again, for the device has packed
 -- or copied all of it. opts: block_size; kv_cache_dtype and activations as the options of
--- those names; load_format "dummy" with a seed; progress(done, total) in bytes.
+-- those names; load_format "dummy" with a seed; progress(done, total) in bytes,
+-- which stops it by answering false.
 function M.load(desc, device, opts)
   return F.guard(load, desc, device, opts or {})
 end

@@ -179,8 +179,8 @@ end
 
 local function is_json(x)
   local kind = header(x, "content-type")
-  return kind == JSON
-    or kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
+  if kind == JSON then return true end
+  return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 
 local function request_id(server, x)
@@ -228,11 +228,14 @@ end
 
 -- The coroutine of an exchange: whatever happens, it is answered and released.
 function M.handle(server, x)
+  local id = C.pl_exchange_id(x)
+  server.exchanges[id] = x
   local ok, why = xpcall(dispatch, debug.traceback, server, x)
   if not ok then
     log.error("%s", why)
     serve.refuse(x, { status = 500, message = "Internal server error" })
   end
+  server.exchanges[id] = nil
   C.pl_exchange_release(x)
 end
 

@@ -17,10 +17,10 @@
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
 local params = require "perilune.params"
-local prompts = require "perilune.prompts"
 local messages = require "perilune.messages"
+local prompts_of = require "perilune.prompts"
 local C, ffi = pl.C, pl.ffi
-local refuse, given, checked = params.refuse, params.given, prompts.checked
+local refuse, given = params.refuse, params.given
 
 local M = {}
 
@@ -32,6 +32,8 @@ local MAX_TOKENS = 2 ^ 26
 local new_ids = ffi.typeof "int32_t[?]"
 local uint64, uintptr = ffi.typeof "uint64_t", ffi.typeof "uintptr_t"
 local len_out = ffi.new "size_t[1]"
+
+local checked = prompts_of.checked
 
 local array, room = new_ids(64), 64
 
@@ -71,18 +73,12 @@ local function open_seq(ctx, req, prompt, sampling, child)
   return seq
 end
 
-local function id_list(prompt)
-  local ids = {}
-  for i = 1, prompt.n_tokens do ids[i] = prompt.tokens[i - 1] end
-  return ids
-end
-
 -- A bad word counts with and without the space that may stand before it, as in vLLM.
 local function bad_word_ids(ctx, words)
   local out = {}
   for _, word in ipairs(words) do
     for _, form in ipairs { word, " " .. word:gsub("^ +", "") } do
-      local ids = id_list(prompts.of_text(ctx, form, #form, false))
+      local ids = prompts_of.list(prompts_of.text(ctx, form, #form, false))
       if #ids > 0 then out[#out + 1] = ids end
     end
   end
@@ -102,45 +98,46 @@ local function last_ids(prompt)
 end
 
 -- Each choice has its tokens and lists to itself: a few bytes may not ask for gigabytes.
-local function check_choices(ctx, list, sampling, where)
+local function check_choices(ctx, prompts, sampling, where)
   local lists = #sampling.stop_ids + #(sampling.allowed or {})
     + 2 * #(sampling.bias and sampling.bias.ids or {})
   for _, ids in ipairs(sampling.bad_ids) do lists = lists + #ids end
-  local choices, total = #list * sampling.n, 0
-  for _, prompt in ipairs(list) do
+  local choices, total = #prompts * sampling.n, 0
+  for _, prompt in ipairs(prompts) do
     total = total + (prompt.n_tokens + lists) * sampling.n
   end
   if choices > ctx.max_choices or total > MAX_TOKENS then
     refuse(("The request asks for %d choices that hold %d token ids in all; at most %d "
       .. "and %d are taken."):format(choices, total, ctx.max_choices, MAX_TOKENS),
-      #list > 1 and where or "n")
+      #prompts > 1 and where or "n")
   end
 end
 
 local function entry_of(ctx, plan, prompt)
   local entry = { n_tokens = prompt.n_tokens, prime = last_ids(prompt), seqs = {} }
   if plan.echo then
-    entry.text = plan.echo_content or prompt.text or M.decode(ctx, prompt)
+    entry.text = plan.echo_content or prompt.text or prompts_of.decode(ctx, prompt)
   end
-  if plan.return_ids or plan.echo then entry.ids = id_list(prompt) end
+  if plan.return_ids or plan.echo then entry.ids = prompts_of.list(prompt) end
   return entry
 end
 
 -- Turns prompts into the plan's, each with n sequences.
-local function plan_prompts(ctx, req, plan, list, sampling, asked, where)
+local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   local keep = params.truncation(req, ctx)
-  for _, prompt in ipairs(list) do
+  for _, prompt in ipairs(prompts) do
     if keep and prompt.n_tokens > keep then
+      prompt.whole = prompt.tokens   -- what keeps the memory that tokens points into
       prompt.tokens = prompt.tokens + (prompt.n_tokens - keep)
       prompt.n_tokens, prompt.text = keep, nil
     end
     if prompt.n_tokens == 0 then refuse("The prompt is empty.", where) end
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
   end
-  check_choices(ctx, list, sampling, where)
+  check_choices(ctx, prompts, sampling, where)
   plan.prompts = {}
   local owned = {}
-  for i, prompt in ipairs(list) do
+  for i, prompt in ipairs(prompts) do
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
     local entry = entry_of(ctx, plan, prompt)
     for child = 0, sampling.n - 1 do
@@ -151,12 +148,6 @@ local function plan_prompts(ctx, req, plan, list, sampling, asked, where)
     plan.prompts[i] = entry
   end
   for _, seq in ipairs(owned) do ffi.gc(seq, nil) end   -- the plan owns them now
-end
-
-function M.decode(ctx, prompt)
-  local buf = ffi.new "pl_buf"
-  checked(C.pl_text_decode(ctx.text, prompt.tokens, prompt.n_tokens, 0, buf))
-  return pl.take(buf)
 end
 
 local function stream_options(req, plan)
@@ -221,9 +212,9 @@ function M.completion(ctx, req, node)
   end
   plan.only_echo = plan.echo and asked == 0
   if plan.only_echo then asked = 1 end
-  local list = prompts.of_completion(ctx, node,
+  local prompts = prompts_of.forms(ctx, node,
     params.boolean(req, "add_special_tokens", true), plan.echo)
-  plan_prompts(ctx, req, plan, list, sampling, asked, "prompt")
+  plan_prompts(ctx, req, plan, prompts, sampling, asked, "prompt")
   return plan
 end
 
@@ -246,7 +237,7 @@ function M.chat(ctx, req)
   local text = messages.render(ctx, req)
   local asked = params.integer(req, "max_completion_tokens")
     or params.integer(req, "max_tokens")
-  local prompt = prompts.of_text(ctx, text, #text,
+  local prompt = prompts_of.text(ctx, text, #text,
     params.boolean(req, "add_special_tokens"))
   if plan.echo then prompt.text = text end
   plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
@@ -263,15 +254,16 @@ function M.tokenize(ctx, req, node)
   local prompt
   if given(req, "messages") ~= nil then
     local text = messages.render(ctx, req)
-    prompt = prompts.of_text(ctx, text, #text, params.boolean(req, "add_special_tokens"))
+    prompt = prompts_of.text(ctx, text, #text, params.boolean(req, "add_special_tokens"))
   else
     if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_STRING then
       refuse("prompt must be a string.", "prompt")
     end
     local special = params.boolean(req, "add_special_tokens", true)
-    prompt = prompts.of_node(ctx, node, special)
+    prompt = prompts_of.node(ctx, node, special)
   end
-  local plan = { kind = "tokenize", model = model_of(ctx, req), ids = id_list(prompt) }
+  local plan = { kind = "tokenize", model = model_of(ctx, req),
+    ids = prompts_of.list(prompt) }
   if params.boolean(req, "return_token_strs") then
     plan.strings = {}
     for i, id in ipairs(plan.ids) do
@@ -289,7 +281,7 @@ function M.detokenize(ctx, req, _, doc)
     refuse("tokens must be a list of token ids.", "tokens")
   end
   return { kind = "detokenize", model = model_of(ctx, req),
-    text = M.decode(ctx, prompts.of_ids(ctx, node)) }
+    text = prompts_of.decode(ctx, prompts_of.ids(ctx, node)) }
 end
 
 -- The request as Lua values, but for what may be long and is read in place.

@@ -94,6 +94,7 @@ local function start(server, x, job, choice)
     return nil, why, name
   end
   choice.stream, choice.id, choice.state = stream, C.pl_stream_id(stream), { offset = 0 }
+  server.live[choice.id] = stream
   flow.listen(choice.id, "piece", "done")
   return true
 end
@@ -188,8 +189,9 @@ local function close_from(choices, first)
   end
 end
 
-local function close_streams(choices, n)
+local function close_streams(server, choices, n)
   for i = 1, n do
+    server.live[choices[i].id] = nil
     C.pl_stream_close(choices[i].stream)
     flow.forget(choices[i].id, "piece", "done")
   end
@@ -204,7 +206,7 @@ local function start_all(server, x, job, choices)
       close_from(choices, i + 1)
       for k = 1, i - 1 do C.pl_stream_cancel(choices[k].stream) end
       for k = 1, i - 1 do flow.await(choices[k].id, "done") end
-      close_streams(choices, i - 1)
+      close_streams(server, choices, i - 1)
       return nil, { status = name == "PL_ELIMIT" and 503 or 400, message = why }
     end
   end
@@ -283,14 +285,14 @@ end
 
 -- Closes the streams; where something went wrong they are stopped first, so that nothing
 -- goes on computing for nobody.
-local function settle(choices)
+local function settle(server, choices)
   for _, c in ipairs(choices) do
     if not c.last then C.pl_stream_cancel(c.stream) end
   end
   for _, c in ipairs(choices) do
     if not c.last then flow.await(c.id, "done") end
   end
-  close_streams(choices, #choices)
+  close_streams(server, choices, #choices)
 end
 
 local function random_id()
@@ -321,6 +323,11 @@ function M.generate(server, x, kind, headers)
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
   if server.log_requests then log_request(job) end
   local choices = choices_of(plan)
+  if server.stopping then
+    close_from(choices, 1)
+    return M.refuse(x, { status = 503, message = "The server is stopping.",
+      headers = headers })
+  end
   local ok, refused = start_all(server, x, job, choices)
   if not ok then
     refused.headers = headers
@@ -328,7 +335,7 @@ function M.generate(server, x, kind, headers)
   end
   local give = plan.stream and stream or whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, choices)
-  settle(choices)
+  settle(server, choices)
   if not answered then error(why, 0) end
   server.metrics:done(job, choices)
 end

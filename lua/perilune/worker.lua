@@ -102,12 +102,15 @@ local function open_engine(recipe, pool, loaded, length, blocks)
   return engine
 end
 
-local function load_model(pool, desc, device)
+local function load_model(pool, desc, device, stopped)
   local bar = progress.bar "loading"
   local loaded, why, name = model.load(desc, device, {
     activations = pool.activations, kv_cache_dtype = pool.kv_cache_dtype,
     block_size = pool.block_size, load_format = load_format(pool), seed = pool.seed,
-    progress = bar.update,
+    progress = function(done, total)
+      bar.update(done, total)
+      return not (stopped and stopped())
+    end,
   })
   bar.done()
   return loaded, why, name
@@ -126,9 +129,10 @@ local function report(self, pool, kind)
     tokens / self.length)
 end
 
--- A worker of `pool`, an entry of a resolved recipe; or nil, message, name.
--- Fields: desc, device, model, engine, tokenizer, blocks, length.
-function M.open(recipe, pool)
+-- A worker of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
+-- if given, says whether it is not wanted any more. Fields: desc, device, model, engine,
+-- tokenizer, blocks, length.
+function M.open(recipe, pool, stopped)
   local self = {}
   local function try(field, value, why, name)
     if value == nil then
@@ -148,7 +152,7 @@ function M.open(recipe, pool)
     { "desc", function() return describe(recipe, pool) end },
     { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
     { "device", device },
-    { "model", function() return load_model(pool, self.desc, self.device) end },
+    { "model", function() return load_model(pool, self.desc, self.device, stopped) end },
     { "length", function()
       local length, blocks = lengths(pool, self.desc,
         tonumber(C.pl_model_block_bytes(self.model)))

@@ -379,7 +379,7 @@ describe("jobs", function()
     end
     assert.is_nil(next(ids))
     C.pl_job_stop(s.rt)
-    host.join()
+    assert.is_true(host.join(10))
   end)
 
   it("are waited for no longer than said", function()
