@@ -62,7 +62,8 @@ local function cost(server, n, total, units, request, over, count)
     for k = 1, total do texts[k] = request(base + k) end
     base = base + total
     local cpu, written = server:cpu(), server:writes()
-    local seen = load.run(connections, total, function(k) return texts[k] end, over, count)
+    local seen = load.run(connections, total, function(k) return texts[k] end, over,
+      count)
     us[round] = (server:cpu() - cpu) / 1e3 / (total * units)
     writes[round] = (server:writes() - written) / (total * units)
     events[round] = seen / (total * units)
