@@ -58,10 +58,12 @@ local function cost(server, n, total, units, request, over, count)
   local connections, base = load.open(server.port, n), 0
   local us, writes, events = {}, {}, {}
   for round = 0, ROUNDS do                  -- round 0 warms up
-    local from, cpu, written = base, server:cpu(), server:writes()
-    local seen = load.run(connections, total, function(k) return request(from + k) end,
-      over, count)
+    local texts = {}                        -- made before: the client must keep up
+    for k = 1, total do texts[k] = request(base + k) end
     base = base + total
+    local cpu, written = server:cpu(), server:writes()
+    local seen = load.run(connections, total, function(k) return texts[k] end, over,
+      count)
     us[round] = (server:cpu() - cpu) / 1e3 / (total * units)
     writes[round] = (server:writes() - written) / (total * units)
     events[round] = seen / (total * units)
