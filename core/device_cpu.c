@@ -30,8 +30,7 @@ float *pl_cpu_scratch(pl_cpu *c, size_t floats)
     return c->scratch;
 }
 
-/* ---- activations
- * --------------------------------------------------------------------------- */
+/* ---- activations ------------------------------------------------------------------- */
 
 pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out)
 {
@@ -78,8 +77,7 @@ void pl_cpu_acts_close(pl_device *d, pl_acts *a)
     pl_free(a);
 }
 
-/* ---- one row a task
- * ------------------------------------------------------------------------ */
+/* ---- one row a task ---------------------------------------------------------------- */
 
 typedef struct row_job {
     pl_cpu *c;
@@ -181,8 +179,7 @@ static void cpu_embed(pl_device *d, const pl_matrix *table, float *x, int stride
     pl_pool_run(c->pool, embed_row, &j, c->rows->n);
 }
 
-/* ---- matrices
- * ------------------------------------------------------------------------------ */
+/* ---- matrices ---------------------------------------------------------------------- */
 
 enum {
     MAX_PARTS = 4
@@ -233,8 +230,7 @@ void pl_cpu_linear_run(pl_device *d, const pl_linear *parts, int n_parts,
     pl_pool_run(c->pool, linear_task, &j, blocks * j.n_groups);
 }
 
-/* ---- sampling: a row a task
- * ---------------------------------------------------------------- */
+/* ---- sampling: a row a task -------------------------------------------------------- */
 
 typedef struct sample_job {
     pl_cpu *c;
@@ -281,8 +277,7 @@ static void cpu_sample(pl_device *d, float *logits, int32_t vocab, const pl_draw
     pl_pool_run(c->pool, sample_row, &j, n);
 }
 
-/* ---- the device
- * ------------------------------------------------------------------------------ */
+/* ---- the device -------------------------------------------------------------------- */
 
 static void *cpu_alloc(pl_device *d, size_t bytes)
 {

@@ -73,8 +73,7 @@ static pl_cpu_kv kv_of(pl_device *d, const pl_heads *h, int row, int kv_head)
     };
 }
 
-/* ---- to the cache
- * -------------------------------------------------------------------------- */
+/* ---- to the cache ------------------------------------------------------------------ */
 
 typedef struct heads_job {
     pl_device *d;
@@ -114,8 +113,7 @@ void pl_cpu_heads(pl_device *d, const pl_heads *h)
     pl_pool_run(pl_cpu_of(d)->pool, heads_row, &j, pl_cpu_of(d)->rows->n);
 }
 
-/* ---- tiles: rows of one sequence, one KV head
- * ---------------------------------------------- */
+/* ---- tiles: rows of one sequence, one KV head -------------------------------------- */
 
 typedef struct attend_job {
     pl_device *d;

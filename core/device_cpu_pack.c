@@ -30,8 +30,7 @@ static void put_u16(char *p, uint16_t v)
     memcpy(p, &v, 2);
 }
 
-/* ---- one row's columns of a block: codes as the panel has them, one a byte
- * --------------- */
+/* ---- one row's columns of a block: codes as the panel has them, one a byte --------- */
 
 /* The six-bit factors of Q4_K and Q5_K: scale and minimum of 32 columns. */
 static void k_factors(const uint8_t *s, int i, uint8_t *scale, uint8_t *min)
@@ -99,8 +98,7 @@ static void unpack_block(int type, const uint8_t *p, int b, int lane, char *scal
     }
 }
 
-/* ---- panels
- * ------------------------------------------------------------------------------ */
+/* ---- panels ------------------------------------------------------------------------ */
 
 static void pack_quantized(pl_cpu_matrix *m, char *panel, const uint8_t *rows, int n)
 {
@@ -203,8 +201,7 @@ void pl_cpu_matrix_close(pl_device *d, pl_matrix *w)
     pl_free(w);
 }
 
-/* ---- a row out of them
- * ------------------------------------------------------------------- */
+/* ---- a row out of them ------------------------------------------------------------- */
 
 static float f16_of(const char *p, int lane)
 {

@@ -59,8 +59,7 @@ struct pl_http {
     char input[READ_BYTES];
 };
 
-/* ---- deadlines: one timer a connection, moved only when it fires too early
- * ------------- */
+/* ---- deadlines: one timer a connection, moved only when it fires too early --------- */
 
 static void on_deadline(uv_timer_t *timer);
 

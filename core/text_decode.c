@@ -15,8 +15,7 @@
 
 #include <string.h>
 
-/* ---- the byte alphabet: GPT-2 writes bytes as printable characters
- * --------------------- */
+/* ---- the byte alphabet: GPT-2 writes bytes as printable characters ----------------- */
 
 static bool is_printable(int b)
 {

@@ -84,8 +84,7 @@ PL_INLINE void ahead(const char *panel, int block, int bits)
     }
 }
 
-/* ---- quantized by quantized: integers are exact, then one fma a block
- * ------------------ */
+/* ---- quantized by quantized: integers are exact, then one fma a block -------------- */
 
 PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p, int C,
                      int bits, int kind)
@@ -133,8 +132,7 @@ PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int 
     finish_tile(l, row, p, acc, C);
 }
 
-/* ---- in f32: quantized weights are expanded a block at a time
- * -------------------------- */
+/* ---- in f32: quantized weights are expanded a block at a time ---------------------- */
 
 /* Value k of a block: code * d + m in one rounding. */
 PL_INLINE vf expand(const vi *codes, int k, int32_t mask, vf d, vf m)
@@ -238,8 +236,7 @@ PL_TILE void tile_pairs(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
 }
 #endif
 
-/* ---- which tile
- * ------------------------------------------------------------------------ */
+/* ---- which tile -------------------------------------------------------------------- */
 
 /* One function per type and width: all that the tiles ask is then known when compiled. */
 #define TILES(name, call)                                                             \
