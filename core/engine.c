@@ -87,6 +87,7 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     e->model = model;
     e->vocab = pl_model_vocab(model);
     e->block_size = pl_model_block_size(model);
+    e->step_metric = -1;
     e->namer = namer;
     e->kv = pl_kv_open(o->n_blocks);
     open_step(&e->step, o);
@@ -249,6 +250,11 @@ void pl_engine_arrived(pl_engine *e, int32_t seq, int ok)
     post(e, seq, ok ? NEWS_ARRIVED : NEWS_FAILED);
 }
 
+void pl_engine_observe(pl_engine *e, int metric)
+{
+    e->step_metric = metric;
+}
+
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
 {
     pl_lock(&e->shared->lock);
@@ -404,6 +410,7 @@ static pl_token_batch *run_step(pl_engine *e)
     if (e->step.batch.n_seqs > 0) {
         e->moved = true;
         e->stats.steps++;
+        if (e->step_metric >= 0) pl_metric_observe(e->step_metric, e->step.batch.n_rows);
         pl_status status = pl_model_submit(e->model, &e->step.batch);
         if (status == PL_OK) status = collect(e, &results);
         if (status == PL_OK)

@@ -322,6 +322,8 @@ void pl_engine_cancel(pl_engine *e, int32_t seq);          /* unknown ids are no
 void pl_engine_arrived(pl_engine *e, int32_t seq, int ok); /* remote KV is here; not ok: recompute */
 pl_status pl_engine_reset_cache(pl_engine *e);             /* PL_EAGAIN while blocks are in use */
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);
+/* Before it starts: a histogram (pl_metric_open) that each step's tokens are observed by. */
+void pl_engine_observe(pl_engine *e, int metric);
 /* Without a runtime (tests, the simulator): run one step here, then read what it produced.
  * The tokens live until the next step. */
 pl_status pl_engine_step(pl_engine *e);
@@ -389,6 +391,8 @@ void pl_stream_frame(pl_stream *s, const char *before, size_t before_len, const 
 pl_status pl_stream_stop(pl_stream *s, const char *stop, size_t len);  /* a stop string; PL_ELIMIT */
 /* A piece has `interval` tokens or more; stop strings count after min_tokens tokens. */
 void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval, int min_tokens);
+/* Before the start: a histogram that the seconds between tokens are observed by. */
+void pl_stream_observe(pl_stream *s, int metric);
 void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n);      /* the prompt's last ids */
 /* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string.
  * Where the engine refuses, `seq` stays the caller's and another may be asked. */

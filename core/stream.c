@@ -36,6 +36,7 @@ struct pl_stream {
     int n_stops;
     bool skip_special, include_stop;
     int32_t interval, min_tokens;
+    int gap_metric; /* a histogram of the seconds between tokens; negative: none */
     pl_detok *detok;
     atomic_bool framed; /* lua sets it, perhaps after the start: pieces may go */
 
@@ -318,6 +319,8 @@ static void count(pl_stream *s, const pl_token *t, int64_t ns)
     if (!end->n_tokens++) {
         end->first_ns = ns;
         end->n_cached = t->n_cached;
+    } else if (s->gap_metric >= 0) {
+        pl_metric_observe(s->gap_metric, (double)(ns - end->last_ns) * 1e-9);
     }
     end->last_ns = ns;
     s->n_unsent++;
@@ -418,6 +421,11 @@ void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int inter
     s->include_stop = include_stop;
     s->interval = interval;
     s->min_tokens = min_tokens;
+}
+
+void pl_stream_observe(pl_stream *s, int metric)
+{
+    s->gap_metric = metric;
 }
 
 void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n)
@@ -528,6 +536,7 @@ pl_stream *pl_streams_make(pl_streams *ss, const pl_text *text, int mode, pl_exc
 {
     pl_stream *s = pl_alloc(sizeof *s);
     s->id = atomic_fetch_add(&ss->last_id, 1) % INT32_MAX + 1;
+    s->gap_metric = -1;
     atomic_init(&s->refs, 1);
     s->streams = ss;
     s->loop = ss->loop;

@@ -154,7 +154,11 @@ local function new_server(recipe, w, rt)
     cors = { origins = list_of(http.allowed_origins),
       methods = list_of(http.allowed_methods), headers = list_of(http.allowed_headers),
       credentials = http.allow_credentials },
-    metrics = metrics.new(w.engine, names[1]),
+    metrics = metrics.new(w.engine, names[1], {
+      { "block_size", recipe.worker.block_size }, { "num_gpu_blocks", w.blocks },
+      { "cache_dtype", recipe.worker.kv_cache_dtype },
+      { "enable_prefix_caching", recipe.worker.enable_prefix_caching },
+      { "prefix_caching_hash_algo", recipe.worker.prefix_caching_hash_algo } }),
   }, Server)
 end
 

@@ -19,6 +19,8 @@ local SECONDS = { .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120
 local COUNTS = { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000,
   50000, 100000, 200000 }
 
+local STEPS = { 1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384 }
+
 -- kind, name, what it says; histograms have buckets. docs/metrics.md is made from these.
 M.ROWS = {
   { "gauge", "vllm:num_requests_running", "sequences in the running batch" },
@@ -49,12 +51,17 @@ M.ROWS = {
   { "histogram", "vllm:request_prompt_tokens", "prompt tokens of a request", COUNTS },
   { "histogram", "vllm:request_generation_tokens",
     "generated tokens of a request", COUNTS },
+  { "histogram", "vllm:request_max_num_generation_tokens",
+    "generated tokens of a request's longest choice", COUNTS },
   { "histogram", "vllm:request_params_max_tokens", "max_tokens of a request", COUNTS },
   { "histogram", "vllm:request_params_n", "n of a request", { 1, 2, 5, 10, 20 } },
+  { "histogram", "vllm:inter_token_latency_seconds", "time between two tokens", ITL },
+  { "histogram", "vllm:iteration_tokens_total", "tokens of a step", STEPS },
+  { "gauge", "vllm:cache_config_info", "1; its labels say how the KV cache is set" },
   { "counter", "vllm:request_success_total", "requests that ended, by how" },
 }
 
-local BY_REASON = "vllm:request_success_total"
+local BY_REASON, CONFIG = "vllm:request_success_total", "vllm:cache_config_info"
 local REASONS = { "stop", "length", "abort", "error" }
 
 local KINDS = { counter = C.PL_COUNTER, gauge = C.PL_GAUGE, histogram = C.PL_HISTOGRAM }
@@ -71,19 +78,31 @@ local function escape(s)
   return (s:gsub('[\\"]', "\\%0"):gsub("\n", "\\n"))
 end
 
--- For one model on one engine.
-function M.new(engine, model_name)
+local function config_labels(cache)
+  local out = {}
+  for _, pair in ipairs(cache) do
+    out[#out + 1] = ('%s="%s"'):format(pair[1], escape(tostring(pair[2])))
+  end
+  return table.concat(out, ",")
+end
+
+-- For one model on one engine, before it starts. `cache`: how the KV cache is set, pairs.
+function M.new(engine, model_name, cache)
   local labels = ('model_name="%s",engine="0"'):format(escape(model_name))
   local self = setmetatable({ engine = engine, id = {}, last = {},
     stats = ffi.new "pl_engine_stats", finished = {} }, M)
   for _, row in ipairs(M.ROWS) do
     local kind, name, help, buckets = unpack(row)
-    if name ~= BY_REASON then self.id[name] = open(kind, name, labels, help, buckets) end
+    local own = name == CONFIG and labels .. "," .. config_labels(cache) or labels
+    if name ~= BY_REASON then self.id[name] = open(kind, name, own, help, buckets) end
     for _, reason in ipairs(name == BY_REASON and REASONS or {}) do
       self.finished[reason] = open(kind, name,
         labels .. (',finished_reason="%s"'):format(reason), help)
     end
   end
+  C.pl_metric_set(self.id[CONFIG], 1)
+  C.pl_engine_observe(engine, self.id["vllm:iteration_tokens_total"])
+  self.gap = self.id["vllm:inter_token_latency_seconds"]
   return self
 end
 
@@ -140,15 +159,17 @@ end
 
 -- A request's choices have ended.
 function M:done(job, choices)
-  local n = job.plan.n
+  local n, longest = job.plan.n, 0
   self:observe("vllm:request_params_n", n)
   for i, c in ipairs(choices) do
+    longest = math.max(longest, c.last.n_tokens)
     if (i - 1) % n == 0 then
       self:observe("vllm:request_prompt_tokens", c.prompt.n_tokens)
       self:observe("vllm:request_params_max_tokens", c.prompt.max_tokens)
     end
     observe_choice(self, job, c.last)
   end
+  self:observe("vllm:request_max_num_generation_tokens", longest)
 end
 
 return M

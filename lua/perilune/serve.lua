@@ -81,6 +81,7 @@ local function start(server, x, job, choice)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, server.stream_interval,
     plan.min_tokens)
   prime(stream, choice.prompt.prime)
+  C.pl_stream_observe(stream, server.metrics.gap)
   local status = C.PL_OK
   for _, s in ipairs(plan.stop) do
     if status >= 0 then status = C.pl_stream_stop(stream, s, #s) end

@@ -641,6 +641,13 @@ describe("metrics", function()
       :format(labels)))
     assert.is_true(count(("vllm:prompt_tokens_total{%s}"):format(labels)) >= prompt)
     assert.is_true(count(("vllm:generation_tokens_total{%s}"):format(labels)) > out)
+    assert.equal(14,
+      count(("vllm:request_max_num_generation_tokens_count{%s}"):format(labels)))
+    assert.equal(count(("perilune_engine_steps_total{%s}"):format(labels)),
+      count(("vllm:iteration_tokens_total_count{%s}"):format(labels)))
+    assert.is_true(count(("vllm:inter_token_latency_seconds_count{%s}"):format(labels))
+      >= out - choices)
+    assert.is_truthy(text:match 'vllm:cache_config_info{[^}]*block_size="16"[^}]*} 1%.0\n')
     for _, name in ipairs { "num_requests_running", "num_requests_waiting",
         "kv_cache_usage_perc" } do
       assert.equal(0, count(("vllm:%s{%s}"):format(name, labels)))
