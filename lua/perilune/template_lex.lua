@@ -74,11 +74,21 @@ end
 local number_ends = { "^%d[%d_]*%.%d[%d_]*[eE][+-]?%d+", "^%d[%d_]*[eE][+-]?%d+",
   "^%d[%d_]*%.%d[%d_]*" }
 
+-- As Python has it: too large is inf, too small 0. LuaJIT reads no exponent of over nine
+-- digits.
+local function to_float(s)
+  s = s:gsub("_", "")
+  local v = tonumber(s)
+  if v then return v end
+  local zero = not s:match("^[^eE]*"):find "[1-9]" or s:find "[eE]%-"
+  return zero and 0 or math.huge
+end
+
 local function lex_number(L)
   for _, pattern in ipairs(number_ends) do
     local s = match(L.source, pattern, L.at)
     if s then
-      add(L, "float", tonumber((s:gsub("_", ""))))
+      add(L, "float", to_float(s))
       return advance(L, L.at + #s)
     end
   end

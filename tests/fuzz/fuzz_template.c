@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * fuzz_template.c - libFuzzer: any bytes as a chat template, rendered with a chat that
- * has every kind of value. The answer is a text or an error of the template's own; an
- * error of perilune's ("internal:") ends the run, as a crash does.
+ * has every kind of value. The answer is a text or a message; whatever else comes, an
+ * error thrown, a crash, more time or memory than any template may take, ends the run.
  */
 #include <lauxlib.h>
 #include <lua.h>
@@ -28,7 +28,7 @@ static const char *const setup =
     "  local t, why = template.compile(source)\n"
     "  local text = t\n"
     "  if t then text, why = t:render(vars, { now = 0 }) end\n"
-    "  return text ~= nil or not tostring(why):find('internal:', 1, true)\n"
+    "  return text ~= nil or type(why) == 'string'\n"
     "end\n";
 
 static lua_State *open_state(void)
@@ -50,7 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     lua_pushlstring(L, (const char *)data, size);
     if (lua_pcall(L, 1, 1, 0) || !lua_toboolean(L, -1)) {
         fprintf(stderr, "template: %s\n",
-                lua_isstring(L, -1) ? lua_tostring(L, -1) : "internal");
+                lua_isstring(L, -1) ? lua_tostring(L, -1) : "no answer");
         abort();
     }
     lua_settop(L, 1);

@@ -99,6 +99,13 @@ describe("template", function()
     assert.truthy(t:render({}):find "^20%d%d")
   end)
 
+  it("reads floats of any size", function()
+    for source, want in pairs { ["{{ 1e400 }}"] = "inf", ["{{ 1E1115011343 }}"] = "inf",
+        ["{{ 1e-99999999999 }}"] = "0.0", ["{{ 0.0e99999999999 }}"] = "0.0" } do
+      assert.equal(want, assert(template.compile(source)):render({}))
+    end
+  end)
+
   it("passes 64-bit integers through", function()
     local vars = { x = json.decode "[9007199254740993]" }
     local source = "{{ x | tojson }} {{ x[0] is integer }} {{ x[0] }}"
