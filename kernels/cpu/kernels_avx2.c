@@ -7,24 +7,8 @@
 #if defined(__x86_64__)
 #include "cpu/lanes_avx2.inl"
 
-#include "math.inl"
-
-#include "attend.inl"
-#include "linear.inl"
-#include "rows.inl"
-
-const pl_cpu_kernels pl_cpu_avx2 = {
-    .name = "avx2",
-    .linear = linear,
-    .reduce = reduce,
-    .norm = norm,
-    .gate = gate,
-    .add = add,
-    .softmax = softmax,
-    .rope = rope,
-    .kv_write = kv_write,
-    .attend = attend,
-    .merge = merge,
-    .finish = finish,
-};
+#define KERNELS pl_cpu_avx2
+#define KERNELS_NAME "avx2"
+#define KERNELS_BF16 false
+#include "table.inl"
 #endif
