@@ -340,7 +340,12 @@ enum { PL_EV_REQUEST = 1,                  /* a whole HTTP request: object is a 
        PL_EV_PIECE,                        /* stream `id` has a new piece (mode PIECES) */
        PL_EV_DONE,                         /* stream `id` has ended */
        PL_EV_JOB,                          /* job `id` is finished */
-       PL_EV_SIGNAL };                     /* SIGINT, SIGTERM, SIGHUP: number in a */
+       PL_EV_SIGNAL,                       /* SIGINT, SIGTERM, SIGHUP: number in a */
+       PL_EV_LOST,                         /* stream `id` runs nowhere now; a: PL_LOST_*, b: a status */
+       PL_EV_BUS,                          /* a: the bus is there (1) or away (0) */
+       PL_EV_PEER,                         /* news of process `id`; a: PL_LOST_*, or 0: its hello is new */
+       PL_EV_CALL,                         /* another process asks: object is a pl_call */
+       PL_EV_REPLY };                      /* call `id` is answered: object; or a is a status */
 typedef struct pl_event { int32_t kind, id, a, b; void *object; } pl_event;
 typedef struct pl_runtime pl_runtime;
 typedef struct pl_runtime_options {
@@ -397,6 +402,14 @@ void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n);      /* the pr
 /* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string.
  * Where the engine refuses, `seq` stays the caller's and another may be asked. */
 pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq);
+/* The same in another process: on engine `index` of a peer. The stream keeps the sequence. */
+pl_status pl_stream_send(pl_stream *s, int32_t peer, int index, pl_seq *seq);
+/* Before the first start: it keeps a copy of the sequence, as one that is sent does. After
+ * LOST it can then be started or sent again, with seq NULL: it goes on where it stood. */
+void pl_stream_keep(pl_stream *s);
+/* Takes it away from where it runs: LOST follows, with PL_LOST_RECALLED, unless it ends. */
+void pl_stream_recall(pl_stream *s);
+const char *pl_stream_why(pl_stream *s);   /* after LOST: the refusal's text, or "" */
 /* After PIECE and DONE: the text since the last take (SSE: what is not yet written). */
 const char *pl_stream_take(pl_stream *s, size_t *len);
 /* Not with SSE: how many tokens the last take brought, and where the text of each starts
@@ -423,6 +436,52 @@ pl_exchange *pl_job_exchange(const pl_job *j);
 void pl_job_done(pl_job *j, const char *result, size_t len); /* pool thread; PL_EV_JOB follows */
 const char *pl_job_result(const pl_job *j, size_t *len);     /* lua thread; the event's object */
 void pl_job_close(pl_job *j);
+
+/* ---- bus: the other processes of a deployment (lua thread) -------------------------- */
+
+enum { PL_LOST_GONE = 1,                   /* nobody listens there any more */
+       PL_LOST_SILENT,                     /* nothing heard for lost_after */
+       PL_LOST_LEFT,                       /* it said that it leaves */
+       PL_LOST_RESET,                      /* it began anew, or counts us as lost */
+       PL_LOST_BUS,                        /* the bus was away for longer than patience */
+       PL_LOST_REFUSED,                    /* its engine did not take the sequence: a status, and why */
+       PL_LOST_RECALLED };
+typedef struct pl_hub pl_hub;              /* a bus inside one process: for tests */
+pl_hub *pl_hub_open(void);
+void pl_hub_close(pl_hub *h);              /* after the runtimes on it */
+/* Of 1000 messages so many vanish, come twice, or come after the next one. */
+void pl_hub_faults(pl_hub *h, uint64_t seed, int drop, int twice, int late);
+/* The process of that id (pl_bus_id) is stopped: what comes for it waits, it says nothing. */
+void pl_hub_stop(pl_hub *h, const char *id, int stopped);
+void pl_hub_away(pl_hub *h, int away);     /* for all on it the bus is away, or back */
+typedef struct pl_bus_options {
+    pl_hub *hub;                           /* or, where NULL, a NATS server: */
+    const char *url;                       /* one or several, with commas */
+    const char *user, *password, *token, *nkey_seed, *credentials;   /* NULL: none; the last two are files */
+    const char *tls_ca, *tls_cert, *tls_key;                         /* files of PEM; NULL: none */
+    const char *name_space;                /* [A-Za-z0-9_-]+: who shares it sees each other */
+    int32_t lost_after_ms;                 /* a peer that is silent for so long counts as lost */
+    int32_t patience_ms;                   /* so long may the bus be away before all peers are */
+} pl_bus_options;
+void pl_bus_options_init(pl_bus_options *o);
+/* Joins; does not wait: PL_EV_BUS says when the bus is there, and each time it comes or
+ * goes. Refuses what can never connect (PL_EINVAL). pl_runtime_close leaves. */
+pl_status pl_bus_open(pl_runtime *rt, const pl_bus_options *options);
+const char *pl_bus_id(const pl_runtime *rt);   /* of this process: 16 hex digits, new each time */
+/* What the others are told of this process, at once and with every heartbeat: JSON, and
+ * what its engines count. Nobody hears of a process that said no hello. */
+void pl_bus_hello(pl_runtime *rt, const char *json, size_t len);
+void pl_bus_leave(pl_runtime *rt);         /* it takes its hello back */
+/* The others' sequences may run on this engine, under that index; NULL: no more. */
+void pl_bus_serve(pl_runtime *rt, int index, pl_engine *e);
+/* What peer `id` says: {"id":"...","hello":{...},"engines":[{"running":0,...}]}. PL_ENOTFOUND. */
+pl_status pl_peer_hello(pl_runtime *rt, int32_t peer, pl_buf *out);
+typedef struct pl_call pl_call;            /* a question to a process, or its answer */
+/* Asks a peer; an event REPLY will follow, in that time. Its id, or a status. */
+int32_t pl_call_send(pl_runtime *rt, int32_t peer, const char *text, size_t len, int timeout_ms);
+const char *pl_call_text(const pl_call *c, size_t *len);   /* of a CALL what is asked, of a REPLY the answer */
+void pl_call_answer(pl_call *c, const char *text, size_t len);
+void pl_call_close(pl_call *c);            /* unanswered: the caller is told (PL_ECANCELED) */
 
 /* ---- client: a connection to some server, for chat and bench (any thread) ----------- */
 

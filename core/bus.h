@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bus.h - messages between processes, by subject: NATS, or a hub inside one process.
+ *
+ * Owns     the connection; what has come and not been seen by io.
+ * Ignores  what messages say; whether they arrive (link.h sees to that).
+ * Thread   io; open: lua. NATS's threads copy what comes into a bounded line, and no more.
+ *
+ * At most once, and in order of each sender while nothing is lost. Subjects are NATS's:
+ * words with dots, `*` for one word and `>` for the rest where one listens.
+ */
+#ifndef PL_BUS_H
+#define PL_BUS_H
+
+#include "loop.h"
+
+typedef struct pl_bus pl_bus;
+
+typedef struct pl_bus_hooks {
+    void *ctx;
+    void (*message)(void *ctx, const char *subject, const void *data, size_t len);
+    /* Nobody listens to what was sent with this `reply`. */
+    void (*nobody)(void *ctx, const char *reply);
+    void (*state)(void *ctx, bool there);
+} pl_bus_hooks;
+
+/* NULL says why. Connects on its own; `state` tells. `id`: of this process. */
+pl_bus *pl_bus_connect(pl_loop *loop, const pl_bus_options *options, const char *id,
+                       const pl_bus_hooks *hooks);
+void pl_bus_close(pl_bus *b);
+pl_status pl_bus_listen(pl_bus *b, const char *subject);
+/* reply: NULL, or a subject of ours: `nobody` is called with it where nobody listens.
+ * PL_EAGAIN: the bus is away; PL_ELIMIT: more than pl_bus_max bytes. */
+pl_status pl_bus_send(pl_bus *b, const char *subject, const char *reply, const void *data,
+                      size_t len);
+bool pl_bus_is_there(const pl_bus *b);
+size_t pl_bus_max(const pl_bus *b); /* bytes of a message */
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * wire.h - sequences and tokens as bytes between processes.
+ *
+ * Owns     the form: little-endian, every part with its length, so that a reader skips
+ *          what a newer writer added.
+ * Ignores  how bytes travel, and who they are for.
+ * Thread   any
+ *
+ * What is read comes from outside: every count and length is checked against what is
+ * there before anything is made of it.
+ */
+#ifndef PL_WIRE_H
+#define PL_WIRE_H
+
+#include "seq.h"
+
+/* The whole of a sequence as it stands now, to be continued elsewhere. */
+void pl_wire_put_seq(pl_buf *out, const pl_seq *s);
+pl_seq *pl_wire_get_seq(const void *data, size_t len); /* NULL says why (PL_EFORMAT) */
+/* A token under the number that the peer gave its sequence; waited_ns: what the sequence
+ * waited in line there, with its first token. */
+void pl_wire_put_token(pl_buf *out, const pl_token *t, int32_t seq, int64_t waited_ns);
+/* Reads the token at *at and moves it on. `tops`: scratch that t->top points into until
+ * the next call. PL_EFORMAT. */
+pl_status pl_wire_get_token(const char **at, const char *end, pl_token *t,
+                            int64_t *waited_ns, pl_buf *tops);
+
+#endif
