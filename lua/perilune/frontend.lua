@@ -4,12 +4,15 @@
 local pl = require "perilune.ffi"
 local buffer = require "string.buffer"
 local flow = require "perilune.flow"
+local health = require "perilune.health"
 local host = require "perilune.host"
 local log = require "perilune.log"
 local metrics = require "perilune.metrics"
+local observe = require "perilune.observe"
 local openai = require "perilune.openai"
 local settings = require "perilune.recipe"
 local template = require "perilune.template"
+local throughput = require "perilune.throughput"
 local values = require "perilune.values"
 local worker = require "perilune.worker"
 local C, ffi = pl.C, pl.ffi
@@ -21,9 +24,6 @@ Server.__index = Server
 
 -- Threads that prepare big requests.
 local POOL_THREADS = 2
--- A step that takes longer than this is taken for a standstill.
-local STALL_SECONDS = 60
-local STATS_SECONDS = 10
 -- How long an end waits for answers to be ended, and for big requests to be prepared.
 local STOP_SECONDS, JOIN_SECONDS = 1, 1
 local SIGHUP = 1
@@ -31,46 +31,17 @@ local SIGHUP = 1
 -- grown to this many percent, not 200, so that requests pay for half as many.
 local GC_PAUSE = 400
 
--- How long work has been queued without a step ending, if that is too long.
-function Server:stalled_for()
-  local s = self.metrics.stats
-  C.pl_engine_stats_get(self.engine, s)
-  if s.busy_since_ns == 0 then return nil end
-  local since = math.max(tonumber(s.busy_since_ns), tonumber(s.last_step_ns))
-  local seconds = (tonumber(C.pl_now_ns()) - since) / 1e9
-  return seconds > STALL_SECONDS and seconds or nil
-end
-
 -- Ends it in good order: nobody new is let in, who is being answered gets what there is,
 -- with finish_reason "abort". Asked a second time, it does not wait for them.
 function Server:stop()
   if self.stopping then return flow.stop() end
   self.stopping = true
+  self.health:drain(true)
   C.pl_unlisten(self.rt)
   for _, stream in pairs(self.live) do C.pl_stream_cancel(stream) end
   local deadline = C.pl_now_ns() + STOP_SECONDS * 1e9
   while self.in_flight > 0 and C.pl_now_ns() < deadline do flow.sleep(0.005) end
   flow.stop()
-end
-
--- vLLM's line, while there is something to say.
-function Server:log_stats()
-  local before, last = { 0, 0 }, tonumber(C.pl_now_ns())
-  while true do
-    flow.sleep(STATS_SECONDS)
-    local s, now = self.metrics:refresh(), tonumber(C.pl_now_ns())
-    local seconds = (now - last) / 1e9
-    local prompt, out = tonumber(s.prompt_tokens), tonumber(s.generation_tokens)
-    local active = s.running + s.waiting > 0 or prompt + out > before[1] + before[2]
-    log[active and "info" or "debug"](("Engine 000: "
-      .. "Avg prompt throughput: %.1f tokens/s, "
-      .. "Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
-      .. "GPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%"):format(
-      (prompt - before[1]) / seconds, (out - before[2]) / seconds, s.running, s.waiting,
-      100 * s.blocks_used / math.max(s.blocks, 1),
-      100 * tonumber(s.prefix_hits) / math.max(tonumber(s.prefix_queries), 1)))
-    before, last = { prompt, out }, now
-  end
 end
 
 -- ---- what prepare.lua needs to know ---------------------------------------------------
@@ -154,12 +125,16 @@ local function new_server(recipe, w, rt)
     cors = { origins = list_of(http.allowed_origins),
       methods = list_of(http.allowed_methods), headers = list_of(http.allowed_headers),
       credentials = http.allow_credentials },
-    metrics = metrics.new(w.engine, names[1], {
-      { "block_size", recipe.worker.block_size }, { "num_gpu_blocks", w.blocks },
-      { "cache_dtype", recipe.worker.kv_cache_dtype },
-      { "enable_prefix_caching", recipe.worker.enable_prefix_caching },
-      { "prefix_caching_hash_algo", recipe.worker.prefix_caching_hash_algo } }),
+    metrics = metrics.new { model = names[1], namespace = recipe.namespace },
+    health = health.new { namespace = recipe.namespace },
   }, Server)
+end
+
+local function observe_engine(server)
+  local recipe, w = server.recipe, server.worker
+  server.metrics:add_model(server.name, observe.config(recipe, recipe.worker, w))
+  observe.engine(0, w, { rt = server.rt, metrics = server.metrics, recipe = recipe,
+    health = server.health, pool = recipe.worker, model = server.name })
 end
 
 local function listen(server)
@@ -183,6 +158,7 @@ local function handle_events(server)
 end
 
 local function serve(server)
+  observe_engine(server)
   if C.pl_runtime_attach(server.rt, server.engine) < 0 then
     return pl.refusal(C.PL_EINTERNAL)
   end
@@ -193,7 +169,7 @@ local function serve(server)
   local port, why, name = listen(server)
   if not port then return nil, why, name end
   if not server.recipe.disable_log_stats then
-    flow.spawn(Server.log_stats, server)
+    flow.spawn(throughput.run, server.metrics)
   end
   handle_events(server)
   collectgarbage()
@@ -274,6 +250,7 @@ end
 -- Serves a resolved recipe until a signal; answers the exit code.
 function M.run(recipe)
   log.level(recipe.log_level)
+  log.format(recipe.log_format)
   local rt = C.pl_runtime_open(runtime_options(recipe.http))
   local ok, why
   if rt == nil then

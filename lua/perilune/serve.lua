@@ -9,7 +9,7 @@
 local pl = require "perilune.ffi"
 local answer = require "perilune.answer"
 local flow = require "perilune.flow"
-local json = require "perilune.json"
+local identity = require "perilune.identity"
 local log = require "perilune.log"
 local logprobs = require "perilune.logprobs"
 local buffer = require "string.buffer"
@@ -81,7 +81,7 @@ local function start(server, x, job, choice)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop, server.stream_interval,
     plan.min_tokens)
   prime(stream, choice.prompt.prime)
-  C.pl_stream_observe(stream, server.metrics.gap)
+  C.pl_stream_observe(stream, server.metrics:gap(job))
   local status = C.PL_OK
   for _, s in ipairs(plan.stop) do
     if status >= 0 then status = C.pl_stream_stop(stream, s, #s) end
@@ -296,48 +296,50 @@ local function settle(server, choices)
   close_streams(server, choices, #choices)
 end
 
-local function random_id()
-  return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
-end
-
--- An id may come from a client: as JSON it stays on its line.
 local function log_request(job)
   local plan, tokens = job.plan, 0
   for _, prompt in ipairs(plan.prompts) do tokens = tokens + prompt.n_tokens end
-  log.info("request %s: %s%s, %d prompts of %d tokens, n = %d",
-    json.encode(job.answer.id), plan.kind, plan.stream and ", streamed" or "",
+  job.log:info("request %s: %s%s, %d prompts of %d tokens, n = %d",
+    job.answer.id, plan.kind, plan.stream and ", streamed" or "",
     #plan.prompts, tokens, plan.n)
 end
 
--- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
-function M.generate(server, x, kind, headers)
+-- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer;
+-- `who`: identity.lua's.
+function M.generate(server, x, kind, headers, who)
   local arrived = C.pl_now_ns()
   local plan = M.plan(server, x, kind)
   if plan.refused then
     plan.refused.headers = headers
+    server.metrics:refused({ plan = { kind = kind } }, plan.refused.status)
     return M.refuse(x, plan.refused)
   end
-  local given = C.pl_exchange_header(x, "x-request-id")
-  local id = given ~= nil and ffi.string(given) or plan.request_id or random_id()
-  local job = { plan = plan, headers = headers, id = id, arrived = arrived,
+  local id = identity.settle(who, x, plan.request_id)
+  local job = { plan = plan, headers = headers, id = id, arrived = arrived, log = who.log,
     answer = answer.new(plan, server.ctx, id, server.name,
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
+  server.metrics:started(job)
   if server.log_requests then log_request(job) end
   local choices = choices_of(plan)
   if server.stopping then
     close_from(choices, 1)
+    server.metrics:refused(job, 503)
     return M.refuse(x, { status = 503, message = "The server is stopping.",
       headers = headers })
   end
   local ok, refused = start_all(server, x, job, choices)
   if not ok then
     refused.headers = headers
+    server.metrics:refused(job, refused.status)
     return M.refuse(x, refused)
   end
   local give = plan.stream and stream or whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, choices)
   settle(server, choices)
-  if not answered then error(why, 0) end
+  if not answered then
+    server.metrics:refused(job, 500)
+    error(why, 0)
+  end
   server.metrics:done(job, choices)
 end
 

@@ -152,7 +152,12 @@ function M.open(recipe, pool, stopped)
     { "desc", function() return describe(recipe, pool) end },
     { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
     { "device", device },
-    { "model", function() return load_model(pool, self.desc, self.device, stopped) end },
+    { "model", function()
+      local began = C.pl_now_ns()
+      local loaded, why, name = load_model(pool, self.desc, self.device, stopped)
+      self.load_seconds = tonumber(C.pl_now_ns() - began) / 1e9
+      return loaded, why, name
+    end },
     { "length", function()
       local length, blocks = lengths(pool, self.desc,
         tonumber(C.pl_model_block_bytes(self.model)))
