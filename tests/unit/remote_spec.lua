@@ -3,7 +3,7 @@
 -- would have had at home, undisturbed, bit for bit.
 local fleet = require "support.fleet"
 local pl = require "perilune.ffi"
-local C, ffi = pl.C, pl.ffi
+local C = pl.C
 
 -- n ids that depend on `from` only.
 local function prompt(from, n)
