@@ -102,9 +102,9 @@ local function open_engine(recipe, pool, loaded, length, blocks)
   return engine
 end
 
-local function load_model(pool, desc, device, stopped)
-  local bar = progress.bar "loading"
-  local loaded, why, name = model.load(desc, device, {
+local function load_model(pool, self, stopped)
+  local bar, began = progress.bar "loading", C.pl_now_ns()
+  local loaded, why, name = model.load(self.desc, self.device, {
     activations = pool.activations, kv_cache_dtype = pool.kv_cache_dtype,
     block_size = pool.block_size, load_format = load_format(pool), seed = pool.seed,
     progress = function(done, total)
@@ -113,6 +113,7 @@ local function load_model(pool, desc, device, stopped)
     end,
   })
   bar.done()
+  self.load_seconds = tonumber(C.pl_now_ns() - began) / 1e9
   return loaded, why, name
 end
 
@@ -131,7 +132,7 @@ end
 
 -- A worker of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
 -- if given, says whether it is not wanted any more. Fields: desc, device, model, engine,
--- tokenizer, blocks, length.
+-- tokenizer, blocks, length; load_seconds, how long the model took.
 function M.open(recipe, pool, stopped)
   local self = {}
   local function try(field, value, why, name)
@@ -152,12 +153,7 @@ function M.open(recipe, pool, stopped)
     { "desc", function() return describe(recipe, pool) end },
     { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
     { "device", device },
-    { "model", function()
-      local began = C.pl_now_ns()
-      local loaded, why, name = load_model(pool, self.desc, self.device, stopped)
-      self.load_seconds = tonumber(C.pl_now_ns() - began) / 1e9
-      return loaded, why, name
-    end },
+    { "model", function() return load_model(pool, self, stopped) end },
     { "length", function()
       local length, blocks = lengths(pool, self.desc,
         tonumber(C.pl_model_block_bytes(self.model)))
