@@ -214,6 +214,79 @@ void pl_buf_add_json(pl_buf *b, const char *s, size_t len)
     pl_buf_add(b, p + plain, len - plain);
 }
 
+/* ---- maps -------------------------------------------------------------------------- */
+
+typedef struct pl_map_cell {
+    uint64_t key;
+    void *value;
+} pl_map_cell;
+
+void pl_map_fini(pl_map *m)
+{
+    pl_free(m->cells);
+    *m = (pl_map){0};
+}
+
+static uint32_t home_of(const pl_map *m, uint64_t key)
+{
+    return (uint32_t)(key * 0x9e3779b97f4a7c15u >> 32) & m->mask;
+}
+
+static uint32_t find_cell(const pl_map *m, uint64_t key)
+{
+    uint32_t at = home_of(m, key);
+    while (m->cells[at].value && m->cells[at].key != key) at = (at + 1) & m->mask;
+    return at;
+}
+
+void *pl_map_find(const pl_map *m, uint64_t key)
+{
+    return m->n ? m->cells[find_cell(m, key)].value : NULL;
+}
+
+static void grow(pl_map *m)
+{
+    pl_map old = *m;
+    m->mask = old.cells ? 2 * old.mask + 1 : 15;
+    m->cells = pl_alloc((m->mask + 1u) * sizeof *m->cells);
+    for (uint32_t i = 0; old.cells && i <= old.mask; i++)
+        if (old.cells[i].value) m->cells[find_cell(m, old.cells[i].key)] = old.cells[i];
+    pl_free(old.cells);
+}
+
+void pl_map_put(pl_map *m, uint64_t key, void *value)
+{
+    if (2 * ++m->n > m->mask) grow(m);
+    m->cells[find_cell(m, key)] = (pl_map_cell){key, value};
+}
+
+/* What follows in the run moves up, so that no gap hides it. */
+void *pl_map_remove(pl_map *m, uint64_t key)
+{
+    if (!m->n) return NULL;
+    uint32_t gap = find_cell(m, key);
+    void *value = m->cells[gap].value;
+    if (!value) return NULL;
+    for (uint32_t i = (gap + 1) & m->mask; m->cells[i].value; i = (i + 1) & m->mask) {
+        uint32_t home = home_of(m, m->cells[i].key);
+        if (((i - home) & m->mask) < ((i - gap) & m->mask)) continue;
+        m->cells[gap] = m->cells[i];
+        gap = i;
+    }
+    m->cells[gap].value = NULL;
+    m->n--;
+    return value;
+}
+
+void *pl_map_next(const pl_map *m, uint32_t *at)
+{
+    while (m->cells && *at <= m->mask) {
+        void *value = m->cells[(*at)++].value;
+        if (value) return value;
+    }
+    return NULL;
+}
+
 /* ---- lock -------------------------------------------------------------------------- */
 
 void pl_mutex_init(pl_mutex *m)

@@ -54,6 +54,18 @@ void pl_buf_add_str(pl_buf *b, const char *s);
 void pl_buf_add_i32(pl_buf *b, int32_t v);
 void pl_buf_printf(pl_buf *b, const char *fmt, ...) PL_PRINTF(2, 3);
 
+/* Things by number. A zeroed one is empty; no value is NULL. */
+typedef struct pl_map {
+    struct pl_map_cell *cells; /* open addressing, linear, never more than half full */
+    uint32_t mask, n;
+} pl_map;
+void pl_map_fini(pl_map *m);
+void *pl_map_find(const pl_map *m, uint64_t key);
+void pl_map_put(pl_map *m, uint64_t key, void *value); /* a key that is not there yet */
+void *pl_map_remove(pl_map *m, uint64_t key);
+/* Walks it while it stands still: starts at 0, returns NULL at the end. */
+void *pl_map_next(const pl_map *m, uint32_t *at);
+
 /* UTF-8. The length of the character at s, or 0 where the bytes are not one; `need`
  * (may be NULL) is set to how many bytes it would take if it is only cut short, else 0.
  */

@@ -23,13 +23,13 @@ local function cache_of(pool, w)
   }
 end
 
--- The engine of worker `w`, before it starts. `o`: rt, metrics, health, recipe, pool,
--- model (the name that it is counted under).
-function M.engine(index, w, o)
-  o.metrics:add_engine(index, w.engine, { model = o.model, cache = cache_of(o.pool, w),
-    load_seconds = w.load_seconds })
-  o.health:add_engine(index, w.engine)
-  flow.spawn(canary.run, { rt = o.rt, text = w.tokenizer.text, engine = w.engine,
+-- Engine `e` of the workers `w` (worker.lua), before it starts. `o`: rt, metrics, health,
+-- recipe, pool, model (the name that it is counted under).
+function M.engine(index, e, w, o)
+  o.metrics:add_engine(index, e.engine, { model = o.model, cache = cache_of(o.pool, w),
+    load_seconds = e.load_seconds })
+  o.health:add_engine(index, e.engine)
+  flow.spawn(canary.run, { rt = o.rt, text = w.tokenizer.text, engine = e.engine,
     index = index, health = o.health, token = (w.tokenizer.prefix_ids or {})[1],
     wait = function() return o.recipe.canary_wait end })
 end
