@@ -5,6 +5,7 @@ local pl = require "perilune.ffi"
 local buffer = require "string.buffer"
 local flow = require "perilune.flow"
 local host = require "perilune.host"
+local live = require "perilune.live"
 local log = require "perilune.log"
 local metrics = require "perilune.metrics"
 local openai = require "perilune.openai"
@@ -176,7 +177,7 @@ local function handle_events(server)
     openai.handle(server, ffi.cast(exchange_ptr, ev.object))
   end)
   flow.on("signal", function(ev)
-    if ev.a == SIGHUP then return end
+    if ev.a == SIGHUP then return live.reload(server) end
     log.info("stopping: signal %d", ev.a)
     server:stop()
   end)

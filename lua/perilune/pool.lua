@@ -16,7 +16,7 @@ local function context(blob)
   if blob ~= last_blob then
     ctx = buffer.decode(blob)
     ctx.text = ffi.cast("pl_text *", ctx.text)
-    ctx.engine = ffi.cast("pl_engine *", ctx.engine)
+    ctx.engine = ctx.engine and ffi.cast("pl_engine *", ctx.engine)
     last_blob = blob
   end
   return ctx
