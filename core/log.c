@@ -82,24 +82,25 @@ static void add_fields(pl_buf *line, const char *at, const char *end, bool json)
     if (!json && *before == ' ' && !before[1]) pl_buf_add_str(line, "]");
 }
 
-static void add_text_head(pl_buf *line, int level, const struct timespec *ts)
+/* What stands before the text: how many bytes. */
+static size_t head_of(char *out, size_t room, int level, bool json)
 {
+    struct timespec ts;
     struct tm tm;
-    localtime_r(&ts->tv_sec, &tm);
-    pl_buf_printf(line, "%s %02d-%02d %02d:%02d:%02d.%03d ", name_of(level),
-                  tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-                  (int)(ts->tv_nsec / 1000000));
-}
-
-static void add_json_head(pl_buf *line, int level, const struct timespec *ts)
-{
-    struct tm tm;
-    gmtime_r(&ts->tv_sec, &tm);
-    pl_buf_printf(line,
-                  "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%06dZ\",\"level\":\"%s\","
-                  "\"message\":",
-                  tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min,
-                  tm.tm_sec, (int)(ts->tv_nsec / 1000), name_of(level));
+    clock_gettime(CLOCK_REALTIME, &ts);
+    if (!json) {
+        localtime_r(&ts.tv_sec, &tm);
+        return (size_t)snprintf(out, room, "%s %02d-%02d %02d:%02d:%02d.%03d ",
+                                name_of(level), tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
+                                tm.tm_min, tm.tm_sec, (int)(ts.tv_nsec / 1000000));
+    }
+    gmtime_r(&ts.tv_sec, &tm);
+    return (size_t)snprintf(out, room,
+                            "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%06dZ\","
+                            "\"level\":\"%s\",\"message\":",
+                            tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
+                            tm.tm_min, tm.tm_sec, (int)(ts.tv_nsec / 1000),
+                            name_of(level));
 }
 
 void pl_log_fields(int level, const char *text, size_t len, const char *fields,
@@ -107,10 +108,10 @@ void pl_log_fields(int level, const char *text, size_t len, const char *fields,
 {
     if (level < atomic_load(&least)) return;
     bool json = atomic_load(&as_json);
-    struct timespec ts;
-    clock_gettime(CLOCK_REALTIME, &ts);
+    char head[128];
     pl_buf line = {0};
-    (json ? add_json_head : add_text_head)(&line, level, &ts);
+    pl_buf_reserve(&line, 512);
+    pl_buf_add(&line, head, head_of(head, sizeof head, level, json));
     len = PL_MIN(len, (size_t)MAX_TEXT);
     if (json)
         add_quoted(&line, text, len);

@@ -51,18 +51,20 @@ local function header(x, name)
   if v ~= nil then return ffi.string(v) end
 end
 
+local NAMELESS = log.with {}
+
 -- Its lines in the log carry what is known of it, the one of its answer too.
 local function label(who, x)
   local fields = who.id and "request_id\0" .. who.id .. "\0" or ""
   if who.trace then fields = fields .. "trace_id\0" .. who.trace.trace_id .. "\0" end
   who.log = log.with_packed(fields)
-  if fields ~= "" then C.pl_exchange_label(x, fields, #fields) end
+  C.pl_exchange_label(x, fields, #fields)
 end
 
 function M.of(x)
   local id, parent = header(x, "x-request-id"), header(x, "traceparent")
-  local who = { id = M.id(id), trace = parent and M.trace(parent) }
-  label(who, x)
+  local who = { id = M.id(id), trace = parent and M.trace(parent), log = NAMELESS }
+  if who.id or who.trace then label(who, x) end
   return who
 end
 

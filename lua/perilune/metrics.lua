@@ -187,38 +187,41 @@ end
 
 local ENDPOINTS = { chat = "chat_completions", completion = "completions" }
 
--- The ids of what is counted for requests like this one, opened as they are needed.
-local function cells_of(m, job)
-  local kind = job.plan.kind
-  local type_ = job.plan.stream and "stream" or "unary"
-  local cells = m.by[kind][type_]
-  if not cells then
-    cells = { labels = { m.label, { "endpoint", ENDPOINTS[kind] },
-      { "request_type", type_ } } }
-    m.by[kind][type_] = cells
-  end
+-- The ids of what is counted for requests like this one: by how they end, by "started"
+-- and "cancelled"; opened as they are needed.
+local function cells_of(m, plan)
+  local by = m.by[plan.kind]
+  local cells = plan.stream and by.stream or by.unary
+  if cells then return cells end
+  local kind = plan.stream and "stream" or "unary"
+  local labels = { m.label, { "endpoint", ENDPOINTS[plan.kind] },
+    { "request_type", kind } }
+  cells = { ends = {}, labels = labels,
+    started = open("dynamo_frontend_requests_started_total", labels_of(labels)) }
+  by[kind] = cells
   return cells
 end
 
-local function count(cells, key, name, ...)
-  local id = cells[key]
-  if not id then
-    local labels = { unpack(cells.labels) }
-    for _, pair in ipairs { ... } do labels[#labels + 1] = pair end
-    id = open(name, labels_of(labels))
-    cells[key] = id
-  end
-  C.pl_metric_add(id, 1)
+local function open_end(cells, error_type)
+  local labels = { unpack(cells.labels) }
+  labels[4] = { "status", error_type == "" and "success" or "error" }
+  labels[5] = { "error_type", error_type }
+  local id = open("dynamo_frontend_requests_total", labels_of(labels))
+  cells.ends[error_type] = id
+  return id
 end
 
-local function count_end(self, job, error_type)
-  local m = model_of(self, job)
-  count(cells_of(m, job), "ended_" .. error_type, "dynamo_frontend_requests_total",
-    { "status", error_type == "" and "success" or "error" },
-    { "error_type", error_type })
+local function count_end(m, job, error_type)
+  local cells = cells_of(m, job.plan)
+  C.pl_metric_add(cells.ends[error_type] or open_end(cells, error_type), 1)
   if job.is_active then
     m.active, job.is_active = m.active - 1, false
   end
+end
+
+-- What is rare needs no ids at hand.
+local function count(name, ...)
+  C.pl_metric_add(open(name, labels_of { ... }), 1)
 end
 
 -- It is taken on. `job`: plan (kind, stream) and, where it is not the one, model; done or
@@ -226,7 +229,7 @@ end
 function M:started(job)
   local m = model_of(self, job)
   m.active, job.is_active = m.active + 1, true
-  count(cells_of(m, job), "started", "dynamo_frontend_requests_started_total")
+  C.pl_metric_add(cells_of(m, job.plan).started, 1)
 end
 
 local ERRORS = { [404] = "not_found", [429] = "overload", [499] = "cancelled",
@@ -235,26 +238,26 @@ local ERRORS = { [404] = "not_found", [429] = "overload", [499] = "cancelled",
 -- It was answered with an error, whether it had been taken on or not. `error_type`:
 -- where the status does not say enough.
 function M:refused(job, status, error_type)
+  local m = model_of(self, job)
   error_type = error_type or ERRORS[status]
     or (status < 500 and "validation" or "internal")
   if error_type == "overload" then
-    local m = model_of(self, job)
-    count({ labels = { m.label, { "endpoint", ENDPOINTS[job.plan.kind] } } }, "rejected",
-      "dynamo_frontend_model_rejection_total")
+    count("dynamo_frontend_model_rejection_total", m.label,
+      { "endpoint", ENDPOINTS[job.plan.kind] })
   end
-  count_end(self, job, error_type)
+  count_end(m, job, error_type)
 end
 
 -- It goes on elsewhere; `kind`: new_request while it had no token, or ongoing_request.
 function M:moved(job, kind)
-  count({ labels = { model_of(self, job).label } }, "moved",
-    "dynamo_frontend_model_migration_total", { "migration_type", kind })
+  count("dynamo_frontend_model_migration_total", model_of(self, job).label,
+    { "migration_type", kind })
 end
 
 -- It may not move any more: it is longer than migration_max_seq_len.
 function M:too_long(job)
-  count({ labels = { model_of(self, job).label } }, "long",
-    "dynamo_frontend_model_migration_max_seq_len_exceeded_total")
+  count("dynamo_frontend_model_migration_max_seq_len_exceeded_total",
+    model_of(self, job).label)
 end
 
 -- It was stopped before its end, by its client's going (`gone`) or otherwise. Once a
@@ -262,11 +265,9 @@ end
 function M:cancelled(job, gone)
   if job.is_cancelled then return end
   job.is_cancelled = true
-  count(cells_of(model_of(self, job), job), "cancelled",
-    "dynamo_frontend_model_cancellation_total")
-  if gone then
-    C.pl_metric_add(open("dynamo_frontend_disconnected_clients", ""), 1)
-  end
+  local labels = cells_of(model_of(self, job), job.plan).labels
+  count("dynamo_frontend_model_cancellation_total", unpack(labels))
+  if gone then count "dynamo_frontend_disconnected_clients" end
 end
 
 local function seconds(from, to)
@@ -277,14 +278,16 @@ local function observe(id, value)
   C.pl_metric_observe(id, value)
 end
 
+-- Of one choice; answers its seconds to the first token, or nil.
 local function observe_choice(m, job, last, age)
-  local id = m.id
+  local id, n = m.id, last.n_tokens
   C.pl_metric_add(m.finished[job.answer.FINISH[last.finish]], 1)
-  observe(id["vllm:request_generation_tokens"], last.n_tokens)
+  observe(id["vllm:request_generation_tokens"], n)
   observe(id["vllm:e2e_request_latency_seconds"], age)
-  if last.n_tokens == 0 then return end
+  if n == 0 then return nil end
+  local first = seconds(job.arrived, last.first_ns)
   local decode = seconds(last.first_ns, last.last_ns)
-  observe(id["vllm:time_to_first_token_seconds"], seconds(job.arrived, last.first_ns))
+  observe(id["vllm:time_to_first_token_seconds"], first)
   observe(id["vllm:request_queue_time_seconds"],
     seconds(last.submitted_ns, last.scheduled_ns))
   observe(id["vllm:request_prefill_time_seconds"],
@@ -292,59 +295,47 @@ local function observe_choice(m, job, last, age)
   observe(id["vllm:request_decode_time_seconds"], decode)
   observe(id["vllm:request_inference_time_seconds"],
     seconds(last.scheduled_ns, last.last_ns))
-  if last.n_tokens == 1 then return end
-  observe(id["vllm:request_time_per_output_token_seconds"],
-    decode / (last.n_tokens - 1))
+  if n > 1 then
+    observe(id["vllm:request_time_per_output_token_seconds"], decode / (n - 1))
+  end
+  return first
 end
 
--- What the choices are in all: prompt, output and cached tokens, the first token's time
--- (0: there was none), and how the request ended, as Dynamo says it.
-local function total(job, choices)
-  local n_in, n_out, cached, first, how = 0, 0, 0, 0, ""
-  for i, c in ipairs(choices) do
-    local last = c.last
-    if (i - 1) % job.plan.n == 0 then
-      n_in, cached = n_in + c.prompt.n_tokens, cached + last.n_cached
-    end
-    n_out = n_out + last.n_tokens
-    if last.n_tokens > 0 and (first == 0 or last.first_ns < first) then
-      first = last.first_ns
-    end
-    if last.finish == C.PL_FINISH_ERROR then
-      how = "internal"
-    elseif last.finish == C.PL_FINISH_ABORT and how == "" then
-      how = "cancelled"
-    end
-  end
-  return n_in, n_out, cached, first, how
-end
-
--- Its choices have ended.
-function M:done(job, choices)
-  local m, age = model_of(self, job), seconds(job.arrived, C.pl_now_ns())
-  local id, n, longest = m.id, job.plan.n, 0
-  observe(id["vllm:request_params_n"], n)
-  for i, c in ipairs(choices) do
-    longest = math.max(longest, c.last.n_tokens)
-    if (i - 1) % n == 0 then
-      observe(id["vllm:request_prompt_tokens"], c.prompt.n_tokens)
-      observe(id["vllm:request_params_max_tokens"], c.prompt.max_tokens)
-    end
-    observe_choice(m, job, c.last, age)
-  end
-  observe(id["vllm:request_max_num_generation_tokens"], longest)
-  local n_in, n_out, cached, first, how = total(job, choices)
+-- What a request is as a whole. `first`: seconds to its first token, or nil.
+local function observe_request(m, age, n_in, n_out, cached, first)
+  local id = m.id
   observe(id["dynamo_frontend_request_duration_seconds"], age)
   observe(id["dynamo_frontend_input_sequence_tokens"], n_in)
   observe(id["dynamo_frontend_output_sequence_tokens"], n_out)
   observe(id["dynamo_frontend_cached_tokens"], cached)
   C.pl_metric_add(id["dynamo_frontend_output_tokens_total"], n_out)
-  if n_out > 0 then
-    observe(id["dynamo_frontend_time_to_first_token_seconds"],
-      seconds(job.arrived, first))
+  if first then observe(id["dynamo_frontend_time_to_first_token_seconds"], first) end
+end
+
+local ENDS = { [C.PL_FINISH_ABORT] = "cancelled", [C.PL_FINISH_ERROR] = "internal" }
+
+-- Its choices have ended.
+function M:done(job, choices)
+  local m, age = model_of(self, job), seconds(job.arrived, C.pl_now_ns())
+  local id, n, how = m.id, job.plan.n, ""
+  local longest, n_in, n_out, cached, soonest = 0, 0, 0, 0, nil
+  observe(id["vllm:request_params_n"], n)
+  for i, c in ipairs(choices) do
+    local last, prompt = c.last, c.prompt
+    if (i - 1) % n == 0 then
+      n_in, cached = n_in + prompt.n_tokens, cached + last.n_cached
+      observe(id["vllm:request_prompt_tokens"], prompt.n_tokens)
+      observe(id["vllm:request_params_max_tokens"], prompt.max_tokens)
+    end
+    local first = observe_choice(m, job, last, age)
+    if first and first < (soonest or math.huge) then soonest = first end
+    longest, n_out = math.max(longest, last.n_tokens), n_out + last.n_tokens
+    if how ~= "internal" then how = ENDS[last.finish] or how end
   end
+  observe(id["vllm:request_max_num_generation_tokens"], longest)
+  observe_request(m, age, n_in, n_out, cached, soonest)
   if how == "cancelled" then self:cancelled(job) end
-  count_end(self, job, how)
+  count_end(m, job, how)
 end
 
 -- ---- the process ---------------------------------------------------------------------

@@ -156,7 +156,7 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", answer.fail)
     return nil, { status = 503, message = UNAVAILABLE }
   end
-  if not UNCOUNTED[ev.a] then job.moves = job.moves + 1 end
+  if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end
   local avoid = answer.avoid == lost.name and { [lost] = true } or nil
   local ok, refused = M.place(server, job, choice, avoid, lost.numerics)

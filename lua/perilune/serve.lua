@@ -134,21 +134,17 @@ local function begin_stream(x, job, choices)
   end
 end
 
-local function follow_all(server, job, x, choices)
+-- What `each` does with a choice, for all of them at once: each may have to move.
+local function with_all(choices, each)
+  if #choices == 1 then return each(choices[1]) end
   local tasks = {}
-  for i, choice in ipairs(choices) do
-    tasks[i] = flow.spawn(choice_of.follow, server, job, x, choice)
-  end
+  for i, choice in ipairs(choices) do tasks[i] = flow.spawn(each, choice) end
   flow.join(tasks)
 end
 
 local function stream(server, x, job, choices)
   begin_stream(x, job, choices)
-  if #choices == 1 then
-    choice_of.follow(server, job, x, choices[1])
-  else
-    follow_all(server, job, x, choices)
-  end
+  with_all(choices, function(choice) choice_of.follow(server, job, x, choice) end)
   local last = answer.DONE
   if job.plan.include_usage or server.force_usage then
     local usage = job.answer:usage(totals(choices, job.plan))
@@ -159,7 +155,7 @@ local function stream(server, x, job, choices)
 end
 
 local function whole(server, x, job, choices)
-  for _, choice in ipairs(choices) do choice_of.gather(server, job, choice) end
+  with_all(choices, function(choice) choice_of.gather(server, job, choice) end)
   local refused
   for _, c in ipairs(choices) do refused = refused or c.refused end
   if refused then
