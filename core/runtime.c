@@ -244,15 +244,6 @@ void pl_job_stop(pl_runtime *rt)
 
 /* ---- bus --------------------------------------------------------------------------- */
 
-void pl_bus_options_init(pl_bus_options *o)
-{
-    *o = (pl_bus_options){
-        .name_space = "perilune",
-        .lost_after_ms = 2000,
-        .patience_ms = 30000,
-    };
-}
-
 pl_status pl_bus_open(pl_runtime *rt, const pl_bus_options *options)
 {
     return pl_remote_join(rt->remote, options);
