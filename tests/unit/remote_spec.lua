@@ -38,19 +38,57 @@ local KINDS = {
     resumed = 9, presence_penalty = 0.9 } },
 }
 
+-- Starts a stream, and takes it away from where it runs after each token that it brings;
+-- `go(st, n)` starts it the n-th time. The answer, and how often it moved.
+local function wander(st, go)
+  local moves, what, why = 0, nil, nil
+  go(st, 1)
+  repeat
+    C.pl_stream_recall(st.handle)
+    what, why = st:next()
+    if what == "lost" then
+      assert.equal(C.PL_LOST_RECALLED, why)
+      st:take()
+      moves = moves + 1
+      go(st, moves + 1)
+      what = st:next()
+    end
+  until what == "done"
+  return st:close(), moves
+end
+
+-- Again and again, for an engine may be faster than we are.
+local function wander_often(open, go, want)
+  local moves = 0
+  for _ = 1, 200 do
+    local answer, n = wander(open(), go)
+    assert.same(want, answer)
+    moves = moves + n
+    if moves >= 10 then return end
+  end
+  error "it does not move"
+end
+
+-- The answers to KINDS on an engine of this process, undisturbed.
+local function answers(p, e)
+  local all = {}
+  for i, kind in ipairs(KINDS) do
+    local st = p:stream(kind[2], kind[3], kind[4])
+    assert.equal(0, st:start(e))
+    all[i] = st:finish()
+  end
+  return all
+end
+
 describe("a stream that keeps its sequence", function()
   local f, p
-  local alone = {}               -- the answers, undisturbed
+  local alone
 
   setup(function()
     C.pl_log_level(C.PL_LOG_ERROR)
     f = fleet.open { hub = false }
     p = f:process { engines = 2, bus = false }
-    for i, kind in ipairs(KINDS) do
-      local st = p:stream(kind[2], kind[3], kind[4])
-      assert.equal(0, st:start(p.engines[1]))
-      alone[i] = st:finish()
-    end
+    alone = answers(p, p.engines[1])
   end)
   teardown(function()
     f:close()
@@ -66,22 +104,9 @@ describe("a stream that keeps its sequence", function()
 
   for i, kind in ipairs(KINDS) do
     it(kind[1] .. ": goes on at the other engine after each token", function()
-      local st, at, moves = keeping(kind), 1, 0
-      assert.equal(0, st:start(p.engines[1]))
-      local what, why
-      repeat
-        C.pl_stream_recall(st.handle)
-        what, why = st:next()
-        if what == "lost" then
-          assert.equal(C.PL_LOST_RECALLED, why)
-          st:take()
-          at, moves = 3 - at, moves + 1
-          assert.equal(0, st:start(p.engines[at]))
-          what = st:next()
-        end
-      until what == "done"
-      assert.same(alone[i], st:close())
-      assert.is_true(moves > 3)
+      wander_often(function() return keeping(kind) end, function(st, n)
+        assert.equal(0, st:start(p.engines[n % 2 + 1]))
+      end, alone[i])
     end)
   end
 
@@ -150,5 +175,132 @@ describe("a stream that keeps its sequence", function()
       end
     end
     p.backlog = {}
+  end)
+end)
+
+describe("a stream over a bus", function()
+  local f, front, workers, peers, alone
+
+  local function open_worker(i, o)
+    workers[i] = f:process(o or { engines = 1 })
+    peers[i] = front:peer(workers[i])
+  end
+
+  setup(function()
+    C.pl_log_level(C.PL_LOG_ERROR + 1)
+    f = fleet.open()
+    front, workers, peers = f:process { engines = 1 }, {}, {}
+    alone = answers(front, front.engines[1])
+    for i = 1, 2 do open_worker(i) end
+  end)
+  teardown(function()
+    f:close()
+    C.pl_log_level(C.PL_LOG_INFO)
+  end)
+  after_each(function()
+    C.pl_hub_faults(f.hub, 0, 0, 0, 0)
+    for _, w in ipairs(workers) do assert.is_true(w:idle()) end
+  end)
+
+  local function of(kind) return front:stream(kind[2], kind[3], kind[4]) end
+
+  local LONG = { temperature = 0, max_tokens = 900, ignore_eos = 1 }
+  local function long() return front:stream(prompt(40, 30), LONG) end
+
+  local function at_home(params)
+    local st = front:stream(prompt(40, 30), params or LONG)
+    assert.equal(0, st:start(front.engines[1]))
+    return st:finish()
+  end
+
+  for i, kind in ipairs(KINDS) do
+    it(kind[1] .. ": answers as at home", function()
+      local st = of(kind)
+      assert.equal(0, st:send(peers[1]))
+      assert.same(alone[i], st:finish())
+    end)
+
+    it(kind[1] .. ": goes on elsewhere after each token", function()
+      wander_often(function() return of(kind) end, function(st, n)
+        if n % 3 == 0 then
+          assert.equal(0, st:start(front.engines[1]))
+        else
+          assert.equal(0, st:send(peers[n % 3]))
+        end
+      end, alone[i])
+    end)
+  end
+
+  it("answers as at home, whatever the bus does to messages", function()
+    C.pl_hub_faults(f.hub, 5, 60, 60, 60)
+    local open = {}
+    for n = 0, 43 do
+      local st = of(KINDS[n % #KINDS + 1])
+      assert.equal(0, st:send(peers[n % 2 + 1]))
+      open[n + 1] = st
+    end
+    for n, st in ipairs(open) do
+      if n % 3 == 0 then C.pl_stream_recall(st.handle) end
+    end
+    for n, st in ipairs(open) do
+      local what
+      repeat
+        what = st:next()
+        if what == "lost" then assert.equal(0, st:send(peers[(n + 1) % 2 + 1])) end
+      until what == "done"
+      assert.same(alone[(n - 1) % #KINDS + 1], st:close())
+    end
+  end)
+
+  it("says when it was in line, and when its tokens came", function()
+    local st = of(KINDS[1])
+    assert.equal(0, st:send(peers[1]))
+    local _, r = st:finish()
+    assert.is_true(r.submitted_ns > 0 and r.submitted_ns <= r.scheduled_ns)
+    assert.is_true(r.scheduled_ns <= r.first_ns and r.first_ns < r.last_ns)
+    local again = of(KINDS[1])
+    assert.equal(0, again:send(peers[1]))
+    _, r = again:finish()
+    assert.equal(16, r.n_cached)
+  end)
+
+  it("is lost with its worker, and ends elsewhere as if nothing had been", function()
+    local want = at_home()
+    open_worker(3)
+    local st, second = long(), of(KINDS[3])
+    assert.equal(0, st:send(peers[3]))
+    assert.equal("piece", (st:next()))
+    assert.equal(0, second:send(peers[3]))
+    workers[3]:close()
+    local why = st:lost()
+    assert.is_true(why == C.PL_LOST_LEFT or why == C.PL_LOST_GONE)
+    assert.is_true(#st.tokens > 0 and #st.tokens < 900)
+    assert.equal(0, st:send(peers[1]))
+    if second:next() == "lost" then assert.equal(0, second:send(peers[2])) end
+    assert.same(alone[3], second:finish())
+    assert.same(want, st:finish())
+    local late = of(KINDS[1])
+    assert.equal(0, late:send(peers[3]))
+    assert.equal(C.PL_LOST_GONE, late:lost())
+    assert.equal(0, late:send(peers[1]))
+    assert.same(alone[1], late:finish())
+    workers[3] = nil
+  end)
+
+  it("is lost with a worker that stands still, which is not heard when it wakes", function()
+    local want = at_home()
+    open_worker(3, { engines = 1 })
+    local st = long()
+    assert.equal(0, st:send(peers[3]))
+    assert.equal("piece", (st:next()))
+    C.pl_hub_stop(f.hub, workers[3].id, 1)
+    assert.equal(C.PL_LOST_SILENT, st:lost())
+    assert.equal(0, st:send(peers[1]))
+    C.pl_hub_stop(f.hub, workers[3].id, 0)
+    assert.same(want, st:finish())
+    assert.is_true(workers[3]:idle())
+    local again = of(KINDS[1])
+    assert.equal(0, again:send(front:peer(workers[3])))
+    assert.same(alone[1], again:finish())
   end)
 end)
