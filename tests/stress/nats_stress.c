@@ -56,9 +56,9 @@ static void must_run(const char *command)
 
 static const char *path_of(const char *name)
 {
-    static char paths[8][64];
+    static char paths[64][64];
     static int next;
-    char *path = paths[next++ % 8];
+    char *path = paths[next++ % 64];
     snprintf(path, sizeof paths[0], "%s/%s", dir, name);
     return path;
 }
