@@ -3,7 +3,7 @@
  * loop.h - the io thread, and the two ways to and from it.
  *
  * Owns     libuv's loop, its thread, the signals; the notes on their way to io and the
- *          news on their way to Lua.
+ *          news on their way to Lua; whether Lua comes for them.
  * Ignores  what notes and news are about.
  * Thread   said with each function.
  *
@@ -61,5 +61,7 @@ void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg);
 
 bool pl_loop_tell(pl_loop *l, pl_news *news); /* any; false: it is in line already */
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms); /* lua */
+/* lua: what it does between two polls; NULL: it is not watched. */
+void pl_loop_doing(pl_loop *l, const char *what);
 
 #endif

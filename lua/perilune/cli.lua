@@ -114,6 +114,18 @@ function words.chat(...)
   return require("perilune.chat").run({ ... }, complain)
 end
 
+function words.attach(...)
+  return require("perilune.attach").run({ ... }, complain)
+end
+
+function words.ps(...)
+  return require("perilune.ps").run({ ... }, complain)
+end
+
+function words.top(...)
+  return require("perilune.top").run({ ... }, complain)
+end
+
 function words.bench(...)
   return require("perilune.bench").run({ ... }, complain)
 end

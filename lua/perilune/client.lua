@@ -247,6 +247,15 @@ function M.connection(url, headers, timeout_ms)
                       Connection)
 end
 
+-- Connects, unless it is: true, or nil, message, name. A request does so by itself.
+function Connection:open()
+  if self.socket then return true end
+  local socket, why, name = M.open(self.url, self.timeout_ms)
+  if not socket then return nil, why, name end
+  self.socket = socket
+  return true
+end
+
 function Connection:close()
   C.pl_client_close(self.socket)
   self.socket = nil
@@ -278,11 +287,8 @@ end
 function Connection:request(method, path, body, on_body, interrupted)
   local text = M.request(self.url, method, path, self.headers, body)
   local kept = self.socket ~= nil
-  if not kept then
-    local socket, why, name = M.open(self.url, self.timeout_ms)
-    if not socket then return nil, why, name end
-    self.socket = socket
-  end
+  local open, broken, how = self:open()
+  if not open then return nil, broken, how end
   local response = M.response(on_body)
   local answer, why, name = engine.check(
     C.pl_client_send(self.socket, text, #text, self.timeout_ms))

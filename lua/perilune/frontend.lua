@@ -2,9 +2,12 @@
 -- frontend.lua - the process: opens a worker and the HTTP server, runs till told to stop.
 
 local pl = require "perilune.ffi"
+local admin = require "perilune.admin"
 local buffer = require "string.buffer"
 local flow = require "perilune.flow"
 local host = require "perilune.host"
+local live = require "perilune.live"
+local locals = require "perilune.local"
 local log = require "perilune.log"
 local metrics = require "perilune.metrics"
 local openai = require "perilune.openai"
@@ -39,6 +42,16 @@ function Server:stalled_for()
   local since = math.max(tonumber(s.busy_since_ns), tonumber(s.last_step_ns))
   local seconds = (tonumber(C.pl_now_ns()) - since) / 1e9
   return seconds > STALL_SECONDS and seconds or nil
+end
+
+-- Changes an option or a hook while it runs: true and what to say; nil, why, hint.
+function Server:set(path, value, by)
+  return live.set(self, path, value, by)
+end
+
+-- What Lua does until it says otherwise, for the log of one that does not come back.
+function Server:doing(what)
+  C.pl_doing(self.rt, what)
 end
 
 -- Ends it in good order: nobody new is let in, who is being answered gets what there is,
@@ -145,7 +158,8 @@ local function new_server(recipe, w, rt)
   return setmetatable({
     recipe = recipe, rt = rt, worker = w, desc = w.desc, engine = w.engine, ctx = ctx,
     ctx_blob = blob_of(ctx, w.engine), served_names = names, name = names[1],
-    in_flight = 0, live = {}, exchanges = {},
+    in_flight = 0, live = {}, exchanges = {}, role = "frontend",
+    started_ns = C.pl_now_ns(), recipe_hash = admin.hash(recipe.file),
     created = math.floor(tonumber(C.pl_wall_ns()) / 1e9),
     api_keys = list_of(http.api_key), stream_interval = recipe.worker.stream_interval,
     force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
@@ -170,10 +184,20 @@ local function listen(server)
   return port
 end
 
+-- Its owner's door. Without one it serves all the same.
+local function listen_locally(server)
+  local name, why = locals.listen(server.rt, server.role)
+  server.process_name = name or server.role
+  if not name then return log.warning("no console: %s", why) end
+  log.info("console: perilune attach %s", name)
+end
+
 local function handle_events(server)
   local exchange_ptr = ffi.typeof "pl_exchange *"
   flow.on("request", function(ev)
-    openai.handle(server, ffi.cast(exchange_ptr, ev.object))
+    local x = ffi.cast(exchange_ptr, ev.object)
+    local handle = C.pl_exchange_is_local(x) ~= 0 and admin.handle or openai.handle
+    handle(server, x)
   end)
   flow.on("signal", function(ev)
     if ev.a == SIGHUP then return end
@@ -192,13 +216,17 @@ local function serve(server)
   server.has_pool = true
   local port, why, name = listen(server)
   if not port then return nil, why, name end
+  listen_locally(server)
   if not server.recipe.disable_log_stats then
     flow.spawn(Server.log_stats, server)
   end
   handle_events(server)
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)
-  return flow.run(server.rt)
+  server:doing ""
+  local ran, failed, kind = flow.run(server.rt)
+  server:doing(nil)
+  return ran, failed, kind
 end
 
 -- Serves, and ends the pool's threads whatever happens.

@@ -13,6 +13,9 @@ perilune serves language models.
 
   perilune run RECIPE [--option value]     serve; a recipe is a Lua file: agg is one
   perilune check RECIPE [--option value]   say every value and who set it
+  perilune ps                              the processes that run here
+  perilune attach [NAME] [-e EXPR]         a Lua prompt inside one: frontend/0
+  perilune top [NAME]                      where its time goes
   perilune chat [--url URL]                talk to a server
   perilune bench [--url URL]               measure a server
   perilune help [OPTION]                   an option's row; `help options`: all of them

@@ -14,6 +14,7 @@ local log = require "perilune.log"
 local logprobs = require "perilune.logprobs"
 local buffer = require "string.buffer"
 local prepare = require "perilune.prepare"
+local requests = require "perilune.requests"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -324,20 +325,28 @@ function M.generate(server, x, kind, headers)
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
   if server.log_requests then log_request(job) end
   local choices = choices_of(plan)
+  requests.begin(job)
   if server.stopping then
     close_from(choices, 1)
+    requests.done(job, { finish = "refused", why = "the server is stopping" })
     return M.refuse(x, { status = 503, message = "The server is stopping.",
       headers = headers })
   end
+  requests.note(job, "submitted")
   local ok, refused = start_all(server, x, job, choices)
   if not ok then
     refused.headers = headers
+    requests.done(job, { finish = "refused", why = refused.message })
     return M.refuse(x, refused)
   end
   local give = plan.stream and stream or whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, choices)
   settle(server, choices)
-  if not answered then error(why, 0) end
+  if not answered then
+    requests.done(job, { finish = "error", why = "a defect of perilune's" })
+    error(why, 0)
+  end
+  requests.done(job, requests.outcome(choices, job.answer.FINISH))
   server.metrics:done(job, choices)
 end
 
