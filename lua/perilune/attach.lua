@@ -176,7 +176,6 @@ local function converse(console, line)
   while not console.lost do
     local text, cleared = read_line(console, line, before == "" and first or more, before)
     if not text and not cleared then return end
-    C.pl_terminal_interrupts()              -- those of before end nothing now
     if cleared then
       before = ""
     elseif (before .. text):find "%S" then

@@ -17,6 +17,7 @@ local M = {}
 local MAX_HEAD = 64 * 1024
 local MAX_LINE = 4 * 2 ^ 20                 -- of an event
 local ROOM = 64 * 1024
+local SLICE_MS = 100
 
 -- "http://host:port/prefix" taken apart, or nil and why not.
 function M.parse_url(url)
@@ -261,22 +262,35 @@ function Connection:close()
   self.socket = nil
 end
 
+-- What comes next. An interrupt may come just before the wait that it should end: so,
+-- where somebody may interrupt, that wait is many short ones.
+local function receive_patiently(self, interrupted)
+  local slice = interrupted and math.min(SLICE_MS, self.timeout_ms) or self.timeout_ms
+  local left = self.timeout_ms
+  while left > 0 do
+    local bytes, why, name = M.receive(self.socket, slice)
+    if name == "PL_ETIMEOUT" then
+      left = left - slice
+    elseif name ~= "PL_ECANCELED" then
+      return bytes, why, name
+    end
+    if interrupted and interrupted() then return nil, "interrupted", "PL_ECANCELED" end
+  end
+  return nil, ("nothing came from the server for %d ms"):format(self.timeout_ms),
+         "PL_ETIMEOUT"
+end
+
 local function read_answer(self, response, interrupted)
   while not response.done do
-    local bytes, why, name = M.receive(self.socket, self.timeout_ms)
-    if name == "PL_ECANCELED" then
-      if interrupted and interrupted() then return nil, "interrupted", name end
-    elseif not bytes then
-      return nil, why, name
+    local bytes, why, name = receive_patiently(self, interrupted)
+    if not bytes then return nil, why, name end
+    local ok
+    if bytes == "" then
+      ok, why, name = response:close()
     else
-      local ok
-      if bytes == "" then
-        ok, why, name = response:close()
-      else
-        ok, why, name = response:feed(bytes)
-      end
-      if not ok then return nil, why, name end
+      ok, why, name = response:feed(bytes)
     end
+    if not ok then return nil, why, name end
   end
   return response
 end
