@@ -140,22 +140,27 @@ end
 
 -- ---- evaluating -----------------------------------------------------------------------
 
+local function is_cut(why)
+  if why:find("unfinished string", 1, true) then return false end
+  return why:find("near '<eof>'", 1, true) ~= nil
+    or why:find("unfinished long ", 1, true) ~= nil
+end
+
 -- A chunk: of an expression, without its `return`, or of statements. Or nil, why, and
 -- whether more lines could make it whole.
 local function compile(text, env)
-  local chunk = load("return " .. text, "=console", "t", env)
+  local chunk, cut = load("return " .. text, "=console", "t", env)
   if chunk then return chunk end
   local why
   chunk, why = load(text, "=console", "t", env)
   if chunk then return chunk end
-  return nil, why, why:find("'<eof>'", 1, true) ~= nil
-    or why:find("unfinished long string", 1, true) ~= nil
-    or why:find("unfinished long comment", 1, true) ~= nil
+  if is_cut(cut) then return nil, cut, true end
+  return nil, why, is_cut(why)
 end
 
 local function collect(session, wants_json, n, ...)
   local texts = {}
-  for i = 1, n do texts[i] = object.show((select(i, ...))) end
+  for i = 1, n do texts[i] = object.text((select(i, ...))) end
   local lines = {}
   for _, line in ipairs(session.out) do lines[#lines + 1] = line end
   if n > 0 then lines[#lines + 1] = table.concat(texts, "\t") end

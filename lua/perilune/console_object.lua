@@ -148,11 +148,16 @@ end
 M.cut = cut
 
 -- A value as it is printed: a string as it is, an object explained.
-function M.show(v)
+function M.text(v)
   local spec, data = M.of(v)
-  if spec then return cut(spec.explain(data)) end
-  if type(v) == "string" then return cut(v) end
-  return cut(show(v, 0))
+  if spec then return spec.explain(data) end
+  if type(v) == "string" then return v end
+  return show(v, 0)
+end
+
+-- The same, bounded.
+function M.show(v)
+  return cut(M.text(v))
 end
 
 -- ---- as JSON --------------------------------------------------------------------------

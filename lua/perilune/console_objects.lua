@@ -157,7 +157,9 @@ local Worker = object.class {
   explain = worker_text, plain = worker_plain,
   names = function(w)
     local names = { "steps(" }
-    for name in pairs(worker_plain(w)) do names[#names + 1] = name end
+    for name in pairs(worker_plain(w)) do
+      if name ~= "steps" then names[#names + 1] = name end
+    end
     return names
   end,
 }

@@ -159,8 +159,8 @@ function M.without_secrets(text)
   for _, section in ipairs(schema.sections) do
     for _, row in ipairs(schema.rows[section]) do
       if row.secret then
-        text = string.gsub(text, "(%f[%w_]" .. row.name .. "[\"'%]%s]*=).*",
-          "%1 " .. SECRET)
+        text = string.gsub(text, "(%f[%w_]" .. row.name .. "[\"'%]]*)%s*=.*",
+          "%1 = " .. SECRET)
       end
     end
   end
