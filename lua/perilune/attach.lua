@@ -8,6 +8,7 @@ local engine = require "perilune.ffi"
 local cjson = require "cjson.safe"
 local json = require "perilune.json"
 local locals = require "perilune.local"
+local recipe = require "perilune.console_recipe"
 local C, ffi = engine.C, engine.ffi
 
 local M = {}
@@ -165,7 +166,7 @@ end
 
 -- What names a secret is not kept.
 local function remember(line, text)
-  if not text:find "%S" or text:find("api_key", 1, true) then return end
+  if not text:find "%S" or recipe.without_secrets(text) ~= text then return end
   C.pl_line_remember(line, text)
 end
 
