@@ -86,6 +86,8 @@ typedef struct shared {
     run *inbox, *inbox_last; /* oldest first */
     bool stepping, stopping;
     pl_engine_stats stats; /* as of the last step's end */
+    pl_step_info *steps;   /* the last ones; the next goes to n_steps % their number */
+    int64_t n_steps;
 } shared;
 
 void pl_run_push(run_list *l, run *r);

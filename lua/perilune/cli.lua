@@ -138,6 +138,26 @@ function words.chat(...)
   return require("perilune.chat").run({ ... }, complain)
 end
 
+function words.drain(...)
+  return require("perilune.order").run("drain", { ... }, complain)
+end
+
+function words.resume(...)
+  return require("perilune.order").run("resume", { ... }, complain)
+end
+
+function words.attach(...)
+  return require("perilune.attach").run({ ... }, complain)
+end
+
+function words.ps(...)
+  return require("perilune.ps").run({ ... }, complain)
+end
+
+function words.top(...)
+  return require("perilune.top").run({ ... }, complain)
+end
+
 function words.bench(...)
   return require("perilune.bench").run({ ... }, complain)
 end

@@ -23,8 +23,6 @@ local POOL_THREADS = 2
 local JOIN_SECONDS = 1
 local DEADLINE_SECONDS = 0.02
 
-local exchange_ptr = ffi.typeof "pl_exchange *"
-
 local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
 end
@@ -91,15 +89,17 @@ function M.new(recipe, rt, alone)
   return self
 end
 
--- Listens and answers; the port, or nil and why.
+-- Answers one exchange.
+function Server:handle(x)
+  openai.handle(self, x)
+end
+
+-- Listens; the port, or nil and why.
 function Server:open()
   for _ = 1, POOL_THREADS do
     host.spawn("perilune.pool", tonumber(ffi.cast("uintptr_t", self.rt)))
   end
   self.has_pool = true
-  flow.on("request", function(ev)
-    openai.handle(self, ffi.cast(exchange_ptr, ev.object))
-  end)
   local http = self.recipe.http
   local port = C.pl_listen(self.rt, http.host, http.port)
   if port < 0 then return pl.refusal(port) end

@@ -142,8 +142,8 @@ local function each_row(path, fn)
   end
 end
 
--- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it may
--- have run before, in a console or under another hook.
+-- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it
+-- may have run before, in a console or under another hook.
 local function flush(fn)
   local seen, list, n = { [fn] = true, [public] = true }, { fn }, 1
   local function add(v)

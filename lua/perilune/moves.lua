@@ -10,6 +10,7 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local hooks = require "perilune.hooks"
+local requests = require "perilune.requests"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -156,6 +157,8 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", refused.message)
     return nil, refused
   end
+  requests.note(job, ("moved to %s (was %s: %s)"):format(choice.worker_name, lost.name,
+    cluster.LOST[ev.a]))
   tell(server, job, n, choice.worker, lost)
   return true
 end

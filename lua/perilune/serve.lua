@@ -18,6 +18,7 @@ local log = require "perilune.log"
 local buffer = require "string.buffer"
 local overload = require "perilune.overload"
 local prepare = require "perilune.prepare"
+local requests = require "perilune.requests"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -262,6 +263,7 @@ end
 local function turn_away(server, x, job, refused)
   refused.headers = (refused.headers or "") .. job.headers
   server.metrics:refused(job, refused.status, refused.error_type)
+  requests.done(job, { finish = "refused", why = refused.message })
   return M.refuse(x, refused)
 end
 
@@ -271,6 +273,7 @@ local function answer_job(server, x, job)
     close_from(job.choices, 1)
     return turn_away(server, x, job, no)
   end
+  requests.note(job, "submitted")
   local ok, refused = start_all(server, x, job, job.choices)
   if not ok then return turn_away(server, x, job, refused) end
   local give = job.plan.stream and stream or whole
@@ -278,8 +281,10 @@ local function answer_job(server, x, job)
   settle(server, job.choices)
   if not answered then
     server.metrics:refused(job, 500)
+    requests.done(job, { finish = "error", why = "a defect of perilune's" })
     error(why, 0)
   end
+  requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
   server.metrics:done(job, job.choices)
   tell_done(server, job)
 end
@@ -296,6 +301,7 @@ function M.generate(server, x, kind, headers, who)
   end
   local job = new_job(server, x, plan, arrived, headers, who)
   server.metrics:started(job)
+  requests.begin(job)
   if server.log_requests then log_request(job) end
   local limit = time_limit(server, x)
   if limit then server:set_deadline(job, arrived, limit, TOO_LATE) end
