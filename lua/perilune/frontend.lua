@@ -5,6 +5,7 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local host = require "perilune.host"
+local live = require "perilune.live"
 local log = require "perilune.log"
 local models = require "perilune.models"
 local openai = require "perilune.openai"
@@ -69,14 +70,13 @@ function M.new(recipe, rt, alone)
   local self = setmetatable({
     recipe = recipe, rt = rt, models = models.new(recipe), moves = not alone,
     in_flight = 0, waiting = 0, live = {}, exchanges = {}, jobs = {}, deadlines = {},
-    api_keys = list(http.api_key), stream_interval = 1,
-    force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
-    id_headers = http.enable_request_id_headers, log_requests = http.enable_log_requests,
+    stream_interval = 1, dev_mode = http.enable_dev_endpoints,
     track_load = http.enable_server_load_tracking,
     cors = { origins = list(http.allowed_origins),
       methods = list(http.allowed_methods), headers = list(http.allowed_headers),
       credentials = http.allow_credentials },
   }, Server)
+  live.fill(self)
   self.cluster = cluster.new(rt, self.models, wanted_by(recipe))
   return self
 end

@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- hooks.lua - asks a recipe's hooks, and answers where they do not.
 --
---     local refused = hooks.ask(server, "admit", req)          nil: come in
---     local answer = hooks.ask(server, "migrate", req, lost)  { fail } or { avoid, after }
---     hooks.ask(server, "done", req, result)
+--     local refused = hooks.ask(server, "admit", job)       nil: come in
+--     local answer = hooks.ask(server, "migrate", job, lost, choice)
+--     hooks.done(server, job)
 --
 -- A hook cannot stop the world, and never breaks a request: where it fails or answers
 -- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
@@ -13,7 +13,9 @@
 --         '--------one exceeds it--> refused: the default answers until it is replaced
 
 local pl = require "perilune.ffi"
+local answers = require "perilune.answer"
 local log = require "perilune.log"
+local rows = require "perilune.metrics_rows"
 local public = require "perilune"
 local schema = require "perilune.schema"
 local settings = require "perilune.recipe"
@@ -29,88 +31,96 @@ M.PROBATION, M.BUDGET = 64, 1e6
 local QUIET_NS = 60e9                       -- between two lines about one hook's errors
 local MAX_REACHED = 4096                    -- functions and tables seen behind a hook
 
--- kind, name, what it says, buckets; the series of a hook have the label `hook`.
-M.ROWS = {
-  { "counter", "perilune_hook_errors_total", "answers that a hook failed to give" },
-  { "histogram", "perilune_hook_seconds", "time that a hook took to answer",
-    { 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, .1, 1 } },
-}
-
 -- resolved recipe -> path of a hook -> its state
 local states = setmetatable({}, { __mode = "k" })
 
 -- ---- what requests look like to hooks ------------------------------------------------
 
-local FACTS, HEADERS = {}, {}               -- keys that no recipe can spell
+local FACTS = {}                            -- a key that no recipe can spell
 
 local Headers = {
   __index = function(self, name)
-    local exchange = rawget(self, FACTS).exchange
-    if not exchange or type(name) ~= "string" then return nil end
-    local v = C.pl_exchange_header(exchange, name)
+    local job = rawget(self, FACTS)
+    if job.ended or type(name) ~= "string" then return nil end
+    local v = C.pl_exchange_header(job.exchange, name)
     return v ~= nil and ffi.string(v) or nil
   end,
   __newindex = function() error("headers are read-only", 2) end,
 }
 
-local COMPUTED = {
-  blocks = function(facts) return math.ceil(facts.total / facts.block_size) end,
-  headers = function(facts)
-    local headers = facts[HEADERS]
-    if not headers then
-      headers = setmetatable({ [FACTS] = facts }, Headers)
-      facts[HEADERS] = headers
-    end
-    return headers
+local function prompt_tokens(job, choice)
+  if choice then return choice.prompt.n_tokens end
+  local n = 0
+  for _, prompt in ipairs(job.plan.prompts) do n = n + prompt.n_tokens end
+  return n
+end
+
+-- The prompt's tokens, or of a choice its prompt's; and those of the answer so far.
+local function total_tokens(job, choice)
+  local n = prompt_tokens(job, choice)
+  for _, c in ipairs(choice and { choice } or job.choices) do
+    n = n + (c.last and c.last.n_tokens or c.n_before or 0)
+  end
+  return n
+end
+
+local function moves_of(job, choice)
+  if choice then return choice.moves or 0 end
+  local n = 0
+  for _, c in ipairs(job.choices) do n = n + (c.moves or 0) end
+  return n
+end
+
+local FIELDS = {
+  id = function(job) return job.id end,
+  model = function(job) return job.model end,
+  tokens = prompt_tokens,
+  total = total_tokens,
+  blocks = function(job, choice)
+    return math.ceil(total_tokens(job, choice) / job.entry.identity.block_size)
   end,
+  max_tokens = function(job, choice)
+    return (choice and choice.prompt or job.plan.prompts[1]).max_tokens
+  end,
+  stream = function(job) return job.plan.stream or false end,
+  priority = function(job) return job.plan.priority end,
+  moves = moves_of,
+  headers = function(job) return setmetatable({ [FACTS] = job }, Headers) end,
 }
-local PLAIN = { id = true, model = true, tokens = true, total = true, max_tokens = true,
-  stream = true, priority = true, moves = true }
 
 local View = {
   __index = function(self, key)
+    local field = FIELDS[key]
+    if not field then error(("req has no '%s'"):format(tostring(key)), 2) end
     local facts = rawget(self, FACTS)
-    if PLAIN[key] then return facts[key] end
-    if COMPUTED[key] then return COMPUTED[key](facts) end
-    error(("req has no '%s'"):format(tostring(key)), 2)
+    return field(facts.job, facts.choice)
   end,
   __newindex = function(_, key)
     error(("req is read-only; '%s' assigned"):format(tostring(key)), 2)
   end,
 }
 
--- A request as hooks see it. `facts` stay the caller's, who brings them up to date: id,
--- model, tokens (of the prompt), total (with the answer so far), max_tokens, stream,
--- priority, moves, block_size, and exchange, until it is released.
-function M.view(facts)
-  return setmetatable({ [FACTS] = facts }, View)
+-- A request, or one choice of it, as hooks see it. It may outlive the request: then its
+-- headers are gone.
+local function view(job, choice)
+  return setmetatable({ [FACTS] = { job = job, choice = choice } }, View)
 end
 
 -- ---- answers ------------------------------------------------------------------------
 
-local function lost_text(lost)
-  return ("Worker %s was lost (%s)"):format(lost.name, lost.reason)
-end
-
 -- What is answered where no hook does.
 local DEFAULTS = {
-  migrate = function(server, req, lost)
-    local recipe = server.recipe
-    local longest = recipe.migration_max_seq_len
-    if longest and req.total > longest then
-      return { too_long = true, fail = ("%s; %d tokens are more than "
-        .. "migration_max_seq_len (%d)"):format(lost_text(lost), req.total, longest) }
-    end
-    if req.moves >= recipe.migration_limit then
-      return { fail = lost_text(lost) .. "; migration limit exhausted" }
+  migrate = function(server, job, lost, choice)
+    if moves_of(job, choice) >= server.recipe.migration_limit then
+      return { fail = "Migration limit exhausted" }
     end
     return { avoid = lost.name, after = 0 }
   end,
 }
 
-local function default(server, path, a, b)
-  local answer = DEFAULTS[path]
-  return answer and answer(server, a, b)
+local function default(server, path, job, about, choice)
+  local fn = DEFAULTS[path]
+  return fn and fn(server, job, about, choice)
 end
 
 -- What a hook's answer means; nil and what was wanted where it means nothing.
@@ -126,7 +136,7 @@ local READERS = {
   end,
   migrate = function(v)
     if verdict.is(v, "retry") then return true, { avoid = v.avoid, after = v.after } end
-    if verdict.is(v, "fail") then return true, { fail = v.why } end
+    if verdict.is(v, "fail") then return true, { fail = v.why, message = v.why } end
     return nil, "pl.retry { avoid, after } or pl.fail(why)"
   end,
   done = function() return true end,
@@ -134,16 +144,14 @@ local READERS = {
 
 -- ---- asking --------------------------------------------------------------------------
 
-local function each_row(path, fn)
-  for _, row in ipairs(M.ROWS) do
-    local buckets = row[4] and ffi.new("double[?]", #row[4], row[4])
-    fn(C.pl_metric_open(row[1] == "counter" and C.PL_COUNTER or C.PL_HISTOGRAM, row[2],
-      ('hook="%s"'):format(path), row[3], buckets, row[4] and #row[4] or 0))
-  end
+local function open_metric(kind, row, path)
+  local buckets = row[4] and ffi.new("double[?]", #row[4], row[4])
+  return C.pl_metric_open(kind, row[2], ('hook="%s"'):format(path), row[3], buckets,
+    row[4] and #row[4] or 0)
 end
 
--- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it may
--- have run before, in a console or under another hook.
+-- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it
+-- may have run before, in a console or under another hook.
 local function flush(fn)
   local seen, list, n = { [fn] = true, [public] = true }, { fn }, 1
   local function add(v)
@@ -188,9 +196,9 @@ local function state_of(recipe, path, fn)
   end
   local state = of[path]
   if state and state.fn == fn then return state end
-  state = { fn = fn, path = path, left = M.PROBATION, quiet_until = 0, unsaid = 0 }
-  each_row(path, function(id) state[#state + 1] = id end)
-  state.errors, state.seconds = state[1], state[2]
+  state = { fn = fn, path = path, left = M.PROBATION, quiet_until = 0, unsaid = 0,
+    errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
+    seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
   of[path] = state
   flush(fn)
   return state
@@ -236,8 +244,8 @@ local function refuse(state, where)
   state.refused = true
   C.pl_metric_add(state.errors, 1)
   log.warning("hook %s (%s) is refused: it took more than %d instructions, and was at "
-    .. "%s; the default answers until it is replaced", state.path, place(state.fn), M.BUDGET,
-    where)
+    .. "%s; the default answers until it is replaced", state.path, place(state.fn),
+    M.BUDGET, where)
 end
 
 local function failed(state, why)
@@ -264,32 +272,62 @@ local function call(state, a, b)
 end
 
 -- The answer of the hook at a path, or the default where there is none, or none that is
--- of use: nil of `admit` lets it in, else { status, message, headers }.
-function M.ask(server, path, a, b)
+-- of use. `job`: of serve.lua; `about`: what the hook is told besides; `choice`: of the
+-- job, where it is about one. Of admit: nil, come in, or { status, message, headers }; of
+-- migrate: { fail, message } or { avoid, after }; message is for the client.
+function M.ask(server, path, job, about, choice)
   local fn = settings.get(server.recipe, path)
-  if not fn then return default(server, path, a, b) end
+  if not fn then return default(server, path, job, about, choice) end
   local state = state_of(server.recipe, path, fn)
-  if state.refused then return default(server, path, a, b) end
-  local ok, v = call(state, a, b)
+  if state.refused then return default(server, path, job, about, choice) end
+  local ok, v = call(state, view(job, choice), about)
   if ok then
     local good, means = READERS[path](v)
     if good then return means end
     v = ("it answered %s; wanted is %s"):format(values.show(v, true), means)
   end
   if ok ~= nil then failed(state, v) end
-  return default(server, path, a, b)
+  return default(server, path, job, about, choice)
 end
 
--- What there is to say of a recipe's hooks at the start: those that nothing asks yet.
-function M.unasked(recipe)
-  local out = {}
+local function seconds(from, to)
+  return math.max(0, tonumber(to - from) / 1e9)
+end
+
+-- What became of a request: of its choices together, and times of the first.
+local function result_of(job)
+  local first = job.choices[1]
+  local last = first.last
+  local out = { worker = first.ran_on, finish = answers.FINISH[last.finish],
+    moves = moves_of(job), tokens = 0, cached = 0 }
+  for i, c in ipairs(job.choices) do
+    out.tokens = out.tokens + c.last.n_tokens
+    if (i - 1) % job.plan.n == 0 then out.cached = out.cached + c.last.n_cached end
+  end
+  if last.n_tokens > 0 then out.ttft = seconds(job.arrived, last.first_ns) end
+  if last.n_tokens > 1 then
+    out.itl = seconds(last.first_ns, last.last_ns) / (last.n_tokens - 1)
+  end
+  return out
+end
+
+-- Tells `done`, if there is such, what became of a job whose choices have ended.
+function M.done(server, job)
+  if settings.get(server.recipe, "done") then
+    M.ask(server, "done", job, result_of(job))
+  end
+end
+
+-- At the start: says which of a recipe's hooks nothing asks yet.
+function M.open(process)
+  local recipe = process.recipe
   for _, pool in ipairs(recipe.pools) do
     for name in pairs(schema.hooks.pool) do
-      if recipe[pool][name] then out[#out + 1] = pool .. "." .. name end
+      if recipe[pool][name] then
+        log.warning("%s: nothing asks the hook %s.%s yet", recipe.file, pool, name)
+      end
     end
   end
-  table.sort(out)
-  return out
 end
 
 -- Whether the hook at a path is asked in this release.

@@ -8,52 +8,37 @@
 -- or the other. What is fixed while running is never touched: set refuses it, reload
 -- names it. What was set by hand holds until the file is read again.
 
-local pl = require "perilune.ffi"
-local buffer = require "string.buffer"
 local hooks = require "perilune.hooks"
 local log = require "perilune.log"
+local models = require "perilune.models"
 local settings = require "perilune.recipe"
 local values = require "perilune.values"
-local ffi = pl.ffi
-
 local M = {}
 
--- ---- what is derived from live options ------------------------------------------------
+-- ---- who keeps copies -----------------------------------------------------------------
 
-local function list_of(value)
-  return type(value) == "table" and value or value and { value } or {}
-end
-
-local function address(pointer)
-  return pointer and ffi.cast("uint64_t", ffi.cast("uintptr_t", pointer))
-end
-
--- The context as bytes, for Lua states of their own; C's objects go as addresses.
-local function blob_of(ctx, engine)
-  local plain = {}
-  for key, value in pairs(ctx) do plain[key] = value end
-  plain.text, plain.engine = address(ctx.text), address(engine)
-  return buffer.encode(plain)
-end
-
--- Copies live options to where each request looks for them: fields of the server and of
--- its ctx (prepare.lua). At the start, and again after each change.
+-- Brings up to date what a frontend has copied from live options, for each request reads
+-- it there. At its start, and after each change.
 function M.fill(server)
   local recipe = server.recipe
-  local http, ctx = recipe.http, server.ctx
-  log.level(recipe.log_level)
-  server.api_keys = list_of(http.api_key)
-  server.stream_interval = recipe.worker and recipe.worker.stream_interval
+  local http = recipe.http
+  server.api_keys = models.list_of(http.api_key)
   server.force_usage = http.enable_force_include_usage
   server.id_headers = http.enable_request_id_headers
   server.log_requests = http.enable_log_requests
-  if not ctx then return end
-  ctx.max_logprobs = recipe.max_logprobs
-  ctx.as_ids = http.return_tokens_as_token_ids
-  ctx.response_role = http.response_role
-  ctx.trust_request_chat_template = http.trust_request_chat_template
-  ctx.prompt_tokens_details = http.enable_prompt_tokens_details
-  server.ctx_blob = blob_of(ctx, server.engine)
+  server.models:refresh()
+  for _, entry in ipairs(server.models.list) do
+    if entry.stream_interval then
+      entry.stream_interval = recipe.worker.stream_interval
+    end
+  end
+end
+
+-- `server`: a process, or the frontend of one.
+local function changed(server)
+  log.level(server.recipe.log_level)
+  local front = server.models and server or server.server
+  if front then M.fill(front) end
 end
 
 -- ---- one change -----------------------------------------------------------------------
@@ -113,7 +98,7 @@ function M.set(server, path, value, by)
     hint = nil
   end
   if not text then return nil, why, hint end
-  M.fill(server)
+  changed(server)
   text = text .. " reload() brings the file back."
   log.info("%s", text)
   return true, text
@@ -221,13 +206,9 @@ function M.reload(server)
       table.concat(recipe.pools, " and ")) } }
     fresh = nil
   end
-  if not fresh then
-    local why = text_of(problems)
-    log.error("reload: nothing changed: %s", why)
-    return nil, why
-  end
+  if not fresh then return nil, "nothing changed: " .. text_of(problems) end
   local told = take_over(recipe, fresh)
-  M.fill(server)
+  changed(server)
   local text = ("%s is read again: %s"):format(recipe.file,
     #told > 0 and table.concat(told, "; ") or "nothing is different")
   log.info("%s", text)

@@ -55,12 +55,23 @@ function M.summary(recipe, w)
   }
 end
 
+-- Lays the recipe's live options over a context.
+local function lay(ctx, recipe)
+  local http = recipe.http
+  ctx.max_logprobs = recipe.max_logprobs
+  ctx.as_ids = http.return_tokens_as_token_ids
+  ctx.response_role = http.response_role
+  ctx.trust_request_chat_template = http.trust_request_chat_template
+  ctx.prompt_tokens_details = http.enable_prompt_tokens_details
+  return ctx
+end
+
 local function context(recipe, summary, tok, key)
-  local http, own = recipe.http, summary.chat_template
+  local own = summary.chat_template
   local known = {}
   for _, name in ipairs(summary.names) do known[name] = true end
   if summary.path then known[summary.path] = true end
-  return {
+  return lay({
     key = key, names = known, text = tok.text, vocab = summary.vocab,
     max_model_len = summary.max_model_len, defaults = summary.generation,
     eos_ids = summary.eos_ids, priority = summary.priority,
@@ -68,11 +79,8 @@ local function context(recipe, summary, tok, key)
     bos_token = tok.bos_token, eos_token = tok.eos_token,
     chat_template = own or tok.chat_template,
     tool_template = own or tok.tool_template or tok.chat_template,
-    max_n = 16384, max_choices = M.MAX_CHOICES, max_logprobs = recipe.max_logprobs,
-    as_ids = http.return_tokens_as_token_ids, response_role = http.response_role,
-    trust_request_chat_template = http.trust_request_chat_template,
-    prompt_tokens_details = http.enable_prompt_tokens_details,
-  }
+    max_n = 16384, max_choices = M.MAX_CHOICES,
+  }, recipe)
 end
 
 -- The contexts as bytes, for Lua states of their own; C's objects go as addresses.
@@ -112,6 +120,12 @@ function M.new(recipe)
   local self = setmetatable({ recipe = recipe, list = {}, kept = {} }, M)
   refresh(self)
   return self
+end
+
+-- After a change of the recipe's live options.
+function M:refresh()
+  for _, entry in ipairs(self.list) do lay(entry.ctx, self.recipe) end
+  refresh(self)
 end
 
 -- Adds a model, or puts it in the place of the one that had its first name. `tok`: of

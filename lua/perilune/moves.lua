@@ -37,6 +37,7 @@ local function put(choice, w)
   if status < 0 then return pl.refusal(status) end
   choice.seq = nil                          -- the stream's, or the engine's
   choice.worker = w
+  choice.ran_on = w.name
   w.streams[choice.id] = choice.stream
   w.n = w.n + 1
   return true
@@ -128,7 +129,7 @@ local function ask(server, job, choice, ev, lost)
     return { fail = "it is longer than migration_max_seq_len" }
   end
   return hooks.ask(server, "migrate", job, { name = lost.name,
-    reason = cluster.LOST[ev.a], numerics = lost.numerics })
+    reason = cluster.LOST[ev.a], numerics = lost.numerics }, choice)
 end
 
 local function tell(server, job, n, w, lost)
@@ -146,6 +147,7 @@ end
 function M.move(server, job, choice, ev)
   local lost = choice.worker
   local why, n = ffi.string(C.pl_stream_why(choice.stream)), n_tokens(choice)
+  choice.n_before = n
   M.left(choice)
   if refused_for_good(ev) then return nil, { status = 400, message = why } end
   if not UNCOUNTED[ev.a] then cluster.suspect(lost) end
@@ -154,7 +156,7 @@ function M.move(server, job, choice, ev)
   local answer = ask(server, job, choice, ev, lost)
   if answer.fail then
     job.log:warning("Cannot recreate stream: %s", answer.fail)
-    return nil, { status = 503, message = UNAVAILABLE }
+    return nil, { status = 503, message = answer.message or UNAVAILABLE }
   end
   if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end

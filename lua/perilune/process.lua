@@ -241,9 +241,7 @@ local function run(self)
   local ok, why = open_parts(self)
   if not ok then return nil, why end
   flow.on("signal", function(ev) on_signal(self, ev) end)
-  if not self.recipe.disable_log_stats then
-    flow.spawn(throughput.run, self.metrics)
-  end
+  flow.spawn(throughput.run, self.metrics, self.recipe)
   if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)

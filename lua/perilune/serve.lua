@@ -246,6 +246,7 @@ local function answer_job(server, x, job)
     error(why, 0)
   end
   server.metrics:done(job, job.choices)
+  hooks.done(server, job)
 end
 
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer;
