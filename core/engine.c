@@ -263,7 +263,7 @@ void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
     pl_lock(&e->shared->lock);
     *out = e->shared->stats;
     out->waiting = e->shared->n_live - out->running - out->waiting_remote;
-    out->waiting_tokens = e->shared->n_unread;
+    out->prefill_tokens = e->shared->n_unread;
     pl_unlock(&e->shared->lock);
 }
 

@@ -316,9 +316,9 @@ typedef struct pl_engine_stats {           /* a snapshot; counters since the sta
     int64_t steps, preemptions, prompt_tokens, generation_tokens, cached_tokens;
     int64_t prefix_queries, prefix_hits, chunked;
     int64_t finished, aborted;             /* finished: all that ended, the aborted too */
+    int64_t prefill_tokens;                /* of prompts that came, not read yet */
     int64_t last_step_ns;                  /* pl_now_ns at the end of the last step */
     int64_t busy_since_ns;                 /* work has been queued since then; 0: idle */
-    int64_t waiting_tokens;                /* of prompts, not read yet */
 } pl_engine_stats;
 typedef struct pl_engine pl_engine;
 pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *options);

@@ -5,7 +5,6 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local host = require "perilune.host"
-local live = require "perilune.live"
 local log = require "perilune.log"
 local models = require "perilune.models"
 local openai = require "perilune.openai"
@@ -64,6 +63,22 @@ local function wanted_by(recipe)
   end
 end
 
+-- Copies live options to where each request looks for them: at the start, and after each
+-- change.
+function Server:refresh()
+  local http = self.recipe.http
+  self.api_keys = models.list_of(http.api_key)
+  self.force_usage = http.enable_force_include_usage
+  self.id_headers = http.enable_request_id_headers
+  self.log_requests = http.enable_log_requests
+  self.models:refresh()
+  for _, entry in ipairs(self.models.list) do
+    if entry.stream_interval then
+      entry.stream_interval = self.recipe.worker.stream_interval
+    end
+  end
+end
+
 -- A server for a recipe; `alone`: no worker but this process's own will ever come.
 function M.new(recipe, rt, alone)
   local http, list = recipe.http, models.list_of
@@ -76,7 +91,7 @@ function M.new(recipe, rt, alone)
       methods = list(http.allowed_methods), headers = list(http.allowed_headers),
       credentials = http.allow_credentials },
   }, Server)
-  live.fill(self)
+  self:refresh()
   self.cluster = cluster.new(rt, self.models, wanted_by(recipe))
   return self
 end

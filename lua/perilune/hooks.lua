@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- hooks.lua - asks a recipe's hooks, and answers where they do not.
 --
---     local refused = hooks.ask(server, "admit", job)       nil: come in
---     local answer = hooks.ask(server, "migrate", job, lost, choice)
---     hooks.done(server, job)
+--     local refused = hooks.ask(server, "admit", req)          nil: come in
+--     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
+--     hooks.ask(server, "done", req, result)
 --
 -- A hook cannot stop the world, and never breaks a request: where it fails or answers
 -- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
@@ -13,10 +13,9 @@
 --         '--------one exceeds it--> refused: the default answers until it is replaced
 
 local pl = require "perilune.ffi"
-local answers = require "perilune.answer"
 local log = require "perilune.log"
-local rows = require "perilune.metrics_rows"
 local public = require "perilune"
+local rows = require "perilune.metrics_rows"
 local schema = require "perilune.schema"
 local settings = require "perilune.recipe"
 local values = require "perilune.values"
@@ -34,93 +33,78 @@ local MAX_REACHED = 4096                    -- functions and tables seen behind 
 -- resolved recipe -> path of a hook -> its state
 local states = setmetatable({}, { __mode = "k" })
 
--- ---- what requests look like to hooks ------------------------------------------------
+-- ---- what requests look like to hooks -----------------------------------------------
 
-local FACTS = {}                            -- a key that no recipe can spell
+local FACTS, HEADERS = {}, {}               -- keys that no recipe can spell
 
 local Headers = {
   __index = function(self, name)
-    local job = rawget(self, FACTS)
-    if job.ended or type(name) ~= "string" then return nil end
-    local v = C.pl_exchange_header(job.exchange, name)
+    local exchange = rawget(self, FACTS).exchange
+    if not exchange or type(name) ~= "string" then return nil end
+    local v = C.pl_exchange_header(exchange, name)
     return v ~= nil and ffi.string(v) or nil
   end,
   __newindex = function() error("headers are read-only", 2) end,
 }
 
-local function prompt_tokens(job, choice)
-  if choice then return choice.prompt.n_tokens end
-  local n = 0
-  for _, prompt in ipairs(job.plan.prompts) do n = n + prompt.n_tokens end
-  return n
-end
-
--- The prompt's tokens, or of a choice its prompt's; and those of the answer so far.
-local function total_tokens(job, choice)
-  local n = prompt_tokens(job, choice)
-  for _, c in ipairs(choice and { choice } or job.choices) do
-    n = n + (c.last and c.last.n_tokens or c.n_before or 0)
-  end
-  return n
-end
-
-local function moves_of(job, choice)
-  if choice then return choice.moves or 0 end
-  local n = 0
-  for _, c in ipairs(job.choices) do n = n + (c.moves or 0) end
-  return n
-end
-
-local FIELDS = {
-  id = function(job) return job.id end,
-  model = function(job) return job.model end,
-  tokens = prompt_tokens,
-  total = total_tokens,
-  blocks = function(job, choice)
-    return math.ceil(total_tokens(job, choice) / job.entry.identity.block_size)
+local COMPUTED = {
+  blocks = function(facts) return math.ceil(facts.total / facts.block_size) end,
+  headers = function(facts)
+    local headers = facts[HEADERS]
+    if not headers then
+      headers = setmetatable({ [FACTS] = facts }, Headers)
+      facts[HEADERS] = headers
+    end
+    return headers
   end,
-  max_tokens = function(job, choice)
-    return (choice and choice.prompt or job.plan.prompts[1]).max_tokens
-  end,
-  stream = function(job) return job.plan.stream or false end,
-  priority = function(job) return job.plan.priority end,
-  moves = moves_of,
-  headers = function(job) return setmetatable({ [FACTS] = job }, Headers) end,
 }
+local PLAIN = { id = true, model = true, tokens = true, total = true, max_tokens = true,
+  stream = true, priority = true, moves = true }
 
 local View = {
   __index = function(self, key)
-    local field = FIELDS[key]
-    if not field then error(("req has no '%s'"):format(tostring(key)), 2) end
     local facts = rawget(self, FACTS)
-    return field(facts.job, facts.choice)
+    if PLAIN[key] then return facts[key] end
+    if COMPUTED[key] then return COMPUTED[key](facts) end
+    error(("req has no '%s'"):format(tostring(key)), 2)
   end,
   __newindex = function(_, key)
     error(("req is read-only; '%s' assigned"):format(tostring(key)), 2)
   end,
 }
 
--- A request, or one choice of it, as hooks see it. It may outlive the request: then its
--- headers are gone.
-local function view(job, choice)
-  return setmetatable({ [FACTS] = { job = job, choice = choice } }, View)
+-- A request as a hook sees it. `facts`: id, model, tokens (of the prompt), total (with
+-- the answer so far), max_tokens, stream, priority, moves, block_size, exchange. A hook
+-- may keep the view: the exchange is taken from it when the hook has answered.
+function M.view(facts)
+  return setmetatable({ [FACTS] = facts }, View)
 end
 
 -- ---- answers ------------------------------------------------------------------------
 
+local function lost_text(lost)
+  return ("Worker %s was lost (%s)"):format(lost.name, lost.reason)
+end
+
 -- What is answered where no hook does.
 local DEFAULTS = {
-  migrate = function(server, job, lost, choice)
-    if moves_of(job, choice) >= server.recipe.migration_limit then
-      return { fail = "Migration limit exhausted" }
+  migrate = function(server, req, lost)
+    local recipe = server.recipe
+    local longest = recipe.migration_max_seq_len
+    if longest and req.total > longest then
+      return { too_long = true, fail = ("%s; %d tokens are more than "
+        .. "migration_max_seq_len (%d)"):format(lost_text(lost), req.total, longest) }
+    end
+    if req.moves >= recipe.migration_limit then
+      return { fail = lost_text(lost) .. "; migration limit exhausted" }
     end
     return { avoid = lost.name, after = 0 }
   end,
 }
 
-local function default(server, path, job, about, choice)
-  local fn = DEFAULTS[path]
-  return fn and fn(server, job, about, choice)
+local function default(server, path, req, about)
+  local answer = DEFAULTS[path]
+  return answer and answer(server, req, about)
 end
 
 -- What a hook's answer means; nil and what was wanted where it means nothing.
@@ -142,7 +126,7 @@ local READERS = {
   done = function() return true end,
 }
 
--- ---- asking --------------------------------------------------------------------------
+-- ---- asking -------------------------------------------------------------------------
 
 local function open_metric(kind, row, path)
   local buckets = row[4] and ffi.new("double[?]", #row[4], row[4])
@@ -262,72 +246,45 @@ local function failed(state, why)
   state.quiet_until, state.unsaid = now + QUIET_NS, 0
 end
 
-local function call(state, a, b)
-  if state.left == 0 then return timed(state, a, b) end
+local function call(state, req, about)
+  if state.left == 0 then return timed(state, req, about) end
   state.left = state.left - 1
-  local ok, answer, stopped = on_probation(state, a, b)
+  local ok, answer, stopped = on_probation(state, req, about)
   if not stopped then return ok, answer end
   refuse(state, stopped)
   return nil
 end
 
 -- The answer of the hook at a path, or the default where there is none, or none that is
--- of use. `job`: of serve.lua; `about`: what the hook is told besides; `choice`: of the
--- job, where it is about one. Of admit: nil, come in, or { status, message, headers }; of
--- migrate: { fail, message } or { avoid, after }; message is for the client.
-function M.ask(server, path, job, about, choice)
+-- of use. `req`: of `view`; `about`: what the hook is told besides. Of admit: nil, come
+-- in, or { status, message, headers }; of migrate: { fail, message } or { avoid, after };
+-- message is for the client.
+function M.ask(server, path, req, about)
   local fn = settings.get(server.recipe, path)
-  if not fn then return default(server, path, job, about, choice) end
+  if not fn then return default(server, path, req, about) end
   local state = state_of(server.recipe, path, fn)
-  if state.refused then return default(server, path, job, about, choice) end
-  local ok, v = call(state, view(job, choice), about)
+  if state.refused then return default(server, path, req, about) end
+  local ok, v = call(state, req, about)
+  rawget(req, FACTS).exchange = nil
   if ok then
     local good, means = READERS[path](v)
     if good then return means end
     v = ("it answered %s; wanted is %s"):format(values.show(v, true), means)
   end
   if ok ~= nil then failed(state, v) end
-  return default(server, path, job, about, choice)
+  return default(server, path, req, about)
 end
 
-local function seconds(from, to)
-  return math.max(0, tonumber(to - from) / 1e9)
-end
-
--- What became of a request: of its choices together, and times of the first.
-local function result_of(job)
-  local first = job.choices[1]
-  local last = first.last
-  local out = { worker = first.ran_on, finish = answers.FINISH[last.finish],
-    moves = moves_of(job), tokens = 0, cached = 0 }
-  for i, c in ipairs(job.choices) do
-    out.tokens = out.tokens + c.last.n_tokens
-    if (i - 1) % job.plan.n == 0 then out.cached = out.cached + c.last.n_cached end
-  end
-  if last.n_tokens > 0 then out.ttft = seconds(job.arrived, last.first_ns) end
-  if last.n_tokens > 1 then
-    out.itl = seconds(last.first_ns, last.last_ns) / (last.n_tokens - 1)
-  end
-  return out
-end
-
--- Tells `done`, if there is such, what became of a job whose choices have ended.
-function M.done(server, job)
-  if settings.get(server.recipe, "done") then
-    M.ask(server, "done", job, result_of(job))
-  end
-end
-
--- At the start: says which of a recipe's hooks nothing asks yet.
-function M.open(process)
-  local recipe = process.recipe
+-- What there is to say of a recipe's hooks at the start: those that nothing asks yet.
+function M.unasked(recipe)
+  local out = {}
   for _, pool in ipairs(recipe.pools) do
     for name in pairs(schema.hooks.pool) do
-      if recipe[pool][name] then
-        log.warning("%s: nothing asks the hook %s.%s yet", recipe.file, pool, name)
-      end
+      if recipe[pool][name] then out[#out + 1] = pool .. "." .. name end
     end
   end
+  table.sort(out)
+  return out
 end
 
 -- Whether the hook at a path is asked in this release.

@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
--- live.lua - what changes under a running server: hooks and live options.
+-- live.lua - what changes under a running process: hooks and live options.
 --
---     live.set(server, "worker.cost", fn, "the console")     one, from a console
---     live.reload(server)                                    all, from the recipe's file
+--     live.set(process, "worker.cost", fn, "the console")     one, from a console
+--     live.reload(process)                                    all, from the recipe's file
 --
 -- Both happen between two events of the lua thread, so each request sees the one recipe
 -- or the other. What is fixed while running is never touched: set refuses it, reload
@@ -10,42 +10,22 @@
 
 local hooks = require "perilune.hooks"
 local log = require "perilune.log"
-local models = require "perilune.models"
 local settings = require "perilune.recipe"
 local values = require "perilune.values"
+
 local M = {}
 
--- ---- who keeps copies -----------------------------------------------------------------
-
--- Brings up to date what a frontend has copied from live options, for each request reads
--- it there. At its start, and after each change.
-function M.fill(server)
-  local recipe = server.recipe
-  local http = recipe.http
-  server.api_keys = models.list_of(http.api_key)
-  server.force_usage = http.enable_force_include_usage
-  server.id_headers = http.enable_request_id_headers
-  server.log_requests = http.enable_log_requests
-  server.models:refresh()
-  for _, entry in ipairs(server.models.list) do
-    if entry.stream_interval then
-      entry.stream_interval = recipe.worker.stream_interval
-    end
-  end
-end
-
--- `server`: a process, or the frontend of one.
-local function changed(server)
-  log.level(server.recipe.log_level)
-  local front = server.models and server or server.server
-  if front then M.fill(front) end
+-- What else follows from live options: at the start, and again after each change.
+function M.fill(process)
+  log.level(process.recipe.log_level)
+  if process.server then process.server:refresh() end
 end
 
 -- ---- one change -----------------------------------------------------------------------
 
 local function shown(value, row)
   if value == nil then return "none" end
-  return row and row.secret and "(secret)" or values.show(value)
+  return values.public(row, value)
 end
 
 -- cost and pick answer the same question: of one pool the recipe has one of them.
@@ -86,8 +66,8 @@ end
 -- Sets a hook or a live option. `by` says who: "the console". Answers true and what is
 -- to be told of it, which the log has too; or nil, why and perhaps a hint, and all is as
 -- it was. nil takes a hook away, or an option that may be unset.
-function M.set(server, path, value, by)
-  local recipe = server.recipe
+function M.set(process, path, value, by)
+  local recipe = process.recipe
   local canonical, row, hint = settings.find(recipe, path)
   if not canonical then return nil, row, hint end
   local text, why
@@ -98,7 +78,7 @@ function M.set(server, path, value, by)
     hint = nil
   end
   if not text then return nil, why, hint end
-  changed(server)
+  M.fill(process)
   text = text .. " reload() brings the file back."
   log.info("%s", text)
   return true, text
@@ -198,17 +178,21 @@ end
 
 -- Reads the recipe's file again, by the flags of the start. Answers true and what
 -- changed; or nil and why not, with file and line: then nothing has.
-function M.reload(server)
-  local recipe = server.recipe
+function M.reload(process)
+  local recipe = process.recipe
   local fresh, problems = settings.again(recipe)
   if fresh and not same_pools(recipe, fresh) then
     problems = { { text = ("%s: other pools than %s: needs a restart"):format(fresh.file,
       table.concat(recipe.pools, " and ")) } }
     fresh = nil
   end
-  if not fresh then return nil, "nothing changed: " .. text_of(problems) end
+  if not fresh then
+    local why = text_of(problems)
+    log.error("reload: nothing changed: %s", why)
+    return nil, why
+  end
   local told = take_over(recipe, fresh)
-  changed(server)
+  M.fill(process)
   local text = ("%s is read again: %s"):format(recipe.file,
     #told > 0 and table.concat(told, "; ") or "nothing is different")
   log.info("%s", text)

@@ -55,23 +55,21 @@ function M.summary(recipe, w)
   }
 end
 
--- Lays the recipe's live options over a context.
-local function lay(ctx, recipe)
+-- What the frontend's live options say of a context.
+local function fill(recipe, ctx)
   local http = recipe.http
   ctx.max_logprobs = recipe.max_logprobs
-  ctx.as_ids = http.return_tokens_as_token_ids
-  ctx.response_role = http.response_role
+  ctx.as_ids, ctx.response_role = http.return_tokens_as_token_ids, http.response_role
   ctx.trust_request_chat_template = http.trust_request_chat_template
   ctx.prompt_tokens_details = http.enable_prompt_tokens_details
-  return ctx
 end
 
-local function context(recipe, summary, tok, key)
+local function context(summary, tok, key)
   local own = summary.chat_template
   local known = {}
   for _, name in ipairs(summary.names) do known[name] = true end
   if summary.path then known[summary.path] = true end
-  return lay({
+  return {
     key = key, names = known, text = tok.text, vocab = summary.vocab,
     max_model_len = summary.max_model_len, defaults = summary.generation,
     eos_ids = summary.eos_ids, priority = summary.priority,
@@ -80,7 +78,7 @@ local function context(recipe, summary, tok, key)
     chat_template = own or tok.chat_template,
     tool_template = own or tok.tool_template or tok.chat_template,
     max_n = 16384, max_choices = M.MAX_CHOICES,
-  }, recipe)
+  }
 end
 
 -- The contexts as bytes, for Lua states of their own; C's objects go as addresses.
@@ -108,9 +106,13 @@ function M.decode(blob)
   return list
 end
 
+-- Brings the contexts up to date: when a model came, or a live option changed.
 local function refresh(self)
   self.contexts = {}
-  for i, entry in ipairs(self.list) do self.contexts[i] = entry.ctx end
+  for i, entry in ipairs(self.list) do
+    fill(self.recipe, entry.ctx)
+    self.contexts[i] = entry.ctx
+  end
   self.blob = blob_of(self)
 end
 
@@ -120,12 +122,6 @@ function M.new(recipe)
   local self = setmetatable({ recipe = recipe, list = {}, kept = {} }, M)
   refresh(self)
   return self
-end
-
--- After a change of the recipe's live options.
-function M:refresh()
-  for _, entry in ipairs(self.list) do lay(entry.ctx, self.recipe) end
-  refresh(self)
 end
 
 -- Adds a model, or puts it in the place of the one that had its first name. `tok`: of
@@ -143,13 +139,15 @@ function M:add(summary, tok, engine)
   entry = entry or { key = key, workers = {} }
   entry.names, entry.summary, entry.engine = summary.names, summary, engine
   entry.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
-  entry.ctx = context(self.recipe, summary, tok, key)
+  entry.ctx = context(summary, tok, key)
   self.list[place] = entry
   self.kept[#self.kept + 1] = tok
   refresh(self)
   log.info("model %s is served", table.concat(summary.names, ", "))
   return entry
 end
+
+M.refresh = refresh
 
 function M:find(key)
   for _, entry in ipairs(self.list) do

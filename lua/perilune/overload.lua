@@ -2,15 +2,14 @@
 -- overload.lua - is everybody too busy for one more: Dynamo's rules, by Dynamo's names.
 --
 -- A worker is busy if any threshold that is set says so. A request is refused only if all
--- workers that could take it are busy. What they count is a worker's last word: of one in
--- this process as of now, of another as of its last heartbeat.
+-- workers that could take it are busy. Workers come as what they count:
+--
+--     { blocks, blocks_used, waiting_tokens, max_num_batched_tokens }
 
-local pl = require "perilune.ffi"
 local json = require "perilune.json"
 local live = require "perilune.live"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
-local C = pl.C
 
 local M = {}
 
@@ -28,45 +27,45 @@ local function threshold(recipe, name)
   return v ~= "None" and v or nil
 end
 
-local function busy(w, counts, decode, prefill, frac)
-  local waiting = tonumber(counts.waiting_tokens) or 0
-  return (decode and counts.blocks > 0 and counts.blocks_used / counts.blocks > decode)
-    or (prefill and waiting > prefill)
-    or (frac and waiting > frac * w.entry.identity.max_num_batched_tokens)
+local function busy(w, decode, prefill, frac)
+  return (decode and w.blocks > 0 and w.blocks_used / w.blocks > decode)
+    or (prefill and w.waiting_tokens > prefill)
+    or (frac and w.waiting_tokens > frac * w.max_num_batched_tokens)
     or false
 end
 
--- What a worker (cluster.lua) counts; nil where that is not known yet.
-local function counts_of(w)
-  if not w.engine then return w.counts end
-  C.pl_engine_stats_get(w.engine, w.stats)
-  return w.stats
-end
-
--- Whether all of these workers that take requests are busy; where none does: no.
-function M.all_busy(recipe, workers)
+local function all_busy(recipe, workers)
   local decode, prefill, frac = threshold(recipe, M.THRESHOLDS[1]),
     threshold(recipe, M.THRESHOLDS[2]), threshold(recipe, M.THRESHOLDS[3])
-  if not (decode or prefill or frac) then return false end
-  local any = false
+  if not (decode or prefill or frac) or #workers == 0 then return false end
   for _, w in ipairs(workers) do
-    if w.state == "ready" then
-      local counts = counts_of(w)
-      if not counts or not busy(w, counts, decode, prefill, frac) then return false end
-      any = true
-    end
+    if not busy(w, decode, prefill, frac) then return false end
   end
-  return any
+  return true
 end
 
--- May a job (serve.lua) come in? nil: yes. Else what it is answered.
-function M.check(server, job)
-  if not M.all_busy(server.recipe, job.entry.workers) then return nil end
+-- Whether a refusal is possible at all: without thresholds nobody need gather the counts.
+function M.is_on(server)
+  local recipe = server.recipe
+  for _, name in ipairs(M.THRESHOLDS) do
+    if threshold(recipe, name) then return true end
+  end
+  return false
+end
+
+-- What is answered to a request that comes when all are busy: status, message, headers.
+function M.refusal(server)
   return { status = server.recipe.http.overload_status, message = MESSAGE,
-    headers = ("Retry-After: %d\r\n"):format(RETRY_SECONDS) }
+    headers = ("Retry-After: %d\r\n"):format(RETRY_SECONDS), error_type = "overload" }
 end
 
--- ---- /busy_threshold -----------------------------------------------------------------
+-- May a request come in? nil: yes. Else what it is answered.
+function M.check(server, workers)
+  if not all_busy(server.recipe, workers) then return nil end
+  return M.refusal(server)
+end
+
+-- ---- /busy_threshold ----------------------------------------------------------------
 
 local function entry(server, model)
   local list = { "model", model }
@@ -80,10 +79,8 @@ end
 -- GET: the thresholds of each model, as JSON.
 function M.list(server)
   local out = {}
-  for _, model in ipairs(server.models.list) do
-    for _, name in ipairs(model.names) do out[#out + 1] = entry(server, name) end
-  end
-  return (json.encode(json.object("thresholds", json.array(out))))
+  for i, model in ipairs(server.models.list) do out[i] = entry(server, model.key) end
+  return json.encode(json.object("thresholds", json.array(out)))
 end
 
 local function serves(server, name)
@@ -130,9 +127,11 @@ function M.post(server, body)
   if not asked then return refused(400, why, name) end
   for _, threshold_name in ipairs(M.THRESHOLDS) do
     local v = asked[threshold_name]
-    if v ~= nil then assert(live.set(server, threshold_name, v, "/busy_threshold")) end
+    if v ~= nil then
+      assert(live.set(server.process, threshold_name, v, "/busy_threshold"))
+    end
   end
-  return (json.encode(entry(server, doc.model)))
+  return json.encode(entry(server, doc.model))
 end
 
 return M

@@ -117,17 +117,12 @@ end
 
 -- ---- while it runs ------------------------------------------------------------------
 
-function Process:reload()
-  return live.reload(self)
-end
-
 local function on_signal(self, ev)
   if ev.a ~= SIGHUP then
     log.info("stopping: signal %d", ev.a)
     return self:stop()
   end
-  local ok, why = self:reload()
-  if not ok then log.error("reload: %s", why) end
+  live.reload(self)
 end
 
 -- ---- opening ------------------------------------------------------------------------
@@ -217,7 +212,9 @@ local function open_parts(self)
   self.metrics = metrics.new { namespace = recipe.namespace,
     model = self.roles.frontend and self.summary and self.summary.names[1] or nil }
   self.health = health.new { namespace = recipe.namespace }
-  hooks.open(self)
+  for _, hook in ipairs(hooks.unasked(recipe)) do
+    log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook)
+  end
   if self.roles.frontend then
     self.server = frontend.new(recipe, self.rt,
       not recipe.bus and #self.w.engines == 1)
@@ -284,8 +281,8 @@ local function tell_settings(recipe)
   local told = {}
   for _, s in ipairs(settings.settings(recipe)) do
     if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
-      local shown = s.row and s.row.secret and "(secret)" or values.show(s.value)
-      told[#told + 1] = ("%s = %s (%s)"):format(s.path, shown, s.origin)
+      told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
+        s.origin)
     end
   end
   log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))

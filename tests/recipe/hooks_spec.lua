@@ -11,14 +11,12 @@ local C = pl.C
 
 local LOST = { name = "worker/1", reason = "gone", numerics = "x" }
 
--- A job as serve.lua has it, of 20 prompt tokens, whose client has gone.
-local function job(more)
-  local out = { id = "r1", model = "m", ended = true, arrived = 0,
-    entry = { identity = { block_size = 16 } }, choices = {},
-    plan = { n = 1, stream = true, priority = 3,
-      prompts = { { n_tokens = 20, max_tokens = 7 } } } }
-  for key, value in pairs(more or {}) do out[key] = value end
-  return out
+-- A request of 20 prompt tokens, but for what the test says.
+local function req(more)
+  local facts = { id = "r1", model = "m", tokens = 20, total = 20, max_tokens = 7,
+    stream = true, priority = 3, moves = 0, block_size = 16 }
+  for key, value in pairs(more or {}) do facts[key] = value end
+  return hooks.view(facts)
 end
 
 local function errors(hook)
@@ -56,12 +54,17 @@ describe("a hook", function()
 
   it("need not be there: requests come in, and move as often as the limit says", function()
     local s = server "migration_limit = 2"
-    assert.is_nil(hooks.ask(s, "admit", job()))
+    assert.is_nil(hooks.ask(s, "admit", req()))
     assert.same({ avoid = "worker/1", after = 0 },
-                hooks.ask(s, "migrate", job(), LOST, { moves = 1 }))
-    assert.same({ fail = "Migration limit exhausted" },
-                hooks.ask(s, "migrate", job(), LOST, { moves = 2 }))
-    hooks.done(s, job())
+                hooks.ask(s, "migrate", req { moves = 1 }, LOST))
+    assert.same({ fail = "Worker worker/1 was lost (gone); migration limit exhausted" },
+                hooks.ask(s, "migrate", req { moves = 2 }, LOST))
+    assert.is_nil(hooks.ask(s, "done", req(), {}))
+    s = server "migration_limit = 2, migration_max_seq_len = 30"
+    assert.is_truthy(hooks.ask(s, "migrate", req { total = 30 }, LOST).avoid)
+    local answer = hooks.ask(s, "migrate", req { total = 31 }, LOST)
+    assert.is_true(answer.too_long)
+    assert.matches("31 tokens are more than migration_max_seq_len %(30%)$", answer.fail)
   end)
 
   it("may turn a request away", function()
@@ -71,10 +74,10 @@ describe("a hook", function()
         if req.tokens > 5 then return pl.reject(400, "odd") end
       end]])
     assert.same({ status = 429, message = "too long", headers = "Retry-After: 2\r\n" },
-                hooks.ask(s, "admit", job()))
-    local function prompt(n) return job { plan = { prompts = { { n_tokens = n } } } } end
-    assert.same({ status = 400, message = "odd" }, hooks.ask(s, "admit", prompt(6)))
-    assert.is_nil(hooks.ask(s, "admit", prompt(1)))
+                hooks.ask(s, "admit", req()))
+    assert.same({ status = 400, message = "odd" },
+                hooks.ask(s, "admit", req { tokens = 6 }))
+    assert.is_nil(hooks.ask(s, "admit", req { tokens = 1 }))
     assert.same({}, said)
   end)
 
@@ -86,10 +89,9 @@ describe("a hook", function()
         return pl.fail(lost.reason .. " at " .. req.total .. " in " .. req.blocks)
       end]])
     local function ask(moves)
-      return hooks.ask(s, "migrate", job(), LOST,
-        { moves = moves, n_before = 30, prompt = { n_tokens = 20 } })
+      return hooks.ask(s, "migrate", req { moves = moves, total = 50 }, LOST)
     end
-    assert.same({ after = 0 }, ask(nil))
+    assert.same({ after = 0 }, ask(0))
     assert.same({ avoid = "worker/1", after = 0.5 }, ask(1))
     assert.same({ fail = "gone at 50 in 4", message = "gone at 50 in 4" }, ask(2))
   end)
@@ -103,32 +105,34 @@ describe("a hook", function()
           tostring(req.headers["x-a"]) }, " ")
         return pl.reject(400, seen.text)
       end]])
-    assert.equal("r1 m 20 2 20 7 true 3 0 nil", hooks.ask(s, "admit", job()).message)
+    assert.equal("r1 m 20 2 20 7 true 3 0 nil", hooks.ask(s, "admit", req()).message)
     for text, why in pairs {
       ["req.tokens = 1"] = "req is read-only; 'tokens' assigned",
       ["req.headers.a = 1"] = "headers are read-only",
       ["return req.tokns"] = "req has no 'tokns'" } do
       said = {}
       assert.is_nil(hooks.ask(server("admit = function(req)\n " .. text .. " end"), "admit",
-        job()))
+        req()))
       said_once("r.lua:4: " .. why)
     end
   end)
 
-  it("is told what became of a request", function()
+  it("may keep the request; its headers are gone then", function()
     local s = server("done = done", [[
-      local function done(req, r)
-        error(("%s %s %d %d %.1f %.2f %d %d"):format(r.worker, r.finish, r.tokens,
-          r.cached, r.ttft, r.itl, r.moves, req.total), 0)
+      local kept = pl.keep("kept", {})
+      local function done(req)
+        if kept[1] then error(tostring(kept[1].headers["x-a"]) .. kept[1].id, 0) end
+        kept[1] = req
       end]])
-    local function choice(n, moves)
-      return { ran_on = "worker/0", moves = moves, last = { finish = C.PL_FINISH_LENGTH,
-        n_tokens = n, n_cached = 16, first_ns = 5e8, last_ns = 9e8 } }
-    end
-    local j = job { choices = { choice(5, 1), choice(3) } }
-    j.plan.n = 2
-    hooks.done(s, j)
-    said_once "worker/0 length 8 16 0.5 0.10 1 28"
+    hooks.ask(s, "done", req { exchange = pl.ffi.cast("pl_exchange *", 1) })
+    hooks.ask(s, "done", req())
+    said_once "the default answers: nilr1"
+  end)
+
+  it("is told what became of a request", function()
+    local s = server "done = function(req, r) error(req.id .. ' ' .. r.tokens, 0) end"
+    assert.is_nil(hooks.ask(s, "done", req(), { tokens = 5 }))
+    said_once "the default answers: r1 5"
   end)
 
   describe("that fails", function()
@@ -138,7 +142,7 @@ describe("a hook", function()
           return req.id .. nil
         end]])
       local before = errors "admit"
-      for _ = 1, 100 do assert.is_nil(hooks.ask(s, "admit", job())) end
+      for _ = 1, 100 do assert.is_nil(hooks.ask(s, "admit", req())) end
       assert.equal(before + 100, errors "admit")
       said_once("error: hook admit (", "r.lua:2) failed", "r.lua:3: attempt to concatenate")
     end)
@@ -147,13 +151,12 @@ describe("a hook", function()
       for _, text in ipairs { "5", "true", "pl.retry()", "{ status = 400 }" } do
         said = {}
         assert.is_nil(hooks.ask(server("admit = function() return " .. text .. " end"),
-          "admit", job()))
+          "admit", req()))
         said_once "wanted is nothing or pl.reject(status, why)"
       end
       said = {}
       local s = server "migrate = function() end"
-      assert.equal("Migration limit exhausted",
-                   hooks.ask(s, "migrate", job(), LOST, {}).fail)
+      assert.matches("limit exhausted$", hooks.ask(s, "migrate", req(), LOST).fail)
       said_once "it answered nil; wanted is pl.retry { avoid, after } or pl.fail(why)"
     end)
 
@@ -167,16 +170,16 @@ describe("a hook", function()
         ["pl.fail()"] = "pl.fail: wants a reason",
         ["pl.keep('x', 1)"] = "pl.keep: only while a recipe is loaded" } do
         said = {}
-        hooks.ask(server("admit = function()\nlocal v = " .. text .. " end"), "admit", job())
+        hooks.ask(server("admit = function()\nlocal v = " .. text .. " end"), "admit", req())
         said_once("r.lua:4: " .. why)
       end
     end)
 
     it("by an error that is no string, or by overflow of the stack", function()
-      hooks.ask(server "admit = function() error({}) end", "admit", job())
+      hooks.ask(server "admit = function() error({}) end", "admit", req())
       said_once "the default answers"
       said = {}
-      hooks.ask(server("admit = f", "local function f() return 1 + f() end"), "admit", job())
+      hooks.ask(server("admit = f", "local function f() return 1 + f() end"), "admit", req())
       said_once "stack overflow"
     end)
   end)
@@ -197,14 +200,14 @@ describe("a hook", function()
             if req.id == "r1" then ]] .. text .. [[ end
             return pl.reject(429, "no")
           end]])
-        assert.equal(429, hooks.ask(s, "admit", job { id = "r2" }).status)
+        assert.equal(429, hooks.ask(s, "admit", req { id = "r2" }).status)
         assert.equal("on probation", hooks.standing(s.recipe, "admit"))
         local before = errors "admit"
-        assert.is_nil(hooks.ask(s, "admit", job()))
+        assert.is_nil(hooks.ask(s, "admit", req()))
         said_once("warning: hook admit (", "r.lua:4) is refused", "and was at ", "r.lua:")
         assert.equal(before + 1, errors "admit")
         assert.equal("refused", hooks.standing(s.recipe, "admit"))
-        assert.is_nil(hooks.ask(s, "admit", job { id = "r2" }))
+        assert.is_nil(hooks.ask(s, "admit", req { id = "r2" }))
         assert.is_nil(debug.gethook())
         assert.is_true((jit.status()))
       end)
@@ -228,7 +231,7 @@ describe("a hook", function()
         up = up + 1
       end
       limit[1] = math.huge
-      assert.is_nil(hooks.ask(s, "admit", job()))
+      assert.is_nil(hooks.ask(s, "admit", req()))
       assert.equal("refused", hooks.standing(s.recipe, "admit"))
     end)
 
@@ -239,24 +242,32 @@ describe("a hook", function()
       local seconds = C.pl_metric_open(C.PL_HISTOGRAM, row[2], 'hook="admit"', row[3],
         pl.ffi.new("double[?]", #row[4], row[4]), #row[4])
       local before = C.pl_metric_value(seconds)
-      for _ = 1, hooks.PROBATION do hooks.ask(s, "admit", job()) end
+      for _ = 1, hooks.PROBATION do hooks.ask(s, "admit", req()) end
       assert.equal("trusted", hooks.standing(s.recipe, "admit"))
       assert.equal(before, C.pl_metric_value(seconds))
-      hooks.ask(s, "admit", job())
+      hooks.ask(s, "admit", req())
       assert.equal(before + 1, C.pl_metric_value(seconds))
       recipe.change(s.recipe, "admit", function() end, "a test")
       assert.is_nil(hooks.standing(s.recipe, "admit"))
-      hooks.ask(s, "admit", job())
+      hooks.ask(s, "admit", req())
       assert.equal("on probation", hooks.standing(s.recipe, "admit"))
       assert.equal(before + 1, C.pl_metric_value(seconds))
     end)
   end)
 
-  it("that nothing asks yet is named at the start", function()
-    local path = dir.write("r.lua", "return { worker = { cost = function() end } }")
+  it("is tested without a server: examples/fair.lua", function()
+    local migrate = public.load("examples/fair.lua").migrate
+    assert.equal("moved three times, then gone", migrate({ moves = 3 }, LOST).why)
+    local again = migrate({ moves = 2 }, LOST)
+    assert.equal("worker/1", again.avoid)
+    assert.equal(0.2, again.after)
+  end)
+
+  it("that nothing asks yet is known by its path", function()
+    local path = dir.write("r.lua",
+      "local function f() end return { admit = f, worker = { cost = f, split = nil } }")
     local r = assert(recipe.resolve(path, {}, function() end))
-    hooks.open { recipe = r }
-    said_once "nothing asks the hook worker.cost yet"
+    assert.same({ "worker.cost" }, hooks.unasked(r))
     assert.is_false(hooks.is_asked "worker.cost")
     assert.is_true(hooks.is_asked "admit")
   end)

@@ -5,21 +5,20 @@ local log = require "perilune.log"
 local overload = require "perilune.overload"
 local recipe = require "perilune.recipe"
 
-local ENTRY = { identity = { max_num_batched_tokens = 100 } }
-
 local function resolve(...)
   return assert(recipe.resolve("agg", { ... }, function() end))
 end
 
 -- A worker with so many of 100 blocks in use and so many prompt tokens waiting.
-local function worker(used, waiting, state)
-  return { state = state or "ready", entry = ENTRY,
-    counts = { blocks = 100, blocks_used = used, waiting_tokens = waiting } }
+local function worker(used, waiting)
+  return { blocks = 100, blocks_used = used, waiting_tokens = waiting,
+    max_num_batched_tokens = 100 }
 end
 
 describe("all workers are busy", function()
   local function busy(flags, ...)
-    return overload.all_busy(resolve(unpack(flags)), { ... })
+    local server = { recipe = resolve(unpack(flags)) }
+    return overload.is_on(server) and overload.check(server, { ... }) ~= nil
   end
 
   it("never, where no threshold is set", function()
@@ -44,31 +43,24 @@ describe("all workers are busy", function()
     assert.is_false(busy(two, worker(50, 1000)))
   end)
 
-  it("only if each that takes requests is", function()
+  it("only if each is, and there is one", function()
     local flags = { "--active-decode-blocks-threshold", "0.5" }
     assert.is_false(busy(flags, worker(51, 0), worker(50, 0)))
     assert.is_true(busy(flags, worker(51, 0), worker(52, 0)))
-    assert.is_true(busy(flags, worker(51, 0), worker(0, 0, "draining")))
-    assert.is_false(busy(flags, worker(51, 0, "leaving")))
     assert.is_false(busy(flags))
-    local new = worker(51, 0)
-    new.counts = nil
-    assert.is_false(busy(flags, worker(51, 0), new))
-    local old = worker(51, 0)
-    old.counts.waiting_tokens = nil
-    assert.is_true(busy({ "--active-decode-blocks-threshold", "0.5",
-      "--active-prefill-tokens-threshold", "0" }, old))
+    local unknown = { blocks = 0, blocks_used = 0, waiting_tokens = 0 }
+    assert.is_false(busy(flags, worker(51, 0), unknown))
   end)
 
-  it("and then a job is refused with the status of the recipe", function()
-    local job = { entry = { workers = { worker(51, 0) } } }
+  it("and then a request is refused with the status of the recipe", function()
+    local workers = { worker(51, 0) }
     local flags = { "--active-decode-blocks-threshold", "0.5" }
-    assert.same({ status = 503, headers = "Retry-After: 1\r\n", message = "Service "
+    assert.same({ status = 503, headers = "Retry-After: 1\r\n", error_type = "overload", message = "Service "
       .. "temporarily unavailable: All workers are busy, please retry later" },
-      overload.check({ recipe = resolve(unpack(flags)) }, job))
+      overload.check({ recipe = resolve(unpack(flags)) }, workers))
     flags[3], flags[4] = "--overload-status", "529"
-    assert.equal(529, overload.check({ recipe = resolve(unpack(flags)) }, job).status)
-    assert.is_nil(overload.check({ recipe = resolve() }, job))
+    assert.equal(529, overload.check({ recipe = resolve(unpack(flags)) }, workers).status)
+    assert.is_nil(overload.check({ recipe = resolve() }, workers))
   end)
 end)
 
@@ -80,9 +72,10 @@ describe("/busy_threshold", function()
   end)
   teardown(function() log.info = info end)
   before_each(function()
-    local entry = { names = { "m", "n" }, ctx = { names = { m = true, n = true } } }
+    local entry = { key = "m", ctx = { names = { m = true, n = true } } }
     server = { recipe = resolve("--active-decode-blocks-threshold", "0.25"),
-      models = { list = { entry }, refresh = function() end } }
+      models = { list = { entry } } }
+    server.process = { recipe = server.recipe }
   end)
 
   local function post(body)
@@ -91,12 +84,10 @@ describe("/busy_threshold", function()
     return nil, refused.status .. " " .. refused.message, refused.param
   end
 
-  it("lists the thresholds of each name", function()
+  it("lists the thresholds of each model", function()
     assert.equal('{"thresholds":[{"model":"m","active_decode_blocks_threshold":0.25,'
       .. '"active_prefill_tokens_threshold":null,'
-      .. '"active_prefill_tokens_threshold_frac":null},{"model":"n",'
-      .. '"active_decode_blocks_threshold":0.25,"active_prefill_tokens_threshold":null,'
-      .. '"active_prefill_tokens_threshold_frac":null}]}', overload.list(server))
+      .. '"active_prefill_tokens_threshold_frac":null}]}', (overload.list(server)))
   end)
 
   it("sets those that are named, and tells all", function()

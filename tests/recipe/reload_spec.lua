@@ -6,14 +6,17 @@ local recipe = require "perilune.recipe"
 local scratch = require "scratch"
 
 describe("a running recipe", function()
-  local dir, path, said, info, refreshed
+  local dir, path, said, refreshed
+  local kept = { info = log.info, error = log.error }
   setup(function()
-    dir, info = scratch.folder(), log.info
-    log.info = function(text, ...) said[#said + 1] = text:format(...) end
+    dir = scratch.folder()
+    for level in pairs(kept) do
+      log[level] = function(text, ...) said[#said + 1] = text:format(...) end
+    end
   end)
   teardown(function()
     dir.remove()
-    log.info = info
+    for level, fn in pairs(kept) do log[level] = fn end
   end)
   before_each(function() said, refreshed = {}, 0 end)
 
@@ -21,12 +24,10 @@ describe("a running recipe", function()
     path = dir.write("r.lua", 'local pl = require "perilune"\n' .. text)
   end
 
-  -- A frontend as live.lua knows one.
+  -- A process as live.lua knows one.
   local function server(text, ...)
     write(text)
-    local models = { list = { { stream_interval = 1 }, {} },
-      refresh = function() refreshed = refreshed + 1 end }
-    return { models = models,
+    return { server = { refresh = function() refreshed = refreshed + 1 end },
       recipe = assert(recipe.resolve(path, { ... }, function() end)) }
   end
 
@@ -49,10 +50,8 @@ describe("a running recipe", function()
       assert.is_true(ok)
       assert.equal("http.api_key = (secret) from the console (was (secret), r.lua:2). "
                    .. "reload() brings the file back.", without_folder(text))
-      assert.same({ "b" }, s.api_keys)
-      assert.is_true(live.set(s, "worker.stream_interval", 4, "the console"))
-      assert.equal(4, s.models.list[1].stream_interval)
-      assert.is_nil(s.models.list[2].stream_interval)
+      assert.same({ "b" }, s.recipe.http.api_key)
+      assert.equal(2, refreshed)
     end)
 
     it("takes nil where an option may be unset", function()
@@ -179,7 +178,7 @@ describe("a running recipe", function()
         write(text)
         local ok, told = live.reload(s)
         assert.is_nil(ok)
-        assert.matches("^nothing changed: ", told)
+        assert.equal("reload: nothing changed: " .. told, said[#said])
         assert.is_truthy(without_folder(told):find(why, 1, true), told)
         assert.equal(admit, s.recipe.admit)
         assert.equal(7, s.recipe.max_logprobs)
@@ -188,7 +187,6 @@ describe("a running recipe", function()
       assert.is_nil(live.reload(s))
       assert.equal(admit, s.recipe.admit)
       assert.equal(0, refreshed)
-      assert.same({}, said)
     end)
 
     it("finds what it kept, and only that", function()
