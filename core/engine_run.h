@@ -50,7 +50,7 @@ typedef struct run {
     run_state state;
     uint64_t arrival;
     int64_t since_ns; /* its submit */
-    int32_t at; /* its place in the waiting heap */
+    int32_t at;       /* its place in the waiting heap */
 
     int32_t n_computed; /* tokens whose KV is in the cache once the step is over */
     int32_t n_now;      /* of these, in the step that is being made; 0: not in it */
