@@ -70,6 +70,11 @@ function Server:refresh()
   self.id_headers = http.enable_request_id_headers
   self.log_requests = http.enable_log_requests
   self.models:refresh()
+  for _, entry in ipairs(self.models.list) do
+    if entry.stream_interval then
+      entry.stream_interval = self.recipe.worker.stream_interval
+    end
+  end
 end
 
 -- A server for a recipe; `alone`: no worker but this process's own will ever come.

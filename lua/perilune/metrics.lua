@@ -20,7 +20,7 @@ M.__index = M
 M.ROWS = {}
 local row_of = {}
 for _, group in ipairs { "engine", "choice", "request", "counted", "component",
-    "process" } do
+    "hook", "process" } do
   for _, row in ipairs(rows[group]) do
     M.ROWS[#M.ROWS + 1] = row
     row_of[row[2]] = row

@@ -136,6 +136,15 @@ M.counted = {
     "clients that went away before the end of their answers" },
 }
 
+-- Of a recipe's hooks. Label: hook.
+M.hook = {
+  { "counter", "perilune_hook_errors_total",
+    "answers that a hook failed to give: the default answered" },
+  { "histogram", "perilune_hook_seconds",
+    "time that a hook took to answer, once it is off probation",
+    { 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, .1, 1 } },
+}
+
 -- Of the process: set and raised by name (metrics.set, metrics.add), or by C.
 M.process = {
   { "gauge", "perilune_bus_up", "1 while the bus is there, 0 while it is away" },

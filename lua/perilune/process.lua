@@ -247,9 +247,7 @@ local function run(self)
   if not self.recipe.bus then self:take_name() end
   flow.on("request", function(ev) on_request(self, ev) end)
   flow.on("signal", function(ev) on_signal(self, ev) end)
-  if not self.recipe.disable_log_stats then
-    flow.spawn(throughput.run, self.metrics)
-  end
+  flow.spawn(throughput.run, self.metrics, self.recipe)
   if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)
@@ -296,8 +294,8 @@ local function tell_settings(recipe)
   local told = {}
   for _, s in ipairs(settings.settings(recipe)) do
     if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
-      local shown = s.row and s.row.secret and "(secret)" or values.show(s.value)
-      told[#told + 1] = ("%s = %s (%s)"):format(s.path, shown, s.origin)
+      told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
+        s.origin)
     end
   end
   log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))

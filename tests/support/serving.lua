@@ -26,10 +26,11 @@ local PLAIN = { PERILUNE_MODEL = false, PERILUNE_API_KEY = false, VLLM_API_KEY =
   DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD = false,
   DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD_FRAC = false }
 
--- Starts one on a free port and waits until it is healthy. `flags` may name a model.
-function M.start(flags, env)
-  local words, named = { "run", "agg", "--port", "0", "--enable-server-load-tracking",
-    "--log-format", "text" }, false
+-- Starts one on a free port and waits until it is healthy. `flags` may name a model;
+-- `recipe`: agg unless said.
+function M.start(flags, env, recipe)
+  local words, named = { "run", recipe or "agg", "--port", "0",
+    "--enable-server-load-tracking", "--log-format", "text" }, false
   for _, flag in ipairs(flags or {}) do
     words[#words + 1] = flag
     if flag == "--model" then named = true end
