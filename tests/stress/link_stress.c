@@ -158,7 +158,7 @@ static void say_old(void *arg)
 {
     stranger *s = arg;
     char ping[40] = {PL_WIRE - 1, 1};
-    memset(ping + 8, 0x7f, 8); /* later than all that it babbled of */
+    memset(ping + 8, 0xff, 8); /* later than all that it babbled of */
     say(s, s->to, ping, sizeof ping);
     const char *hello =
         "{\"id\":\"" STRANGER "\",\"wire\":99,\"hello\":{},\"engines\":[]}";
