@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
-#include <unistd.h>
 
 /* ---- errors ------------------------------------------------------------------------ */
 
@@ -45,45 +44,6 @@ const char *pl_status_name(int status)
     };
     int i = status < 0 ? -status : 0;
     return i < PL_COUNT(names) ? names[i] : "PL_UNKNOWN";
-}
-
-/* ---- log --------------------------------------------------------------------------- */
-
-static atomic_int log_level = PL_LOG_INFO;
-
-void pl_log_level(int level)
-{
-    atomic_store(&log_level, level);
-}
-
-void pl_log_write(int level, const char *text, size_t len)
-{
-    static const char *const names[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
-    if (level < atomic_load(&log_level)) return;
-    struct timespec ts;
-    struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    localtime_r(&ts.tv_sec, &tm);
-    char line[2048];
-    int n =
-        snprintf(line, sizeof line, "%s %02d-%02d %02d:%02d:%02d.%03d %.*s\n",
-                 names[level < 0   ? 0
-                       : level > 3 ? 3
-                                   : level],
-                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-                 (int)(ts.tv_nsec / 1000000), (int)PL_MIN(len, sizeof line - 64), text);
-    /* One write a line: threads do not mix theirs. Nothing can be done if it fails. */
-    if (write(STDERR_FILENO, line, (size_t)n) < 0) return;
-}
-
-void pl_log_at(int level, const char *fmt, ...)
-{
-    char text[1800];
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    pl_log_write(level, text, PL_MIN((size_t)n, sizeof text - 1));
 }
 
 /* ---- memory ------------------------------------------------------------------------ */

@@ -2,7 +2,7 @@
  *
  * base.h - what every module stands on: errors, memory, bytes, locks, time, metrics.
  *
- * Owns     the last error of each thread, the log level, the metrics.
+ * Owns     the last error of each thread, the log (log.c), the metrics (metrics.c).
  * Ignores  tokens, sockets, models.
  * Thread   any. The only module that may lock.
  */
@@ -34,6 +34,8 @@ pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt
 
 #define pl_log(level, ...) pl_log_at(level, __VA_ARGS__)
 void pl_log_at(int level, const char *fmt, ...) PL_PRINTF(2, 3);
+/* With fields (pl_log_fields); NULL: none. */
+void pl_log_with(int level, const pl_buf *fields, const char *fmt, ...) PL_PRINTF(3, 4);
 
 /* Small host allocations: they abort when memory is exhausted. pl_free takes NULL. */
 void *pl_alloc(size_t bytes);                 /* zeroed */

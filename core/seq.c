@@ -229,6 +229,11 @@ pl_status pl_seq_resume(pl_seq *s, int32_t n_output)
     return PL_OK;
 }
 
+void pl_seq_uncounted(pl_seq *s)
+{
+    s->uncounted = true;
+}
+
 /* ---- for the engine ------------------------------------------------------------- */
 
 static pl_status check_ids(const char *what, const int32_t *ids, int32_t n, int32_t vocab)

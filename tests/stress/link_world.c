@@ -181,6 +181,7 @@ void process_open(world *w, int index)
     }
     p->world = w;
     p->index = index;
+    p->there = false;
     p->life++;
     snprintf(p->id, sizeof p->id, "%08x%04x%04x", (unsigned)w->seed & 0xffffffffu,
              p->life & 0xffff, (unsigned)index + 1);
@@ -327,6 +328,19 @@ int world_lost(world *w)
         for (int k = 0; k < w->n; k++) n += w->processes[i].ways[k].n_lost;
     pl_unlock(&w->lock);
     return n;
+}
+
+void world_must_not_lose(world *w, int before)
+{
+    int now = world_lost(w);
+    pl_lock(&w->lock);
+    for (int i = 0; i < w->n && now != before; i++)
+        for (int k = 0; k < w->n; k++)
+            if (w->processes[i].ways[k].n_lost)
+                fprintf(stderr, "%d lost %d, last for reason %d\n", i, k,
+                        w->processes[i].ways[k].last_why);
+    pl_unlock(&w->lock);
+    MUST(now == before);
 }
 
 void world_open(world *w, uint64_t seed, int n, const pl_bus_options *options)
