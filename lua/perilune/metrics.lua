@@ -254,6 +254,11 @@ function M:moved(job, kind)
     { "migration_type", kind })
 end
 
+-- It went to a worker of another numerics id: it may go on with other bits.
+function M:moved_numerics(job)
+  count("perilune_moves_to_other_numerics_total", model_of(self, job).label)
+end
+
 -- It may not move any more: it is longer than migration_max_seq_len.
 function M:too_long(job)
   count("dynamo_frontend_model_migration_max_seq_len_exceeded_total",
@@ -336,17 +341,6 @@ function M:done(job, choices)
   observe_request(m, age, n_in, n_out, cached, soonest)
   if how == "cancelled" then self:cancelled(job) end
   count_end(m, job, how)
-end
-
--- ---- the process ---------------------------------------------------------------------
-
--- Of a row of metrics_rows.process: a gauge set, a counter raised. `pairs_`: its labels.
-function M.set(name, value, pairs_)
-  C.pl_metric_set(open(name, labels_of(pairs_ or {})), value)
-end
-
-function M.add(name, by, pairs_)
-  C.pl_metric_add(open(name, labels_of(pairs_ or {})), by)
 end
 
 return M
