@@ -165,4 +165,8 @@ function Serving:stop(signal)
   return log
 end
 
+-- Requests, for others that have a port and a url.
+M.begin, M.request, M.get, M.post = Serving.begin, Serving.request, Serving.get, Serving.post
+M.metric, M.PLAIN = Serving.metric, PLAIN
+
 return M
