@@ -78,7 +78,8 @@ describe("a log that no terminal shows", function()
       local r = s:post(COMPLETION, completion { request_id = id })
       assert.matches("^cmpl%-%x+$", r.json.id)
     end
-    for _, trace in ipairs { "", "00", PARENT:upper(), PARENT .. "-x", ("-"):rep(300), "ff" .. PARENT:sub(3) } do
+    for _, trace in ipairs { "", "00", PARENT:upper(), PARENT .. "-x", ("-"):rep(300),
+        "ff" .. PARENT:sub(3) } do
       assert.equal(200, s:post(COMPLETION, completion(), { traceparent = trace }).status)
     end
     for _, o in ipairs(objects(s:stop())) do
