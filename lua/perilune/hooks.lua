@@ -2,7 +2,7 @@
 -- hooks.lua - asks a recipe's hooks, and answers where they do not.
 --
 --     local refused = hooks.ask(server, "admit", req)          nil: come in
---     local answer = hooks.ask(server, "migrate", req, lost)  { fail } or { avoid, after }
+--     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
 --     hooks.ask(server, "done", req, result)
 --
 -- A hook cannot stop the world, and never breaks a request: where it fails or answers
@@ -39,7 +39,7 @@ M.ROWS = {
 -- resolved recipe -> path of a hook -> its state
 local states = setmetatable({}, { __mode = "k" })
 
--- ---- what requests look like to hooks ------------------------------------------------
+-- ---- what requests look like to hooks -----------------------------------------------
 
 local FACTS, HEADERS = {}, {}               -- keys that no recipe can spell
 
@@ -132,7 +132,7 @@ local READERS = {
   done = function() return true end,
 }
 
--- ---- asking --------------------------------------------------------------------------
+-- ---- asking -------------------------------------------------------------------------
 
 local function each_row(path, fn)
   for _, row in ipairs(M.ROWS) do
@@ -236,8 +236,8 @@ local function refuse(state, where)
   state.refused = true
   C.pl_metric_add(state.errors, 1)
   log.warning("hook %s (%s) is refused: it took more than %d instructions, and was at "
-    .. "%s; the default answers until it is replaced", state.path, place(state.fn), M.BUDGET,
-    where)
+    .. "%s; the default answers until it is replaced", state.path, place(state.fn),
+    M.BUDGET, where)
 end
 
 local function failed(state, why)

@@ -1,59 +1,24 @@
 -- SPDX-License-Identifier: Apache-2.0
--- live.lua - what changes under a running server: hooks and live options.
+-- live.lua - what changes under a running process: hooks and live options.
 --
---     live.set(server, "worker.cost", fn, "the console")     one, from a console
---     live.reload(server)                                    all, from the recipe's file
+--     live.set(process, "worker.cost", fn, "the console")     one, from a console
+--     live.reload(process)                                    all, from the recipe's file
 --
 -- Both happen between two events of the lua thread, so each request sees the one recipe
 -- or the other. What is fixed while running is never touched: set refuses it, reload
 -- names it. What was set by hand holds until the file is read again.
 
-local pl = require "perilune.ffi"
-local buffer = require "string.buffer"
 local hooks = require "perilune.hooks"
 local log = require "perilune.log"
 local settings = require "perilune.recipe"
 local values = require "perilune.values"
-local ffi = pl.ffi
 
 local M = {}
 
--- ---- what is derived from live options ------------------------------------------------
-
-local function list_of(value)
-  return type(value) == "table" and value or value and { value } or {}
-end
-
-local function address(pointer)
-  return pointer and ffi.cast("uint64_t", ffi.cast("uintptr_t", pointer))
-end
-
--- The context as bytes, for Lua states of their own; C's objects go as addresses.
-local function blob_of(ctx, engine)
-  local plain = {}
-  for key, value in pairs(ctx) do plain[key] = value end
-  plain.text, plain.engine = address(ctx.text), address(engine)
-  return buffer.encode(plain)
-end
-
--- Copies live options to where each request looks for them: fields of the server and of
--- its ctx (prepare.lua). At the start, and again after each change.
-function M.fill(server)
-  local recipe = server.recipe
-  local http, ctx = recipe.http, server.ctx
-  log.level(recipe.log_level)
-  server.api_keys = list_of(http.api_key)
-  server.stream_interval = recipe.worker and recipe.worker.stream_interval
-  server.force_usage = http.enable_force_include_usage
-  server.id_headers = http.enable_request_id_headers
-  server.log_requests = http.enable_log_requests
-  if not ctx then return end
-  ctx.max_logprobs = recipe.max_logprobs
-  ctx.as_ids = http.return_tokens_as_token_ids
-  ctx.response_role = http.response_role
-  ctx.trust_request_chat_template = http.trust_request_chat_template
-  ctx.prompt_tokens_details = http.enable_prompt_tokens_details
-  server.ctx_blob = blob_of(ctx, server.engine)
+-- What else follows from live options: at the start, and again after each change.
+function M.fill(process)
+  log.level(process.recipe.log_level)
+  if process.server then process.server:refresh() end
 end
 
 -- ---- one change -----------------------------------------------------------------------
@@ -101,8 +66,8 @@ end
 -- Sets a hook or a live option. `by` says who: "the console". Answers true and what is
 -- to be told of it, which the log has too; or nil, why and perhaps a hint, and all is as
 -- it was. nil takes a hook away, or an option that may be unset.
-function M.set(server, path, value, by)
-  local recipe = server.recipe
+function M.set(process, path, value, by)
+  local recipe = process.recipe
   local canonical, row, hint = settings.find(recipe, path)
   if not canonical then return nil, row, hint end
   local text, why
@@ -113,7 +78,7 @@ function M.set(server, path, value, by)
     hint = nil
   end
   if not text then return nil, why, hint end
-  M.fill(server)
+  M.fill(process)
   text = text .. " reload() brings the file back."
   log.info("%s", text)
   return true, text
@@ -213,8 +178,8 @@ end
 
 -- Reads the recipe's file again, by the flags of the start. Answers true and what
 -- changed; or nil and why not, with file and line: then nothing has.
-function M.reload(server)
-  local recipe = server.recipe
+function M.reload(process)
+  local recipe = process.recipe
   local fresh, problems = settings.again(recipe)
   if fresh and not same_pools(recipe, fresh) then
     problems = { { text = ("%s: other pools than %s: needs a restart"):format(fresh.file,
@@ -227,7 +192,7 @@ function M.reload(server)
     return nil, why
   end
   local told = take_over(recipe, fresh)
-  M.fill(server)
+  M.fill(process)
   local text = ("%s is read again: %s"):format(recipe.file,
     #told > 0 and table.concat(told, "; ") or "nothing is different")
   log.info("%s", text)

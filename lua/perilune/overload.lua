@@ -6,12 +6,10 @@
 --
 --     { blocks, blocks_used, waiting_tokens, max_num_batched_tokens }
 
-local pl = require "perilune.ffi"
 local json = require "perilune.json"
 local live = require "perilune.live"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
-local C = pl.C
 
 local M = {}
 
@@ -22,11 +20,6 @@ local MESSAGE = "Service temporarily unavailable: All workers are busy, "
 
 M.THRESHOLDS = { "active_decode_blocks_threshold", "active_prefill_tokens_threshold",
   "active_prefill_tokens_threshold_frac" }
-
-M.ROWS = {
-  { "counter", "dynamo_frontend_model_rejection_total",
-    "requests refused because all workers were busy; labels: model, endpoint" },
-}
 
 -- A threshold that is set, or nil.
 local function threshold(recipe, name)
@@ -63,28 +56,16 @@ end
 -- What is answered to a request that comes when all are busy: status, message, headers.
 function M.refusal(server)
   return { status = server.recipe.http.overload_status, message = MESSAGE,
-    headers = ("Retry-After: %d\r\n"):format(RETRY_SECONDS) }
+    headers = ("Retry-After: %d\r\n"):format(RETRY_SECONDS), error_type = "overload" }
 end
 
-local function escape(s)
-  return (s:gsub('[\\"]', "\\%0"):gsub("\n", "\\n"))
-end
-
--- Counts a request that was refused. endpoint: "chat_completions" or "completions".
-function M.count(model, endpoint)
-  local _, name, help = unpack(M.ROWS[1])
-  C.pl_metric_add(C.pl_metric_open(C.PL_COUNTER, name,
-    ('model="%s",endpoint="%s"'):format(escape(model), endpoint), help, nil, 0), 1)
-end
-
--- May a request come in? nil: yes. Else what it is answered, counted for `endpoint`.
-function M.check(server, workers, endpoint)
+-- May a request come in? nil: yes. Else what it is answered.
+function M.check(server, workers)
   if not all_busy(server.recipe, workers) then return nil end
-  M.count(server.name, endpoint)
   return M.refusal(server)
 end
 
--- ---- /busy_threshold -----------------------------------------------------------------
+-- ---- /busy_threshold ----------------------------------------------------------------
 
 local function entry(server, model)
   local list = { "model", model }
@@ -98,13 +79,13 @@ end
 -- GET: the thresholds of each model, as JSON.
 function M.list(server)
   local out = {}
-  for i, model in ipairs(server.served_names) do out[i] = entry(server, model) end
+  for i, model in ipairs(server.models.list) do out[i] = entry(server, model.key) end
   return json.encode(json.object("thresholds", json.array(out)))
 end
 
-local function serves(server, model)
-  for _, name in ipairs(server.served_names) do
-    if name == model then return true end
+local function serves(server, name)
+  for _, model in ipairs(server.models.list) do
+    if model.ctx.names[name] then return true end
   end
   return false
 end
@@ -146,7 +127,7 @@ function M.post(server, body)
   if not asked then return refused(400, why, name) end
   for _, threshold_name in ipairs(M.THRESHOLDS) do
     local v = asked[threshold_name]
-    if v ~= nil then assert(live.set(server, threshold_name, v, "/busy_threshold")) end
+    if v ~= nil then assert(live.set(server.process, threshold_name, v, "/busy_threshold")) end
   end
   return json.encode(entry(server, doc.model))
 end
