@@ -290,7 +290,8 @@ function M:too_long(job)
 end
 
 -- It was stopped before its end, by its client's going (`gone`) or otherwise. Once a
--- request; done does it for one that ends by abort.
+-- request; done does it for one that ends by abort, where job.over (serve.lua) tells who
+-- stopped it.
 function M:cancelled(job, gone)
   if job.is_cancelled then return end
   job.is_cancelled = true
@@ -342,7 +343,7 @@ end
 
 local ENDS = { [C.PL_FINISH_ABORT] = "cancelled", [C.PL_FINISH_ERROR] = "internal" }
 
--- Its choices have ended.
+-- Its choices have ended. How it went: "", "cancelled" or "internal".
 function M:done(job, choices)
   local m, age = model_of(self, job), seconds(job.arrived, C.pl_now_ns())
   local id, n, how = m.id, job.plan.n, ""
@@ -362,8 +363,9 @@ function M:done(job, choices)
   end
   observe(id["vllm:request_max_num_generation_tokens"], longest)
   observe_request(m, age, n_in, n_out, cached, soonest)
-  if how == "cancelled" then self:cancelled(job) end
+  if how == "cancelled" then self:cancelled(job, job.over == nil) end
   count_end(m, job, how)
+  return how
 end
 
 return M

@@ -280,7 +280,10 @@ local function answer_job(server, x, job)
     server.metrics:refused(job, 500)
     error(why, 0)
   end
-  server.metrics:done(job, job.choices)
+  if server.metrics:done(job, job.choices) == "cancelled" then
+    job.log:info("Aborted Request ID: %s (%s)", job.id,
+      job.over and (job.over.message or "told to") or "its client is gone")
+  end
   tell_done(server, job)
 end
 

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What a server logs of its requests: JSON lines with their ids, whatever strangers send.
 local cjson = require "cjson.safe"
+local process = require "support.process"
 local serving = require "support.serving"
 local socket = require "support.socket"
 
@@ -100,6 +101,19 @@ describe("a log that no terminal shows", function()
     end
     for _, o in ipairs(objects(s:stop())) do assert.is_nil(o.request_id) end
     s = nil
+  end)
+
+  it("names a request that its client gave up", function()
+    start()
+    local r = s:begin("POST", COMPLETION, completion { max_tokens = 1900, ignore_eos = true },
+      { ["X-Request-Id"] = "gone-1" })
+    process.wait_for(20, function() return s:metric "vllm:num_requests_running" == 1 end)
+    r.connection:close()
+    assert.is_true(s:idle())
+    local found = those_with(objects(s:stop()), "Aborted Request ID: gone-1 (its client is gone)")
+    s = nil
+    assert.equal(1, #found)
+    assert.equal("gone-1", found[1].request_id)
   end)
 
   it("says who was drawn to those who bring no id", function()

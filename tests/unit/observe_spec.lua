@@ -114,6 +114,7 @@ describe("the metrics of requests", function()
     local m = metrics.new { model = "m4" }
     local gone, aborted = job("chat", true), job("chat", true)
     local before = values(m:render())["dynamo_frontend_disconnected_clients"] or 0
+    aborted.over = {}
     for _, j in ipairs { gone, aborted } do m:started(j) end
     m:cancelled(gone, true)
     m:done(gone, { choice(gone, 2, C.PL_FINISH_ABORT) })
