@@ -130,7 +130,7 @@ local function tell(server, job, n, w, lost)
   if w and w.numerics ~= lost.numerics then
     job.log:warning("%s rounds in another way (%s, not %s)", w.name, w.numerics,
       lost.numerics)
-    server.metrics:moved(job, "other_numerics")
+    server.metrics:moved_numerics(job)
   end
 end
 

@@ -293,7 +293,10 @@ local function answer_job(server, x, job)
     error(why, 0)
   end
   requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
-  server.metrics:done(job, job.choices)
+  if server.metrics:done(job, job.choices) == "cancelled" then
+    job.log:info("Aborted Request ID: %s (%s)", job.id,
+      job.over and (job.over.message or "told to") or "its client is gone")
+  end
   tell_done(server, job)
 end
 
