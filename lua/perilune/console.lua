@@ -19,7 +19,7 @@ local M = { workers = objects.local_workers }
 local MOST_TEXT = 64 * 1024
 local MOST_SESSIONS = 32
 
-local sessions, order = {}, {}              -- name -> session; names, oldest first
+local sessions, order = {}, {}              -- name -> session; names, the last used last
 
 -- ---- the world ------------------------------------------------------------------------
 
@@ -68,12 +68,12 @@ end
 -- A change, announced and logged.
 local function set(session, path, value)
   local server = session.server
-  local ok, said, hint = server:set(path, value, session.by or "a hook")
+  local ok, said, hint = run.outside(server.set, server, path, value, session.by)
   if not ok then
     error(hint and ("%s   (%s)"):format(said, hint) or tostring(said), 0)
   end
   said = type(said) == "string" and said or path .. " is set"
-  log.info("console: %s: %s", session.by or "a hook", recipe.without_secrets(said))
+  log.info("console: %s: %s", session.by, recipe.without_secrets(said))
   session.out[#session.out + 1] = said
 end
 
@@ -93,7 +93,7 @@ local function words(session)
     log_level = function(level) set(session, "log_level", level) end,
     reload = function()
       if not server.reload then error("this process cannot reload its recipe", 2) end
-      local ok, why = server:reload(session.by or "a hook")
+      local ok, why = run.outside(server.reload, server, session.by)
       if not ok then error(why, 0) end
       session.out[#session.out + 1] = type(ok) == "string" and ok
         or "the recipe is reloaded"
@@ -127,13 +127,16 @@ local function world(session)
 end
 
 local function session_of(server, name)
-  local session = sessions[name]
-  if session and session.server == server then return session end
-  session = { server = server, variables = {}, out = {} }
-  session.env = world(session)
-  if not name then return session end
-  sessions[name] = session
-  order[#order + 1] = name
+  local session = name and sessions[name]
+  if not session then
+    session = { server = server, variables = {}, out = {} }
+    session.env = world(session)
+  end
+  if not name then return session end       -- of one use
+  for i, other in ipairs(order) do
+    if other == name then table.remove(order, i) break end
+  end
+  sessions[name], order[#order + 1] = session, name
   if #order > MOST_SESSIONS then sessions[table.remove(order, 1)] = nil end
   return session
 end

@@ -19,7 +19,6 @@ return {
 
   local budget = run.SECONDS
   setup(function()
-    run.SECONDS = 0.3
     dir = scratch.folder()
     e = engine.open("tests/golden/llama", { device = "null", load_format = "dummy" })
     server = { engine = e.engine, worker = e.loaded, role = "frontend", name = "llama",
@@ -27,6 +26,8 @@ return {
       recipe = assert(recipe.resolve(dir.write("hooked.lua", HOOKED), { "--model", "m" })) }
     function server:set(path, value, by)
       assert(self == server)
+      assert(jit.status() and not debug.gethook())    -- it may watch for itself
+      if path == "http.response_role" and value == "boom" then error "boom" end
       changes[#changes + 1] = { path, value, by }
       if value == "no" then return nil, path .. " does not want that", 'help "it"' end
       return true, path .. " replaced"
@@ -40,6 +41,7 @@ return {
   end)
   before_each(function()
     changes, doing, gone = {}, {}, function() return false end
+    run.SECONDS = 10
   end)
 
   local function eval(text, more)
@@ -92,11 +94,17 @@ return {
     shows("1", "x", { console = "a" })
     shows("2", "x", { console = "b" })
     fails("'x' is not defined", "x")
-    for i = 1, 40 do eval("y = 1", { console = "c" .. i }) end
-    assert.is_truthy(eval("x", { console = "a" }).error)      -- the oldest are forgotten
+    for i = 1, 30 do eval("y = 1", { console = "c" .. i }) end
+    shows("1", "x", { console = "a" })
+    for _ = 1, 40 do eval "y = 1" end                         -- those without a name last not
+    for i = 1, 31 do eval("y = 1", { console = "d" .. i }) end
+    shows("1", "x", { console = "a" })
+    assert.is_truthy(eval("x", { console = "b" }).error)      -- unused for longest
   end)
 
   describe("ends", function()
+    before_each(function() run.SECONDS = 0.3 end)
+
     it("loops, however they resist", function()
       for _, text in ipairs {
         "while true do end",
@@ -136,6 +144,7 @@ return {
     end)
 
     it("what takes too much memory", function()
+      run.SECONDS = 30
       fails("MiB of memory", "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e6 + i) end")
       fails("MiB of memory", "local s = 'x' while true do s = s .. s end")
       fails("at most 16777216", "('x'):rep(1e9)")
@@ -228,6 +237,10 @@ return {
       assert.equal("log_level", changes[4][1])
       eval "recipe.migrate = nil"
       assert.same({ "migrate", nil, "a test" }, changes[5])
+      run.SECONDS = 0.3
+      fails("budget", "recipe.http.response_role = 'x' while true do end")
+      fails("boom", "recipe.http.response_role = 'boom'")
+      fails("budget", "pcall(function() recipe.http.response_role = 'boom' end) while true do end")
       fails('http.response_role does not want that   (help "it")', "recipe.http.response_role = 'no'")
     end)
 
