@@ -41,13 +41,15 @@ local BASE = pick(_G, [[assert error ipairs next pairs pcall rawequal select set
   tonumber tostring type unpack xpcall]])
 local LIBRARIES = {
   string = run.strings,
-  table = pick(table, "concat insert maxn remove sort"),
+  table = pick(table, "insert maxn remove sort"),
   math = pick(math, [[abs ceil cos deg exp floor fmod frexp huge ldexp log max min modf pi
     pow rad random sin sqrt tan]]),
   bit = pick(require "bit", [[tobit tohex bnot band bor bxor lshift rshift arshift rol ror
     bswap]]),
   os = pick(os, "clock date time difftime"),
 }
+
+LIBRARIES.table.concat = run.concat
 
 -- `pl` as recipes have it, where it is plain: functions, and tables of functions.
 local function view_of_pl()

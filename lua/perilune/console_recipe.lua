@@ -82,6 +82,13 @@ local function is_section(data, key)
   return false
 end
 
+local function copy(value)
+  if type(value) ~= "table" then return value end
+  local out = {}
+  for k, v in pairs(value) do out[k] = copy(v) end
+  return out
+end
+
 local function index(data, key)
   if is_section(data, key) then
     return Section { server = data.server, set = data.set, name = key,
@@ -92,12 +99,7 @@ local function index(data, key)
   local from = data.name and data.server.recipe[data.name] or data.server.recipe
   local value = from[name]
   if value ~= nil and row and row.secret then return SECRET end
-  if type(value) == "table" then
-    local copy = {}
-    for k, v in pairs(value) do copy[k] = v end
-    return copy
-  end
-  if type(value) ~= "function" then return value end
+  if type(value) ~= "function" then return copy(value) end
   local path = path_of(data, name)
   return Hook { fn = value, path = path, doc = hook,
     origin = settings.origin(data.server.recipe, path) or "?" }

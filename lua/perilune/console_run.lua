@@ -22,7 +22,7 @@ local disarm
 local EVERY = 10                            -- instructions between two looks at memory
 local LOOK = 10000                          -- between two looks at the time
 local MOST_KB = 64 * 1024                   -- that may be allocated
-local MOST_STRING = 16 * 2 ^ 20
+local MOST_STRING = 4 * 2 ^ 20
 local MOST_MATCHING = 1e11                  -- tries of a pattern, at worst
 
 M.SECONDS = 2
@@ -51,7 +51,8 @@ local function watch(gone, seconds)
     end
     count = count + EVERY
     if collectgarbage "count" > most then
-      collectgarbage()                      -- perhaps it was waste
+      collectgarbage()                      -- perhaps it was waste; it took time, too
+      look_at = 0
       if collectgarbage "count" > most then
         stop(("stopped: it took more than the console's %d MiB of memory")
           :format(MOST_KB / 1024))
@@ -70,13 +71,24 @@ end
 
 -- ---- functions of C that would not end ------------------------------------------------
 
-local function rep(s, n, between)
-  local size = (#s + #(between or "")) * (tonumber(n) or 0)
+local function check_size(size)
   if size > MOST_STRING then
     error(("a string of %.0f bytes; the console makes at most %.0f")
-      :format(size, MOST_STRING), 2)
+      :format(size, MOST_STRING), 3)
   end
+end
+
+local function rep(s, n, between)
+  check_size((#tostring(s) + #tostring(between or "")) * (tonumber(n) or 0))
   return string.rep(s, n, between)
+end
+
+function M.concat(list, between, from, to)
+  from, to = from or 1, to or #list
+  local size = #tostring(between or "") * (to - from)
+  for i = from, to do size = size + #tostring(list[i]) end
+  check_size(size)
+  return table.concat(list, between, from, to)
 end
 
 -- Each `*`, `+`, `-` may try every length, and a match every place.

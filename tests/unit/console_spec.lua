@@ -147,8 +147,10 @@ return {
       run.SECONDS = 30
       fails("MiB of memory", "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e6 + i) end")
       fails("MiB of memory", "local s = 'x' while true do s = s .. s end")
-      fails("at most 16777216", "('x'):rep(1e9)")
-      fails("at most 16777216", "string.rep('ab', 1e7, '--')")
+      fails("at most 4194304", "('x'):rep(1e9)")
+      fails("at most 4194304", "string.rep('ab', 1e7, '--')")
+      fails("at most 4194304", "(function() local s = ('x'):rep(4e6) return table.concat { s, s } end)()")
+      shows("a-b", "table.concat({ 'a', 'b' }, '-')")
       fails("might not end", "('a'):rep(50000):find(('a*'):rep(30) .. 'b')")
       fails("might not end", "string.match(('a'):rep(50000), ('.-'):rep(30))")
       shows("3\t3", "('abc'):find('c', 1, true)")
