@@ -88,7 +88,7 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     e->model = model;
     e->vocab = pl_model_vocab(model);
     e->block_size = pl_model_block_size(model);
-    e->step_metric = -1;
+    e->metrics[PL_OBSERVE_STEP_TOKENS] = e->metrics[PL_OBSERVE_SECONDS] = -1;
     e->namer = namer;
     e->kv = pl_kv_open(o->n_blocks);
     open_step(&e->step, o);
@@ -197,6 +197,7 @@ static pl_status enter(pl_engine *e, run *r)
         return pl_fail(PL_EINVAL, "sequence %d is here already", r->id);
     fit(e, r);
     r->arrival = s->arrivals++;
+    r->since_ns = pl_clock_now(e->options.clock);
     pl_index_insert(s, r);
     return PL_OK;
 }
@@ -253,9 +254,9 @@ void pl_engine_arrived(pl_engine *e, int32_t seq, int ok)
     post(e, seq, ok ? NEWS_ARRIVED : NEWS_FAILED);
 }
 
-void pl_engine_observe(pl_engine *e, int metric)
+void pl_engine_observe(pl_engine *e, int what, int metric)
 {
-    e->step_metric = metric;
+    if (what >= 0 && what < PL_COUNT(e->metrics)) e->metrics[what] = metric;
 }
 
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
@@ -391,6 +392,18 @@ static void remember(pl_engine *e, shared *s)
     i->number = 0;
 }
 
+/* Tokens that must be computed before those who have them bring new ones. */
+static int64_t prefill_of(const run_list *l)
+{
+    int64_t sum = 0;
+    for (int32_t i = 0; i < l->n; i++) {
+        const run *r = l->items[i];
+        int32_t left = r->seq->n_tokens - r->n_computed;
+        sum += left > 1 ? left : 0;
+    }
+    return sum;
+}
+
 /* Makes known how things are, and lets others in. Those that ended go in the same moment,
  * or the counts would not fit together. */
 static void publish(pl_engine *e)
@@ -402,6 +415,7 @@ static void publish(pl_engine *e)
     mine->blocks = pl_kv_size(e->kv);
     mine->blocks_used = mine->blocks - pl_kv_free(e->kv);
     mine->blocks_cached = pl_kv_cached(e->kv);
+    mine->prefill_tokens = prefill_of(&e->running) + prefill_of(&e->waiting);
     mine->last_step_ns = pl_now_ns();
     e->moved = e->moved && (e->running.n || e->waiting.n);
     pl_lock(&s->lock);
@@ -440,10 +454,10 @@ static int32_t prompt_rows(const step *s)
     return n;
 }
 
-static pl_status compute(pl_engine *e, const pl_result **results)
+static pl_status compute(pl_engine *e, bool counted, const pl_result **results)
 {
     pl_step_info *i = &e->info;
-    *i = (pl_step_info){.number = e->stats.steps,
+    *i = (pl_step_info){.number = counted ? e->stats.steps : 0,
                         .began_ns = e->woke_ns,
                         .submitted_ns = pl_now_ns(),
                         .seqs = e->step.batch.n_seqs,
@@ -455,6 +469,18 @@ static pl_status compute(pl_engine *e, const pl_result **results)
     return status;
 }
 
+/* Whether it counts: trials of an idle engine do not. */
+static bool count_step(pl_engine *e)
+{
+    int32_t n_rows = 0;
+    for (int32_t i = 0; i < e->step.batch.n_seqs; i++)
+        if (!e->step.runs[i]->seq->uncounted) n_rows += e->step.runs[i]->n_now;
+    if (!n_rows) return false;
+    e->stats.steps++;
+    pl_metric_observe(e->metrics[PL_OBSERVE_STEP_TOKENS], n_rows);
+    return true;
+}
+
 static pl_token_batch *run_step(pl_engine *e)
 {
     const pl_result *results = NULL;
@@ -464,9 +490,7 @@ static pl_token_batch *run_step(pl_engine *e)
     pl_engine_build(e);
     if (e->step.batch.n_seqs > 0) {
         e->moved = true;
-        e->stats.steps++;
-        if (e->step_metric >= 0) pl_metric_observe(e->step_metric, e->step.batch.n_rows);
-        if (compute(e, &results) == PL_OK)
+        if (compute(e, count_step(e), &results) == PL_OK)
             pl_engine_tell(e, results);
         else
             pl_engine_tell_failure(e);

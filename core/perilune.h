@@ -50,11 +50,14 @@ const char *pl_error_where(void);         /* "kv.c:88", for logs */
 
 enum { PL_LOG_DEBUG = 0, PL_LOG_INFO = 1, PL_LOG_WARN = 2, PL_LOG_ERROR = 3 };
 void pl_log_level(int level);
+void pl_log_json(int on);                 /* a JSON object a line, or (0) a line of text */
 void pl_log_write(int level, const char *text, size_t len);
+/* With what belongs to it: a name, NUL, its value, NUL, and so on; 1 KiB at most. */
+void pl_log_fields(int level, const char *text, size_t len, const char *fields,
+                   size_t fields_len);
 
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
-int pl_process_id(void);
 uint64_t pl_entropy(void);                /* 64 random bits from the system */
 /* Counter-based random bits (Philox4x32-10): the same arguments give the same, anywhere. */
 uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);
@@ -80,6 +83,7 @@ int pl_metric_open(int kind, const char *name, const char *labels, const char *h
 void pl_metric_add(int id, double by);     /* counter, gauge */
 void pl_metric_set(int id, double value);  /* gauge */
 void pl_metric_observe(int id, double value);
+void pl_metric_also(int id, int other);    /* what `id` observes from now on, `other` does too */
 double pl_metric_value(int id);            /* histogram: its count */
 int pl_metric_render(pl_buf *out);         /* Prometheus text format 0.0.4 */
 
@@ -180,6 +184,8 @@ typedef struct pl_weights pl_weights;
 pl_weights *pl_weights_open(const char *path);     /* GGUF v3 or safetensors, by content */
 void pl_weights_close(pl_weights *w);              /* its tensors' data go with it */
 int pl_weights_count(const pl_weights *w);
+int64_t pl_weights_size(const pl_weights *w);      /* of the file, in bytes */
+int64_t pl_weights_head(const pl_weights *w);      /* of these, before the first tensor's */
 const pl_tensor *pl_weights_get(const pl_weights *w, int i);
 const pl_tensor *pl_weights_find(const pl_weights *w, const char *name);
 pl_status pl_weights_meta(const pl_weights *w, const char *key, pl_meta *out);       /* PL_ENOTFOUND */
@@ -269,6 +275,7 @@ void pl_seq_remote(pl_seq *s, int32_t n_tokens);   /* KV of the first n will arr
 /* The last n of its tokens are not prompt: another engine made them, and it goes on from
  * there. Penalties, min_tokens and max_tokens count them. */
 pl_status pl_seq_resume(pl_seq *s, int32_t n_output);
+void pl_seq_uncounted(pl_seq *s);          /* a trial of the engine: statistics and metrics leave it out */
 
 enum { PL_FINISH_NONE = 0, PL_FINISH_STOP, PL_FINISH_LENGTH, PL_FINISH_ABORT, PL_FINISH_ERROR };
 typedef struct pl_logprob { int32_t token, rank; float logprob; } pl_logprob;
@@ -307,7 +314,9 @@ typedef struct pl_engine_options {
 typedef struct pl_engine_stats {           /* a snapshot; counters since the start */
     int32_t running, waiting, waiting_remote, blocks, blocks_used, blocks_cached;
     int64_t steps, preemptions, prompt_tokens, generation_tokens, cached_tokens;
-    int64_t prefix_queries, prefix_hits, chunked, aborted;
+    int64_t prefix_queries, prefix_hits, chunked;
+    int64_t finished, aborted;             /* finished: all that ended, the aborted too */
+    int64_t prefill_tokens;                /* of those running and waiting, not computed yet */
     int64_t last_step_ns;                  /* pl_now_ns at the end of the last step */
     int64_t busy_since_ns;                 /* work has been queued since then; 0: idle */
 } pl_engine_stats;
@@ -330,8 +339,10 @@ typedef struct pl_step_info {              /* a step that is over; times by pl_n
 } pl_step_info;
 /* The last steps that computed something, oldest first: how many, at most 1024. Any thread. */
 int pl_engine_steps(const pl_engine *e, pl_step_info *out, int max);
-/* Before it starts: a histogram (pl_metric_open) that each step's tokens are observed by. */
-void pl_engine_observe(pl_engine *e, int metric);
+/* Before it starts: a histogram (pl_metric_open) that observes each step's tokens, or the
+ * seconds from each sequence's submit to its end. */
+enum { PL_OBSERVE_STEP_TOKENS = 0, PL_OBSERVE_SECONDS = 1 };
+void pl_engine_observe(pl_engine *e, int what, int metric);
 /* Without a runtime (tests, the simulator): run one step here, then read what it produced.
  * The tokens live until the next step. */
 pl_status pl_engine_step(pl_engine *e);
@@ -398,6 +409,8 @@ void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char 
 void pl_exchange_write(pl_exchange *x, const char *data, size_t len);
 void pl_exchange_end(pl_exchange *x);
 void pl_exchange_release(pl_exchange *x);      /* Lua is through with it; unanswered: cut off */
+/* Before it is answered: fields, as pl_log_fields has them, of the line that the log gets. */
+void pl_exchange_label(pl_exchange *x, const char *fields, size_t len);
 
 enum { PL_STREAM_SSE = 0,                  /* C writes before + JSON text + after, per piece */
        PL_STREAM_PIECES = 1,               /* Lua is told of each piece and writes it */
@@ -518,10 +531,11 @@ int pl_client_poll(pl_client *const *clients, int n, uint8_t *ready, int timeout
 
 /* ---- local: sockets that only their owner can open (any thread) --------------------- */
 
-/* The folder of this user's sockets: $XDG_RUNTIME_DIR/perilune, or /tmp/perilune-UID. It
- * is made where it is not there; refused (PL_EIO) where others could enter it. */
+/* The folder of this user's sockets: $XDG_RUNTIME_DIR/perilune, without that
+ * /tmp/perilune-UID. It is made where it is not there; refused (PL_EIO) where others could
+ * enter it. */
 pl_status pl_local_folder(pl_buf *out);
-/* The paths of the sockets in both, a line each. Whether anybody listens, connecting says. */
+/* The paths of the sockets in it, a line each. Whether anybody listens, connecting says. */
 pl_status pl_local_list(pl_buf *out);
 
 /* ---- terminal (lua thread) ---------------------------------------------------------- */

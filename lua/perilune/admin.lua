@@ -1,10 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- admin.lua - what the owner of a process may ask it, over its local socket.
 --
--- A route is a function of (server, request) that answers a status and a table; a request
--- has `body` (a table), `by` (who asks, for logs) and gone(), whether they hung up.
+-- A route is a function of (process, request) that answers a status and a table; a
+-- request has `body` (a table), `by` (who asks, for logs) and gone(): have they hung up.
 -- Nothing in here knows by which way the question came; `handle` is the local socket's,
--- and never TCP's: frontend.lua asks pl_exchange_is_local.
+-- and never TCP's: process.lua asks pl_exchange_is_local.
 
 local pl = require "perilune.ffi"
 local console = require "perilune.console"
@@ -18,68 +18,67 @@ local M = {}
 
 local len_out = ffi.new "size_t[1]"
 
--- Functions of (server, out) that add fields to what /about tells.
+-- Functions of (process, out) that add fields to what /about tells.
 M.about = {}
 
 -- path -> method -> route
 M.routes = {}
 
-local function bytes_of(path)
-  local f = io.open(path, "rb")
-  local text = f and f:read "*a" or ""
-  if f then f:close() end
-  return text
+-- The models of a process: its own, or those that its frontend serves.
+local function model_of(process)
+  if process.summary then return process.summary.names[1] end
+  local first = process.server and process.server.models.list[1]
+  return first and first.key
 end
 
--- What a recipe's file says, in sixteen digits: equal where the files are.
-function M.hash(path)
-  local text = bytes_of(path)
-  return bit.tohex(C.pl_weights_fingerprint(nil, text, #text, 0))
+local function load_of(process)
+  local sum = { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
+  for _, w in ipairs(console.workers(process)) do
+    for field in pairs(sum) do sum[field] = sum[field] + (w.now()[field] or 0) end
+  end
+  sum.requests = process.server and process.server.in_flight or nil
+  return sum
 end
 
-local function health(server)
-  local stalled = server:stalled_for()
-  if stalled then return ("no step for %.0f s"):format(stalled) end
-  return server.stopping and "stopping" or "ok"
-end
-
--- The process in a few words. Load: sequences that run and wait, blocks in use of all.
-function M.describe(server)
-  local now = steps.stats(server.engine)
+-- The process in a few words. Load: sequences that run and wait, blocks in use of all, at
+-- the workers that it knows.
+function M.describe(process)
   local out = {
-    name = server.process_name, role = server.role, pid = C.pl_process_id(),
-    model = server.name, health = health(server),
-    uptime = math.floor(tonumber(C.pl_now_ns() - server.started_ns) / 1e9),
-    load = { running = now.running, waiting = now.waiting, blocks = now.blocks,
-      blocks_used = now.blocks_used, requests = server.in_flight },
-    version = ffi.string(C.pl_version()), recipe = server.recipe.file,
-    recipe_hash = server.recipe_hash,
+    name = process.name or process.local_name, local_name = process.local_name,
+    role = process.server and "frontend" or "worker", pid = process.pid,
+    model = model_of(process), health = process.health:problem() or "ok",
+    state = process.state, load = load_of(process),
+    uptime = math.floor(tonumber(C.pl_wall_ns() - process.started) / 1e9),
+    version = ffi.string(C.pl_version()), recipe = process.recipe.file,
+    recipe_hash = process.recipe_hash,
+    bus = process.on_bus and process.recipe.namespace or nil,
   }
-  for _, add in ipairs(M.about) do add(server, out) end
+  for _, add in ipairs(M.about) do add(process, out) end
   return out
 end
 
-M.routes["/about"] = { GET = function(server) return 200, M.describe(server) end }
+M.routes["/about"] = { GET = function(process) return 200, M.describe(process) end }
 
-M.routes["/steps"] = { GET = function(server)
-  local out = { name = server.process_name, workers = json.array() }
-  for i, w in ipairs(console.workers(server)) do
-    out.workers[i] = steps.summary(w.engine)
-    out.workers[i].name = w.name
+M.routes["/steps"] = { GET = function(process)
+  local out = { name = process.name or process.local_name, workers = json.array() }
+  for _, w in ipairs(console.workers(process)) do
+    local summary = w.engine and steps.summary(w.engine) or { now = w.now() }
+    summary.name = w.name
+    table.insert(out.workers, summary)
   end
   return 200, out
 end }
 
-M.routes["/eval"] = { POST = function(server, request)
-  return 200, console.eval(server, request)
+M.routes["/eval"] = { POST = function(process, request)
+  return 200, console.eval(process, request)
 end }
 
-M.routes["/complete"] = { POST = function(server, request)
-  return 200, console.complete(server, request)
+M.routes["/complete"] = { POST = function(process, request)
+  return 200, console.complete(process, request)
 end }
 
 -- Answers one question, whatever way it came: a status and JSON.
-function M.answer(server, method, path, request)
+function M.answer(process, method, path, request)
   local route = M.routes[path]
   local fn = route and route[method]
   if not fn then
@@ -88,7 +87,7 @@ function M.answer(server, method, path, request)
   if type(request.body) ~= "table" then
     return 400, json.encode { error = "the body is no JSON object" }
   end
-  local ok, status, out = xpcall(fn, debug.traceback, server, request)
+  local ok, status, out = xpcall(fn, debug.traceback, process, request)
   if not ok then
     log.error("%s", status)
     return 500, json.encode { error = "a defect of perilune's; the log has it" }
@@ -105,16 +104,16 @@ local function body_of(x)
 end
 
 -- The coroutine of an exchange of the local socket: it is answered and released.
-function M.handle(server, x)
+function M.handle(process, x)
   local id = C.pl_exchange_id(x)
-  server.exchanges[id] = x
-  local status, text = M.answer(server, ffi.string(C.pl_exchange_method(x)),
+  process.exchanges[id] = x
+  local status, text = M.answer(process, ffi.string(C.pl_exchange_method(x)),
     ffi.string(C.pl_exchange_path(x)), {
       body = body_of(x), by = ffi.string(C.pl_exchange_peer(x)),
       gone = function() return C.pl_exchange_is_gone(x) ~= 0 end,
     })
   C.pl_exchange_reply(x, status, "application/json", "", 0, text, #text)
-  server.exchanges[id] = nil
+  process.exchanges[id] = nil
   C.pl_exchange_release(x)
 end
 

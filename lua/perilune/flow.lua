@@ -3,7 +3,8 @@
 --
 --     local ev = flow.await(stream, "piece", "done", exchange, "gone")
 --
--- Events are known by (kind, id): ids of exchanges, streams and jobs are counted apart.
+-- Events are known by (kind, id): ids of exchanges, streams, jobs, processes and calls
+-- are counted apart; of a call that another process makes the id is that one's.
 -- A pair that was ever awaited or listened to keeps its newest event until somebody takes
 -- it; so nothing is lost between two awaits, and nothing piles up: one slot a pair, since
 -- a second "piece" says no more than the first. An event of no such pair goes to the
@@ -28,7 +29,8 @@ local MAX_IDLE = 1024                       -- coroutines kept for later tasks
 
 local KINDS = {
   request = C.PL_EV_REQUEST, gone = C.PL_EV_GONE, piece = C.PL_EV_PIECE,
-  done = C.PL_EV_DONE, job = C.PL_EV_JOB, signal = C.PL_EV_SIGNAL,
+  done = C.PL_EV_DONE, job = C.PL_EV_JOB, signal = C.PL_EV_SIGNAL, lost = C.PL_EV_LOST,
+  bus = C.PL_EV_BUS, peer = C.PL_EV_PEER, call = C.PL_EV_CALL, reply = C.PL_EV_REPLY,
 }
 local NAMES = {}
 for name, number in pairs(KINDS) do NAMES[number] = name end

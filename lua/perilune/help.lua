@@ -45,7 +45,7 @@ local function row_text(row)
     "  stands   " .. WHERE[row.section],
   }
   if row.env then out[#out + 1] = "  or       $" .. table.concat(row.env, ", $") end
-  out[#out + 1] = row.live and "  live: could change while running; as yet by no means"
+  out[#out + 1] = row.live and "  live: changes while running, by console or reload"
                   or "  fixed while running"
   return table.concat(out, "\n")
 end
@@ -67,8 +67,8 @@ be written `1k` (1000) or `1K` (1024); a table is JSON, or one field of it:
 `--hf-overrides.rope_theta 1e6`.
 
 A value comes from the default, the environment, the recipe or a flag; the later wins.
-`perilune check RECIPE` shows every value and who set it. Options that are *live* could
-change under a running server; this release has no way to change them yet.]]
+`perilune check RECIPE` shows every value and who set it. Options that are *live* change
+under a running server: by its console, or by a reload of the recipe (SIGHUP).]]
 
 local function cell(text)
   return (text:gsub("|", "\\|"):gsub("<", "&lt;"))
@@ -99,12 +99,18 @@ end
 local METRICS_HEAD = [[
 # Metrics
 
-*Made from `lua/perilune/metrics.lua` by `perilune help metrics`.*
+*Made from `lua/perilune/metrics_rows.lua` by `perilune help metrics`.*
 
-`/metrics` answers in Prometheus's text format. Names that begin with `vllm:` mean what
-they mean in vLLM, so its dashboards work; `perilune_` are our own. Every series has the
-labels `model_name` and `engine`; `vllm:request_success_total` also `finished_reason`
-(`stop`, `length`, `abort`, `error`).
+`/metrics` answers in Prometheus's text format, at a frontend's port and at a worker's
+`metrics_endpoint_port`. Names that begin with `vllm:` mean what they mean in vLLM, those
+with `dynamo_` what they mean in Dynamo, so their dashboards work; `perilune_` are ours.
+
+A process that has engines tells of each, with the labels `model_name` and `engine` (0, 1,
+...); as `dynamo_component_*` also with `dynamo_namespace`, `dynamo_component` (`backend`)
+and `dynamo_endpoint` (`generate`). A process that answers requests tells of them by
+`model_name`, as `dynamo_frontend_*` by `model`: they are measured where the client is,
+whichever engines served them. Trials of an idle engine (`canary_wait`) are counted
+nowhere.
 
 | name | type | meaning |
 |---|---|---|]]

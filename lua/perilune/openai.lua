@@ -4,9 +4,11 @@
 -- Bodies, fields, defaults and errors are OpenAI's as vLLM has them (docs/http.md).
 
 local pl = require "perilune.ffi"
+local identity = require "perilune.identity"
 local json = require "perilune.json"
-local log = require "perilune.log"
+local overload = require "perilune.overload"
 local serve = require "perilune.serve"
+local system = require "perilune.system"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -14,10 +16,7 @@ local M = {}
 local JSON = "application/json"
 local len_out = ffi.new "size_t[1]"
 
-local function reply(x, status, body, headers, kind)
-  headers = headers or ""
-  C.pl_exchange_reply(x, status, kind or JSON, headers, #headers, body, #body)
-end
+local reply = system.reply
 
 local function header(x, name)
   local v = C.pl_exchange_header(x, name)
@@ -32,12 +31,12 @@ end
 
 -- ---- routes ------------------------------------------------------------------------
 
-local function model_card(server, name)
-  return json.object("id", name, "object", "model", "created", server.created,
-    "owned_by", "perilune", "root", server.desc.path, "parent", json.null,
-    "max_model_len", server.ctx.max_model_len, "permission", json.array {
-      json.object("id", "modelperm-" .. server.desc.fingerprint:sub(1, 32),
-        "object", "model_permission", "created", server.created,
+local function model_card(entry, name)
+  return json.object("id", name, "object", "model", "created", entry.created,
+    "owned_by", "perilune", "root", entry.summary.root, "parent", json.null,
+    "max_model_len", entry.summary.max_model_len, "permission", json.array {
+      json.object("id", "modelperm-" .. entry.summary.fingerprint:sub(1, 32),
+        "object", "model_permission", "created", entry.created,
         "allow_create_engine", false, "allow_sampling", true, "allow_logprobs", true,
         "allow_search_indices", false, "allow_view", true, "allow_fine_tuning", false,
         "organization", "*", "group", json.null, "is_blocking", false) })
@@ -45,7 +44,11 @@ end
 
 local function models(server, x, headers)
   local list = {}
-  for i, name in ipairs(server.served_names) do list[i] = model_card(server, name) end
+  for _, entry in ipairs(server.models.list) do
+    for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
+      list[#list + 1] = model_card(entry, name)
+    end
+  end
   list = json.object("object", "list", "data", json.array(list))
   reply(x, 200, json.encode(list), headers)
 end
@@ -54,7 +57,7 @@ local function tokenize(server, x, headers)
   local plan = serve.plan(server, x, "tokenize")
   if plan.refused then return refuse(x, plan, headers) end
   reply(x, 200, json.encode(json.object("count", #plan.ids, "max_model_len",
-    server.ctx.max_model_len, "tokens", json.array(plan.ids), "token_strs",
+    plan.max_model_len, "tokens", json.array(plan.ids), "token_strs",
     plan.strings and json.array(plan.strings) or json.null)), headers)
 end
 
@@ -62,24 +65,6 @@ local function detokenize(server, x, headers)
   local plan = serve.plan(server, x, "detokenize")
   if plan.refused then return refuse(x, plan, headers) end
   reply(x, 200, json.encode(json.object("prompt", plan.text)), headers)
-end
-
--- Health is progress: work is queued and no step has ended for longer than any should
--- take.
-local function health(server, x, headers)
-  local stalled = server:stalled_for()
-  if stalled then
-    return serve.refuse(x, { status = 503, headers = headers,
-      message = ("the engine has not finished a step for %.0f s"):format(stalled) })
-  end
-  reply(x, 200, "", headers)
-end
-
-local function metrics(server, x, headers)
-  local buf = ffi.new "pl_buf"
-  server.metrics:refresh()
-  C.pl_metric_render(buf)
-  reply(x, 200, pl.take(buf), headers, "text/plain; version=0.0.4; charset=utf-8")
 end
 
 local function version(_, x, headers)
@@ -92,20 +77,50 @@ local function load_of(server, x, headers)
 end
 
 local function reset_prefix_cache(server, x, headers)
-  if C.pl_engine_reset_cache(server.engine) < 0 then
+  local reset = true
+  for _, w in ipairs(server.cluster.workers) do
+    if w.engine and C.pl_engine_reset_cache(w.engine) < 0 then reset = false end
+  end
+  if not reset then
     return serve.refuse(x, { status = 503, headers = headers,
       message = "the prefix cache is in use; try again when no request runs" })
   end
   reply(x, 200, "", headers)
 end
 
+local function thresholds(server, x, headers)
+  reply(x, 200, overload.list(server), headers)
+end
+
+local function set_thresholds(server, x, headers)
+  local body = C.pl_exchange_body(x, len_out)
+  local text, refused = overload.post(server, ffi.string(body, len_out[0]))
+  if not text then return refuse(x, { refused = refused }, headers) end
+  reply(x, 200, text, headers)
+end
+
 local function generate(kind)
-  return function(server, x, headers)
+  return function(server, x, headers, who)
     server.in_flight = server.in_flight + 1
-    local ok, why = xpcall(serve.generate, debug.traceback, server, x, kind, headers)
+    local ok, why = xpcall(serve.generate, debug.traceback, server, x, kind, headers,
+      who)
     server.in_flight = server.in_flight - 1
     if not ok then error(why, 0) end
   end
+end
+
+-- POST /v1/cancel/{id}: the request of that id, ours or the client's X-Request-Id, ends
+-- with what there is of it.
+local function cancel(server, x, headers, _, path)
+  local id = path:match "^/v1/cancel/(.+)$"
+  local job = server.jobs[id] or server.jobs[id:match "^%a+%-(.+)$" or ""]
+  if not job then
+    return serve.refuse(x, { status = 404, headers = headers,
+      message = "No such request is under way." })
+  end
+  serve.cancel(job, {})
+  reply(x, 200, json.encode(json.object("id", id, "object", "request.cancelled",
+    "cancelled", true)), headers)
 end
 
 local ROUTES = {
@@ -114,12 +129,22 @@ local ROUTES = {
   ["/v1/models"] = { GET = models },
   ["/tokenize"] = { POST = tokenize },
   ["/detokenize"] = { POST = detokenize },
-  ["/health"] = { GET = health },
-  ["/ping"] = { GET = health, POST = health },
-  ["/metrics"] = { GET = metrics },
+  ["/health"] = { GET = system.frontend_health },
+  ["/live"] = { GET = system.live },
+  ["/ping"] = { GET = system.frontend_health, POST = system.frontend_health },
+  ["/metrics"] = { GET = system.metrics },
   ["/version"] = { GET = version },
   ["/load"] = { GET = load_of },
+  ["/busy_threshold"] = { GET = thresholds, POST = set_thresholds },
   ["/reset_prefix_cache"] = { POST = reset_prefix_cache },
+}
+
+-- Paths that are there only where an option says so.
+local SERVED = {
+  ["/busy_threshold"] = function(server)
+    return not server.recipe.http.disable_frontend_admin_api
+  end,
+  ["/reset_prefix_cache"] = function(server) return server.dev_mode end,
 }
 
 -- ---- who may ------------------------------------------------------------------------
@@ -133,8 +158,11 @@ local function same(a, b)
   return diff == 0
 end
 
-local function authorized(server, x, path)
-  if #server.api_keys == 0 or path:sub(1, 3) ~= "/v1" then return true end
+-- vLLM wants a key below /v1 alone; who sets thresholds can keep everybody out.
+local function authorized(server, x, path, method)
+  local guarded = path:sub(1, 3) == "/v1"
+    or (path == "/busy_threshold" and method == "POST")
+  if #server.api_keys == 0 or not guarded then return true end
   local token = (header(x, "authorization") or ""):match "^[Bb]earer (.+)$"
   local ok = false
   for _, key in ipairs(server.api_keys) do
@@ -183,9 +211,10 @@ local function is_json(x)
   return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 
-local function request_id(server, x)
-  local id = server.id_headers and header(x, "x-request-id")
-  return id and not id:find "[%c]" and "X-Request-Id: " .. id .. "\r\n" or ""
+-- As vLLM has it: who brought no id learns the one that was drawn.
+local function request_id(server, x, who)
+  if not server.id_headers then return "" end
+  return "X-Request-Id: " .. identity.settle(who, x) .. "\r\n"
 end
 
 local function no(x, headers, status, message)
@@ -199,22 +228,23 @@ local function allow_header(route)
 end
 
 -- Answers one exchange.
-local function dispatch(server, x)
+local function dispatch(server, x, who)
   local method = ffi.string(C.pl_exchange_method(x))
   local path = ffi.string(C.pl_exchange_path(x))
-  local headers = cors(server, x) .. request_id(server, x)
+  local headers = cors(server, x)
   if method == "OPTIONS" and header(x, "access-control-request-method") then
     return preflight(server, x, headers)
   end
-  local route = ROUTES[path]
-  if not route or (path == "/reset_prefix_cache" and not server.dev_mode) then
+  headers = headers .. request_id(server, x, who)
+  local route = ROUTES[path] or path:find "^/v1/cancel/." and { POST = cancel }
+  if not route or (SERVED[path] and not SERVED[path](server)) then
     return no(x, headers, 404, "Not Found")
   end
   local handler = route[method == "HEAD" and "GET" or method]
   if not handler then
     return no(x, headers .. allow_header(route), 405, "Method Not Allowed")
   end
-  if not authorized(server, x, path) then
+  if not authorized(server, x, path, method) then
     return reply(x, 401, '{"error":"Unauthorized"}',
       headers .. "WWW-Authenticate: Bearer\r\n")
   end
@@ -223,16 +253,17 @@ local function dispatch(server, x)
     return no(x, headers, 415,
       "Unsupported Media Type: Only 'application/json' is allowed")
   end
-  return handler(server, x, headers)
+  return handler(server, x, headers, who, path)
 end
 
 -- The coroutine of an exchange: whatever happens, it is answered and released.
 function M.handle(server, x)
   local id = C.pl_exchange_id(x)
   server.exchanges[id] = x
-  local ok, why = xpcall(dispatch, debug.traceback, server, x)
+  local who = identity.of(x)
+  local ok, why = xpcall(dispatch, debug.traceback, server, x, who)
   if not ok then
-    log.error("%s", why)
+    who.log:error("%s", why)
     serve.refuse(x, { status = 500, message = "Internal server error" })
   end
   server.exchanges[id] = nil

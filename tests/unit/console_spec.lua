@@ -21,8 +21,8 @@ return {
   setup(function()
     dir = scratch.folder()
     e = engine.open("tests/golden/llama", { device = "null", load_format = "dummy" })
-    server = { engine = e.engine, worker = e.loaded, role = "frontend", name = "llama",
-      process_name = "frontend/0", metrics = { refresh = function() end },
+    server = { w = { engines = { { engine = e.engine, device = e.loaded.device } } },
+      local_name = "worker/0", state = "ready", metrics = { refresh = function() end },
       recipe = assert(recipe.resolve(dir.write("hooked.lua", HOOKED), { "--model", "m" })) }
     function server:set(path, value, by)
       assert(self == server)
@@ -230,15 +230,15 @@ return {
       assert.equal("worker.cost replaced", r.text)
       assert.equal("worker.cost", changes[1][1])
       assert.equal(2, changes[1][2]())
-      assert.equal("a test", changes[1][3])
+      assert.equal("the console", changes[1][3])
       eval "recipe.worker.cost = recipe.worker.cost"
       assert.equal(server.recipe.worker.cost, changes[2][2])
       eval "recipe.http.api_key = { 'a', 'b' }"
-      assert.same({ "http.api_key", { "a", "b" }, "a test" }, changes[3])
+      assert.same({ "http.api_key", { "a", "b" }, "the console" }, changes[3])
       eval "recipe.uvicorn_log_level = 'debug'"
       assert.equal("log_level", changes[4][1])
       eval "recipe.migrate = nil"
-      assert.same({ "migrate", nil, "a test" }, changes[5])
+      assert.same({ "migrate", nil, "the console" }, changes[5])
       run.SECONDS = 0.3
       fails("budget", "recipe.http.response_role = 'x' while true do end")
       fails("boom", "recipe.http.response_role = 'boom'")
@@ -311,7 +311,7 @@ return {
       local names, part = complete "recipe.worker.block"
       assert.equal("block_size", names)
       assert.equal("block", part)
-      assert.equal("steps(", (complete "w(0):st"))
+      assert.equal("steps(", (complete "w(0):ste"))
       assert.equal("block_size", (complete 'help "block_s'))
       assert.is_truthy(complete("metrics('vllm:prefix"):find "vllm:prefix_cache_hits_total")
       assert.equal("floor( fmod( frexp(", (complete "math.f"))
