@@ -58,7 +58,6 @@ void pl_log_fields(int level, const char *text, size_t len, const char *fields,
 
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
-int pl_process_id(void);
 uint64_t pl_entropy(void);                /* 64 random bits from the system */
 /* Counter-based random bits (Philox4x32-10): the same arguments give the same, anywhere. */
 uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);
@@ -532,10 +531,11 @@ int pl_client_poll(pl_client *const *clients, int n, uint8_t *ready, int timeout
 
 /* ---- local: sockets that only their owner can open (any thread) --------------------- */
 
-/* The folder of this user's sockets: $XDG_RUNTIME_DIR/perilune, or /tmp/perilune-UID. It
- * is made where it is not there; refused (PL_EIO) where others could enter it. */
+/* The folder of this user's sockets: $XDG_RUNTIME_DIR/perilune, without that
+ * /tmp/perilune-UID. It is made where it is not there; refused (PL_EIO) where others could
+ * enter it. */
 pl_status pl_local_folder(pl_buf *out);
-/* The paths of the sockets in both, a line each. Whether anybody listens, connecting says. */
+/* The paths of the sockets in it, a line each. Whether anybody listens, connecting says. */
 pl_status pl_local_list(pl_buf *out);
 
 /* ---- terminal (lua thread) ---------------------------------------------------------- */

@@ -152,6 +152,7 @@ pl_line *pl_line_open(const char *history_file)
 static void begin(pl_line *l)
 {
     l->editing = true;
+    el_resize(l->el); /* the window may have another size by now */
     el_set(l->el, EL_UNBUFFERED, 1);
 }
 

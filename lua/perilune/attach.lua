@@ -227,7 +227,7 @@ function M.run(words, complain)
     return 1
   end
   local console = { connection = connection, name = name, json = o.json,
-    id = bit.tohex(C.pl_entropy()) }
+    id = not o.expression and bit.tohex(C.pl_entropy()) or nil }
   local ok
   if o.expression then
     ok = evaluate(console, o.expression, false)

@@ -29,13 +29,14 @@ end
 
 local function put(choice, w)
   local seq = choice.seq and ffi.cast(seq_ptr, choice.seq.address) or nil
-  local status
+  local status, at = nil, C.pl_now_ns()
   if w.engine then
     status = C.pl_stream_start(choice.stream, w.engine, seq)
   else
     status = C.pl_stream_send(choice.stream, w.peer, w.index, seq)
   end
   if status < 0 then return pl.refusal(status) end
+  choice.sent_ns = at
   choice.seq = nil                          -- the stream's, or the engine's
   choice.worker, choice.worker_name = w, w.name
   w.streams[choice.id] = choice.stream
@@ -157,9 +158,9 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", refused.message)
     return nil, refused
   end
-  requests.note(job, ("moved to %s (was %s: %s)"):format(choice.worker_name, lost.name,
-    cluster.LOST[ev.a]))
   tell(server, job, n, choice.worker, lost)
+  requests.note(job, ("moved to %s (%s: %s)"):format(choice.worker_name or "nobody",
+    lost.name, cluster.LOST[ev.a]), choice.sent_ns)
   return true
 end
 

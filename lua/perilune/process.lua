@@ -77,30 +77,11 @@ end
 
 -- ---- for the console ----------------------------------------------------------------
 
--- The engines of this process: { name, engine, device, kernels }.
-function Process:local_workers()
-  local out, pool = {}, self.recipe.worker
-  for i, e in ipairs(self.w and self.w.engines or {}) do
-    local name = self.server and "worker/" .. i - 1 or self.name or "worker"
-    out[i] = { engine = e.engine, device = pool.device,
-      name = not self.server and #self.w.engines > 1 and name .. "." .. i - 1 or name,
-      kernels = ffi.string(C.pl_device_kernels(e.device)) }
-  end
-  return out
-end
-
 -- A worker of this process's own frontend, by its name.
 function Process:find_worker(name)
   for _, w in ipairs(self.server and self.server.cluster.workers or {}) do
     if w.engine and w.name == name then return w end
   end
-end
-
-function Process:model_name()
-  if self.summary then return self.summary.names[1] end
-  local names = {}
-  for i, entry in ipairs(self.server.models.list) do names[i] = entry.key end
-  return #names > 0 and table.concat(names, " ") or nil
 end
 
 -- Changes an option or a hook while it runs: true and what to say; nil, why, hint.

@@ -10,8 +10,6 @@ local visit = require "perilune.visit"
 
 local M = {}
 
-local TIMEOUT_MS = 2000
-
 local function uptime(seconds)
   if seconds < 120 then return ("%ds"):format(seconds) end
   if seconds < 7200 then return ("%dm"):format(seconds / 60) end
@@ -25,32 +23,15 @@ local function load_text(load)
     100 * (load.blocks_used or 0) / math.max(load.blocks or 0, 1))
 end
 
--- What each local process says of itself; one that does not answer is named all the same,
--- one that is gone is not.
-function M.collect()
-  local list, why = locals.list()
-  if not list then return nil, why end
-  local out = {}
-  for _, process in ipairs(list) do
-    local c = locals.connection(process.path, TIMEOUT_MS)
-    if c:open() then
-      local about = c:get "/about"
-      if type(about) ~= "table" then about = { health = "no answer" } end
-      about.name = process.name
-      out[#out + 1] = about
-      c:close()
-    end
-  end
-  return out
-end
-
 M.HEAD = { "name", "role", "model", "load", "health", "uptime", "version", "recipe" }
 
 -- A process's cells under HEAD. Load: sequences that run + wait, blocks in use.
 function M.cells(p)
   local recipe = type(p.recipe) == "string" and p.recipe:match "[^/]*$" or "-"
+  local health = tostring(p.health or "-")
+  if p.state and p.state ~= "ready" then health = p.state end
   return { p.name, p.role or p.name:match "^%l+", p.model or "-", load_text(p.load),
-    tostring(p.health or "-"), p.uptime and uptime(p.uptime) or "-", p.version or "-",
+    health, p.uptime and uptime(p.uptime) or "-", p.version or "-",
     recipe .. " " .. tostring(p.recipe_hash or ""):sub(1, 8) }
 end
 
@@ -72,7 +53,11 @@ local function from_bus(said)
 end
 
 local function collect_all(options)
-  if not options.bus then return M.collect() end
+  if not options.bus then
+    local list, why = locals.about()
+    for _, p in ipairs(list or {}) do p.path = nil end
+    return list, why
+  end
   local list, why = visit.peers(options)
   if not list then return nil, why end
   local out = {}

@@ -2,7 +2,7 @@
 -- requests.lua - what became of each request: those under way, and the last thousand.
 --
 --     requests.begin(job)             it is understood and has an id
---     requests.note(job, "submitted") it got to a stage
+--     requests.note(job, "sent to worker/0") it got to a stage
 --     requests.done(job, result)      it ended; `result` as `outcome` makes it
 --
 -- Times are of pl_now_ns. A record costs a request a table and a line per stage.
@@ -37,12 +37,13 @@ function M.begin(job)
   live[last], n_live = record, n_live + 1
 end
 
--- "submitted", "moved to worker/1 (was worker/0: gone)" ...; a move is counted too.
-function M.note(job, stage)
+-- "sent to worker/0", "moved to worker/1 (worker/0: gone)": a move is counted too. `ns`:
+-- when, if not now.
+function M.note(job, stage, ns)
   local record = job.record
   if not record then return end
   local stages = record.stages
-  stages[#stages + 1], stages[#stages + 2] = stage, now()
+  stages[#stages + 1], stages[#stages + 2] = stage, ns and tonumber(ns) or now()
   if stage:find "^moved" then record.moves = record.moves + 1 end
 end
 

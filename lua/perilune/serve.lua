@@ -281,15 +281,15 @@ local function answer_job(server, x, job)
     close_from(job.choices, 1)
     return turn_away(server, x, job, no)
   end
-  requests.note(job, "submitted")
   local ok, refused = start_all(server, x, job, job.choices)
   if not ok then return turn_away(server, x, job, refused) end
+  local first = job.choices[1]
+  requests.note(job, "sent to " .. (first.worker_name or "nobody"), first.sent_ns)
   local give = job.plan.stream and stream or whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, job.choices)
   settle(server, job.choices)
   if not answered then
     server.metrics:refused(job, 500)
-    requests.done(job, { finish = "error", why = "a defect of perilune's" })
     error(why, 0)
   end
   requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
@@ -320,7 +320,9 @@ function M.generate(server, x, kind, headers, who)
   local ok, why = xpcall(answer_job, debug.traceback, server, x, job)
   if server.jobs[job.id] == job then server.jobs[job.id] = nil end
   job.ended = true
-  if not ok then error(why, 0) end
+  if ok then return end
+  requests.done(job, { finish = "error", why = "a defect of perilune's" })
+  error(why, 0)
 end
 
 return M

@@ -14,10 +14,12 @@ local CLEAR = "\27[H\27[2J"
 
 local function worker_text(w)
   local now = w.now
-  return ("%s   %d running, %d waiting   blocks %d of %d in use, %d hold a prefix\n"
-    .. "last %d steps in %.2f s: %.1f tokens/s\n%s"):format(w.name, now.running,
-    now.waiting, now.blocks_used, now.blocks, now.blocks_cached, w.steps, w.seconds,
-    w.tokens_per_s, object.columns(steps.cells(w), "  "))
+  local head = ("%s   %d running, %d waiting   blocks %d of %d in use, %d hold a prefix")
+    :format(w.name, now.running, now.waiting, now.blocks_used, now.blocks,
+      now.blocks_cached)
+  if not w.steps then return head .. "\nin another process: perilune top " .. w.name end
+  return ("%s\nlast %d steps in %.2f s: %.1f tokens/s\n%s"):format(head, w.steps,
+    w.seconds, w.tokens_per_s, object.columns(steps.cells(w), "  "))
 end
 
 local function text_of(answer)
