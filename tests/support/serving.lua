@@ -161,4 +161,8 @@ function Serving:stop(signal)
   return log
 end
 
+-- Requests, for others that have a port and a url.
+M.begin, M.request, M.get, M.post = Serving.begin, Serving.request, Serving.get, Serving.post
+M.metric = Serving.metric
+
 return M
