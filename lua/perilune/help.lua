@@ -42,7 +42,7 @@ local function row_text(row)
     "  stands   " .. WHERE[row.section],
   }
   if row.env then out[#out + 1] = "  or       $" .. table.concat(row.env, ", $") end
-  out[#out + 1] = row.live and "  live: could change while running; as yet by no means"
+  out[#out + 1] = row.live and "  live: changes while running, by console or reload"
                   or "  fixed while running"
   return table.concat(out, "\n")
 end
@@ -64,8 +64,8 @@ be written `1k` (1000) or `1K` (1024); a table is JSON, or one field of it:
 `--hf-overrides.rope_theta 1e6`.
 
 A value comes from the default, the environment, the recipe or a flag; the later wins.
-`perilune check RECIPE` shows every value and who set it. Options that are *live* could
-change under a running server; this release has no way to change them yet.]]
+`perilune check RECIPE` shows every value and who set it. Options that are *live* change
+under a running server: by its console, or by a reload of the recipe (SIGHUP).]]
 
 local function cell(text)
   return (text:gsub("|", "\\|"):gsub("<", "&lt;"))

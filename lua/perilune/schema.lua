@@ -3,8 +3,9 @@
 --
 -- A row: { name, default, doc, ... }, its kind taken from the default unless said, and
 --   kind     string | integer | number | boolean | strings | table
---   min max  of a number; `choices` of a string; `words`: what an integer may be besides
---   live     it means something to new requests only, so it could change while running
+--   min max  of a number; `words`: what it may be besides
+--   choices  of a string; `like`: a pattern it fits, and `wants`, that in words
+--   live     it can change while running: it means something to new requests only
 --   env      environment variables that stand in for the default, first that is set
 --   also     other names it is known by
 --   unset    what happens while it has no value; for a computed default, what it computes
@@ -32,7 +33,54 @@ local top = {
     min = -1, live = true },
   { "log_level", "info", "what is logged", also = { "uvicorn_log_level" },
     choices = { "debug", "info", "warning", "error" }, live = true },
+  { "log_format", "auto", "auto: text on a terminal, else JSON lines",
+    choices = { "auto", "text", "json" } },
   { "disable_log_stats", false, "do not log throughput every ten seconds", live = true },
+  { "metrics_endpoint_port", nil, "a worker's own port for /metrics, /health and /live",
+    kind = "integer", min = 0, max = 65535, unset = "none" },
+  { "migration_limit", 0, "how often a request may move when its worker is lost",
+    min = 0, max = 2 ^ 32 - 1, live = true },
+  { "migration_max_seq_len", nil, "tokens of prompt and answer beyond which none moves",
+    kind = "integer", min = 1, max = 2 ^ 32 - 1, unset = "no limit", live = true },
+  -- Dynamo's three. None, its word, takes back what a recipe or the environment says.
+  { "active_decode_blocks_threshold", nil,
+    "share of its KV blocks in use beyond which a worker is busy", kind = "number",
+    min = 0, max = 1, words = { "None" }, unset = "no limit",
+    env = { "DYN_ACTIVE_DECODE_BLOCKS_THRESHOLD" }, live = true },
+  { "active_prefill_tokens_threshold", nil,
+    "prompt tokens waiting for it beyond which a worker is busy", kind = "integer",
+    min = 0, words = { "None" }, unset = "no limit",
+    env = { "DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD" }, live = true },
+  { "active_prefill_tokens_threshold_frac", nil,
+    "the same as a multiple of max_num_batched_tokens", kind = "number", min = 0,
+    words = { "None" }, unset = "no limit",
+    env = { "DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD_FRAC" }, live = true },
+  { "drain_timeout", 30, "seconds that a drain leaves to what runs before it moves",
+    kind = "number", min = 0, live = true },
+  { "canary_wait", nil, "seconds without a request after which a worker is tried",
+    kind = "number", min = 0.1, unset = "never", live = true },
+  { "allow_remote_console", false, "let consoles in over the bus", live = true },
+  { "bus", nil, "NATS servers, with commas, by which processes find each other",
+    kind = "string", env = { "PERILUNE_BUS", "NATS_SERVER" }, unset = "one process" },
+  { "namespace", "perilune", "who shares it on a bus sees each other",
+    env = { "DYN_NAMESPACE" }, like = "^[%w_-]+$", wants = "letters, digits, - and _" },
+  { "bus_user", nil, "user at the bus", kind = "string", unset = "none" },
+  { "bus_password", nil, "password at the bus", kind = "string", unset = "none",
+    env = { "PERILUNE_BUS_PASSWORD" }, secret = true },
+  { "bus_token", nil, "token at the bus", kind = "string", unset = "none",
+    env = { "PERILUNE_BUS_TOKEN" }, secret = true },
+  { "bus_nkey_seed", nil, "file of the nkey's seed", kind = "string", unset = "none" },
+  { "bus_credentials", nil, "file of a user's JWT and seed", kind = "string",
+    unset = "none" },
+  { "bus_tls_ca", nil, "PEM file of authorities trusted for the bus", kind = "string",
+    unset = "the system's" },
+  { "bus_tls_cert", nil, "PEM file of this process's certificate", kind = "string",
+    unset = "none" },
+  { "bus_tls_key", nil, "PEM file of its key", kind = "string", unset = "none" },
+  { "lost_after", 2, "seconds of silence after which a process counts as lost",
+    kind = "number", min = 0.2, max = 3600 },
+  { "bus_patience", 30, "seconds that the bus may be away before all do",
+    kind = "number", min = 0, max = 86400 },
 }
 
 local http = {
@@ -62,12 +110,21 @@ local http = {
     min = 1024, max = 2 ^ 30 },
   { "h11_max_header_count", 256, "most headers of a request", min = 1, max = 2 ^ 16 },
   { "enable_log_requests", false, "log every request as it comes", live = true },
+  { "request_timeout", 0, "seconds a request may take in all; 0: as long as it likes",
+    kind = "number", min = 0, live = true },
+  { "max_waiting", 8192, "requests that may wait for a worker; more are refused",
+    min = 0, max = 2 ^ 20, live = true },
+  { "overload_status", 503, "status of what is refused because all are busy", min = 400,
+    max = 599, env = { "DYN_HTTP_OVERLOAD_STATUS_CODE" }, live = true },
+  { "disable_frontend_admin_api", false, "do not serve /busy_threshold",
+    env = { "DYN_DISABLE_FRONTEND_ADMIN_API" } },
   { "enable_dev_endpoints", false, "serve /reset_prefix_cache",
     env = { "VLLM_SERVER_DEV_MODE" } },
 }
 
 local pool = {
-  { "count", 1, "workers in the pool; this release runs one", min = 1, max = 1 },
+  { "count", 1, "workers in the pool; with a role named: in this process", min = 1,
+    max = 64 },
   { "max_model_len", nil, "most tokens of prompt and answer; auto, -1: what memory holds",
     kind = "integer", min = 2, max = 2 ^ 24, words = { "auto", -1 },
     unset = "as the model was trained" },

@@ -2,7 +2,8 @@
 -- values.lua - the value of one option: is it right, what does a word mean, how it looks.
 --
 -- A row says what it wants: `kind` (string, integer, number, boolean, strings, table),
--- and perhaps `min`, `max`, `choices` (of a string) or `words` (integers' other values).
+-- and perhaps `min`, `max`, `choices` or `like` (of a string), `words` (a number's other
+-- values).
 -- Recipes, flags and environment all end here, so a value is refused in the same words
 -- wherever it comes from.
 
@@ -50,6 +51,7 @@ local NOUNS = {
 -- What a row wants: "an integer from 1 to 65535", "one of 'fcfs', 'priority'".
 function M.wants(row)
   if row.choices then return "one of " .. quoted(row.choices) end
+  if row.wants then return row.wants end
   local text = NOUNS[row.kind]
   if row.min and row.min == row.max then return M.show(row.min) end
   if row.min and row.max then
@@ -82,7 +84,7 @@ end
 
 local CHECKS = {
   string = function(row, v)
-    if type(v) ~= "string" then return nil end
+    if type(v) ~= "string" or (row.like and not v:find(row.like)) then return nil end
     return (not row.choices or contains(row.choices, v)) and v or nil
   end,
   integer = function(row, v)
@@ -92,6 +94,7 @@ local CHECKS = {
     return number_in_range(row, v)
   end,
   number = function(row, v)
+    if row.words and contains(row.words, v) then return v end
     return type(v) == "number" and number_in_range(row, v) or nil
   end,
   boolean = function(_, v)

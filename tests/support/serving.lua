@@ -20,7 +20,11 @@ Serving.__index = Serving
 
 -- Variables of the caller that would change what a server does.
 local PLAIN = { PERILUNE_MODEL = false, PERILUNE_API_KEY = false, VLLM_API_KEY = false,
-  VLLM_SERVER_DEV_MODE = false, PYTHONHASHSEED = false }
+  VLLM_SERVER_DEV_MODE = false, PYTHONHASHSEED = false, PERILUNE_BUS = false,
+  NATS_SERVER = false, DYN_NAMESPACE = false, DYN_HTTP_OVERLOAD_STATUS_CODE = false,
+  DYN_DISABLE_FRONTEND_ADMIN_API = false, DYN_ACTIVE_DECODE_BLOCKS_THRESHOLD = false,
+  DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD = false,
+  DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD_FRAC = false }
 
 -- Starts one on a free port and waits until it is healthy. `flags` may name a model.
 function M.start(flags, env)
