@@ -7,111 +7,28 @@
 -- way. Run by chaos_spec.lua; `./dev chaos` runs it longer.
 
 local fleet = require "support.fleet"
+local load = require "stress.load"
 local process = require "support.process"
 local requests = require "stress.requests"
-local serving = require "support.serving"
 local traffic = require "support.traffic"
 
 local M = { WORKERS = 4, STREAMS = 64 }
 
--- One plain process and the workers alike: small enough that prompts are cut and
--- sequences preempted.
-local ENGINE = { "--threads", "1", "--max-num-seqs", "24", "--max-num-batched-tokens", "64",
-  "--num-gpu-blocks-override", "900", "--max-model-len", "2048", "--load-format", "dummy",
-  "--hf-overrides", '{"num_hidden_layers":24}' }
-local WORKER = { "--drain-timeout", "1", unpack(ENGINE) }
+local WORKER = load.flags { "--drain-timeout", "1" }
 local FRONTEND = { "--migration-limit", "1000" }
 local LOST_AFTER = 2                         -- seconds, as it comes
-local TOKENS, VARIANTS = 1200, 3
 local ENDING = 120                           -- seconds that what is under way may take
-
--- ---- undisturbed answers ----------------------------------------------------------------
-
-local function ask_all(port, list, each)
-  local t, left = traffic.open(), #list
-  for i, request in ipairs(list) do
-    t:send(port, traffic.post(request.path, request.body), i)
-  end
-  while left > 0 do
-    t:poll(1000, function(x)
-      left = left - 1
-      assert(x.status == 200, ("%s: %s %s"):format(list[x.tag].kind, x.why, x.body))
-      each(list[x.tag], x)
-    end)
-  end
-end
-
--- The list of requests, each with its answer.
-function M.record(seed)
-  local list, stops = requests.list(seed, VARIANTS, TOKENS), {}
-  local plain = serving.start(ENGINE)
-  for _, request in ipairs(list) do
-    if request.kind == "stop_string" then stops[#stops + 1] = request end
-  end
-  ask_all(plain.port, stops, function(request, x)
-    requests.with_stop(request, traffic.value(x).choices[1].text)
-  end)
-  ask_all(plain.port, list, function(request, x)
-    request.answer = traffic.plain(x, request.kind == "unseeded")
-  end)
-  plain:stop()
-  return list
-end
-
--- ---- requests under way -----------------------------------------------------------------
 
 local Chaos = {}
 Chaos.__index = Chaos
 
-function Chaos:fail(text, ...)
-  local line = text:format(...)
-  self.failures[#self.failures + 1] = line
-  if #self.failures <= 5 then io.stderr:write("chaos: ", line, "\n") end
-end
-
--- Which frontend: mostly the first.
-function Chaos:port()
-  local second = self.second
-  if second and second.serves and self.roll(1, 3) == 1 then return second.port end
-  return self.fleet.frontends[1].port
-end
-
--- Puts the next request into a slot. One in twelve is to be cancelled.
-function Chaos:ask(slot)
-  local kind = (slot - 1) % #requests.KINDS
-  local request = self.list[kind * VARIANTS + self.roll(1, VARIANTS)]
-  self.asked = self.asked + 1
-  local id = ("%s-%d"):format(request.kind, self.asked)
-  local x = self.traffic:send(self:port(),
-    traffic.post(request.path, request.body, id), slot)
-  x.request, x.id = request, id
-  self.slots[slot] = x
-  if self.roll(1, 12) == 1 then x.cut_at = traffic.now() + self.roll(0, 4000) / 1000 end
-end
-
-function Chaos:ended(x)
-  self.slots[x.tag] = nil
-  local answer = traffic.plain(x, x.request.kind == "unseeded")
-  self.done = self.done + 1
-  if answer == x.request.answer then return end
-  self:fail("%s: %s", x.id, traffic.difference(x.request.answer, answer))
-end
-
-function Chaos:cut_some(now)
-  for slot, x in pairs(self.slots) do
-    if x.cut_at and now >= x.cut_at then
-      self.traffic:cut(x)
-      self.slots[slot] = nil
-      self.cancelled = self.cancelled + 1
-    end
-  end
-end
+function Chaos:fail(...) self.load:fail(...) end
 
 -- Counts moves by kind from what the frontends log.
 function Chaos:count_moves()
   for _, frontend in ipairs(self.fleet.frontends) do
     for id, tokens in frontend:news():gmatch
-        "(%w+)%-%d+[^\n]*recreating stream[^\n]-(%d+) tokens so far" do
+        "([%w_]+)%-%d+[^\n]*recreating stream[^\n]-(%d+) tokens so far" do
       if tonumber(tokens) > 0 then self.moves[id] = (self.moves[id] or 0) + 1 end
     end
   end
@@ -275,22 +192,18 @@ function Chaos:warm_up()
     list[i] = { kind = "warm", path = "/v1/completions",
       body = { prompt = "x", max_tokens = 8, ignore_eos = true } }
   end
-  ask_all(self.fleet.frontends[1].port, list, function() end)
+  load.ask_all(self.fleet.frontends[1].port, list)
   process.sleep(0.5)
   self.before = self:footprint()
 end
 
 -- Nothing new is asked; what is under way ends. Then nothing may be left of it.
 function Chaos:settle()
-  local deadline = traffic.now() + ENDING
-  while (next(self.slots) or #self.timers > 0 or #self.leaving > 0)
-      and traffic.now() < deadline do
-    self:tick()
-  end
-  for _, x in pairs(self.slots) do
-    self:fail("%s: no end in %d s, %d bytes so far", x.id, ENDING, x.bytes)
-    self.traffic:cut(x)
-  end
+  self.load:settle(ENDING, function() self:attend() end)
+  process.wait_for(60, function()
+    self:attend()
+    return #self.timers == 0 and #self.leaving == 0
+  end)
   self:count_moves()
   self.fleet:ready(#self.fleet.workers)
   for i, w in ipairs(self.fleet.workers) do
@@ -306,21 +219,14 @@ function Chaos:settle()
   if not ok then self:fail("left over: %s", why) end
 end
 
-function Chaos:tick(ask)
+-- What is due.
+function Chaos:attend()
   local now = traffic.now()
   self:run_timers(now)
-  self:cut_some(now)
-  if ask then
-    for slot = 1, M.STREAMS do
-      if not self.slots[slot] then self:ask(slot) end
-    end
-  end
-  self.traffic:poll(20, function(x) self:ended(x) end)
-  if now >= (self.watched or 0) then
-    self.watched = now + 0.25
-    self:watch()
-    self:count_moves()
-  end
+  if now < (self.watched or 0) then return end
+  self.watched = now + 0.25
+  self:watch()
+  self:count_moves()
 end
 
 -- Until the time is up and each kind has moved often enough, or twice the time is up.
@@ -338,17 +244,27 @@ function Chaos:storm(seconds, moves)
     if now >= memory_at and not self.memory then
       self.memory = self.fleet.frontends[1]:memory()
     end
-    self:tick(true)
+    self:attend()
+    self.load:tick(true)
   end
   self.seconds = traffic.now() - began
 end
 
+-- Which frontend is asked: mostly the first.
+function Chaos:port()
+  local second = self.second
+  if second and second.serves and self.roll(1, 3) == 1 then return second.port end
+  return self.fleet.frontends[1].port
+end
+
 -- options: seconds, seed, moves (how often each kind must move, mid-stream). A report:
--- failures (a list of words), done, cancelled, moves by kind, acts by name.
+-- load (its failures, done, cancelled), moves by kind, acts by name, memory and
+-- memory_after in MiB.
 function M.run(options)
-  local self = setmetatable({ list = M.record(options.seed), roll = requests.dice(options.seed),
-    traffic = traffic.open(), slots = {}, timers = {}, leaving = {}, failures = {},
-    moves = {}, acts = {}, asked = 0, done = 0, cancelled = 0 }, Chaos)
+  local self = setmetatable({ roll = requests.dice(options.seed + 1), timers = {},
+    leaving = {}, moves = {}, acts = {} }, Chaos)
+  self.load = load.open { list = load.record(load.ENGINE, options.seed), cancel = 12,
+    streams = M.STREAMS, seed = options.seed, port = function() return self:port() end }
   self.fleet = fleet.start { workers = M.WORKERS, worker = WORKER, frontend = FRONTEND }
   local ran, why = xpcall(function()
     self:warm_up()

@@ -18,9 +18,9 @@ describe("chaos", function()
   it("changes no answer and leaves nothing behind", function()
     local run = chaos.run { seconds = SECONDS, seed = SEED, moves = MOVES }
     print(("chaos: seed %d, %d s: %d answers, %d cancelled\n  disturbed: %s\n  moved: %s")
-      :format(SEED, run.seconds or 0, run.done, run.cancelled, counted(run.acts),
-        counted(run.moves)))
-    assert.same({}, run.failures)
+      :format(SEED, run.seconds or 0, run.load.done, run.load.cancelled,
+        counted(run.acts), counted(run.moves)))
+    assert.same({}, run.load.failures)
     for _, kind in ipairs(requests.KINDS) do
       assert.is_true((run.moves[kind] or 0) >= MOVES, kind .. " was moved too seldom")
     end

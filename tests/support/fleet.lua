@@ -65,13 +65,15 @@ function Member:memory()
   return status_of(("/proc/%d/status"):format(self.process.pid), "VmRSS") / 1024
 end
 
--- How many descriptors it has open.
-function Member:descriptors()
-  local list = io.popen(("ls /proc/%d/fd"):format(self.process.pid))
+-- How many descriptors a process has open.
+function M.descriptors(of)
+  local list = io.popen(("ls /proc/%d/fd"):format(of.pid))
   local _, n = list:read "*a":gsub("\n", "")
   list:close()
   return n
 end
+
+function Member:descriptors() return M.descriptors(self.process) end
 
 -- Whether nothing runs or waits in it and none of its blocks is in use.
 function Member:is_idle()
@@ -96,14 +98,22 @@ end
 local PLAIN = { PERILUNE_MODEL = false, PERILUNE_API_KEY = false, VLLM_API_KEY = false,
   PYTHONHASHSEED = false, PERILUNE_BUS = false, NATS_SERVER = false, DYN_NAMESPACE = false }
 
-function Fleet:launch(role, flags)
-  local words = { "run", M.RECIPE, role, "--bus", self.bus, "--log-format", "text" }
+-- how: nil, or { bus = its URL, if another, inside = words of a program to run it by }.
+function Fleet:launch(role, flags, how)
+  local inside = { unpack(how and how.inside or {}) }
+  local program = table.remove(inside, 1)
+  local words = inside
+  if program then words[#words + 1] = process.own_path() end
+  for _, word in ipairs { "run", M.RECIPE, role, "--bus", how and how.bus or self.bus,
+      "--log-format", "text" } do
+    words[#words + 1] = word
+  end
   for _, flag in ipairs(flags) do words[#words + 1] = flag end
   local env = {}
   for name, value in pairs(PLAIN) do env[name] = value end
   for name, value in pairs(self.env) do env[name] = value end
-  local member = setmetatable({ role = role, read = 0, process = process.start(words, env) },
-    Member)
+  local member = setmetatable({ role = role, read = 0,
+    process = process.start(words, env, program) }, Member)
   self.all[#self.all + 1] = member
   return member
 end
@@ -124,16 +134,16 @@ function Fleet.found(_, member)
 end
 
 -- A worker that is being started: it is there once is_there says so.
-function Fleet:begin_worker()
+function Fleet:begin_worker(how)
   local words = { "--model", self.model, "--metrics-endpoint-port", "0" }
   for _, flag in ipairs(self.worker) do words[#words + 1] = flag end
-  local member = self:launch("worker", words)
+  local member = self:launch("worker", words, how)
   self.workers[#self.workers + 1] = member
   return member
 end
 
-function Fleet:add_worker()
-  local member = self:begin_worker()
+function Fleet:add_worker(how)
+  local member = self:begin_worker(how)
   reached(member, member:await(REACHED.worker))
   return member
 end

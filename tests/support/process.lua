@@ -37,7 +37,7 @@ local Process = {}
 Process.__index = Process
 
 -- The program that runs the tests, whichever build that is.
-local function own_path()
+function M.own_path()
   local room = ffi.new "char[4096]"
   local n = C.readlink("/proc/self/exe", room, 4096)
   assert(n > 0, "no /proc/self/exe")
@@ -67,7 +67,7 @@ end
 -- Runs the program (or another) with these words. Signals ignored here are not ignored
 -- there.
 function M.start(words, env, program)
-  local path, log = program or own_path(), os.tmpname()
+  local path, log = program or M.own_path(), os.tmpname()
   local argv, envp = { path, unpack(words) }, environment(env or {})
   local files, attributes, all = ffi.new "struct t_spawn", ffi.new "struct t_spawn",
     ffi.new "struct t_spawn"
