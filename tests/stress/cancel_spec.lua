@@ -7,7 +7,7 @@ local requests = require "stress.requests"
 local serving = require "support.serving"
 local traffic = require "support.traffic"
 
-local CANCELS = 5 * (tonumber(os.getenv "PERILUNE_STRESS") or 2000)
+local CANCELS = (process.slow and 1 or 5) * (tonumber(os.getenv "PERILUNE_STRESS") or 2000)
 local SEED = tonumber(os.getenv "PERILUNE_SEED") or 1
 local AT_ONCE = 64
 local PATH = "/v1/completions"

@@ -44,7 +44,7 @@ function Chaos:least_moved()
   return least, n
 end
 
--- ---- disturbances -------------------------------------------------------------------------
+-- ---- disturbances -------------------------------------------------------------------
 
 function Chaos:after(seconds, act)
   self.timers[#self.timers + 1] = { at = traffic.now() + seconds, act = act }
@@ -166,7 +166,7 @@ function Chaos:watch()
   end
 end
 
--- ---- before and after -----------------------------------------------------------------------
+-- ---- before and after ---------------------------------------------------------------
 
 -- What must be as it was once nothing is under way.
 function Chaos:footprint()

@@ -8,6 +8,7 @@
 --   l:settle(120)
 --   l.failures, l.done, l.cancelled
 
+local process = require "support.process"
 local requests = require "stress.requests"
 local serving = require "support.serving"
 local traffic = require "support.traffic"
@@ -18,7 +19,7 @@ local M = {}
 -- last for seconds. The flags of whoever must give the same answers.
 M.ENGINE = { "--threads", "1", "--max-num-seqs", "24", "--max-num-batched-tokens", "64",
   "--num-gpu-blocks-override", "500", "--max-model-len", "2048", "--load-format", "dummy",
-  "--hf-overrides", '{"num_hidden_layers":24}' }
+  "--hf-overrides", ('{"num_hidden_layers":%d}'):format(process.slow and 3 or 24) }
 M.TOKENS, M.VARIANTS = 1200, 3
 
 -- M.ENGINE and more.

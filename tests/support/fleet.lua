@@ -77,9 +77,14 @@ function Member:descriptors() return M.descriptors(self.process) end
 
 -- Whether nothing runs or waits in it and none of its blocks is in use.
 function Member:is_idle()
-  return self:metric "vllm:num_requests_running" == 0
-    and self:metric "vllm:num_requests_waiting" == 0
-    and self:metric "vllm:kv_cache_usage_perc" == 0
+  local text, sum, n = self:get "/metrics".text, 0, 0
+  for _, name in ipairs { "num_requests_running", "num_requests_waiting",
+      "kv_cache_usage_perc" } do
+    for value in text:gmatch("\nvllm:" .. name .. "%b{} (%S+)") do
+      sum, n = sum + tonumber(value), n + 1
+    end
+  end
+  return n >= 3 and sum == 0
 end
 
 -- Waits for its end after SIGTERM, which must be a good one. Its log.

@@ -106,20 +106,27 @@ local VARIES = { id = true, created = true, system_fingerprint = true }
 -- Strings and lists that come in pieces: these are joined, of others the last counts.
 local JOINED = { text = true, content = true, reasoning_content = true }
 
-local function join(into, from)
+local join
+
+local function merged(key, old, value)
+  if type(value) == "table" and type(old) == "table" and key ~= "usage" then
+    if #value == 0 and #old == 0 then
+      join(old, value)
+      return old
+    end
+    for _, item in ipairs(value) do old[#old + 1] = item end
+    return old
+  end
+  if type(value) == "string" and type(old) == "string" and JOINED[key] then
+    return old .. value
+  end
+  return value
+end
+
+function join(into, from)
   for key, value in pairs(from) do
-    local old = into[key]
-    if value == cjson.null or VARIES[key] then   -- nothing, or nothing of interest
-    elseif type(value) == "table" and type(old) == "table" and key ~= "usage" then
-      if #value > 0 or #old > 0 then
-        for _, item in ipairs(value) do old[#old + 1] = item end
-      else
-        join(old, value)
-      end
-    elseif type(value) == "string" and type(old) == "string" and JOINED[key] then
-      into[key] = old .. value
-    else
-      into[key] = value
+    if value ~= cjson.null and not VARIES[key] then
+      into[key] = merged(key, into[key], value)
     end
   end
 end
