@@ -4,7 +4,8 @@
  *
  * Owns     the connection; what has come and not been seen by io.
  * Ignores  what messages say; whether they arrive (link.h sees to that).
- * Thread   io; open: lua. NATS's threads copy what comes into a bounded line, and no more.
+ * Thread   io; open: lua. NATS's threads copy what comes into a bounded line, and no
+ * more.
  *
  * At most once, and in order of each sender while nothing is lost. Subjects are NATS's:
  * words with dots, `*` for one word and `>` for the rest where one listens.

@@ -49,14 +49,16 @@ pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char
 void pl_links_stop(pl_links *ls);  /* says goodbye, closes its handles */
 void pl_links_close(pl_links *ls); /* after the loop's last reference; frees */
 
-void pl_links_hello(pl_links *ls, const char *json, size_t len); /* lua; NULL: takes it back */
+void pl_links_hello(pl_links *ls, const char *json,
+                    size_t len); /* lua; NULL: takes it back */
 pl_status pl_links_peer(pl_links *ls, int32_t peer, pl_buf *out); /* lua: pl_peer_hello */
 
 /* The link to a peer that said hello; NULL: there is none such (any more). */
 pl_link *pl_links_find(pl_links *ls, int32_t peer);
-int32_t pl_link_peer(const pl_link *l);  /* 0: it has said no hello */
+int32_t pl_link_peer(const pl_link *l);   /* 0: it has said no hello */
 uint64_t pl_link_epoch(const pl_link *l); /* ours: grows with every loss */
-/* While held, a link is kept alive and watched: so many sequences and calls are under way. */
+/* While held, a link is kept alive and watched: so many sequences and calls are under
+ * way. */
 void pl_link_hold(pl_link *l);
 void pl_link_release(pl_link *l);
 /* kind: 0 to 255. Whatever becomes of it, `lost` tells; so it cannot fail. */

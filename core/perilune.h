@@ -179,6 +179,8 @@ typedef struct pl_weights pl_weights;
 pl_weights *pl_weights_open(const char *path);     /* GGUF v3 or safetensors, by content */
 void pl_weights_close(pl_weights *w);              /* its tensors' data go with it */
 int pl_weights_count(const pl_weights *w);
+int64_t pl_weights_size(const pl_weights *w);      /* of the file, in bytes */
+int64_t pl_weights_head(const pl_weights *w);      /* of these, before the first tensor's */
 const pl_tensor *pl_weights_get(const pl_weights *w, int i);
 const pl_tensor *pl_weights_find(const pl_weights *w, const char *name);
 pl_status pl_weights_meta(const pl_weights *w, const char *key, pl_meta *out);       /* PL_ENOTFOUND */

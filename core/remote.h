@@ -6,8 +6,9 @@
  * Ignores  text, HTTP, how messages travel.
  * Thread   io, but for what says otherwise.
  *
- * Sent away:   lua --encode--> io --SUBMIT--> peer;  TOKENS --> the stream;  CANCEL --> peer
- * Taken in:    SUBMIT --> engine;  a step's batch --> one TOKENS a peer;  CANCEL --> engine
+ * Sent away:   lua --encode--> io --SUBMIT--> peer;  TOKENS --> the stream;  CANCEL -->
+ * peer Taken in:    SUBMIT --> engine;  a step's batch --> one TOKENS a peer;  CANCEL -->
+ * engine
  */
 #ifndef PL_REMOTE_H
 #define PL_REMOTE_H

@@ -242,6 +242,16 @@ int pl_weights_count(const pl_weights *w)
     return w->n_tensors;
 }
 
+int64_t pl_weights_size(const pl_weights *w)
+{
+    return (int64_t)w->size;
+}
+
+int64_t pl_weights_head(const pl_weights *w)
+{
+    return (int64_t)w->data_at;
+}
+
 const pl_tensor *pl_weights_get(const pl_weights *w, int i)
 {
     return i >= 0 && i < w->n_tensors ? &w->tensors[i] : NULL;

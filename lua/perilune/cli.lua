@@ -28,19 +28,39 @@ local function report(problems)
   return code
 end
 
--- The recipe's name and the flags after it; roles are words between.
+-- The recipe's name, the roles after it and then the flags.
 local function recipe_words(word, name, ...)
   if not name or name:match "^%-" then
     return nil, complain(("'%s' needs a recipe"):format(word),
                          ("perilune %s agg"):format(word))
   end
-  local first = ...
-  if first and not first:match "^%-" then
-    local text = ("role '%s': this release runs all of a recipe in one process"):format(
-      first)
-    return nil, complain(text, ("perilune %s %s"):format(word, name))
+  local given, roles = { ... }, {}
+  while given[1] and not given[1]:match "^%-" do
+    roles[#roles + 1] = table.remove(given, 1)
   end
-  return name, { ... }
+  return name, given, roles
+end
+
+-- The roles named as a set, all of a recipe's where none is; or nil and the complaint.
+local function role_set(resolved, named)
+  local set, known = {}, { frontend = true }
+  for _, pool in ipairs(resolved.pools) do known[pool] = true end
+  for _, role in ipairs(named) do
+    if not known[role] then
+      local near = nearest(role, { "frontend", unpack(resolved.pools) })
+      return nil, complain(("no role '%s' in %s"):format(role, resolved.file),
+        near and ("did you mean '%s'?"):format(near) or "frontend, or the name of a pool")
+    end
+    set[role] = true
+  end
+  if not named[1] then return known end
+  for role in pairs(known) do
+    if not set[role] and not resolved.bus then
+      return nil, complain(("role '%s' alone needs a bus to find the others"):format(
+        named[1]), "--bus nats://127.0.0.1:4222, or $PERILUNE_BUS")
+    end
+  end
+  return set
 end
 
 -- perilune run RECIPE --help: what the recipe says, and the flags that are its own.
@@ -61,16 +81,18 @@ local function describe(name)
 end
 
 function words.run(...)
-  local name, given = recipe_words("run", ...)
+  local name, given, named = recipe_words("run", ...)
   if not name then return given end
   if asked_for_help(given) then return describe(name) end
   local resolved, problems = recipe.resolve(name, given)
   if not resolved then return report(problems) end
-  if not resolved.model then
+  local roles, bad = role_set(resolved, named)
+  if not roles then return bad end
+  if not resolved.model and roles.worker then
     return complain("no model: name one by --model or $PERILUNE_MODEL",
                     "./dev run fetches a small one")
   end
-  return require("perilune.frontend").run(resolved)
+  return require("perilune.process").run(resolved, roles)
 end
 
 local function shown(setting)
@@ -81,11 +103,13 @@ local function shown(setting)
 end
 
 function words.check(...)
-  local name, given = recipe_words("check", ...)
+  local name, given, named = recipe_words("check", ...)
   if not name then return given end
   if asked_for_help(given) then return describe(name) end
   local resolved, problems = recipe.resolve(name, given)
   if not resolved then return report(problems) end
+  local roles, bad = role_set(resolved, named)
+  if not roles then return bad end
   print(resolved.file)
   for _, setting in ipairs(recipe.settings(resolved)) do
     local line = ("  %-38s %-24s %s"):format(setting.path, shown(setting), setting.origin)

@@ -28,7 +28,8 @@ local MAX_IDLE = 1024                       -- coroutines kept for later tasks
 
 local KINDS = {
   request = C.PL_EV_REQUEST, gone = C.PL_EV_GONE, piece = C.PL_EV_PIECE,
-  done = C.PL_EV_DONE, job = C.PL_EV_JOB, signal = C.PL_EV_SIGNAL,
+  done = C.PL_EV_DONE, job = C.PL_EV_JOB, signal = C.PL_EV_SIGNAL, lost = C.PL_EV_LOST,
+  bus = C.PL_EV_BUS, peer = C.PL_EV_PEER, call = C.PL_EV_CALL, reply = C.PL_EV_REPLY,
 }
 local NAMES = {}
 for name, number in pairs(KINDS) do NAMES[number] = name end

@@ -86,25 +86,34 @@ local function config_labels(cache)
   return table.concat(out, ",")
 end
 
--- For one model on one engine, before it starts. `cache`: how the KV cache is set, pairs.
-function M.new(engine, model_name, cache)
+-- For one model.
+function M.new(model_name)
   local labels = ('model_name="%s",engine="0"'):format(escape(model_name))
-  local self = setmetatable({ engine = engine, id = {}, last = {},
+  local self = setmetatable({ id = {}, last = {}, labels = labels,
     stats = ffi.new "pl_engine_stats", finished = {} }, M)
   for _, row in ipairs(M.ROWS) do
     local kind, name, help, buckets = unpack(row)
-    local own = name == CONFIG and labels .. "," .. config_labels(cache) or labels
-    if name ~= BY_REASON then self.id[name] = open(kind, name, own, help, buckets) end
+    if name ~= BY_REASON and name ~= CONFIG then
+      self.id[name] = open(kind, name, labels, help, buckets)
+    end
     for _, reason in ipairs(name == BY_REASON and REASONS or {}) do
       self.finished[reason] = open(kind, name,
         labels .. (',finished_reason="%s"'):format(reason), help)
     end
   end
-  C.pl_metric_set(self.id[CONFIG], 1)
-  C.pl_engine_observe(engine, self.id["vllm:iteration_tokens_total"])
   self.gap = self.id["vllm:inter_token_latency_seconds"]
   return self
 end
+
+function M:add_engine(_, engine, cache)
+  self.engine = engine
+  self.id[CONFIG] = open("gauge", CONFIG, self.labels .. "," .. config_labels(cache), "")
+  C.pl_metric_set(self.id[CONFIG], 1)
+  C.pl_engine_observe(engine, self.id["vllm:iteration_tokens_total"])
+end
+
+function M.moved() end
+function M.too_long() end
 
 local COUNTED = {
   preemptions = "vllm:num_preemptions_total", prompt_tokens = "vllm:prompt_tokens_total",
@@ -116,6 +125,7 @@ local COUNTED = {
 -- Brings what the engine counts up to date; returns its statistics.
 function M:refresh()
   local s = self.stats
+  if not self.engine then return s end
   C.pl_engine_stats_get(self.engine, s)
   local function set(name, v) C.pl_metric_set(self.id[name], v) end
   set("vllm:num_requests_running", s.running)

@@ -32,12 +32,12 @@ end
 
 -- ---- routes ------------------------------------------------------------------------
 
-local function model_card(server, name)
-  return json.object("id", name, "object", "model", "created", server.created,
-    "owned_by", "perilune", "root", server.desc.path, "parent", json.null,
-    "max_model_len", server.ctx.max_model_len, "permission", json.array {
-      json.object("id", "modelperm-" .. server.desc.fingerprint:sub(1, 32),
-        "object", "model_permission", "created", server.created,
+local function model_card(entry, name)
+  return json.object("id", name, "object", "model", "created", entry.created,
+    "owned_by", "perilune", "root", entry.summary.root, "parent", json.null,
+    "max_model_len", entry.summary.max_model_len, "permission", json.array {
+      json.object("id", "modelperm-" .. entry.summary.fingerprint:sub(1, 32),
+        "object", "model_permission", "created", entry.created,
         "allow_create_engine", false, "allow_sampling", true, "allow_logprobs", true,
         "allow_search_indices", false, "allow_view", true, "allow_fine_tuning", false,
         "organization", "*", "group", json.null, "is_blocking", false) })
@@ -45,7 +45,11 @@ end
 
 local function models(server, x, headers)
   local list = {}
-  for i, name in ipairs(server.served_names) do list[i] = model_card(server, name) end
+  for _, entry in ipairs(server.models.list) do
+    for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
+      list[#list + 1] = model_card(entry, name)
+    end
+  end
   list = json.object("object", "list", "data", json.array(list))
   reply(x, 200, json.encode(list), headers)
 end
@@ -54,7 +58,7 @@ local function tokenize(server, x, headers)
   local plan = serve.plan(server, x, "tokenize")
   if plan.refused then return refuse(x, plan, headers) end
   reply(x, 200, json.encode(json.object("count", #plan.ids, "max_model_len",
-    server.ctx.max_model_len, "tokens", json.array(plan.ids), "token_strs",
+    plan.max_model_len, "tokens", json.array(plan.ids), "token_strs",
     plan.strings and json.array(plan.strings) or json.null)), headers)
 end
 
@@ -92,7 +96,11 @@ local function load_of(server, x, headers)
 end
 
 local function reset_prefix_cache(server, x, headers)
-  if C.pl_engine_reset_cache(server.engine) < 0 then
+  local reset = true
+  for _, w in ipairs(server.cluster.workers) do
+    if w.engine and C.pl_engine_reset_cache(w.engine) < 0 then reset = false end
+  end
+  if not reset then
     return serve.refuse(x, { status = 503, headers = headers,
       message = "the prefix cache is in use; try again when no request runs" })
   end
@@ -106,6 +114,20 @@ local function generate(kind)
     server.in_flight = server.in_flight - 1
     if not ok then error(why, 0) end
   end
+end
+
+-- POST /v1/cancel/{id}: the request of that id, ours or the client's X-Request-Id, ends
+-- with what there is of it.
+local function cancel(server, x, headers, path)
+  local id = path:match "^/v1/cancel/(.+)$"
+  local job = server.jobs[id] or server.jobs[id:match "^%a+%-(.+)$" or ""]
+  if not job then
+    return serve.refuse(x, { status = 404, headers = headers,
+      message = "No such request is under way." })
+  end
+  serve.cancel(job, {})
+  reply(x, 200, json.encode(json.object("id", id, "object", "request.cancelled",
+    "cancelled", true)), headers)
 end
 
 local ROUTES = {
@@ -206,7 +228,7 @@ local function dispatch(server, x)
   if method == "OPTIONS" and header(x, "access-control-request-method") then
     return preflight(server, x, headers)
   end
-  local route = ROUTES[path]
+  local route = ROUTES[path] or path:find "^/v1/cancel/." and { POST = cancel }
   if not route or (path == "/reset_prefix_cache" and not server.dev_mode) then
     return no(x, headers, 404, "Not Found")
   end
@@ -223,7 +245,7 @@ local function dispatch(server, x)
     return no(x, headers, 415,
       "Unsupported Media Type: Only 'application/json' is allowed")
   end
-  return handler(server, x, headers)
+  return handler(server, x, headers, path)
 end
 
 -- The coroutine of an exchange: whatever happens, it is answered and released.

@@ -2,24 +2,22 @@
 -- pool.lua - what a thread of the pool does: prepare big requests, one after the other.
 --
 -- Each thread has a Lua state of its own (main.c opens it and calls this with the
--- runtime's address). A job's argument is the kind of request and the context, both as
--- bytes; the context is decoded again only when it has changed.
+-- runtime's address). A job's argument is the kind of request and the models' contexts,
+-- as bytes; these are decoded again only when they have changed.
 
 local pl = require "perilune.ffi"
 local buffer = require "string.buffer"
+local models = require "perilune.models"
 local prepare = require "perilune.prepare"
 local C, ffi = pl.C, pl.ffi
 
-local last_blob, ctx
+local last_blob, list
 
-local function context(blob)
+local function contexts(blob)
   if blob ~= last_blob then
-    ctx = buffer.decode(blob)
-    ctx.text = ffi.cast("pl_text *", ctx.text)
-    ctx.engine = ffi.cast("pl_engine *", ctx.engine)
-    last_blob = blob
+    list, last_blob = models.decode(blob), blob
   end
-  return ctx
+  return list
 end
 
 local function work(job)
@@ -27,7 +25,7 @@ local function work(job)
   local arg = C.pl_job_arg(job, len)
   local kind, blob = ffi.string(arg, len[0]):match "^(%a+)\n(.*)$"
   local body = C.pl_exchange_body(C.pl_job_exchange(job), len)
-  local plan = prepare.run(context(blob), kind, body, len[0])
+  local plan = prepare.run(contexts(blob), kind, body, len[0])
   local result = buffer.encode(plan)
   C.pl_job_done(job, result, #result)
   if math.max(#result, tonumber(len[0])) > 1e6 then collectgarbage() end

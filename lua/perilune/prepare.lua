@@ -6,13 +6,12 @@
 -- knows nothing but its arguments, and its answer, the *plan*, is plain data: sequences
 -- and ids are C's, named by their addresses.
 --
---   plan = prepare.run(ctx, "chat", body)
+--   plan = prepare.run(contexts, "chat", body)
 --   plan.refused = { status, message, param }        or
 --   plan.prompts[i] = { n_tokens, ids, text, prime, seqs = { { address, id }, ... } }
 --
--- ctx (made once by serve.lua): text, vocab, max_model_len, defaults, max_n,
--- max_logprobs, chat (a template), prefix_ids, suffix_ids, eos_ids, bos_token, eos_token,
--- as_ids, engine (in the pool only: there it hashes the prompt's blocks), ...
+-- contexts: of the models there are, made by models.lua. A context's `engine` is there in
+-- the pool only, where it hashes the prompt's blocks.
 
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
@@ -166,19 +165,20 @@ local function stream_options(req, plan)
     and params.boolean(options, "continuous_usage_stats")
 end
 
--- The model asked for: one of ours, or none named.
-local function model_of(ctx, req)
-  local name = params.string(req, "model")
-  if name and not ctx.names[name] then
-    refuse(("The model `%s` does not exist."):format(name), "model", 404)
+-- The context of the model asked for; of the only one, where none is named.
+local function context_of(contexts, name)
+  for _, ctx in ipairs(contexts) do
+    if name and ctx.names[name] or not name and #contexts == 1 then return ctx end
   end
-  return name
+  if name then refuse(("The model `%s` does not exist."):format(name), "model", 404) end
+  if contexts[1] then refuse("model must be given: there are several.", "model") end
+  refuse("No worker is here yet.", nil, 503)
 end
 
 -- What both endpoints have in common.
 local function common(ctx, req, kind)
   params.refuse_unsupported(req)
-  local plan = { kind = kind, model = model_of(ctx, req) }
+  local plan = { kind = kind, model = params.string(req, "model") }
   stream_options(req, plan)
   local sampling = params.read(req, ctx)
   sampling.bad_ids = bad_word_ids(ctx, sampling.bad_words)
@@ -263,7 +263,7 @@ function M.tokenize(ctx, req, node)
     local special = params.boolean(req, "add_special_tokens", true)
     prompt = prompts_of.node(ctx, node, special)
   end
-  local plan = { kind = "tokenize", model = model_of(ctx, req),
+  local plan = { kind = "tokenize", max_model_len = ctx.max_model_len,
     ids = prompts_of.list(prompt) }
   if params.boolean(req, "return_token_strs") then
     plan.strings = {}
@@ -276,12 +276,12 @@ function M.tokenize(ctx, req, node)
   return plan
 end
 
-function M.detokenize(ctx, req, _, doc)
+function M.detokenize(ctx, _, _, doc)
   local node = C.pl_json_find(doc, "tokens")
   if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_ARRAY then
     refuse("tokens must be a list of token ids.", "tokens")
   end
-  return { kind = "detokenize", model = model_of(ctx, req),
+  return { kind = "detokenize",
     text = prompts_of.decode(ctx, prompts_of.ids(ctx, node)) }
 end
 
@@ -299,11 +299,15 @@ local function lift(doc)
   return req
 end
 
-local function plan_of(ctx, kind, doc)
+local function plan_of(contexts, kind, doc)
   if C.pl_json_kind(doc) ~= C.PL_JSON_OBJECT then
     refuse "The body must be a JSON object."
   end
-  return M[kind](ctx, lift(doc), C.pl_json_find(doc, "prompt"), doc)
+  local req = lift(doc)
+  local ctx = context_of(contexts, params.string(req, "model"))
+  local plan = M[kind](ctx, req, C.pl_json_find(doc, "prompt"), doc)
+  plan.model_key = ctx.key
+  return plan
 end
 
 local function explain(e)
@@ -315,12 +319,12 @@ end
 -- The plan for a request of `kind`: chat, completion, tokenize or detokenize; `body` may
 -- be a string or a pointer. A defect in here is a 500 with a line in the log, never an
 -- error thrown at the caller.
-function M.run(ctx, kind, body, len)
+function M.run(contexts, kind, body, len)
   local doc = C.pl_json_open(body, len)
   if doc == nil then
     return { refused = { status = 400, message = ffi.string(C.pl_error_text()) } }
   end
-  local ok, plan = xpcall(plan_of, explain, ctx, kind, doc)
+  local ok, plan = xpcall(plan_of, explain, contexts, kind, doc)
   C.pl_json_close(doc)
   return ok and plan or { refused = plan }
 end

@@ -129,23 +129,20 @@ end
 
 -- ---- a directory --------------------------------------------------------------------
 
-local function read_file(path, required)
+-- The files of a tokenizer, as a directory has them.
+M.FILES = { "tokenizer.json", "tokenizer_config.json", "chat_template.jinja" }
+
+local function read_file(path)
   local f, why = io.open(path, "rb")
   local s = f and f:read "*a"
   if f then f:close() end
-  if not s and required then
-    error({ message = ("'%s' cannot be read: %s"):format(path, why or "not a file"),
-            name = "PL_EIO" }, 0)
-  end
-  return s
+  return s, ("'%s' cannot be read: %s"):format(path, why or "not a file")
 end
 
-local function read_json(path, required)
-  local s = read_file(path, required)
-  if not s then return {} end
+local function parse(name, s)
   local ok, doc = pcall(cjson.decode, s)
-  if not ok then refuse(("'%s' is not JSON: %s"):format(path, doc)) end
-  if type(doc) ~= "table" then refuse(("'%s' is no JSON object"):format(path)) end
+  if not ok then refuse(("'%s' is not JSON: %s"):format(name, doc)) end
+  if type(doc) ~= "table" then refuse(("'%s' is no JSON object"):format(name)) end
   return doc
 end
 
@@ -160,9 +157,12 @@ local function templates(value)
   return named.default, named.tool_use
 end
 
-local function load_directory(dir)
-  local plan = from_json.plan(read_json(dir .. "/tokenizer.json", true))
-  local config = read_json(dir .. "/tokenizer_config.json")
+local function load_files(get, name_of)
+  local main, why = get "tokenizer.json"
+  if not main then error({ message = why, name = "PL_EIO" }, 0) end
+  local plan = from_json.plan(parse(name_of "tokenizer.json", main))
+  local own = get "tokenizer_config.json"
+  local config = own and parse(name_of "tokenizer_config.json", own) or {}
   local text = build(plan)
   for _, list in ipairs { plan.prefix_ids, plan.suffix_ids } do
     for _, id in ipairs(list) do
@@ -184,13 +184,20 @@ local function load_directory(dir)
   t.add_bos = contains(t.prefix_ids, t.bos_id)
   t.add_eos = contains(t.suffix_ids, t.eos_id)
   t.chat_template, t.tool_template = templates(config.chat_template)
-  t.chat_template = read_file(dir .. "/chat_template.jinja") or t.chat_template
+  t.chat_template = get "chat_template.jinja" or t.chat_template
   return t
 end
 
 -- The tokenizer of a model's Hugging Face directory.
 function M.from_directory(dir)
-  return guard(load_directory, dir)
+  local function name_of(name) return dir .. "/" .. name end
+  return guard(load_files, function(name) return read_file(name_of(name)) end, name_of)
+end
+
+-- The same of files that are at hand: their contents by their names.
+function M.from_files(files)
+  return guard(load_files, function(name) return files[name], name .. " is missing" end,
+    function(name) return name end)
 end
 
 -- ---- GGUF ---------------------------------------------------------------------------

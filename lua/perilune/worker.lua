@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- worker.lua - opens what answers: a device, the model on it, its tokenizer, an engine.
+-- worker.lua - opens what answers: the model's description, its tokenizer, and engines,
+-- each with a device and the model on it.
 
 local pl = require "perilune.ffi"
 local log = require "perilune.log"
@@ -117,64 +118,79 @@ local function load_model(pool, desc, device, stopped)
 end
 
 local function report(self, pool, kind)
-  local tokens = (self.blocks - 1) * pool.block_size
+  local first, tokens = self.engines[1], (self.blocks - 1) * pool.block_size
   log.info("model %s: %s, %s of weights", self.desc.name, self.desc.architecture,
-    size(tonumber(C.pl_model_weight_bytes(self.model))))
-  log.info("device %s, kernels %s, threads %s", kind,
-    ffi.string(C.pl_device_kernels(self.device)),
-    pool.threads == 0 and "one per core" or tostring(pool.threads))
+    size(tonumber(C.pl_model_weight_bytes(first.model))))
+  log.info("device %s, kernels %s, threads %s%s", kind,
+    ffi.string(C.pl_device_kernels(first.device)),
+    pool.threads == 0 and "one per core" or tostring(pool.threads),
+    #self.engines > 1 and (", %d engines"):format(#self.engines) or "")
   log.info("KV cache size: %d tokens (%s when full)", tokens,
-    size(tonumber(C.pl_model_block_bytes(self.model)) * self.blocks))
+    size(tonumber(C.pl_model_block_bytes(first.model)) * self.blocks))
   log.info("Maximum concurrency for %d tokens per request: %.2fx", self.length,
     tokens / self.length)
 end
 
--- A worker of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
--- if given, says whether it is not wanted any more. Fields: desc, device, model, engine,
--- tokenizer, blocks, length.
-function M.open(recipe, pool, stopped)
-  local self = {}
-  local function try(field, value, why, name)
-    if value == nil then
-      M.close(self)
-      return false, why, name
-    end
-    self[field] = value
-    return true
+-- Sets fields one after the other: { name, function } each; stops at the first refusal.
+local function fill(fields, steps)
+  for _, step in ipairs(steps) do
+    local value, why, name = step[2]()
+    if value == nil then return nil, why, name end
+    fields[step[1]] = value
   end
-  local kind = pool.device == "auto" and "cpu" or pool.device
-  local function device()
-    local d = C.pl_device_open(kind, pool.kernels, pool.threads)
-    if d == nil then return pl.refusal(C.PL_EINVAL) end
-    return d
-  end
-  local steps = {
-    { "desc", function() return describe(recipe, pool) end },
-    { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
-    { "device", device },
-    { "model", function() return load_model(pool, self.desc, self.device, stopped) end },
+  return fields
+end
+
+-- One engine more, in self.engines from the first of its parts on.
+local function add_engine(self, recipe, pool, kind, stopped)
+  local e = {}
+  self.engines[#self.engines + 1] = e
+  return fill(e, {
+    { "device", function()
+      local d = C.pl_device_open(kind, pool.kernels, pool.threads)
+      if d == nil then return pl.refusal(C.PL_EINVAL) end
+      return d
+    end },
+    { "model", function() return load_model(pool, self.desc, e.device, stopped) end },
     { "length", function()
       local length, blocks = lengths(pool, self.desc,
-        tonumber(C.pl_model_block_bytes(self.model)))
-      self.blocks = blocks
+        tonumber(C.pl_model_block_bytes(e.model)))
+      self.length, self.blocks = length, blocks
       return length, blocks, "PL_ELIMIT"
     end },
     { "engine", function()
-      return open_engine(recipe, pool, self.model, self.length, self.blocks)
+      return open_engine(recipe, pool, e.model, self.length, self.blocks)
     end },
-  }
-  for _, step in ipairs(steps) do
-    local ok, why, name = try(step[1], step[2]())
-    if not ok then return nil, why, name end
+  })
+end
+
+-- The workers of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
+-- if given, says whether they are not wanted any more. Fields: desc, tokenizer, length,
+-- blocks, and engines, a list of { device, model, engine }.
+function M.open(recipe, pool, stopped)
+  local self = { engines = {} }
+  local kind = pool.device == "auto" and "cpu" or pool.device
+  local ok, why, name = fill(self, {
+    { "desc", function() return describe(recipe, pool) end },
+    { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
+  })
+  for _ = 1, pool.count do
+    if ok then ok, why, name = add_engine(self, recipe, pool, kind, stopped) end
+  end
+  if not ok then
+    M.close(self)
+    return nil, why, name
   end
   report(self, pool, kind)
   return self
 end
 
 function M.close(self)
-  if self.engine then C.pl_engine_close(self.engine) end
-  if self.model then C.pl_model_close(self.model) end
-  if self.device then C.pl_device_close(self.device) end
+  for _, e in ipairs(self.engines) do
+    if e.engine then C.pl_engine_close(e.engine) end
+    if e.model then C.pl_model_close(e.model) end
+    if e.device then C.pl_device_close(e.device) end
+  end
   if self.tokenizer then C.pl_text_close(ffi.gc(self.tokenizer.text, nil)) end
 end
 

@@ -109,8 +109,23 @@ describe("a server that is told to stop", function()
       ends(s.process)
     end)
 
-    it("tells those whom it answers, by SIG" .. name, function()
+    it("lets those whom it answers finish, by SIG" .. name, function()
       s = serving.start()
+      local short = { prompt = "x", max_tokens = 300, ignore_eos = true, temperature = 0 }
+      local begun = {}
+      for i = 1, 8 do begun[i] = s:begin("POST", COMPLETION, short) end
+      process.wait_for(10, function() return s:metric "vllm:num_requests_running" > 4 end)
+      s.process:signal(name)
+      for i = 1, 8 do
+        local r = begun[i]:finish()
+        assert.equal(200, r.status)
+        assert.equal("length", r.json.choices[1].finish_reason)
+      end
+      ends(s.process)
+    end)
+
+    it("tells those whom it answers when their time is over, by SIG" .. name, function()
+      s = serving.start { "--drain-timeout", "0" }
       local streamed, whole = {}, {}
       for i = 1, 8 do
         local body = { stream = true }
@@ -145,7 +160,7 @@ describe("a server that is told to stop", function()
   end
 
   it("does not wait for a client that reads nothing", function()
-    s = serving.start()
+    s = serving.start { "--drain-timeout", "0.2" }
     local body = { stream = true, n = 20, temperature = 1 }
     for k, v in pairs(LONG) do body[k] = body[k] or v end
     local deaf = s:begin("POST", COMPLETION, body)
@@ -156,7 +171,7 @@ describe("a server that is told to stop", function()
   end)
 
   it("does not wait for a big request that is being prepared", function()
-    s = serving.start { "--trust-request-chat-template" }
+    s = serving.start { "--trust-request-chat-template", "--drain-timeout", "0.2" }
     local message = { role = "user", content = "x" }
     local slow = s:begin("POST", "/v1/chat/completions", { messages = { message },
       chat_template = "{{ '" .. ("a b "):rep(1000) .. "' * 10000 }}" })

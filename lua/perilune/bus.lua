@@ -1,0 +1,150 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- bus.lua - this process among the others: joins them, says hello, answers their calls.
+
+local pl = require "perilune.ffi"
+local calls = require "perilune.calls"
+local card = require "perilune.card"
+local cjson = require "cjson.safe"
+local flow = require "perilune.flow"
+local log = require "perilune.log"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+-- So long does a process listen to who is there before it takes a name.
+local NAMING_SECONDS = 0.2
+
+-- ---- what is said -------------------------------------------------------------------
+
+-- What a worker must have in common with others of its model, and its numerics id.
+function M.identity(recipe, w, summary)
+  local pool, numerics = recipe.worker,
+    ffi.string(C.pl_model_numerics(w.engines[1].model))
+  local seed = os.getenv "PYTHONHASHSEED"
+  return {
+    names = summary.names, fingerprint = summary.fingerprint, vocab = summary.vocab,
+    max_model_len = w.length, block_size = pool.block_size, numerics = numerics,
+    kv_layout = ("pages of %d bytes"):format(
+      tonumber(C.pl_model_block_bytes(w.engines[1].model))),
+    hash_algo = pool.prefix_caching_hash_algo,
+    hash_seed = seed ~= "random" and seed or "vllm-none-hash",
+    max_num_seqs = pool.max_num_seqs, blocks = w.blocks,
+    max_num_batched_tokens = pool.max_num_batched_tokens,
+    stream_interval = pool.stream_interval,
+  }
+end
+
+local function host_name()
+  local f = io.open "/proc/sys/kernel/hostname"
+  local name = f and f:read "*l"
+  if f then f:close() end
+  return name or "?"
+end
+
+-- Tells the others what this process is; where it has a name and is on a bus.
+function M.hello(process)
+  if not process.on_bus or not process.name then return end
+  local text = cjson.encode {
+    name = process.name, role = process.role, state = process.state, host = host_name(),
+    pid = process.pid, version = ffi.string(C.pl_version()), recipe = process.recipe.file,
+    recipe_hash = process.recipe_hash, started = tonumber(process.started) / 1e9,
+    url = process.server and process.server.url, model = process.identity,
+    engines = process.w and #process.w.engines,
+  }
+  C.pl_bus_hello(process.rt, text, #text)
+end
+
+-- ---- names --------------------------------------------------------------------------
+
+-- The lowest number that nobody of the role has.
+local function free_name(process)
+  local taken, n = {}, 0
+  for _, said in pairs(process.peers) do taken[said.hello.name] = true end
+  while taken[process.role .. "/" .. n] do n = n + 1 end
+  return process.role .. "/" .. n
+end
+
+-- Of two with one name the process with the higher id takes another.
+local function settle_name(process, said)
+  if said.hello.name ~= process.name or not said.id then return end
+  if said.id < ffi.string(C.pl_bus_id(process.rt)) then
+    process.name = free_name(process)
+    log.info("now called %s: another process has that name", process.name)
+    M.hello(process)
+  end
+end
+
+local function on_peer(process, ev)
+  local server = process.server
+  if ev.a == 0 then
+    local buf = ffi.new "pl_buf"
+    if C.pl_peer_hello(process.rt, ev.id, buf) < 0 then return end
+    local said = cjson.decode(pl.take(buf))
+    if type(said) == "table" and type(said.hello) == "table"
+        and type(said.hello.name) == "string" then
+      process.peers[ev.id] = said
+      settle_name(process, said)
+    end
+  else
+    process.peers[ev.id] = nil
+  end
+  if server then server.cluster:on_peer(ev) end
+end
+
+local function on_bus(process, ev)
+  process.bus_there = ev.a == 1
+  log[ev.a == 1 and "info" or "warning"](ev.a == 1 and "the bus is there"
+    or "the bus is away; waiting for it")
+  if ev.a == 0 or process.name then return end
+  flow.sleep(NAMING_SECONDS)
+  process.name = process.name or free_name(process)
+  log.info("called %s in namespace %s", process.name, process.recipe.namespace)
+  M.hello(process)
+end
+
+-- ---- joining ------------------------------------------------------------------------
+
+local STRINGS = { url = "bus", user = "bus_user", password = "bus_password",
+  token = "bus_token", nkey_seed = "bus_nkey_seed", credentials = "bus_credentials",
+  tls_ca = "bus_tls_ca", tls_cert = "bus_tls_cert", tls_key = "bus_tls_key",
+  name_space = "namespace" }
+
+-- The options of a recipe for pl_bus_open, which copies what they point to.
+function M.options(recipe)
+  local o = ffi.new "pl_bus_options"
+  C.pl_bus_options_init(o)
+  for field, name in pairs(STRINGS) do
+    if recipe[name] then o[field] = recipe[name] end
+  end
+  o.lost_after_ms, o.patience_ms = recipe.lost_after * 1000, recipe.bus_patience * 1000
+  return o
+end
+
+-- What other processes may ask of this one.
+local function handlers(process)
+  return {
+    card = function()
+      if not process.w then return nil, "it has no model" end
+      return card.write(process.summary, process.w.desc, process.recipe.tokenizer)
+    end,
+    drain = function()
+      flow.spawn(process.drain, process)
+      return "draining"
+    end,
+    resume = function() return process:resume() and "resumed" end,
+  }
+end
+
+function M.open(process)
+  process.peers = {}
+  process.role = process.server and "frontend" or "worker"
+  flow.on("peer", function(ev) on_peer(process, ev) end)
+  flow.on("bus", function(ev) on_bus(process, ev) end)
+  calls.answer(handlers(process))
+  local status = C.pl_bus_open(process.rt, M.options(process.recipe))
+  if status < 0 then return pl.refusal(status) end
+  process.on_bus = true
+  return true
+end
+
+return M

@@ -1,0 +1,250 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- cluster.lua - who is here: the workers that a frontend may send to, theirs and ours.
+--
+-- A worker is a table: name, entry (of models.lua), and where its engine is (engine; or
+-- peer and index). A process's hello brings its workers, another hello changes them, its
+-- loss takes them away. state, as they say themselves:
+--
+--   ready --drain--> draining (takes nobody new) --time is up--> leaving (gives all back)
+--     ^                 |
+--     +-----resume------+
+
+local pl = require "perilune.ffi"
+local calls = require "perilune.calls"
+local card = require "perilune.card"
+local cjson = require "cjson.safe"
+local flow = require "perilune.flow"
+local log = require "perilune.log"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local Cluster = {}
+Cluster.__index = Cluster
+
+-- A worker that was lost, though its process still says hello, is left alone so long.
+local SUSPECT_SECONDS = 2
+local REFRESH_SECONDS = 0.5
+local MAX_WORKERS = 4096
+
+M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
+  [C.PL_LOST_LEFT] = "left", [C.PL_LOST_RESET] = "reset", [C.PL_LOST_BUS] = "bus away",
+  [C.PL_LOST_REFUSED] = "refused", [C.PL_LOST_RECALLED] = "recalled" }
+
+local function now()
+  return tonumber(C.pl_now_ns()) * 1e-9
+end
+
+-- `models`: of models.lua. `wanted(names)`: whether to serve a model of these names.
+function M.new(rt, models, wanted)
+  return setmetatable({ rt = rt, models = models, wanted = wanted, workers = {},
+    of_peer = {}, strangers = {}, turn = 0 }, Cluster)
+end
+
+local function join(self, w)
+  w.streams, w.n, w.suspect_until, w.others = {}, 0, 0, 0
+  self.workers[#self.workers + 1] = w
+  table.insert(w.entry.workers, w)
+  return w
+end
+
+local function remove(list, item)
+  for i, other in ipairs(list) do
+    if other == item then return table.remove(list, i) end
+  end
+end
+
+-- A worker of this process: name, entry, engine, numerics.
+function Cluster:add_local(w)
+  w.state, w.stats = "ready", ffi.new "pl_engine_stats"
+  return join(self, w)
+end
+
+-- ---- other processes ------------------------------------------------------------------
+
+-- What a worker must have in common with those who serve its model already. Another
+-- numerics id is no stranger, only the last to be moved to.
+local SAME = { "fingerprint", "vocab", "max_model_len", "block_size", "kv_layout",
+  "hash_algo", "hash_seed" }
+
+local function differing(entry, model)
+  for _, field in ipairs(SAME) do
+    if entry.identity[field] ~= model[field] then
+      return ("%s is %s, here it is %s"):format(field, tostring(model[field]),
+        tostring(entry.identity[field]))
+    end
+  end
+end
+
+local function refuse_stranger(self, hello, why)
+  local key = hello.name .. why
+  if self.strangers[key] then return end
+  self.strangers[key] = true
+  log.warning("%s is not taken: %s", hello.name, why)
+end
+
+-- The entry for a peer's model, fetched from there if nobody serves it.
+local function entry_for(self, peer, hello)
+  local model = hello.model
+  local entry = self.models:find(model.names[1])
+  if entry and #entry.workers > 0 then
+    local why = differing(entry, model)
+    if why then return nil, why end
+    return entry
+  end
+  if entry and not differing(entry, model) then return entry end
+  local bytes, why = calls.ask(self.rt, peer, "card")
+  if not bytes then return nil, why end
+  local summary, tok = card.read(bytes)
+  if not summary then return nil, tok end
+  entry, why = self.models:add(summary, tok)
+  if not entry then return nil, why end
+  entry.identity = model
+  return entry
+end
+
+local function well_formed(hello)
+  local m = type(hello) == "table" and hello.model
+  return type(m) == "table" and type(m.names) == "table" and type(hello.name) == "string"
+    and type(m.names[1]) == "string" and type(hello.engines) == "number"
+    and hello.engines >= 1 and hello.engines <= 64
+end
+
+local function add_peer(self, peer, hello)
+  local entry, why = entry_for(self, peer, hello)
+  if not self.of_peer[peer] then return end           -- it left meanwhile
+  if not entry or #self.workers >= MAX_WORKERS then
+    self.of_peer[peer] = nil
+    return refuse_stranger(self, hello, why or "there are too many workers")
+  end
+  for i = 0, hello.engines - 1 do
+    table.insert(self.of_peer[peer], join(self, { entry = entry, peer = peer, index = i,
+      name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
+      numerics = hello.model.numerics, state = hello.state, hello = hello }))
+  end
+  log.info("%s is here: %s, %s", hello.name, hello.model.names[1],
+    hello.host or "somewhere")
+end
+
+-- Takes the streams away from a worker that wants to go: each is then lost, and moves.
+local function recall(w)
+  for _, stream in pairs(w.streams) do C.pl_stream_recall(stream) end
+end
+
+local function set_state(w, state)
+  if w.state == state then return end
+  w.state = state
+  if state == "leaving" then recall(w) end
+end
+
+-- Empties a worker of this process: who runs there may finish within so many seconds, the
+-- rest moves to the others. Whether it came to that, and was not resumed.
+function M.drain(w, seconds)
+  set_state(w, "draining")
+  local deadline = now() + seconds
+  while w.n > 0 and now() < deadline and w.state == "draining" do flow.sleep(0.01) end
+  if w.state ~= "draining" then return false end
+  set_state(w, "leaving")
+  return true
+end
+
+local function hello_of(self, peer)
+  local buf = ffi.new "pl_buf"
+  if C.pl_peer_hello(self.rt, peer, buf) < 0 then return nil end
+  return cjson.decode(pl.take(buf))
+end
+
+-- What process `peer` says of itself: { id, hello, engines }; nil: it is not here.
+Cluster.hello_of = hello_of
+
+local function on_hello(self, peer)
+  local said = hello_of(self, peer)
+  local hello = said and said.hello
+  if type(hello) ~= "table" or not hello.model then return end
+  if not well_formed(hello) or not self.wanted(hello.model.names) then return end
+  local workers = self.of_peer[peer]
+  if not workers then
+    self.of_peer[peer] = {}
+    return add_peer(self, peer, hello)
+  end
+  for _, w in ipairs(workers) do
+    w.name = hello.engines > 1 and hello.name .. "." .. w.index or hello.name
+    w.hello = hello
+    set_state(w, hello.state)
+  end
+end
+
+local function on_gone(self, peer, why)
+  local workers = self.of_peer[peer] or {}
+  self.of_peer[peer] = nil
+  for _, w in ipairs(workers) do
+    w.state = "lost"
+    remove(self.workers, w)
+    remove(w.entry.workers, w)
+    log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
+  end
+end
+
+-- News of a process: event "peer" of flow.
+function Cluster:on_peer(ev)
+  if ev.a == 0 then on_hello(self, ev.id) else on_gone(self, ev.id, ev.a) end
+end
+
+-- A stream of this worker was lost. Its process may be there all the same.
+function M.suspect(w)
+  w.suspect_until = now() + SUSPECT_SECONDS
+end
+
+-- ---- choosing -------------------------------------------------------------------------
+
+-- How many sequences it has, as far as one knows: ours, and the others' by its last word.
+local function load_of(w)
+  return w.n + w.others
+end
+
+local function is_better(a, b, numerics)
+  local same_a, same_b = a.numerics == numerics, b.numerics == numerics
+  if numerics and same_a ~= same_b then return same_a end
+  return load_of(a) < load_of(b)
+end
+
+-- The worker with the least to do, those in turn that have equally little. `avoid`: a set
+-- of workers, or nil. `numerics`: an id whose workers come first, for only theirs go on
+-- with the same bits. nil: nobody can take it now.
+function Cluster:choose(entry, avoid, numerics)
+  local list, best = entry.workers, nil
+  local t, n = now(), #list
+  for i = 1, n do
+    local w = list[(self.turn + i) % n + 1]
+    if w.state == "ready" and w.suspect_until <= t and not (avoid and avoid[w])
+        and (not best or is_better(w, best, numerics)) then
+      best = w
+    end
+  end
+  self.turn = self.turn + 1
+  return best
+end
+
+-- ---- what they count ------------------------------------------------------------------
+
+local function refresh_peer(self, peer, workers)
+  local said = hello_of(self, peer)
+  for _, w in ipairs(workers) do
+    local e = said and type(said.engines) == "table" and said.engines[w.index + 1]
+    if type(e) == "table" then
+      w.counts = e
+      local n = (tonumber(e.running) or 0) + (tonumber(e.waiting) or 0)
+      w.others = math.max(0, n - w.n)
+    end
+  end
+end
+
+-- Looks now and then what the others' engines count; a task.
+function Cluster:watch()
+  while true do
+    flow.sleep(REFRESH_SECONDS)
+    for peer, workers in pairs(self.of_peer) do refresh_peer(self, peer, workers) end
+  end
+end
+
+return M

@@ -1,0 +1,146 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- models.lua - what a frontend knows of the models that it serves.
+--
+-- A *summary* is plain data and says all that a request needs to know of a model but its
+-- tokenizer; it is made where the model is (summary) and travels in the model's card. A
+-- *context* is what prepare.lua works with: a summary, a tokenizer, and what the
+-- frontend's own recipe says.
+
+local pl = require "perilune.ffi"
+local buffer = require "string.buffer"
+local log = require "perilune.log"
+local template = require "perilune.template"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+M.__index = M
+
+-- Tokenizers are kept until the end, for streams may use them: so many models at most.
+local MAX_MODELS = 64
+-- The most sequences that one request may ask for.
+M.MAX_CHOICES = 8192
+
+local function list_of(value)
+  return type(value) == "table" and value or value and { value } or {}
+end
+M.list_of = list_of
+
+-- The text of a template that the recipe names, checked: a slip in it is found now.
+local function read_template(given)
+  if not given then return nil end
+  local f = io.open(given, "rb")
+  local text = f and f:read "*a" or given:find "{" and given
+  if f then f:close() end
+  if not text then
+    return nil, ("chat_template '%s' is neither a file nor a template"):format(given)
+  end
+  local compiled, why = template.compile(text)
+  if not compiled then return nil, ("chat_template '%s': %s"):format(given, why) end
+  return text
+end
+
+-- What a recipe and its open worker say of their model; nil and why.
+function M.summary(recipe, w)
+  local own, why = read_template(recipe.chat_template)
+  if why then return nil, why end
+  local names = list_of(recipe.served_model_name)
+  if #names == 0 then names = { w.desc.name } end
+  return {
+    names = names, root = w.desc.path, fingerprint = w.desc.fingerprint,
+    -- A model may be asked for by its path too, unless it is served under a name.
+    path = not recipe.served_model_name and recipe.model or nil,
+    vocab = w.desc.options.vocab, max_model_len = w.length, chat_template = own,
+    generation = w.desc.generation or {}, eos_ids = w.desc.eos_ids,
+    priority = recipe.worker.scheduling_policy == "priority",
+  }
+end
+
+local function context(recipe, summary, tok, key)
+  local http, own = recipe.http, summary.chat_template
+  local known = {}
+  for _, name in ipairs(summary.names) do known[name] = true end
+  if summary.path then known[summary.path] = true end
+  return {
+    key = key, names = known, text = tok.text, vocab = summary.vocab,
+    max_model_len = summary.max_model_len, defaults = summary.generation,
+    eos_ids = summary.eos_ids, priority = summary.priority,
+    prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
+    bos_token = tok.bos_token, eos_token = tok.eos_token,
+    chat_template = own or tok.chat_template,
+    tool_template = own or tok.tool_template or tok.chat_template,
+    max_n = 16384, max_choices = M.MAX_CHOICES, max_logprobs = recipe.max_logprobs,
+    as_ids = http.return_tokens_as_token_ids, response_role = http.response_role,
+    trust_request_chat_template = http.trust_request_chat_template,
+    prompt_tokens_details = http.enable_prompt_tokens_details,
+  }
+end
+
+-- The contexts as bytes, for Lua states of their own; C's objects go as addresses.
+local function blob_of(self)
+  local list = {}
+  for i, entry in ipairs(self.list) do
+    local plain = {}
+    for key, value in pairs(entry.ctx) do plain[key] = value end
+    plain.text = ffi.cast("uint64_t", ffi.cast("uintptr_t", plain.text))
+    if entry.engine then
+      plain.engine = ffi.cast("uint64_t", ffi.cast("uintptr_t", entry.engine))
+    end
+    list[i] = plain
+  end
+  return buffer.encode(list)
+end
+
+-- The contexts of a blob, in the pool.
+function M.decode(blob)
+  local list = buffer.decode(blob)
+  for _, ctx in ipairs(list) do
+    ctx.text = ffi.cast("pl_text *", ctx.text)
+    if ctx.engine then ctx.engine = ffi.cast("pl_engine *", ctx.engine) end
+  end
+  return list
+end
+
+local function refresh(self)
+  self.contexts = {}
+  for i, entry in ipairs(self.list) do self.contexts[i] = entry.ctx end
+  self.blob = blob_of(self)
+end
+
+-- An empty list of models for a frontend's recipe. Entries: key (its first name), names,
+-- summary, ctx, and what cluster.lua keeps there.
+function M.new(recipe)
+  local self = setmetatable({ recipe = recipe, list = {}, kept = {} }, M)
+  refresh(self)
+  return self
+end
+
+-- Adds a model, or puts it in the place of the one that had its first name. `tok`: of
+-- tokenizer.lua; it is kept. `engine`: the only one that will ever serve it, if there is
+-- such. nil and why where there are too many models.
+function M:add(summary, tok, engine)
+  if #self.kept == MAX_MODELS then
+    return nil, ("there are %d models already"):format(MAX_MODELS)
+  end
+  local key = summary.names[1]
+  local entry, place = nil, #self.list + 1
+  for i, other in ipairs(self.list) do
+    if other.key == key then entry, place = other, i end
+  end
+  entry = entry or { key = key, workers = {} }
+  entry.names, entry.summary, entry.engine = summary.names, summary, engine
+  entry.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
+  entry.ctx = context(self.recipe, summary, tok, key)
+  self.list[place] = entry
+  self.kept[#self.kept + 1] = tok
+  refresh(self)
+  log.info("model %s is served", table.concat(summary.names, ", "))
+  return entry
+end
+
+function M:find(key)
+  for _, entry in ipairs(self.list) do
+    if entry.key == key then return entry end
+  end
+end
+
+return M

@@ -1,0 +1,173 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- moves.lua - where a choice runs: it is given to a worker, and when that is lost, to
+-- another one, or not.
+--
+-- A choice's stream keeps its sequence, prompt and tokens so far, so whoever takes it
+-- goes on where it stood, with the same seed at the same position: the client sees a
+-- pause, and the text it would have seen.
+
+local pl = require "perilune.ffi"
+local cluster = require "perilune.cluster"
+local flow = require "perilune.flow"
+local hooks = require "perilune.hooks"
+local log = require "perilune.log"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local seq_ptr = ffi.typeof "pl_seq *"
+
+-- How long a new request waits for a worker where none can take it now.
+local WAIT_SECONDS, LOOK_SECONDS = 10, 0.01
+local UNAVAILABLE = "Service temporarily unavailable"
+
+local function now()
+  return tonumber(C.pl_now_ns()) * 1e-9
+end
+
+-- ---- giving it away -----------------------------------------------------------------
+
+local function put(choice, w)
+  local seq = choice.seq and ffi.cast(seq_ptr, choice.seq.address) or nil
+  local status
+  if w.engine then
+    status = C.pl_stream_start(choice.stream, w.engine, seq)
+  else
+    status = C.pl_stream_send(choice.stream, w.peer, w.index, seq)
+  end
+  if status < 0 then return pl.refusal(status) end
+  choice.seq = nil                          -- the stream's, or the engine's
+  choice.worker = w
+  w.streams[choice.id] = choice.stream
+  w.n = w.n + 1
+  return true
+end
+
+-- Its worker has done with it, one way or the other.
+function M.left(choice)
+  local w = choice.worker
+  if not w then return end
+  w.streams[choice.id] = nil
+  w.n = w.n - 1
+  choice.worker = nil
+end
+
+-- A worker for the choice, waited for; nil: none came. One that runs already, which
+-- `numerics` says, waits for as long as the bus may be away.
+local function find(server, job, avoid, numerics)
+  local deadline
+  while true do
+    local w = server.cluster:choose(job.entry, avoid, numerics)
+    if w or job.over then return w end
+    deadline = deadline
+      or now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
+    if now() > deadline or server.waiting >= server.recipe.http.max_waiting then
+      return nil
+    end
+    server.waiting = server.waiting + 1
+    flow.sleep(LOOK_SECONDS)
+    server.waiting = server.waiting - 1
+  end
+end
+
+-- Gives a choice to a worker that takes it. true: it runs, or has ended; or nil and the
+-- refusal. `avoid`: a set of workers; it grows by those who refuse.
+function M.place(server, job, choice, avoid, numerics)
+  local why, name
+  while true do
+    local w = find(server, job, avoid, numerics)
+    if job.over then
+      if choice.seq then return nil, job.over end
+      C.pl_stream_cancel(choice.stream)
+      return true
+    end
+    if not w then
+      return nil, { status = why and server.recipe.http.overload_status or 503,
+        message = why or UNAVAILABLE, headers = "Retry-After: 1\r\n" }
+    end
+    local ok
+    ok, why, name = put(choice, w)
+    if ok or name == "PL_ECANCELED" then return true end
+    if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
+    avoid = avoid or {}
+    avoid[w] = true                         -- its line is full, or it is no longer here
+  end
+end
+
+-- ---- losing it ----------------------------------------------------------------------
+
+-- What a drain hands over and what a worker had no room for is not the request's fault.
+local UNCOUNTED = { [C.PL_LOST_RECALLED] = true, [C.PL_LOST_LEFT] = true,
+  [C.PL_LOST_REFUSED] = true }
+
+local function refused_for_good(ev)
+  return ev.a == C.PL_LOST_REFUSED and ev.b == C.PL_EINVAL
+end
+
+local progress = ffi.new "pl_stream_end"
+
+-- The tokens it has so far; nobody writes them while the stream is lost.
+local function n_tokens(choice)
+  C.pl_stream_result(choice.stream, progress)
+  return progress.n_tokens
+end
+
+local function too_long(server, job, choice)
+  local most = server.recipe.migration_max_seq_len
+  local total = choice.prompt.n_tokens + n_tokens(choice)
+  if not most or total <= most then return false end
+  server.metrics:too_long(job)
+  return true
+end
+
+-- Asks whether the choice may move, and how: the answer of hooks.lua.
+local function ask(server, job, choice, ev, lost)
+  if UNCOUNTED[ev.a] then
+    return { avoid = ev.a == C.PL_LOST_REFUSED and lost.name or nil }
+  end
+  if too_long(server, job, choice) then
+    return { fail = "it is longer than migration_max_seq_len" }
+  end
+  return hooks.ask(server, "migrate", job, { name = lost.name,
+    reason = cluster.LOST[ev.a], numerics = lost.numerics })
+end
+
+local function tell(server, job, n, w, lost)
+  log.info("%s: recreating stream on %s, %d tokens so far", job.id, w and w.name or "-",
+    n)
+  server.metrics:moved(job, n > 0 and "ongoing_request" or "new_request")
+  if w and w.numerics ~= lost.numerics then
+    log.warning("%s: %s rounds in another way (%s, not %s)", job.id, w.name, w.numerics,
+      lost.numerics)
+    server.metrics:moved(job, "other_numerics")
+  end
+end
+
+-- The choice's worker was lost (`ev`). true: it runs elsewhere, or has ended otherwise;
+-- or nil and what is to be said of it.
+function M.move(server, job, choice, ev)
+  local lost = choice.worker
+  local why, n = ffi.string(C.pl_stream_why(choice.stream)), n_tokens(choice)
+  M.left(choice)
+  if refused_for_good(ev) then return nil, { status = 400, message = why } end
+  if not UNCOUNTED[ev.a] then cluster.suspect(lost) end
+  log.info("%s: Stream disconnected (%s: %s)... recreating stream...", job.id, lost.name,
+    why ~= "" and why or cluster.LOST[ev.a])
+  local answer = ask(server, job, choice, ev, lost)
+  if answer.fail then
+    log.warning("%s: Cannot recreate stream: %s", job.id, answer.fail)
+    return nil, { status = 503, message = UNAVAILABLE }
+  end
+  if not UNCOUNTED[ev.a] then job.moves = job.moves + 1 end
+  if (answer.after or 0) > 0 then flow.sleep(answer.after) end
+  local avoid = answer.avoid == lost.name and { [lost] = true } or nil
+  local ok, refused = M.place(server, job, choice, avoid, lost.numerics)
+  if not ok then
+    log.warning("%s: Cannot recreate stream: %s", job.id, refused.message)
+    return nil, refused
+  end
+  tell(server, job, n, choice.worker, lost)
+  return true
+end
+
+return M

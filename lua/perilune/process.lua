@@ -1,0 +1,320 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- process.lua - the process: opens the roles of a recipe, runs till told to stop, drains.
+--
+--   ready --drain--> draining --nothing runs, or drain_timeout--> leaving --> (exit)
+--     ^                 |
+--     +-----resume------+
+--
+-- Without a role named it is all of the recipe, here. On a bus it says hello to the
+-- others, and again whenever something of that changes.
+
+local pl = require "perilune.ffi"
+local bus = require "perilune.bus"
+local flow = require "perilune.flow"
+local frontend = require "perilune.frontend"
+local hooks = require "perilune.hooks"
+local host = require "perilune.host"
+local live = require "perilune.live"
+local log = require "perilune.log"
+local metrics = require "perilune.metrics"
+local models = require "perilune.models"
+local settings = require "perilune.recipe"
+local values = require "perilune.values"
+local worker = require "perilune.worker"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local Process = {}
+Process.__index = Process
+
+local STATS_SECONDS = 10
+-- How long an end waits for answers that were cut off, and for sequences handed over.
+local CUT_SECONDS, HAND_OVER_SECONDS = 1, 5
+-- So long do the last acknowledgements take.
+local LAST_WORDS_SECONDS = 0.15
+local LOOK_SECONDS = 0.005
+local SIGHUP = 1
+-- What a model's loading leaves is marked anew by each collection: when the heap has
+-- grown to this many percent, not 200, so that requests pay for half as many.
+local GC_PAUSE = 400
+
+local function now()
+  return tonumber(C.pl_now_ns()) * 1e-9
+end
+
+-- ---- draining -----------------------------------------------------------------------
+
+-- Whether nothing runs here.
+function Process:is_idle()
+  if self.server and self.server.in_flight > 0 then return false end
+  for _, e in ipairs(self.w and self.w.engines or {}) do
+    C.pl_engine_stats_get(e.engine, self.stats)
+    if self.stats.running + self.stats.waiting + self.stats.waiting_remote > 0 then
+      return false
+    end
+  end
+  return true
+end
+
+local function wait_idle(self, seconds)
+  local deadline = now() + seconds
+  while not self:is_idle() and now() < deadline and self.state ~= "ready" do
+    flow.sleep(LOOK_SECONDS)
+  end
+  return self:is_idle()
+end
+
+function Process:set_state(state)
+  self.state = state
+  bus.hello(self)
+end
+
+-- Lets what runs finish, within drain_timeout; the rest is handed over, or, where there
+-- is nobody to take it, cut off. Whether it came to an end, and was not resumed.
+function Process:drain()
+  if self.state ~= "ready" then return false end
+  log.info("draining: %.14g s for what runs", self.recipe.drain_timeout)
+  self:set_state "draining"
+  if not wait_idle(self, self.recipe.drain_timeout) and self.state == "draining" then
+    log.info("drain_timeout is over; handing over what still runs")
+    self:set_state "leaving"
+    if self.server then self.server:cut_off() end
+    wait_idle(self, self.server and CUT_SECONDS or HAND_OVER_SECONDS)
+  end
+  if self.state == "ready" then return false end
+  log.info("drained")
+  return true
+end
+
+-- Takes a drain back.
+function Process:resume()
+  if self.stopping then return nil, "it is stopping" end
+  log.info("resumed")
+  self:set_state "ready"
+  return true
+end
+
+-- Ends it in good order; asked a second time, at once.
+function Process:stop()
+  if self.stopping then return flow.stop() end
+  self.stopping = true
+  if self.server then self.server:refuse_new() end
+  self.state = "ready"                      -- a drain under way begins anew
+  self:drain()
+  if self.on_bus then
+    flow.sleep(LAST_WORDS_SECONDS)
+    C.pl_bus_leave(self.rt)
+  end
+  flow.stop()
+end
+
+-- ---- while it runs ------------------------------------------------------------------
+
+-- vLLM's line, while there is something to say.
+local function log_stats(self)
+  local before, last = { 0, 0 }, tonumber(C.pl_now_ns())
+  while true do
+    flow.sleep(STATS_SECONDS)
+    local s, at = self.metrics:refresh(), tonumber(C.pl_now_ns())
+    local seconds = (at - last) / 1e9
+    local prompt, out = tonumber(s.prompt_tokens), tonumber(s.generation_tokens)
+    local active = s.running + s.waiting > 0 or prompt + out > before[1] + before[2]
+    log[active and "info" or "debug"](("Engine 000: "
+      .. "Avg prompt throughput: %.1f tokens/s, "
+      .. "Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
+      .. "GPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%"):format(
+      (prompt - before[1]) / seconds, (out - before[2]) / seconds, s.running, s.waiting,
+      100 * s.blocks_used / math.max(s.blocks, 1),
+      100 * tonumber(s.prefix_hits) / math.max(tonumber(s.prefix_queries), 1)))
+    before, last = { prompt, out }, at
+  end
+end
+
+function Process:reload()
+  return live.reload(self)
+end
+
+local function on_signal(self, ev)
+  if ev.a ~= SIGHUP then
+    log.info("stopping: signal %d", ev.a)
+    return self:stop()
+  end
+  local ok, why = self:reload()
+  if not ok then log.error("reload: %s", why) end
+end
+
+-- ---- opening ------------------------------------------------------------------------
+
+local function runtime_options(http)
+  local o = ffi.new "pl_runtime_options"
+  C.pl_runtime_options_init(o)
+  o.max_body = http.max_body_bytes
+  o.max_header_bytes = http.h11_max_incomplete_event_size
+  o.max_headers = http.h11_max_header_count
+  return o
+end
+
+-- Says whether a signal has come, while nobody polls for events: before flow.run.
+local function watcher(rt)
+  local events, asked = ffi.new "pl_event[8]", false
+  return function()
+    for i = 0, C.pl_poll(rt, events, 8, 0) - 1 do
+      if events[i].kind == C.PL_EV_SIGNAL and events[i].a ~= SIGHUP then
+        log.info("stopping: signal %d", events[i].a)
+        asked = true
+      end
+    end
+    return asked
+  end
+end
+
+local function cache_of(recipe, w)
+  local pool = recipe.worker
+  return { { "block_size", pool.block_size }, { "num_gpu_blocks", w.blocks },
+    { "cache_dtype", pool.kv_cache_dtype },
+    { "enable_prefix_caching", pool.enable_prefix_caching },
+    { "prefix_caching_hash_algo", pool.prefix_caching_hash_algo } }
+end
+
+-- The workers of this process, for its own frontend.
+local function serve_own(self)
+  local w, server = self.w, self.server
+  local only = #w.engines == 1 and not self.recipe.bus and w.engines[1].engine or nil
+  local entry, why = server.models:add(self.summary, w.tokenizer, only)
+  if not entry then return nil, why end
+  entry.stream_interval = self.recipe.worker.stream_interval
+  entry.identity = self.identity
+  for i, e in ipairs(w.engines) do
+    server.cluster:add_local { name = "worker/" .. i - 1, entry = entry,
+      engine = e.engine, numerics = self.identity.numerics }
+  end
+  return true
+end
+
+local function open_workers(self)
+  for i, e in ipairs(self.w.engines) do
+    if C.pl_runtime_attach(self.rt, e.engine) < 0 then
+      return pl.refusal(C.PL_EINTERNAL)
+    end
+    self.metrics:add_engine(i - 1, e.engine, cache_of(self.recipe, self.w))
+    if self.recipe.bus then C.pl_bus_serve(self.rt, i - 1, e.engine) end
+  end
+  if self.server then return serve_own(self) end
+  return true
+end
+
+local function open_parts(self)
+  local recipe = self.recipe
+  self.metrics = metrics.new(self.summary and self.summary.names[1] or "")
+  hooks.open(self)
+  if self.roles.frontend then
+    self.server = frontend.new(recipe, self.rt,
+      not recipe.bus and #self.w.engines == 1)
+    self.server.metrics, self.server.process = self.metrics, self
+  end
+  if self.w then
+    local ok, why = open_workers(self)
+    if not ok then return nil, why end
+  end
+  if recipe.bus then
+    local ok, why = bus.open(self)
+    if not ok then return nil, why end
+  end
+  if self.server then
+    local port, why = self.server:open()
+    if not port then return nil, why end
+    log.info("serving %s at %s", self.summary and self.summary.names[1]
+      or "what it finds on the bus", self.server.url)
+  end
+  return true
+end
+
+local function run(self)
+  local ok, why = open_parts(self)
+  if not ok then return nil, why end
+  flow.on("signal", function(ev) on_signal(self, ev) end)
+  if not self.recipe.disable_log_stats and self.w then flow.spawn(log_stats, self) end
+  if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
+  collectgarbage()
+  collectgarbage("setpause", GC_PAUSE)
+  return flow.run(self.rt)
+end
+
+-- Runs, and ends the pool's threads whatever happens.
+local function run_and_end(self)
+  local ran, ok, why = xpcall(run, debug.traceback, self)
+  if self.server and not self.server:close() then host.leave(ran and ok and 0 or 1) end
+  if not ran then return nil, ok end
+  return ok, why
+end
+
+-- Loads what the roles need. true; nil and why; or false: a signal came first.
+local function load_workers(self)
+  local recipe, asked, why = self.recipe, watcher(self.rt), nil
+  if self.roles.worker then
+    self.w, why = worker.open(recipe, recipe.worker, asked)
+    if self.w then self.summary, why = models.summary(recipe, self.w) end
+  end
+  if asked() then return false end
+  if not self.roles.worker then return true end
+  if not self.summary then return nil, why end
+  self.identity = bus.identity(recipe, self.w, self.summary)
+  return true
+end
+
+-- With the runtime open, for it watches for signals: loads, serves, closes.
+local function load_and_run(self)
+  local ok, why = load_workers(self)
+  if ok then ok, why = run_and_end(self) end
+  C.pl_runtime_close(self.rt)
+  if self.w then worker.close(self.w) end
+  return ok ~= nil, why
+end
+
+-- What is not as it comes, and who said so; the model in any case.
+local function tell_settings(recipe)
+  local told = {}
+  for _, s in ipairs(settings.settings(recipe)) do
+    if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
+      local shown = s.row and s.row.secret and "(secret)" or values.show(s.value)
+      told[#told + 1] = ("%s = %s (%s)"):format(s.path, shown, s.origin)
+    end
+  end
+  log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))
+end
+
+local function read(path, what)
+  local f = io.open(path)
+  local text = f and f:read(what)
+  if f then f:close() end
+  return text
+end
+
+-- Which recipe this is, as 16 hex digits of its text.
+local function hash_of(file)
+  local text = read(file, "*a") or ""
+  return bit.tohex(C.pl_weights_fingerprint(nil, text, #text, 0), 16)
+end
+
+-- Runs a resolved recipe until a signal; answers the exit code. `roles`: a set of
+-- frontend and worker.
+function M.run(recipe, roles)
+  log.level(recipe.log_level)
+  local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
+    pid = read("/proc/self/stat", "*n"), recipe_hash = hash_of(recipe.file),
+    stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
+  self.rt = C.pl_runtime_open(runtime_options(recipe.http))
+  local ok, why
+  if self.rt == nil then
+    ok, why = pl.refusal(C.PL_EIO)
+  else
+    tell_settings(recipe)
+    ok, why = load_and_run(self)
+  end
+  if ok then return 0 end
+  log.error("%s", why)
+  return 1
+end
+
+return M
