@@ -11,7 +11,7 @@ package.path = "./bench/?.lua;./tests/?.lua;" .. package.path
 local json = require "cjson.safe"
 local child = require "front_child"
 local costs = require "front_cost"
-local fleet = require "support.fleet"
+local deployment = require "support.deployment"
 local load = require "front_load"
 local mix = require "front_mix"
 local pl = require "perilune.ffi"
@@ -52,7 +52,7 @@ end
 
 -- `stream_interval`: the frontend's, if it is not 1.
 local function over_bus(model, flags, env, n_workers, stream_interval)
-  local f = fleet.start { model = model, env = env, workers = n_workers or 1,
+  local f = deployment.start { model = model, env = env, workers = n_workers or 1,
     worker = flags, frontend = joined({ "--migration-limit", 1000 },
       stream_interval and { "--stream-interval", stream_interval } or {}) }
   running[f] = true

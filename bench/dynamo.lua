@@ -7,7 +7,7 @@
 package.path = "./bench/?.lua;./tests/?.lua;" .. package.path
 local child = require "front_child"
 local costs = require "front_cost"
-local fleet = require "support.fleet"
+local deployment = require "support.deployment"
 local load = require "front_load"
 local scratch = require "scratch"
 
@@ -73,7 +73,7 @@ local function start_dynamo(model, speed)
 end
 
 local function start_perilune(model, step_us)
-  local f = fleet.start { model = model.path, frontend = { "--served-model-name", "m" },
+  local f = deployment.start { model = model.path, frontend = { "--served-model-name", "m" },
     worker = { "--device", "null", "--num-gpu-blocks-override", "8192",
       "--max-num-seqs", "256", "--served-model-name", "m" },
     env = { PERILUNE_NULL_STEP_US = step_us } }

@@ -22,8 +22,8 @@ local CLIENTS, BLOCKS, STEP_MS = costs.CLIENTS, 8192, 10
 local EVENT_BYTES = 245                     -- a chat's event, with its chunk's frame
 
 local function serve(model, device, flags, env)
-  local words = { PROGRAM, "run", "recipes/agg.lua", "--model", model, "--device", device,
-    "--host", "127.0.0.1", "--port", 0 }
+  local words = { PROGRAM, "run", "recipes/agg.lua", "--log-format", "text",
+    "--model", model, "--device", device, "--host", "127.0.0.1", "--port", 0 }
   for _, word in ipairs(flags) do words[#words + 1] = word end
   local server = child.start(words, env)
   server.port = tonumber(server:wait("serving [^\n]*:(%d+)\n", 60))

@@ -8,7 +8,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
-#include <unistd.h>
 
 /* ---- errors ------------------------------------------------------------------------ */
 
@@ -45,45 +44,6 @@ const char *pl_status_name(int status)
     };
     int i = status < 0 ? -status : 0;
     return i < PL_COUNT(names) ? names[i] : "PL_UNKNOWN";
-}
-
-/* ---- log --------------------------------------------------------------------------- */
-
-static atomic_int log_level = PL_LOG_INFO;
-
-void pl_log_level(int level)
-{
-    atomic_store(&log_level, level);
-}
-
-void pl_log_write(int level, const char *text, size_t len)
-{
-    static const char *const names[] = {"DEBUG", "INFO", "WARNING", "ERROR"};
-    if (level < atomic_load(&log_level)) return;
-    struct timespec ts;
-    struct tm tm;
-    clock_gettime(CLOCK_REALTIME, &ts);
-    localtime_r(&ts.tv_sec, &tm);
-    char line[2048];
-    int n =
-        snprintf(line, sizeof line, "%s %02d-%02d %02d:%02d:%02d.%03d %.*s\n",
-                 names[level < 0   ? 0
-                       : level > 3 ? 3
-                                   : level],
-                 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
-                 (int)(ts.tv_nsec / 1000000), (int)PL_MIN(len, sizeof line - 64), text);
-    /* One write a line: threads do not mix theirs. Nothing can be done if it fails. */
-    if (write(STDERR_FILENO, line, (size_t)n) < 0) return;
-}
-
-void pl_log_at(int level, const char *fmt, ...)
-{
-    char text[1800];
-    va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    pl_log_write(level, text, PL_MIN((size_t)n, sizeof text - 1));
 }
 
 /* ---- memory ------------------------------------------------------------------------ */
@@ -252,6 +212,79 @@ void pl_buf_add_json(pl_buf *b, const char *s, size_t len)
         plain = ++i;
     }
     pl_buf_add(b, p + plain, len - plain);
+}
+
+/* ---- maps -------------------------------------------------------------------------- */
+
+typedef struct pl_map_cell {
+    uint64_t key;
+    void *value;
+} pl_map_cell;
+
+void pl_map_fini(pl_map *m)
+{
+    pl_free(m->cells);
+    *m = (pl_map){0};
+}
+
+static uint32_t home_of(const pl_map *m, uint64_t key)
+{
+    return (uint32_t)(key * 0x9e3779b97f4a7c15u >> 32) & m->mask;
+}
+
+static uint32_t find_cell(const pl_map *m, uint64_t key)
+{
+    uint32_t at = home_of(m, key);
+    while (m->cells[at].value && m->cells[at].key != key) at = (at + 1) & m->mask;
+    return at;
+}
+
+void *pl_map_find(const pl_map *m, uint64_t key)
+{
+    return m->n ? m->cells[find_cell(m, key)].value : NULL;
+}
+
+static void grow(pl_map *m)
+{
+    pl_map old = *m;
+    m->mask = old.cells ? 2 * old.mask + 1 : 15;
+    m->cells = pl_alloc((m->mask + 1u) * sizeof *m->cells);
+    for (uint32_t i = 0; old.cells && i <= old.mask; i++)
+        if (old.cells[i].value) m->cells[find_cell(m, old.cells[i].key)] = old.cells[i];
+    pl_free(old.cells);
+}
+
+void pl_map_put(pl_map *m, uint64_t key, void *value)
+{
+    if (2 * ++m->n > m->mask) grow(m);
+    m->cells[find_cell(m, key)] = (pl_map_cell){key, value};
+}
+
+/* What follows in the run moves up, so that no gap hides it. */
+void *pl_map_remove(pl_map *m, uint64_t key)
+{
+    if (!m->n) return NULL;
+    uint32_t gap = find_cell(m, key);
+    void *value = m->cells[gap].value;
+    if (!value) return NULL;
+    for (uint32_t i = (gap + 1) & m->mask; m->cells[i].value; i = (i + 1) & m->mask) {
+        uint32_t home = home_of(m, m->cells[i].key);
+        if (((i - home) & m->mask) < ((i - gap) & m->mask)) continue;
+        m->cells[gap] = m->cells[i];
+        gap = i;
+    }
+    m->cells[gap].value = NULL;
+    m->n--;
+    return value;
+}
+
+void *pl_map_next(const pl_map *m, uint32_t *at)
+{
+    while (m->cells && *at <= m->mask) {
+        void *value = m->cells[(*at)++].value;
+        if (value) return value;
+    }
+    return NULL;
 }
 
 /* ---- lock -------------------------------------------------------------------------- */

@@ -2,7 +2,7 @@
  *
  * base.h - what every module stands on: errors, memory, bytes, locks, time, metrics.
  *
- * Owns     the last error of each thread, the log level, the metrics.
+ * Owns     the last error of each thread, the log (log.c), the metrics (metrics.c).
  * Ignores  tokens, sockets, models.
  * Thread   any. The only module that may lock.
  */
@@ -34,6 +34,8 @@ pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt
 
 #define pl_log(level, ...) pl_log_at(level, __VA_ARGS__)
 void pl_log_at(int level, const char *fmt, ...) PL_PRINTF(2, 3);
+/* With fields (pl_log_fields); NULL: none. */
+void pl_log_with(int level, const pl_buf *fields, const char *fmt, ...) PL_PRINTF(3, 4);
 
 /* Small host allocations: they abort when memory is exhausted. pl_free takes NULL. */
 void *pl_alloc(size_t bytes);                 /* zeroed */
@@ -51,6 +53,18 @@ void pl_buf_add(pl_buf *b, const void *data, size_t len);
 void pl_buf_add_str(pl_buf *b, const char *s);
 void pl_buf_add_i32(pl_buf *b, int32_t v);
 void pl_buf_printf(pl_buf *b, const char *fmt, ...) PL_PRINTF(2, 3);
+
+/* Things by number. A zeroed one is empty; no value is NULL. */
+typedef struct pl_map {
+    struct pl_map_cell *cells; /* open addressing, linear, never more than half full */
+    uint32_t mask, n;
+} pl_map;
+void pl_map_fini(pl_map *m);
+void *pl_map_find(const pl_map *m, uint64_t key);
+void pl_map_put(pl_map *m, uint64_t key, void *value); /* a key that is not there yet */
+void *pl_map_remove(pl_map *m, uint64_t key);
+/* Walks it while it stands still: starts at 0, returns NULL at the end. */
+void *pl_map_next(const pl_map *m, uint32_t *at);
 
 /* UTF-8. The length of the character at s, or 0 where the bytes are not one; `need`
  * (may be NULL) is set to how many bytes it would take if it is only cut short, else 0.

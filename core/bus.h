@@ -25,11 +25,15 @@ typedef struct pl_bus_hooks {
     void (*state)(void *ctx, bool there);
 } pl_bus_hooks;
 
-/* NULL says why. Connects on its own; `state` tells. `id`: of this process. */
+/* NULL says why: what can never connect. `id`: of this process. No hook is called before
+ * `join`, which connects on its own; `state` tells. */
 pl_bus *pl_bus_connect(pl_loop *loop, const pl_bus_options *options, const char *id,
                        const pl_bus_hooks *hooks);
-void pl_bus_close(pl_bus *b);
-pl_status pl_bus_listen(pl_bus *b, const char *subject);
+void pl_bus_stop(
+    pl_bus *b); /* what was sent still goes out; no hook is called any more */
+void pl_bus_close(pl_bus *b); /* lua, after stop and after the loop's end; frees */
+void pl_bus_listen(pl_bus *b, const char *subject); /* before join; up to 8 */
+void pl_bus_join(pl_bus *b);
 /* reply: NULL, or a subject of ours: `nobody` is called with it where nobody listens.
  * PL_EAGAIN: the bus is away; PL_ELIMIT: more than pl_bus_max bytes. */
 pl_status pl_bus_send(pl_bus *b, const char *subject, const char *reply, const void *data,

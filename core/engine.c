@@ -87,7 +87,7 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     e->model = model;
     e->vocab = pl_model_vocab(model);
     e->block_size = pl_model_block_size(model);
-    e->step_metric = -1;
+    e->metrics[PL_OBSERVE_STEP_TOKENS] = e->metrics[PL_OBSERVE_SECONDS] = -1;
     e->namer = namer;
     e->kv = pl_kv_open(o->n_blocks);
     open_step(&e->step, o);
@@ -194,6 +194,7 @@ static pl_status enter(pl_engine *e, run *r)
         return pl_fail(PL_EINVAL, "sequence %d is here already", r->id);
     fit(e, r);
     r->arrival = s->arrivals++;
+    r->since_ns = pl_clock_now(e->options.clock);
     pl_index_insert(s, r);
     return PL_OK;
 }
@@ -250,9 +251,9 @@ void pl_engine_arrived(pl_engine *e, int32_t seq, int ok)
     post(e, seq, ok ? NEWS_ARRIVED : NEWS_FAILED);
 }
 
-void pl_engine_observe(pl_engine *e, int metric)
+void pl_engine_observe(pl_engine *e, int what, int metric)
 {
-    e->step_metric = metric;
+    if (what >= 0 && what < PL_COUNT(e->metrics)) e->metrics[what] = metric;
 }
 
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
@@ -401,6 +402,16 @@ static pl_status collect(pl_engine *e, const pl_result **results)
     return status;
 }
 
+static void count_step(pl_engine *e)
+{
+    int32_t n_rows = 0;
+    for (int32_t i = 0; i < e->step.batch.n_seqs; i++)
+        if (!e->step.runs[i]->seq->uncounted) n_rows += e->step.runs[i]->n_now;
+    if (!n_rows) return;
+    e->stats.steps++;
+    pl_metric_observe(e->metrics[PL_OBSERVE_STEP_TOKENS], n_rows);
+}
+
 static pl_token_batch *run_step(pl_engine *e)
 {
     const pl_result *results = NULL;
@@ -409,8 +420,7 @@ static pl_token_batch *run_step(pl_engine *e)
     pl_engine_build(e);
     if (e->step.batch.n_seqs > 0) {
         e->moved = true;
-        e->stats.steps++;
-        if (e->step_metric >= 0) pl_metric_observe(e->step_metric, e->step.batch.n_rows);
+        count_step(e);
         pl_status status = pl_model_submit(e->model, &e->step.batch);
         if (status == PL_OK) status = collect(e, &results);
         if (status == PL_OK)

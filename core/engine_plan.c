@@ -142,7 +142,7 @@ static int32_t find_prefix(const pl_engine *e, run *r)
 
 static void count_prefix(pl_engine *e, const run *r, int32_t n_found)
 {
-    if (r->n_cached >= 0 || !reads_cache(e, r)) return;
+    if (r->n_cached >= 0 || r->seq->uncounted || !reads_cache(e, r)) return;
     e->stats.prefix_queries += r->seq->n_tokens;
     e->stats.prefix_hits += n_found;
 }
@@ -193,8 +193,10 @@ static void admit(pl_engine *e, run *r, int32_t hits)
     }
     if (r->n_cached >= 0) return;
     r->n_cached = PL_MIN(r->n_computed, r->seq->n_given);
-    e->stats.prompt_tokens += r->seq->n_given;
-    e->stats.cached_tokens += r->n_cached;
+    if (!r->seq->uncounted) {
+        e->stats.prompt_tokens += r->seq->n_given;
+        e->stats.cached_tokens += r->n_cached;
+    }
     pl_run_push(&e->started, r);
 }
 

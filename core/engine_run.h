@@ -49,6 +49,7 @@ typedef struct run {
     int32_t max_total; /* tokens, prompt and all */
     run_state state;
     uint64_t arrival;
+    int64_t since_ns; /* its submit */
     int32_t at; /* its place in the waiting heap */
 
     int32_t n_computed; /* tokens whose KV is in the cache once the step is over */

@@ -29,7 +29,7 @@ struct pl_engine {
     pl_engine_options options;
     pl_model *model;
     int32_t vocab, block_size;
-    int step_metric; /* a histogram of each step's tokens; negative: none */
+    int metrics[2]; /* by PL_OBSERVE_*: histograms; negative: none */
     pl_namer namer;
     pl_kv *kv;
     run_list running; /* in order of admission */

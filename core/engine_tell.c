@@ -29,6 +29,22 @@ static pl_token *push_out(pl_engine *e, run *r, int32_t token, int finish)
     return &o->token;
 }
 
+static void count_end(pl_engine *e, const run *r, int finish)
+{
+    if (r->seq->uncounted) return;
+    e->stats.finished++;
+    e->stats.aborted += finish == PL_FINISH_ABORT;
+    pl_metric_observe(e->metrics[PL_OBSERVE_SECONDS],
+                      (double)(pl_clock_now(e->options.clock) - r->since_ns) * 1e-9);
+}
+
+/* Tells of its end, without a token. */
+static void push_end(pl_engine *e, run *r, int finish)
+{
+    push_out(e, r, -1, finish);
+    count_end(e, r, finish);
+}
+
 static void retire(pl_engine *e, run *r)
 {
     pl_engine_drop(e, r);
@@ -44,17 +60,13 @@ void pl_engine_end(pl_engine *e, run *r, int finish)
         pl_run_remove(&e->running, r);
     else if (r->state != RUN_INBOX)
         pl_run_remove(&e->remote, r);
-    if (r->state != RUN_ORPHAN) {
-        push_out(e, r, -1, finish);
-        e->stats.aborted += finish == PL_FINISH_ABORT;
-    }
+    if (r->state != RUN_ORPHAN) push_end(e, r, finish);
     retire(e, r);
 }
 
 void pl_engine_orphan(pl_engine *e, run *r)
 {
-    push_out(e, r, -1, PL_FINISH_ABORT);
-    e->stats.aborted++;
+    push_end(e, r, PL_FINISH_ABORT);
     r->state = RUN_ORPHAN;
 }
 
@@ -76,7 +88,7 @@ static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
     if (sampled->token < 0 || sampled->token >= e->vocab) {
         pl_log(PL_LOG_ERROR, "the model answered token %d of %d", sampled->token,
                e->vocab);
-        push_out(e, r, -1, PL_FINISH_ERROR);
+        push_end(e, r, PL_FINISH_ERROR);
         retire(e, r);
         return;
     }
@@ -90,8 +102,10 @@ static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
         t->prompt_top = r->prompt_top;
     }
     r->told = true;
-    e->stats.generation_tokens++;
-    if (t->finish != PL_FINISH_NONE) retire(e, r);
+    e->stats.generation_tokens += !r->seq->uncounted;
+    if (t->finish == PL_FINISH_NONE) return;
+    count_end(e, r, t->finish);
+    retire(e, r);
 }
 
 /* Takes those that ended out of the running, all at once. */
@@ -121,7 +135,7 @@ void pl_engine_tell_failure(pl_engine *e)
     pl_log(PL_LOG_ERROR, "a step of %d tokens failed: %s (%s)", e->step.batch.n_rows,
            pl_error_text(), pl_error_where());
     for (int32_t i = 0; i < e->step.batch.n_seqs; i++) {
-        push_out(e, e->step.runs[i], -1, PL_FINISH_ERROR);
+        push_end(e, e->step.runs[i], PL_FINISH_ERROR);
         retire(e, e->step.runs[i]);
     }
     close_ranks(e);

@@ -256,15 +256,28 @@ void pl_exchange_release(pl_exchange *x)
     pl_exchange_put(x);
 }
 
+void pl_exchange_label(pl_exchange *x, const char *fields, size_t len)
+{
+    pl_lock(&x->lock);
+    x->label.len = 0;
+    pl_buf_add(&x->label, fields, len);
+    pl_unlock(&x->lock);
+}
+
 /* ---- io ---------------------------------------------------------------------------- */
 
 static void log_access(pl_exchange *x, int status)
 {
     x->logged = true;
     const char *query = pl_exchange_query(x);
-    pl_log(PL_LOG_INFO, "%s - \"%s %.512s%s%.256s HTTP/1.%d\" %d", x->peer,
-           pl_exchange_method(x), pl_exchange_path(x), *query ? "?" : "", query,
-           x->request.minor, status);
+    pl_lock(&x->lock);
+    pl_buf label = x->label;
+    x->label = (pl_buf){0};
+    pl_unlock(&x->lock);
+    pl_log_with(PL_LOG_INFO, &label, "%s - \"%s %.512s%s%.256s HTTP/1.%d\" %d", x->peer,
+                pl_exchange_method(x), pl_exchange_path(x), *query ? "?" : "", query,
+                x->request.minor, status);
+    pl_buf_fini(&label);
 }
 
 static void unlink_watches(pl_exchange *x, bool gone)
@@ -395,6 +408,7 @@ void pl_exchange_put(pl_exchange *x)
     atomic_fetch_sub(&x->shared->body_bytes, (long long)x->request.body.len);
     pl_request_fini(&x->request);
     pl_buf_fini(&x->out);
+    pl_buf_fini(&x->label);
     pl_mutex_fini(&x->lock);
     atomic_fetch_sub(&x->shared->n_exchanges, 1);
     pl_free(x);

@@ -43,6 +43,7 @@ struct pl_exchange {
 
     pl_mutex lock; /* over what lua hands to io: */
     pl_buf out;
+    pl_buf label; /* fields of its line in the log */
     int status;
     bool ended, cut, keep_alive;
     pl_note note;

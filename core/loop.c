@@ -28,6 +28,7 @@ struct pl_loop {
     pl_mutex tell; /* over the news */
     pl_news *news, **news_end;
     bool waiting; /* Lua sleeps in poll */
+    bool deaf;    /* nobody will poll any more */
 };
 
 /* ---- notes: to io ------------------------------------------------------------------ */
@@ -148,11 +149,12 @@ void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg)
 
 /* ---- news: to Lua ------------------------------------------------------------------ */
 
-bool pl_loop_tell(pl_loop *l, pl_news *news)
+static bool tell(pl_loop *l, pl_news *news, const int32_t *words)
 {
     pl_lock(&l->tell);
-    bool fresh = !news->queued, wake = false;
-    if (fresh) {
+    bool deaf = l->deaf, fresh = !news->queued, wake = false;
+    if (words) news->event.a = words[0], news->event.b = words[1];
+    if (fresh && !deaf) {
         news->queued = true;
         news->next = NULL;
         *l->news_end = news;
@@ -162,7 +164,18 @@ bool pl_loop_tell(pl_loop *l, pl_news *news)
     }
     pl_unlock(&l->tell);
     if (wake) pl_wake(&l->tell); /* who wakes finds the lock free */
+    if (deaf && news->taken) news->taken(news, true);
     return fresh;
+}
+
+bool pl_loop_tell(pl_loop *l, pl_news *news)
+{
+    return tell(l, news, NULL);
+}
+
+bool pl_loop_tell_newest(pl_loop *l, pl_news *news, int32_t a, int32_t b)
+{
+    return tell(l, news, (int32_t[]){a, b});
 }
 
 /* With the lock held. The event is copied: once out of line, the news may be told again.
@@ -289,6 +302,9 @@ void pl_loop_stop(pl_loop *l)
     pl_unlock(&l->post);
     for (pl_note *note; (note = pop_note(l));) note->run(note);
     uv_loop_close(&l->uv);
+    pl_lock(&l->tell);
+    l->deaf = true;
+    pl_unlock(&l->tell);
     pl_event none;
     drain_news(l, &none, 1, true);
 }

@@ -60,6 +60,8 @@ bool pl_loop_post_later(pl_loop *l, pl_note *note);
 void pl_loop_call(pl_loop *l, void (*fn)(void *arg), void *arg);
 
 bool pl_loop_tell(pl_loop *l, pl_news *news); /* any; false: it is in line already */
+/* The same with these in its event: of news that are in line already, the newer word. */
+bool pl_loop_tell_newest(pl_loop *l, pl_news *news, int32_t a, int32_t b);
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms); /* lua */
 
 #endif

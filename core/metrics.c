@@ -17,6 +17,7 @@ struct series {
     double *bounds;            /* ascending; +Inf is not among them */
     _Atomic uint64_t *buckets; /* n_buckets + 1, each by itself, not cumulated */
     _Atomic uint64_t value;    /* bits of a double: a histogram's sum */
+    atomic_int also;           /* another histogram that is told the same; 0: none */
 };
 
 /* Slot 0 stays empty, so that 0 is never an id. Slots are filled once and never moved:
@@ -171,14 +172,28 @@ void pl_metric_set(int id, double value)
         atomic_store_explicit(&s->value, bits_of(value), memory_order_relaxed);
 }
 
-void pl_metric_observe(int id, double value)
+static void observe(series *s, double value)
 {
-    series *s = find(id);
-    if (!s || s->kind != PL_HISTOGRAM || isnan(value)) return;
     int i = 0;
     while (i < s->n_buckets && value > s->bounds[i]) i++;
     atomic_fetch_add_explicit(&s->buckets[i], 1, memory_order_relaxed);
     add_to(&s->value, value);
+}
+
+void pl_metric_observe(int id, double value)
+{
+    series *s = find(id);
+    if (!s || s->kind != PL_HISTOGRAM || isnan(value)) return;
+    observe(s, value);
+    series *other = find(atomic_load_explicit(&s->also, memory_order_relaxed));
+    if (other) observe(other, value);
+}
+
+void pl_metric_also(int id, int other)
+{
+    series *s = find(id), *o = find(other);
+    if (s && o && s != o && s->kind == PL_HISTOGRAM && o->kind == PL_HISTOGRAM)
+        atomic_store_explicit(&s->also, other, memory_order_relaxed);
 }
 
 static uint64_t count_of(const series *s)

@@ -50,7 +50,11 @@ const char *pl_error_where(void);         /* "kv.c:88", for logs */
 
 enum { PL_LOG_DEBUG = 0, PL_LOG_INFO = 1, PL_LOG_WARN = 2, PL_LOG_ERROR = 3 };
 void pl_log_level(int level);
+void pl_log_json(int on);                 /* a JSON object a line, or (0) a line of text */
 void pl_log_write(int level, const char *text, size_t len);
+/* With what belongs to it: a name, NUL, its value, NUL, and so on; 1 KiB at most. */
+void pl_log_fields(int level, const char *text, size_t len, const char *fields,
+                   size_t fields_len);
 
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
@@ -79,6 +83,7 @@ int pl_metric_open(int kind, const char *name, const char *labels, const char *h
 void pl_metric_add(int id, double by);     /* counter, gauge */
 void pl_metric_set(int id, double value);  /* gauge */
 void pl_metric_observe(int id, double value);
+void pl_metric_also(int id, int other);    /* what `id` observes from now on, `other` does too */
 double pl_metric_value(int id);            /* histogram: its count */
 int pl_metric_render(pl_buf *out);         /* Prometheus text format 0.0.4 */
 
@@ -270,6 +275,7 @@ void pl_seq_remote(pl_seq *s, int32_t n_tokens);   /* KV of the first n will arr
 /* The last n of its tokens are not prompt: another engine made them, and it goes on from
  * there. Penalties, min_tokens and max_tokens count them. */
 pl_status pl_seq_resume(pl_seq *s, int32_t n_output);
+void pl_seq_uncounted(pl_seq *s);          /* a trial of the engine: statistics and metrics leave it out */
 
 enum { PL_FINISH_NONE = 0, PL_FINISH_STOP, PL_FINISH_LENGTH, PL_FINISH_ABORT, PL_FINISH_ERROR };
 typedef struct pl_logprob { int32_t token, rank; float logprob; } pl_logprob;
@@ -308,7 +314,8 @@ typedef struct pl_engine_options {
 typedef struct pl_engine_stats {           /* a snapshot; counters since the start */
     int32_t running, waiting, waiting_remote, blocks, blocks_used, blocks_cached;
     int64_t steps, preemptions, prompt_tokens, generation_tokens, cached_tokens;
-    int64_t prefix_queries, prefix_hits, chunked, aborted;
+    int64_t prefix_queries, prefix_hits, chunked;
+    int64_t finished, aborted;             /* finished: all that ended, the aborted too */
     int64_t last_step_ns;                  /* pl_now_ns at the end of the last step */
     int64_t busy_since_ns;                 /* work has been queued since then; 0: idle */
 } pl_engine_stats;
@@ -324,8 +331,10 @@ void pl_engine_cancel(pl_engine *e, int32_t seq);          /* unknown ids are no
 void pl_engine_arrived(pl_engine *e, int32_t seq, int ok); /* remote KV is here; not ok: recompute */
 pl_status pl_engine_reset_cache(pl_engine *e);             /* PL_EAGAIN while blocks are in use */
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);
-/* Before it starts: a histogram (pl_metric_open) that each step's tokens are observed by. */
-void pl_engine_observe(pl_engine *e, int metric);
+/* Before it starts: a histogram (pl_metric_open) that observes each step's tokens, or the
+ * seconds from each sequence's submit to its end. */
+enum { PL_OBSERVE_STEP_TOKENS = 0, PL_OBSERVE_SECONDS = 1 };
+void pl_engine_observe(pl_engine *e, int what, int metric);
 /* Without a runtime (tests, the simulator): run one step here, then read what it produced.
  * The tokens live until the next step. */
 pl_status pl_engine_step(pl_engine *e);
@@ -383,6 +392,8 @@ void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char 
 void pl_exchange_write(pl_exchange *x, const char *data, size_t len);
 void pl_exchange_end(pl_exchange *x);
 void pl_exchange_release(pl_exchange *x);      /* Lua is through with it; unanswered: cut off */
+/* Before it is answered: fields, as pl_log_fields has them, of the line that the log gets. */
+void pl_exchange_label(pl_exchange *x, const char *fields, size_t len);
 
 enum { PL_STREAM_SSE = 0,                  /* C writes before + JSON text + after, per piece */
        PL_STREAM_PIECES = 1,               /* Lua is told of each piece and writes it */

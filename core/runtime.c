@@ -2,7 +2,8 @@
  *
  * runtime.c - the io thread with all that lives on it, and what Lua polls.
  *
- * Owns     the loop, the server, the streams, the jobs; which engines are attached.
+ * Owns     the loop, the server, the streams, the jobs, the bus; which engines are
+ *          attached.
  * Ignores  how any of them works.
  * Thread   lua, but for what says otherwise.
  *
@@ -11,6 +12,7 @@
  */
 #include "engine.h"
 #include "job.h"
+#include "remote.h"
 #include "stream.h"
 
 #include <string.h>
@@ -40,6 +42,7 @@ struct pl_runtime {
     pl_http *http;
     pl_streams *streams;
     pl_jobs *jobs;
+    pl_remote *remote;
     attached *engines;
 };
 
@@ -67,12 +70,14 @@ static void on_stop(void *ctx)
     pl_runtime *rt = ctx;
     pl_streams_stop(rt->streams);
     pl_http_stop(rt->http);
+    pl_remote_stop(rt->remote);
 }
 
 static void on_last(void *ctx)
 {
     pl_runtime *rt = ctx;
     pl_jobs_close(rt->jobs);
+    pl_remote_close(rt->remote);
     pl_streams_close(rt->streams);
     pl_http_close(rt->http);
     pl_free(rt);
@@ -104,6 +109,7 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
     rt->http = pl_http_open(rt->loop, &o);
     rt->streams = pl_streams_open(rt->loop);
     rt->jobs = pl_jobs_open(rt->loop);
+    rt->remote = pl_remote_open(rt->loop, rt->streams);
     return rt;
 }
 
@@ -115,9 +121,10 @@ static void run_batch(pl_note *note)
     attached *a = b->from;
     const pl_token_batch *batch = b->batch;
     for (int i = 0; i < batch->n_started; i++)
-        pl_streams_started(a->rt->streams, batch->started[i], batch->began_ns);
+        pl_remote_started(a->rt->remote, batch->started[i], batch->began_ns);
     for (int i = 0; i < batch->n; i++)
-        pl_streams_token(a->rt->streams, &batch->tokens[i], batch->ended_ns);
+        pl_remote_token(a->rt->remote, &batch->tokens[i], batch->ended_ns);
+    pl_remote_batch_end(a->rt->remote);
     pl_token_batch_put(b->batch);
     pl_free(b);
     pl_lock(&a->lock);
@@ -138,15 +145,16 @@ static void sink(void *ctx, pl_token_batch *batch)
     pl_loop_post(a->rt->loop, &b->note);
 }
 
-static void do_nothing(void *arg)
+static void run_forget(void *arg)
 {
-    (void)arg;
+    attached *a = arg;
+    pl_remote_forget(a->rt->remote, a->engine);
 }
 
 static void detach(attached *a)
 {
     pl_engine_stop(a->engine);
-    pl_loop_call(a->rt->loop, do_nothing, NULL); /* io has seen its last batch */
+    pl_loop_call(a->rt->loop, run_forget, a); /* io has seen its last batch */
     pl_mutex_fini(&a->lock);
     pl_free(a);
 }
@@ -232,4 +240,42 @@ int pl_job_closing(const pl_runtime *rt)
 void pl_job_stop(pl_runtime *rt)
 {
     pl_jobs_stop(rt->jobs);
+}
+
+/* ---- bus --------------------------------------------------------------------------- */
+
+pl_status pl_bus_open(pl_runtime *rt, const pl_bus_options *options)
+{
+    return pl_remote_join(rt->remote, options);
+}
+
+const char *pl_bus_id(const pl_runtime *rt)
+{
+    return pl_remote_id(rt->remote);
+}
+
+void pl_bus_hello(pl_runtime *rt, const char *json, size_t len)
+{
+    pl_remote_hello(rt->remote, json, len);
+}
+
+void pl_bus_leave(pl_runtime *rt)
+{
+    pl_remote_hello(rt->remote, NULL, 0);
+}
+
+void pl_bus_serve(pl_runtime *rt, int index, pl_engine *e)
+{
+    pl_remote_serve(rt->remote, index, e);
+}
+
+pl_status pl_peer_hello(pl_runtime *rt, int32_t peer, pl_buf *out)
+{
+    return pl_remote_peer(rt->remote, peer, out);
+}
+
+int32_t pl_call_send(pl_runtime *rt, int32_t peer, const char *text, size_t len,
+                     int timeout_ms)
+{
+    return pl_remote_call(rt->remote, peer, text, len, timeout_ms);
 }

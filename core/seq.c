@@ -59,21 +59,59 @@ static pl_status check_params(const pl_params *p)
     return PL_OK;
 }
 
-pl_seq *pl_seq_open(const int32_t *tokens, int n, const pl_params *params)
+static int32_t next_id(void)
 {
     static atomic_uint last_id;
+    int32_t id;
+    do id = (int32_t)((atomic_fetch_add(&last_id, 1) + 1) & INT32_MAX);
+    while (id == 0);
+    return id;
+}
+
+pl_seq *pl_seq_open(const int32_t *tokens, int n, const pl_params *params)
+{
     if (n < 1) {
         pl_fail(PL_EINVAL, "a prompt of %d tokens: wanted one at least", n);
         return NULL;
     }
     if (check_params(params) < 0) return NULL;
     pl_seq *s = pl_alloc(sizeof *s);
-    do s->id = (int32_t)((atomic_fetch_add(&last_id, 1) + 1) & INT32_MAX);
-    while (s->id == 0);
+    s->id = next_id();
     s->params = *params;
     s->tokens = pl_memdup(tokens, (size_t)n * sizeof *tokens);
     s->n_given = s->n_prompt = s->n_tokens = s->cap = n;
     return s;
+}
+
+static pl_ids copy_ids(pl_ids list)
+{
+    return (pl_ids){pl_memdup(list.ids, (size_t)list.n * sizeof *list.ids), list.n};
+}
+
+pl_seq *pl_seq_copy(const pl_seq *s)
+{
+    pl_seq *c = pl_alloc(sizeof *c);
+    c->params = s->params;
+    c->tokens = pl_memdup(s->tokens, (size_t)s->n_tokens * sizeof *s->tokens);
+    c->n_prompt = s->n_prompt;
+    c->n_tokens = c->cap = s->n_tokens;
+    c->ends = copy_ids(s->ends);
+    c->n_eos = s->n_eos;
+    c->allowed = copy_ids(s->allowed);
+    c->bias_ids = copy_ids(s->bias_ids);
+    c->bias = pl_memdup(s->bias, (size_t)s->bias_ids.n * sizeof *s->bias);
+    c->bad_words = copy_ids(s->bad_words);
+    c->salt = s->salt ? pl_strndup(s->salt, s->salt_len) : NULL;
+    c->salt_len = s->salt_len;
+    pl_seq_renew(c);
+    return c;
+}
+
+void pl_seq_renew(pl_seq *s)
+{
+    s->id = next_id();
+    s->n_given = s->n_tokens;
+    s->n_remote = 0; /* that was on its way to where it was */
 }
 
 void pl_seq_close(pl_seq *s)
@@ -152,6 +190,17 @@ pl_status pl_seq_bad_word(pl_seq *s, const int32_t *ids, int n)
     return insert_ids(&s->bad_words, s->bad_words.n, ids, n);
 }
 
+pl_status pl_seq_bad_words(pl_seq *s, const int32_t *ids, int n)
+{
+    for (int i = 0, len; i < n; i += 1 + len) {
+        len = ids[i];
+        if (len < 1 || len >= n - i)
+            return pl_fail(PL_EINVAL, "a bad word of %d tokens, of %d that are there",
+                           len, n - i - 1);
+    }
+    return insert_ids(&s->bad_words, s->bad_words.n, ids, n);
+}
+
 pl_status pl_seq_salt(pl_seq *s, const char *salt, size_t len)
 {
     if (len < 1 || len > MAX_SALT || !pl_utf8_valid(salt, len))
@@ -178,6 +227,11 @@ pl_status pl_seq_resume(pl_seq *s, int32_t n_output)
                        n_output, s->params.max_tokens);
     s->n_prompt = s->n_given - n_output;
     return PL_OK;
+}
+
+void pl_seq_uncounted(pl_seq *s)
+{
+    s->uncounted = true;
 }
 
 /* ---- for the engine ------------------------------------------------------------- */

@@ -23,6 +23,7 @@ struct pl_seq {
     int32_t n_given;  /* tokens it was opened with */
     int32_t n_prompt; /* n_given, less those that pl_seq_resume called output */
     int32_t n_tokens, cap;
+    bool uncounted; /* pl_seq_uncounted */
     pl_ids ends; /* the first n_eos are eos, the rest stop ids */
     int32_t n_eos;
     pl_ids allowed;
@@ -41,6 +42,12 @@ struct pl_seq {
 /* Whether all ids in it are below `vocab`, and such things; PL_EINVAL says which is not.
  */
 pl_status pl_seq_check(const pl_seq *s, int32_t vocab);
+/* All bad words at once: each its length, then its ids. */
+pl_status pl_seq_bad_words(pl_seq *s, const int32_t *ids, int n);
+/* The same once more, as it stands now, under an id of its own. */
+pl_seq *pl_seq_copy(const pl_seq *s);
+/* Gives it a new id, and takes all its tokens for given: it begins again where it is. */
+void pl_seq_renew(pl_seq *s);
 void pl_seq_reserve(pl_seq *s, int32_t n_tokens);
 void pl_seq_append(pl_seq *s, int32_t token);
 /* What a sampler must know to draw the next token; lives until the next append. */

@@ -1,11 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream.h"
 
+#include "seq.h"
+#include "wire.h"
+
 #include <string.h>
 
 enum {
     MAX_STOPS = 256,
     MAX_STOP_BYTES = 65536
+};
+
+enum {
+    IDLE,    /* never started */
+    RUNNING, /* io may not have heard of it yet */
+    LOSING,  /* lost, but Lua has not heard of it yet */
+    LOST,
+    OVER
 };
 
 typedef struct stop {
@@ -21,6 +32,12 @@ typedef struct bag { /* what is on its way to Lua */
     pl_buf tops;   /* pl_logprob: of each token `top`, then `prompt_top` */
 } bag;
 
+typedef struct order { /* where io is to bring a sequence */
+    pl_engine *engine; /* it is there already; NULL: */
+    int32_t peer, index;
+    pl_buf parcel;
+} order;
+
 struct pl_stream {
     int32_t id;
     atomic_int refs;
@@ -34,97 +51,84 @@ struct pl_stream {
     pl_buf before, after, prime;
     stop *stops;
     int n_stops;
-    bool skip_special, include_stop;
+    bool skip_special, include_stop, keep;
     int32_t interval, min_tokens;
     int gap_metric; /* a histogram of the seconds between tokens; negative: none */
     pl_detok *detok;
     atomic_bool framed; /* lua sets it, perhaps after the start: pieces may go */
 
     /* io */
-    int32_t mapped; /* the sequence that it is found by; 0: none */
-    pl_engine *mapped_engine;
+    pl_stream *next, **link; /* among the living: from its first start to its end */
+    int32_t mapped;          /* the sequence that it is found by; 0: none */
+    pl_place place;          /* where that runs */
+    int64_t began_ns;        /* when io sent it there */
+    bool watching;
     pl_watch watch;
     pl_buf held;    /* text not let go yet */
     int32_t length; /* of the whole text, held or not */
     int32_t n_unsent;
     bool sent;
     bag own;
+    pl_seq *kept; /* what goes on elsewhere if this is lost; while LOST: lua's */
 
     pl_mutex lock; /* over what both touch: */
-    pl_engine *engine;
+    int state;
     int32_t seq;
-    bool cancel, over, told;
+    order order;
+    bool cancel, recall, told;
     bag back;
+    pl_buf why;
     pl_stream_end end;
 
     bag front;          /* lua */
     atomic_bool closed; /* lua writes */
     pl_note note;
-    pl_news piece_news, done_news;
+    pl_news piece_news, done_news, lost_news;
 };
 
 struct pl_streams {
     pl_loop *loop;
     atomic_int last_id;
-    pl_stream **slots; /* by sequence; open addressing, linear */
-    uint32_t mask, n;
+    pl_map by_seq;
+    pl_stream *living;
+    pl_sender sender;
     bool stopped;
     pl_buf fresh, frame; /* scratch: a token's text; an event */
 };
 
 static void put(pl_stream *s);
 
-/* ---- running streams by sequence --------------------------------------------------- */
+/* ---- the living, and the running by sequence --------------------------------------- */
 
-static uint32_t home_of(const pl_streams *ss, int32_t seq)
+static void join(pl_stream *s)
 {
-    return (uint32_t)seq * 2654435769u >> 7 & ss->mask;
-}
-
-static uint32_t slot_of(const pl_streams *ss, int32_t seq)
-{
-    uint32_t i = home_of(ss, seq);
-    while (ss->slots[i] && ss->slots[i]->mapped != seq) i = (i + 1) & ss->mask;
-    return i;
-}
-
-static void grow(pl_streams *ss)
-{
-    pl_stream **old = ss->slots;
-    uint32_t n = ss->mask + 1;
-    ss->mask = 2 * n - 1;
-    ss->slots = pl_alloc(2 * n * sizeof *ss->slots);
-    for (uint32_t i = 0; i < n; i++)
-        if (old[i]) ss->slots[slot_of(ss, old[i]->mapped)] = old[i];
-    pl_free(old);
-}
-
-static void map(pl_stream *s, int32_t seq, pl_engine *engine)
-{
+    if (s->link) return;
     pl_streams *ss = s->streams;
-    if (2 * ++ss->n > ss->mask) grow(ss);
-    s->mapped = seq;
-    s->mapped_engine = engine;
-    ss->slots[slot_of(ss, seq)] = s;
+    s->next = ss->living;
+    s->link = &ss->living;
+    if (s->next) s->next->link = &s->next;
+    ss->living = s;
     atomic_fetch_add(&s->refs, 1);
 }
 
-/* What follows in the run moves up, so that no gap hides it. */
+/* Perhaps it was the last who knew it. */
+static void leave(pl_stream *s)
+{
+    *s->link = s->next;
+    if (s->next) s->next->link = s->link;
+    s->link = NULL;
+    put(s);
+}
+
 static void unmap(pl_stream *s)
 {
-    if (!s->mapped) return;
-    pl_streams *ss = s->streams;
-    uint32_t gap = slot_of(ss, s->mapped);
-    for (uint32_t i = (gap + 1) & ss->mask; ss->slots[i]; i = (i + 1) & ss->mask) {
-        uint32_t home = home_of(ss, ss->slots[i]->mapped);
-        if (((i - home) & ss->mask) < ((i - gap) & ss->mask)) continue;
-        ss->slots[gap] = ss->slots[i];
-        gap = i;
-    }
-    ss->slots[gap] = NULL;
-    ss->n--;
+    if (s->mapped) pl_map_remove(&s->streams->by_seq, (uint64_t)s->mapped);
     s->mapped = 0;
-    put(s);
+}
+
+static pl_stream *find(const pl_streams *ss, int32_t seq)
+{
+    return seq > 0 ? pl_map_find(&ss->by_seq, (uint64_t)seq) : NULL;
 }
 
 /* ---- bags -------------------------------------------------------------------------- */
@@ -278,39 +282,64 @@ static void let_go(pl_stream *s)
 static void finish(pl_stream *s, int reason, int stop_reason, int stop_string,
                    bool cancel)
 {
-    pl_engine *engine = s->mapped_engine;
     int32_t seq = s->mapped;
-    if (s->x) pl_exchange_unwatch(s->x, &s->watch);
+    if (s->watching) pl_exchange_unwatch(s->x, &s->watch);
     move_buf(&s->own.text, &s->held);
     hand_to_lua(s, false);
     pl_lock(&s->lock);
-    s->over = true;
+    s->state = OVER;
     s->end.finish = reason;
     s->end.stop_reason = stop_reason;
     s->end.stop_string = stop_string;
     pl_unlock(&s->lock);
-    if (cancel && seq) pl_engine_cancel(engine, seq);
+    unmap(s);
+    if (cancel && seq) s->place.cancel(s->place.ctx, seq);
     tell(s, &s->done_news);
-    unmap(s); /* perhaps the last who knew it */
+    leave(s);
 }
 
 static void on_gone(pl_watch *watch)
 {
-    finish((pl_stream *)((char *)watch - offsetof(pl_stream, watch)), PL_FINISH_ABORT, -1,
-           -1, true);
+    pl_stream *s = (pl_stream *)((char *)watch - offsetof(pl_stream, watch));
+    s->watching = false;
+    finish(s, PL_FINISH_ABORT, -1, -1, true);
+}
+
+/* It runs nowhere now; what its old place may still say finds nobody. */
+static void lose(pl_stream *s, int why, int status, const char *text, size_t len)
+{
+    unmap(s);
+    pl_lock(&s->lock);
+    s->state = LOSING;
+    s->recall = false;
+    s->why.len = 0;
+    pl_buf_add(&s->why, text, len);
+    pl_buf_add(&s->why, "", 1);
+    pl_unlock(&s->lock);
+    s->lost_news.event.a = why;
+    s->lost_news.event.b = status;
+    tell(s, &s->lost_news);
 }
 
 /* ---- io: tokens -------------------------------------------------------------------- */
-
-static pl_stream *find(const pl_streams *ss, int32_t seq)
-{
-    return seq > 0 ? ss->slots[slot_of(ss, seq)] : NULL;
-}
 
 void pl_streams_started(pl_streams *ss, int32_t seq, int64_t ns)
 {
     pl_stream *s = find(ss, seq);
     if (s && !s->end.scheduled_ns) s->end.scheduled_ns = ns;
+}
+
+void pl_streams_waited(pl_streams *ss, int32_t seq, int64_t ns)
+{
+    pl_stream *s = find(ss, seq);
+    if (s && !s->end.scheduled_ns) s->end.scheduled_ns = s->began_ns + ns;
+}
+
+void pl_streams_lost(pl_streams *ss, int32_t seq, int why, int status, const char *text,
+                     size_t len)
+{
+    pl_stream *s = find(ss, seq);
+    if (s) lose(s, why, status, text, len);
 }
 
 static void count(pl_stream *s, const pl_token *t, int64_t ns)
@@ -326,21 +355,39 @@ static void count(pl_stream *s, const pl_token *t, int64_t ns)
     s->n_unsent++;
 }
 
+/* How it ends with this token: so much of it is there that a peer which goes on and on
+ * is not listened to. */
+static int finish_of(pl_stream *s, const pl_token *t)
+{
+    if (t->token < 0 || !s->kept) return t->finish;
+    pl_seq_append(s->kept, t->token);
+    bool full = s->kept->n_tokens - s->kept->n_prompt >= s->kept->params.max_tokens;
+    return full && !t->finish ? PL_FINISH_LENGTH : t->finish;
+}
+
+static void take_text(pl_stream *s, const pl_token *t, pl_buf *fresh)
+{
+    fresh->len = 0;
+    if (t->token < 0) return;
+    if (s->mode != PL_STREAM_SSE) bag_keep(&s->own, t, s->length);
+    /* A token that ends the sequence is no part of the text, as stop strings are not. */
+    if (t->finish != PL_FINISH_STOP || s->include_stop)
+        pl_detok_push(s->detok, t->token, fresh);
+}
+
 void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
 {
     pl_stream *s = find(ss, t->seq);
     if (!s) return;
-    pl_buf *fresh = &ss->fresh;
-    fresh->len = 0;
-    if (t->token >= 0) {
-        count(s, t, ns);
-        if (s->mode != PL_STREAM_SSE) bag_keep(&s->own, t, s->length);
-        /* A token that ends the sequence is no part of the text, as stop strings are not.
-         */
-        if (t->finish != PL_FINISH_STOP || s->include_stop)
-            pl_detok_push(s->detok, t->token, fresh);
+    if (t->finish == PL_FINISH_ABORT && s->kept) { /* its engine closes */
+        lose(s, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
+        return;
     }
-    if (t->finish) pl_detok_flush(s->detok, fresh);
+    if (t->token >= 0) count(s, t, ns);
+    int ends = finish_of(s, t);
+    pl_buf *fresh = &ss->fresh;
+    take_text(s, t, fresh);
+    if (ends) pl_detok_flush(s->detok, fresh);
     size_t before = s->held.len, end = 0;
     pl_buf_add(&s->held, fresh->data, fresh->len);
     s->length += (int32_t)fresh->len;
@@ -348,8 +395,8 @@ void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
     if (hit >= 0) {
         s->held.len = before + end - (s->include_stop ? 0 : (size_t)s->stops[hit].len);
         finish(s, PL_FINISH_STOP, -1, hit, !t->finish);
-    } else if (t->finish) {
-        finish(s, t->finish, t->stop_reason, -1, false);
+    } else if (ends) {
+        finish(s, ends, t->stop_reason, -1, !t->finish);
     } else {
         let_go(s);
     }
@@ -357,25 +404,50 @@ void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
 
 /* ---- io: what Lua says ------------------------------------------------------------- */
 
-static void begin(pl_stream *s, int32_t seq, pl_engine *engine)
+static void cancel_here(void *ctx, int32_t seq)
 {
-    unmap(s); /* the engine that was asked before refused */
-    if (!seq) return;
-    map(s, seq, engine);
-    if (s->streams->stopped || (s->x && !pl_exchange_watch(s->x, &s->watch)))
-        finish(s, PL_FINISH_ABORT, -1, -1, true);
+    pl_engine_cancel(ctx, seq);
+}
+
+static void begin(pl_stream *s, int32_t seq, order *o)
+{
+    pl_streams *ss = s->streams;
+    bool first = !s->link;
+    join(s);
+    s->mapped = seq;
+    s->began_ns = pl_now_ns();
+    pl_map_put(&ss->by_seq, (uint64_t)seq, s);
+    s->place = o->engine ? (pl_place){cancel_here, o->engine}
+                         : (pl_place){ss->sender.cancel, ss->sender.ctx};
+    if (first && s->x) s->watching = pl_exchange_watch(s->x, &s->watch);
+    if (ss->stopped || (first && s->x && !s->watching))
+        finish(s, PL_FINISH_ABORT, -1, -1, o->engine);
+    else if (!o->engine)
+        ss->sender.send(ss->sender.ctx, seq, o->peer, o->index, &o->parcel);
+}
+
+static void recall_now(pl_stream *s)
+{
+    s->place.cancel(s->place.ctx, s->mapped);
+    lose(s, PL_LOST_RECALLED, 0, NULL, 0);
 }
 
 static void run_note(pl_note *note)
 {
     pl_stream *s = (pl_stream *)((char *)note - offsetof(pl_stream, note));
     pl_lock(&s->lock);
-    int32_t seq = s->seq;
-    pl_engine *engine = s->engine;
-    bool cancel = s->cancel || atomic_load(&s->closed), over = s->over;
+    int state = s->state;
+    int32_t seq = state == RUNNING ? s->seq : 0;
+    order o = s->order;
+    s->order = (order){0};
+    bool cancel = s->cancel || atomic_load(&s->closed), recall = s->recall;
     pl_unlock(&s->lock);
-    if (!over && seq != s->mapped) begin(s, seq, engine);
-    if (cancel && s->mapped) finish(s, PL_FINISH_ABORT, -1, -1, true);
+    if (seq && seq != s->mapped) begin(s, seq, &o);
+    if (cancel && s->link)
+        finish(s, PL_FINISH_ABORT, -1, -1, true);
+    else if (recall && s->mapped && s->kept)
+        recall_now(s);
+    pl_buf_fini(&o.parcel);
     put(s);
 }
 
@@ -434,43 +506,117 @@ void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n)
     pl_buf_add(&s->prime, prompt, n > 0 ? (size_t)n * sizeof *prompt : 0);
 }
 
-static pl_status promise(pl_stream *s, pl_engine *e, int32_t seq)
+void pl_stream_keep(pl_stream *s)
 {
-    pl_lock(&s->lock);
-    bool over = s->over, running = s->seq != 0;
-    if (!over && !running) {
-        s->engine = e;
-        s->seq = seq;
-        s->end.submitted_ns = pl_now_ns();
-    }
-    pl_unlock(&s->lock);
-    if (over) return pl_fail(PL_ECANCELED, "stream %d is over", s->id);
-    if (running) return pl_fail(PL_EINVAL, "stream %d is running already", s->id);
+    s->keep = true;
+}
+
+/* With the lock held: whether it may be started, with a sequence or (NULL) again. */
+static pl_status check_start(const pl_stream *s, const pl_seq *seq)
+{
+    if (s->state == OVER) return pl_fail(PL_ECANCELED, "stream %d is over", s->id);
+    if (s->state == RUNNING || s->state == LOSING)
+        return pl_fail(PL_EINVAL, "stream %d is running already", s->id);
+    if (s->state == IDLE && !seq)
+        return pl_fail(PL_EINVAL, "stream %d has no sequence yet", s->id);
+    if (s->state == LOST && seq)
+        return pl_fail(PL_EINVAL, "stream %d has a sequence, which goes on", s->id);
     return PL_OK;
+}
+
+static void open_detok(pl_stream *s)
+{
+    if (s->detok) return;
+    s->detok = pl_detok_open(s->text, s->skip_special);
+    pl_detok_prime(s->detok, (const int32_t *)s->prime.data,
+                   (int)(s->prime.len / sizeof(int32_t)));
+}
+
+static void set_running(pl_stream *s, int32_t seq, const order *o)
+{
+    s->state = RUNNING;
+    s->seq = seq;
+    s->order = *o;
+    if (!s->end.submitted_ns) s->end.submitted_ns = pl_now_ns();
+}
+
+/* With the lock held, so that io hears of it only once it is there; the note is in line
+ * before the first token can come. */
+static pl_status submit(pl_stream *s, pl_engine *e, pl_seq *seq)
+{
+    atomic_fetch_add(&s->refs, 1);
+    if (!pl_loop_post_later(s->loop, &s->note)) put(s);
+    int32_t id = seq->id;
+    PL_TRY(pl_engine_submit(e, seq));
+    set_running(s, id, &(order){.engine = e});
+    return PL_OK;
+}
+
+/* What had its prompt's logprobs told is not to tell them twice. */
+static void freshen(pl_stream *s, pl_seq *seq)
+{
+    if (s->end.n_tokens) seq->params.prompt_logprobs = -1;
 }
 
 pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
 {
-    int32_t id = pl_seq_id(seq);
-    PL_TRY(promise(s, e, id));
-    if (!s->detok) {
-        s->detok = pl_detok_open(s->text, s->skip_special);
-        pl_detok_prime(s->detok, (const int32_t *)s->prime.data,
-                       (int)(s->prime.len / sizeof(int32_t)));
-    }
-    /* Before its first token can come, which is soon enough. */
-    atomic_fetch_add(&s->refs, 1);
-    if (!pl_loop_post_later(s->loop, &s->note)) put(s);
-    pl_status status = pl_engine_submit(e, seq);
     pl_lock(&s->lock);
-    bool over = s->over;
-    if (status < 0) s->seq = 0;
+    pl_status status = check_start(s, seq);
     pl_unlock(&s->lock);
-    if (status < 0)
-        post(s);
-    else if (over)
-        pl_engine_cancel(e, id); /* io may have cancelled what was not there yet */
+    PL_TRY(status);
+    open_detok(s);
+    pl_seq *copy = seq ? s->keep ? pl_seq_copy(seq) : NULL : pl_seq_copy(s->kept);
+    pl_seq *runs = seq ? seq : copy;
+    freshen(s, runs);
+    pl_engine_hash(e, runs); /* the long part, before the lock */
+    pl_lock(&s->lock);
+    status = check_start(s, seq); /* it may have ended meanwhile */
+    if (status == PL_OK) status = submit(s, e, runs);
+    if (status == PL_OK && seq) s->kept = copy, copy = NULL;
+    pl_unlock(&s->lock);
+    if (status == PL_OK) return PL_OK;
+    pl_seq_close(copy);
     return status;
+}
+
+pl_status pl_stream_send(pl_stream *s, int32_t peer, int index, pl_seq *seq)
+{
+    if (!s->streams->sender.send) return pl_fail(PL_EINVAL, "there is no bus to send by");
+    pl_lock(&s->lock);
+    pl_status status = check_start(s, seq);
+    pl_unlock(&s->lock);
+    PL_TRY(status);
+    open_detok(s);
+    pl_seq *goes = seq ? seq : s->kept;
+    if (!seq) pl_seq_renew(goes);
+    freshen(s, goes);
+    order o = {.peer = peer, .index = index};
+    pl_wire_put_seq(&o.parcel, goes);
+    pl_lock(&s->lock);
+    status = check_start(s, seq);
+    if (status == PL_OK) {
+        s->kept = goes;
+        set_running(s, goes->id, &o);
+    }
+    pl_unlock(&s->lock);
+    if (status == PL_OK)
+        post(s);
+    else
+        pl_buf_fini(&o.parcel);
+    return status;
+}
+
+void pl_stream_recall(pl_stream *s)
+{
+    pl_lock(&s->lock);
+    s->recall = s->state == RUNNING;
+    pl_unlock(&s->lock);
+    post(s);
+}
+
+const char *pl_stream_why(pl_stream *s)
+{
+    return s->why.len ? s->why.data : ""; /* io is silent while it is lost */
 }
 
 const char *pl_stream_take(pl_stream *s, size_t *len)
@@ -502,7 +648,7 @@ void pl_stream_result(const pl_stream *s, pl_stream_end *out)
 void pl_stream_cancel(pl_stream *s)
 {
     pl_lock(&s->lock);
-    s->cancel = s->seq != 0;
+    s->cancel = s->state != IDLE;
     pl_unlock(&s->lock);
     post(s);
 }
@@ -532,6 +678,17 @@ static bool done_taken(pl_news *news, bool lost)
     return wanted;
 }
 
+static bool lost_taken(pl_news *news, bool lost)
+{
+    pl_stream *s = (pl_stream *)((char *)news - offsetof(pl_stream, lost_news));
+    bool wanted = !lost && !atomic_load(&s->closed);
+    pl_lock(&s->lock);
+    if (s->state == LOSING) s->state = LOST;
+    pl_unlock(&s->lock);
+    put(s);
+    return wanted;
+}
+
 pl_stream *pl_streams_make(pl_streams *ss, const pl_text *text, int mode, pl_exchange *x)
 {
     pl_stream *s = pl_alloc(sizeof *s);
@@ -553,6 +710,8 @@ pl_stream *pl_streams_make(pl_streams *ss, const pl_text *text, int mode, pl_exc
                               .taken = piece_taken};
     s->done_news = (pl_news){.event = {.kind = PL_EV_DONE, .id = s->id, .object = s},
                              .taken = done_taken};
+    s->lost_news = (pl_news){.event = {.kind = PL_EV_LOST, .id = s->id, .object = s},
+                             .taken = lost_taken};
     return s;
 }
 
@@ -574,6 +733,9 @@ static void put(pl_stream *s)
     bag_fini(&s->own);
     bag_fini(&s->back);
     bag_fini(&s->front);
+    pl_seq_close(s->kept);
+    pl_buf_fini(&s->order.parcel);
+    pl_buf_fini(&s->why);
     pl_mutex_fini(&s->lock);
     pl_free(s);
     pl_loop_put(loop);
@@ -583,24 +745,23 @@ pl_streams *pl_streams_open(pl_loop *loop)
 {
     pl_streams *ss = pl_alloc(sizeof *ss);
     ss->loop = loop;
-    ss->mask = 63;
-    ss->slots = pl_alloc((ss->mask + 1) * sizeof *ss->slots);
     return ss;
+}
+
+void pl_streams_sender(pl_streams *ss, const pl_sender *sender)
+{
+    ss->sender = *sender;
 }
 
 void pl_streams_stop(pl_streams *ss)
 {
     ss->stopped = true;
-    for (uint32_t i = 0; i <= ss->mask;)
-        if (ss->slots[i])
-            finish(ss->slots[i], PL_FINISH_ABORT, -1, -1, false);
-        else
-            i++;
+    while (ss->living) finish(ss->living, PL_FINISH_ABORT, -1, -1, false);
 }
 
 void pl_streams_close(pl_streams *ss)
 {
-    pl_free(ss->slots);
+    pl_map_fini(&ss->by_seq);
     pl_buf_fini(&ss->fresh);
     pl_buf_fini(&ss->frame);
     pl_free(ss);

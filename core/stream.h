@@ -3,13 +3,21 @@
  * stream.h - what becomes of a sequence's tokens: text, stop strings, events.
  *
  * Owns     the running streams by sequence; text that is held back; tokens until Lua
- *          takes them.
+ *          takes them; the sequence as far as it has come, where it may have to go on.
  * Ignores  sockets (http.h writes), how tokens come about, what the answer looks like.
  * Thread   io; pl_stream_* of perilune.h: lua.
  *
- *   open --start--> running --finish, stop string--> over --close--> (freed)
- *                      |                              ^
- *                      +------ cancel, client gone ---+
+ *               +--------- start, send ---------+
+ *               v                               |
+ *   open --start, send--> running --lost, recalled--> lost
+ *                            |                          |
+ *      finish, stop string,  |                          | cancel,
+ *      cancel, client gone   v                          v client gone
+ *                           over <----------------------+
+ *
+ * An engine and another process are the same to a stream: a place that tokens come from
+ * and that can be told to stop. Each start has a number of its own, so that what an old
+ * place still says finds nobody. All else stays here: decoder, stop strings, text.
  *
  * Text is held back only as far as it may be the beginning of a stop string: each stop
  * string is an automaton (Knuth, Morris, Pratt) whose state says how many of its bytes
@@ -20,14 +28,31 @@
 
 #include "http.h"
 
+typedef struct pl_place { /* where a sequence runs */
+    void (*cancel)(void *ctx, int32_t seq);
+    void *ctx;
+} pl_place;
+
+typedef struct pl_sender { /* who brings sequences to other processes; io */
+    void *ctx;
+    /* As pl_wire_put_seq wrote it; tokens or pl_streams_lost will follow. */
+    void (*send)(void *ctx, int32_t seq, int32_t peer, int index, const pl_buf *parcel);
+    void (*cancel)(void *ctx, int32_t seq);
+} pl_sender;
+
 typedef struct pl_streams pl_streams;
-pl_streams *pl_streams_open(pl_loop *loop); /* any */
-void pl_streams_close(pl_streams *ss);      /* after the loop's last reference */
-void pl_streams_stop(pl_streams *ss);       /* ends all, and all to come */
+pl_streams *pl_streams_open(pl_loop *loop);                      /* any */
+void pl_streams_sender(pl_streams *ss, const pl_sender *sender); /* lua, before a send */
+void pl_streams_close(pl_streams *ss); /* after the loop's last reference */
+void pl_streams_stop(pl_streams *ss);  /* ends all, and all to come */
 pl_stream *pl_streams_make(pl_streams *ss, const pl_text *text, int mode,
                            pl_exchange *x); /* lua */
-/* Its first step began. */
+/* Its first step began: then, or so long after it was sent away. */
 void pl_streams_started(pl_streams *ss, int32_t seq, int64_t ns);
+void pl_streams_waited(pl_streams *ss, int32_t seq, int64_t ns);
 void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns);
+/* A sequence that was sent away runs no more: PL_LOST_*, a status, a text. */
+void pl_streams_lost(pl_streams *ss, int32_t seq, int why, int status, const char *text,
+                     size_t len);
 
 #endif

@@ -17,7 +17,7 @@ M.lines = {
 }
 
 -- Files of core that are no module of their own.
-local part_of = { about = "base", metrics = "base", mathx = "base" }
+local part_of = { about = "base", log = "base", metrics = "base", mathx = "base" }
 
 local line_of = {}
 for i, modules in ipairs(M.lines) do

@@ -40,7 +40,7 @@ local function open(server, x, job, choice)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop,
     job.entry.stream_interval or server.stream_interval, plan.min_tokens)
   prime(stream, choice.prompt.prime)
-  C.pl_stream_observe(stream, server.metrics.gap)
+  C.pl_stream_observe(stream, server.metrics:gap(job))
   if server.moves then C.pl_stream_keep(stream) end
   for _, s in ipairs(plan.stop) do
     if C.pl_stream_stop(stream, s, #s) < 0 then

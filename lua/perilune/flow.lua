@@ -3,7 +3,8 @@
 --
 --     local ev = flow.await(stream, "piece", "done", exchange, "gone")
 --
--- Events are known by (kind, id): ids of exchanges, streams and jobs are counted apart.
+-- Events are known by (kind, id): ids of exchanges, streams, jobs, processes and calls
+-- are counted apart; of a call that another process makes the id is that one's.
 -- A pair that was ever awaited or listened to keeps its newest event until somebody takes
 -- it; so nothing is lost between two awaits, and nothing piles up: one slot a pair, since
 -- a second "piece" says no more than the first. An event of no such pair goes to the

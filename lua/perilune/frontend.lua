@@ -19,8 +19,6 @@ Server.__index = Server
 
 -- Threads that prepare big requests.
 local POOL_THREADS = 2
--- A step that takes longer than this is taken for a standstill.
-local STALL_SECONDS = 60
 -- How long an end waits for big requests to be prepared.
 local JOIN_SECONDS = 1
 local DEADLINE_SECONDS = 0.02
@@ -29,19 +27,6 @@ local exchange_ptr = ffi.typeof "pl_exchange *"
 
 local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
-end
-
--- How long work has been queued without a step ending, if that is too long.
-function Server:stalled_for()
-  for _, w in ipairs(self.cluster.workers) do
-    if w.engine then
-      C.pl_engine_stats_get(w.engine, w.stats)
-      local since = math.max(tonumber(w.stats.busy_since_ns),
-        tonumber(w.stats.last_step_ns))
-      local seconds = (tonumber(C.pl_now_ns()) - since) / 1e9
-      if w.stats.busy_since_ns ~= 0 and seconds > STALL_SECONDS then return seconds end
-    end
-  end
 end
 
 local function watch_deadlines(server)
@@ -110,6 +95,25 @@ function Server:open()
   if port < 0 then return pl.refusal(port) end
   self.url = ("http://%s:%d"):format(http.host, port)
   return port
+end
+
+-- Why nobody can be served, or nil.
+function Server:missing()
+  for _, w in ipairs(self.cluster.workers) do
+    if w.state == "ready" then return nil end
+  end
+  return self.cluster.workers[1] and "no worker takes requests now"
+    or "no worker is here"
+end
+
+-- What serves, as health.lua tells it.
+function Server:instances()
+  local list = {}
+  for i, w in ipairs(self.cluster.workers) do
+    list[i] = { component = "backend", instance_id = w.name,
+      transport = w.engine and "local" or "nats", ready = w.state == "ready" }
+  end
+  return list
 end
 
 -- Nobody new is let in.

@@ -96,12 +96,18 @@ end
 local METRICS_HEAD = [[
 # Metrics
 
-*Made from `lua/perilune/metrics.lua` by `perilune help metrics`.*
+*Made from `lua/perilune/metrics_rows.lua` by `perilune help metrics`.*
 
-`/metrics` answers in Prometheus's text format. Names that begin with `vllm:` mean what
-they mean in vLLM, so its dashboards work; `perilune_` are our own. Every series has the
-labels `model_name` and `engine`; `vllm:request_success_total` also `finished_reason`
-(`stop`, `length`, `abort`, `error`).
+`/metrics` answers in Prometheus's text format, at a frontend's port and at a worker's
+`metrics_endpoint_port`. Names that begin with `vllm:` mean what they mean in vLLM, those
+with `dynamo_` what they mean in Dynamo, so their dashboards work; `perilune_` are ours.
+
+A process that has engines tells of each, with the labels `model_name` and `engine` (0, 1,
+...); as `dynamo_component_*` also with `dynamo_namespace`, `dynamo_component` (`backend`)
+and `dynamo_endpoint` (`generate`). A process that answers requests tells of them by
+`model_name`, as `dynamo_frontend_*` by `model`: they are measured where the client is,
+whichever engines served them. Trials of an idle engine (`canary_wait`) are counted
+nowhere.
 
 | name | type | meaning |
 |---|---|---|]]

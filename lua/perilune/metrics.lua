@@ -1,72 +1,52 @@
 -- SPDX-License-Identifier: Apache-2.0
--- metrics.lua - vLLM's metrics, by vLLM's names; ours are perilune_*.
+-- metrics.lua - what a process counts, by the names that vLLM's and Dynamo's users know.
 --
--- What C counts (the engine's statistics) is read when /metrics is asked for or the log
--- line is due; what belongs to a request is counted at its end.
+--   local m = metrics.new { model = "name", namespace = "perilune" }
+--   m:add_engine(0, engine, { cache = { { "block_size", 16 } } })    -- before it starts
+--   m:started(job) ... m:moved(job, "ongoing_request") ... m:done(job, choices)
+--
+-- What C counts (an engine's statistics) is read when /metrics is asked for or the log
+-- line is due; what belongs to a request is counted at its end. A frontend may have no
+-- engine, a worker no requests. metrics_rows.lua says what there is.
 
 local pl = require "perilune.ffi"
+local rows = require "perilune.metrics_rows"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
 M.__index = M
 
-local TTFT = { .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10,
-  20, 40, 80, 160, 640, 2560 }
-local ITL = { .0005, .001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
-  .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80 }
-local SECONDS = { .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240,
-  480, 960, 1920, 7680 }
-local COUNTS = { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000,
-  50000, 100000, 200000 }
+-- All rows in the order of docs/metrics.md.
+M.ROWS = {}
+local row_of = {}
+for _, group in ipairs { "engine", "choice", "request", "counted", "component",
+    "process" } do
+  for _, row in ipairs(rows[group]) do
+    M.ROWS[#M.ROWS + 1] = row
+    row_of[row[2]] = row
+  end
+end
 
-local STEPS = { 1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384 }
-
--- kind, name, what it says; histograms have buckets. docs/metrics.md is made from these.
-M.ROWS = {
-  { "gauge", "vllm:num_requests_running", "sequences in the running batch" },
-  { "gauge", "vllm:num_requests_waiting", "sequences in line" },
-  { "gauge", "vllm:kv_cache_usage_perc", "share of the KV blocks in use, 0 to 1" },
-  { "gauge", "perilune_kv_blocks_cached", "free KV blocks that still hold a prefix" },
-  { "counter", "vllm:num_preemptions_total", "sequences put back to make room" },
-  { "counter", "vllm:prompt_tokens_total",
-    "prompt tokens computed or found in the cache" },
-  { "counter", "vllm:generation_tokens_total", "tokens generated" },
-  { "counter", "vllm:prefix_cache_queries_total",
-    "prompt tokens looked up in the cache" },
-  { "counter", "vllm:prefix_cache_hits_total", "prompt tokens found in the cache" },
-  { "counter", "perilune_engine_steps_total", "steps that the engine has made" },
-  { "histogram", "vllm:time_to_first_token_seconds",
-    "from arrival to the first token", TTFT },
-  { "histogram", "vllm:request_time_per_output_token_seconds",
-    "mean time between a request's tokens", ITL },
-  { "histogram", "vllm:e2e_request_latency_seconds", "from arrival to the end", SECONDS },
-  { "histogram", "vllm:request_queue_time_seconds",
-    "from arrival to the first step", SECONDS },
-  { "histogram", "vllm:request_prefill_time_seconds",
-    "from the first step to the first token", SECONDS },
-  { "histogram", "vllm:request_decode_time_seconds", "from the first token to the last",
-    SECONDS },
-  { "histogram", "vllm:request_inference_time_seconds",
-    "from the first step to the last token", SECONDS },
-  { "histogram", "vllm:request_prompt_tokens", "prompt tokens of a request", COUNTS },
-  { "histogram", "vllm:request_generation_tokens",
-    "generated tokens of a request", COUNTS },
-  { "histogram", "vllm:request_max_num_generation_tokens",
-    "generated tokens of a request's longest choice", COUNTS },
-  { "histogram", "vllm:request_params_max_tokens", "max_tokens of a request", COUNTS },
-  { "histogram", "vllm:request_params_n", "n of a request", { 1, 2, 5, 10, 20 } },
-  { "histogram", "vllm:inter_token_latency_seconds", "time between two tokens", ITL },
-  { "histogram", "vllm:iteration_tokens_total", "tokens of a step", STEPS },
-  { "gauge", "vllm:cache_config_info", "1; its labels say how the KV cache is set" },
-  { "counter", "vllm:request_success_total", "requests that ended, by how" },
-}
-
-local BY_REASON, CONFIG = "vllm:request_success_total", "vllm:cache_config_info"
+local CONFIG = "vllm:cache_config_info"
 local REASONS = { "stop", "length", "abort", "error" }
-
 local KINDS = { counter = C.PL_COUNTER, gauge = C.PL_GAUGE, histogram = C.PL_HISTOGRAM }
 
-local function open(kind, name, labels, help, buckets)
+local function escape(s)
+  return (tostring(s):gsub('[\\"]', "\\%0"):gsub("\n", "\\n"))
+end
+
+-- Pairs of names and values as they are printed.
+local function labels_of(pairs_)
+  local out = {}
+  for i, pair in ipairs(pairs_) do
+    out[i] = ('%s="%s"'):format(pair[1], escape(pair[2]))
+  end
+  return table.concat(out, ",")
+end
+
+-- The series of a row's name under these labels: its id.
+local function open(name, labels)
+  local kind, _, help, buckets = unpack(row_of[name])
   local list = buckets and ffi.new("double[?]", #buckets, buckets)
   local id = C.pl_metric_open(KINDS[kind], name, labels, help, list,
     buckets and #buckets or 0)
@@ -74,112 +54,299 @@ local function open(kind, name, labels, help, buckets)
   return id
 end
 
-local function escape(s)
-  return (s:gsub('[\\"]', "\\%0"):gsub("\n", "\\n"))
+local function open_all(group, labels, ids)
+  for _, row in ipairs(group) do ids[row[2]] = open(row[2], labels) end
+  return ids
 end
 
-local function config_labels(cache)
-  local out = {}
-  for _, pair in ipairs(cache) do
-    out[#out + 1] = ('%s="%s"'):format(pair[1], escape(tostring(pair[2])))
-  end
-  return table.concat(out, ",")
-end
-
--- For one model.
-function M.new(model_name)
-  local labels = ('model_name="%s",engine="0"'):format(escape(model_name))
-  local self = setmetatable({ id = {}, last = {}, labels = labels,
-    stats = ffi.new "pl_engine_stats", finished = {} }, M)
-  for _, row in ipairs(M.ROWS) do
-    local kind, name, help, buckets = unpack(row)
-    if name ~= BY_REASON and name ~= CONFIG then
-      self.id[name] = open(kind, name, labels, help, buckets)
-    end
-    for _, reason in ipairs(name == BY_REASON and REASONS or {}) do
-      self.finished[reason] = open(kind, name,
-        labels .. (',finished_reason="%s"'):format(reason), help)
-    end
-  end
-  self.gap = self.id["vllm:inter_token_latency_seconds"]
+-- `model`: what requests are for unless they say; nil where that is not known yet.
+function M.new(o)
+  local self = setmetatable({ model = o.model, namespace = o.namespace or "perilune",
+    models = {}, engines = {} }, M)
+  if o.model then self:add_model(o.model) end
   return self
 end
 
-function M:add_engine(_, engine, cache)
-  self.engine = engine
-  self.id[CONFIG] = open("gauge", CONFIG, self.labels .. "," .. config_labels(cache), "")
-  C.pl_metric_set(self.id[CONFIG], 1)
-  C.pl_engine_observe(engine, self.id["vllm:iteration_tokens_total"])
-end
+-- ---- engines -------------------------------------------------------------------------
 
-function M.moved() end
-function M.too_long() end
+-- An engine of this process, before it starts. `o`: model; cache, how the KV cache is set
+-- (pairs); load_seconds, how long the model took to load.
+function M:add_engine(index, engine, o)
+  local model = o.model or self.model
+  local own = { { "model_name", model }, { "engine", index } }
+  local ids = {}
+  for _, row in ipairs(rows.engine) do
+    local labels = labels_of(own)
+    if row[2] == CONFIG and o.cache then
+      labels = labels .. "," .. labels_of(o.cache)
+    end
+    ids[row[2]] = open(row[2], labels)
+  end
+  open_all(rows.component, labels_of { { "dynamo_namespace", self.namespace },
+    { "dynamo_component", "backend" }, { "dynamo_endpoint", "generate" },
+    { "model", model }, { "model_name", model }, { "engine", index } }, ids)
+  C.pl_metric_set(ids[CONFIG], 1)
+  C.pl_metric_set(ids["dynamo_component_model_load_time_seconds"], o.load_seconds or 0)
+  C.pl_engine_observe(engine, C.PL_OBSERVE_STEP_TOKENS,
+    ids["vllm:iteration_tokens_total"])
+  C.pl_engine_observe(engine, C.PL_OBSERVE_SECONDS,
+    ids["dynamo_component_request_duration_seconds"])
+  self.engines[#self.engines + 1] = { index = index, engine = engine, id = ids,
+    last = {}, stats = ffi.new "pl_engine_stats", since = C.pl_now_ns() }
+end
 
 local COUNTED = {
-  preemptions = "vllm:num_preemptions_total", prompt_tokens = "vllm:prompt_tokens_total",
-  generation_tokens = "vllm:generation_tokens_total",
-  prefix_queries = "vllm:prefix_cache_queries_total",
-  prefix_hits = "vllm:prefix_cache_hits_total", steps = "perilune_engine_steps_total",
+  preemptions = { "vllm:num_preemptions_total" },
+  prompt_tokens = { "vllm:prompt_tokens_total" },
+  generation_tokens = { "vllm:generation_tokens_total" },
+  prefix_queries = { "vllm:prefix_cache_queries_total" },
+  prefix_hits = { "vllm:prefix_cache_hits_total" },
+  steps = { "perilune_engine_steps_total" },
+  finished = { "dynamo_component_requests_total" },
+  aborted = { "dynamo_component_cancellation_total" },
 }
 
--- Brings what the engine counts up to date; returns its statistics.
-function M:refresh()
-  local s = self.stats
-  if not self.engine then return s end
-  C.pl_engine_stats_get(self.engine, s)
-  local function set(name, v) C.pl_metric_set(self.id[name], v) end
-  set("vllm:num_requests_running", s.running)
-  set("vllm:num_requests_waiting", s.waiting + s.waiting_remote)
-  set("vllm:kv_cache_usage_perc", s.blocks > 0 and s.blocks_used / s.blocks or 0)
-  set("perilune_kv_blocks_cached", s.blocks_cached)
-  for field, name in pairs(COUNTED) do
+local function refresh_engine(e)
+  local s, id = e.stats, e.id
+  C.pl_engine_stats_get(e.engine, s)
+  local waiting = s.waiting + s.waiting_remote
+  local used = s.blocks > 0 and s.blocks_used / s.blocks or 0
+  C.pl_metric_set(id["vllm:num_requests_running"], s.running)
+  C.pl_metric_set(id["vllm:num_requests_waiting"], waiting)
+  C.pl_metric_set(id["dynamo_component_inflight_requests"], s.running + waiting)
+  C.pl_metric_set(id["vllm:kv_cache_usage_perc"], used)
+  C.pl_metric_set(id["dynamo_component_gpu_cache_usage_percent"], used)
+  C.pl_metric_set(id["dynamo_component_total_blocks"], s.blocks)
+  C.pl_metric_set(id["perilune_kv_blocks_cached"], s.blocks_cached)
+  C.pl_metric_set(id["dynamo_component_uptime_seconds"],
+    tonumber(C.pl_now_ns() - e.since) / 1e9)
+  for field, names in pairs(COUNTED) do
     local now = tonumber(s[field])
-    C.pl_metric_add(self.id[name], now - (self.last[field] or 0))
-    self.last[field] = now
+    C.pl_metric_add(id[names[1]], now - (e.last[field] or 0))
+    e.last[field] = now
   end
-  return s
 end
 
-function M:observe(name, v)
-  C.pl_metric_observe(self.id[name], v)
+-- Brings what is read, not told, up to date: self.engines[i].stats too.
+function M:refresh()
+  for _, e in ipairs(self.engines) do refresh_engine(e) end
+  for _, m in pairs(self.models) do
+    C.pl_metric_set(m.id["dynamo_frontend_active_requests"], m.active)
+    C.pl_metric_set(m.id["dynamo_frontend_inflight_requests"], m.active)
+  end
+end
+
+-- All series as Prometheus reads them.
+function M:render()
+  local buf = ffi.new "pl_buf"
+  self:refresh()
+  C.pl_metric_render(buf)
+  return pl.take(buf)
+end
+
+-- ---- models --------------------------------------------------------------------------
+
+-- A model that requests may be for. `config`, as far as it is known: total_kv_blocks,
+-- max_num_seqs, max_num_batched_tokens, context_length, kv_cache_block_size,
+-- migration_limit. Known models may be told anew.
+function M:add_model(name, config)
+  local m = self.models[name]
+  if not m then
+    local own = labels_of { { "model_name", name } }
+    m = { id = {}, finished = {}, by = { chat = {}, completion = {} }, active = 0,
+      label = { "model", name } }
+    for _, row in ipairs(rows.choice) do
+      if row[1] == "histogram" then m.id[row[2]] = open(row[2], own) end
+    end
+    for _, reason in ipairs(REASONS) do
+      m.finished[reason] = open("vllm:request_success_total",
+        labels_of { { "model_name", name }, { "finished_reason", reason } })
+    end
+    open_all(rows.request, labels_of { m.label }, m.id)
+    C.pl_metric_also(m.id["vllm:inter_token_latency_seconds"],
+      m.id["dynamo_frontend_inter_token_latency_seconds"])
+    self.models[name] = m
+  end
+  for field, value in pairs(config or {}) do
+    C.pl_metric_set(m.id["dynamo_frontend_model_" .. field], value)
+  end
+  return m
+end
+
+local function model_of(self, job)
+  local name = job.model or self.model or ""
+  return self.models[name] or self:add_model(name)
+end
+
+-- What observes the seconds between a stream's tokens (pl_stream_observe).
+function M:gap(job)
+  return model_of(self, job).id["vllm:inter_token_latency_seconds"]
+end
+
+-- ---- requests ------------------------------------------------------------------------
+
+local ENDPOINTS = { chat = "chat_completions", completion = "completions" }
+
+-- The ids of what is counted for requests like this one: by how they end, by "started"
+-- and "cancelled"; opened as they are needed.
+local function cells_of(m, plan)
+  local by = m.by[plan.kind]
+  local cells = plan.stream and by.stream or by.unary
+  if cells then return cells end
+  local kind = plan.stream and "stream" or "unary"
+  local labels = { m.label, { "endpoint", ENDPOINTS[plan.kind] },
+    { "request_type", kind } }
+  cells = { ends = {}, labels = labels,
+    started = open("dynamo_frontend_requests_started_total", labels_of(labels)) }
+  by[kind] = cells
+  return cells
+end
+
+local function open_end(cells, error_type)
+  local labels = { unpack(cells.labels) }
+  labels[4] = { "status", error_type == "" and "success" or "error" }
+  labels[5] = { "error_type", error_type }
+  local id = open("dynamo_frontend_requests_total", labels_of(labels))
+  cells.ends[error_type] = id
+  return id
+end
+
+local function count_end(m, job, error_type)
+  local cells = cells_of(m, job.plan)
+  C.pl_metric_add(cells.ends[error_type] or open_end(cells, error_type), 1)
+  if job.is_active then
+    m.active, job.is_active = m.active - 1, false
+  end
+end
+
+-- What is rare needs no ids at hand.
+local function count(name, ...)
+  C.pl_metric_add(open(name, labels_of { ... }), 1)
+end
+
+-- It is taken on. `job`: plan (kind, stream) and, where it is not the one, model; done or
+-- refused will follow.
+function M:started(job)
+  local m = model_of(self, job)
+  m.active, job.is_active = m.active + 1, true
+  C.pl_metric_add(cells_of(m, job.plan).started, 1)
+end
+
+local ERRORS = { [404] = "not_found", [429] = "overload", [499] = "cancelled",
+  [501] = "not_implemented", [503] = "overload", [529] = "overload" }
+
+-- It was answered with an error, whether it had been taken on or not. `error_type`:
+-- where the status does not say enough.
+function M:refused(job, status, error_type)
+  local m = model_of(self, job)
+  error_type = error_type or ERRORS[status]
+    or (status < 500 and "validation" or "internal")
+  if error_type == "overload" then
+    count("dynamo_frontend_model_rejection_total", m.label,
+      { "endpoint", ENDPOINTS[job.plan.kind] })
+  end
+  count_end(m, job, error_type)
+end
+
+-- It goes on elsewhere; `kind`: new_request while it had no token, or ongoing_request.
+function M:moved(job, kind)
+  count("dynamo_frontend_model_migration_total", model_of(self, job).label,
+    { "migration_type", kind })
+end
+
+-- It may not move any more: it is longer than migration_max_seq_len.
+function M:too_long(job)
+  count("dynamo_frontend_model_migration_max_seq_len_exceeded_total",
+    model_of(self, job).label)
+end
+
+-- It was stopped before its end, by its client's going (`gone`) or otherwise. Once a
+-- request; done does it for one that ends by abort.
+function M:cancelled(job, gone)
+  if job.is_cancelled then return end
+  job.is_cancelled = true
+  local labels = cells_of(model_of(self, job), job.plan).labels
+  count("dynamo_frontend_model_cancellation_total", unpack(labels))
+  if gone then count "dynamo_frontend_disconnected_clients" end
 end
 
 local function seconds(from, to)
   return math.max(0, tonumber(to - from) / 1e9)
 end
 
-local function observe_choice(self, job, last)
-  C.pl_metric_add(self.finished[job.answer.FINISH[last.finish]], 1)
-  self:observe("vllm:request_generation_tokens", last.n_tokens)
-  self:observe("vllm:e2e_request_latency_seconds", seconds(job.arrived, C.pl_now_ns()))
-  if last.n_tokens == 0 then return end
-  local decode = seconds(last.first_ns, last.last_ns)
-  self:observe("vllm:time_to_first_token_seconds", seconds(job.arrived, last.first_ns))
-  self:observe("vllm:request_queue_time_seconds",
-    seconds(last.submitted_ns, last.scheduled_ns))
-  self:observe("vllm:request_prefill_time_seconds",
-    seconds(last.scheduled_ns, last.first_ns))
-  self:observe("vllm:request_decode_time_seconds", decode)
-  self:observe("vllm:request_inference_time_seconds",
-    seconds(last.scheduled_ns, last.last_ns))
-  if last.n_tokens == 1 then return end
-  self:observe("vllm:request_time_per_output_token_seconds",
-    decode / (last.n_tokens - 1))
+local function observe(id, value)
+  C.pl_metric_observe(id, value)
 end
 
--- A request's choices have ended.
-function M:done(job, choices)
-  local n, longest = job.plan.n, 0
-  self:observe("vllm:request_params_n", n)
-  for i, c in ipairs(choices) do
-    longest = math.max(longest, c.last.n_tokens)
-    if (i - 1) % n == 0 then
-      self:observe("vllm:request_prompt_tokens", c.prompt.n_tokens)
-      self:observe("vllm:request_params_max_tokens", c.prompt.max_tokens)
-    end
-    observe_choice(self, job, c.last)
+-- Of one choice; answers its seconds to the first token, or nil.
+local function observe_choice(m, job, last, age)
+  local id, n = m.id, last.n_tokens
+  C.pl_metric_add(m.finished[job.answer.FINISH[last.finish]], 1)
+  observe(id["vllm:request_generation_tokens"], n)
+  observe(id["vllm:e2e_request_latency_seconds"], age)
+  if n == 0 then return nil end
+  local first = seconds(job.arrived, last.first_ns)
+  local decode = seconds(last.first_ns, last.last_ns)
+  observe(id["vllm:time_to_first_token_seconds"], first)
+  observe(id["vllm:request_queue_time_seconds"],
+    seconds(last.submitted_ns, last.scheduled_ns))
+  observe(id["vllm:request_prefill_time_seconds"],
+    seconds(last.scheduled_ns, last.first_ns))
+  observe(id["vllm:request_decode_time_seconds"], decode)
+  observe(id["vllm:request_inference_time_seconds"],
+    seconds(last.scheduled_ns, last.last_ns))
+  if n > 1 then
+    observe(id["vllm:request_time_per_output_token_seconds"], decode / (n - 1))
   end
-  self:observe("vllm:request_max_num_generation_tokens", longest)
+  return first
+end
+
+-- What a request is as a whole. `first`: seconds to its first token, or nil.
+local function observe_request(m, age, n_in, n_out, cached, first)
+  local id = m.id
+  observe(id["dynamo_frontend_request_duration_seconds"], age)
+  observe(id["dynamo_frontend_input_sequence_tokens"], n_in)
+  observe(id["dynamo_frontend_output_sequence_tokens"], n_out)
+  observe(id["dynamo_frontend_cached_tokens"], cached)
+  C.pl_metric_add(id["dynamo_frontend_output_tokens_total"], n_out)
+  if first then observe(id["dynamo_frontend_time_to_first_token_seconds"], first) end
+end
+
+local ENDS = { [C.PL_FINISH_ABORT] = "cancelled", [C.PL_FINISH_ERROR] = "internal" }
+
+-- Its choices have ended.
+function M:done(job, choices)
+  local m, age = model_of(self, job), seconds(job.arrived, C.pl_now_ns())
+  local id, n, how = m.id, job.plan.n, ""
+  local longest, n_in, n_out, cached, soonest = 0, 0, 0, 0, nil
+  observe(id["vllm:request_params_n"], n)
+  for i, c in ipairs(choices) do
+    local last, prompt = c.last, c.prompt
+    if (i - 1) % n == 0 then
+      n_in, cached = n_in + prompt.n_tokens, cached + last.n_cached
+      observe(id["vllm:request_prompt_tokens"], prompt.n_tokens)
+      observe(id["vllm:request_params_max_tokens"], prompt.max_tokens)
+    end
+    local first = observe_choice(m, job, last, age)
+    if first and first < (soonest or math.huge) then soonest = first end
+    longest, n_out = math.max(longest, last.n_tokens), n_out + last.n_tokens
+    if how ~= "internal" then how = ENDS[last.finish] or how end
+  end
+  observe(id["vllm:request_max_num_generation_tokens"], longest)
+  observe_request(m, age, n_in, n_out, cached, soonest)
+  if how == "cancelled" then self:cancelled(job) end
+  count_end(m, job, how)
+end
+
+-- ---- the process ---------------------------------------------------------------------
+
+-- Of a row of metrics_rows.process: a gauge set, a counter raised. `pairs_`: its labels.
+function M.set(name, value, pairs_)
+  C.pl_metric_set(open(name, labels_of(pairs_ or {})), value)
+end
+
+function M.add(name, by, pairs_)
+  C.pl_metric_add(open(name, labels_of(pairs_ or {})), by)
 end
 
 return M

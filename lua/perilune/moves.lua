@@ -10,7 +10,6 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local hooks = require "perilune.hooks"
-local log = require "perilune.log"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -133,11 +132,10 @@ local function ask(server, job, choice, ev, lost)
 end
 
 local function tell(server, job, n, w, lost)
-  log.info("%s: recreating stream on %s, %d tokens so far", job.id, w and w.name or "-",
-    n)
+  job.log:info("recreating stream on %s, %d tokens so far", w and w.name or "-", n)
   server.metrics:moved(job, n > 0 and "ongoing_request" or "new_request")
   if w and w.numerics ~= lost.numerics then
-    log.warning("%s: %s rounds in another way (%s, not %s)", job.id, w.name, w.numerics,
+    job.log:warning("%s rounds in another way (%s, not %s)", w.name, w.numerics,
       lost.numerics)
     server.metrics:moved(job, "other_numerics")
   end
@@ -151,19 +149,19 @@ function M.move(server, job, choice, ev)
   M.left(choice)
   if refused_for_good(ev) then return nil, { status = 400, message = why } end
   if not UNCOUNTED[ev.a] then cluster.suspect(lost) end
-  log.info("%s: Stream disconnected (%s: %s)... recreating stream...", job.id, lost.name,
+  job.log:info("Stream disconnected (%s: %s)... recreating stream...", lost.name,
     why ~= "" and why or cluster.LOST[ev.a])
   local answer = ask(server, job, choice, ev, lost)
   if answer.fail then
-    log.warning("%s: Cannot recreate stream: %s", job.id, answer.fail)
+    job.log:warning("Cannot recreate stream: %s", answer.fail)
     return nil, { status = 503, message = UNAVAILABLE }
   end
-  if not UNCOUNTED[ev.a] then job.moves = job.moves + 1 end
+  if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end
   local avoid = answer.avoid == lost.name and { [lost] = true } or nil
   local ok, refused = M.place(server, job, choice, avoid, lost.numerics)
   if not ok then
-    log.warning("%s: Cannot recreate stream: %s", job.id, refused.message)
+    job.log:warning("Cannot recreate stream: %s", refused.message)
     return nil, refused
   end
   tell(server, job, n, choice.worker, lost)

@@ -4,9 +4,10 @@
 -- Bodies, fields, defaults and errors are OpenAI's as vLLM has them (docs/http.md).
 
 local pl = require "perilune.ffi"
+local identity = require "perilune.identity"
 local json = require "perilune.json"
-local log = require "perilune.log"
 local serve = require "perilune.serve"
+local system = require "perilune.system"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -14,10 +15,7 @@ local M = {}
 local JSON = "application/json"
 local len_out = ffi.new "size_t[1]"
 
-local function reply(x, status, body, headers, kind)
-  headers = headers or ""
-  C.pl_exchange_reply(x, status, kind or JSON, headers, #headers, body, #body)
-end
+local reply = system.reply
 
 local function header(x, name)
   local v = C.pl_exchange_header(x, name)
@@ -68,24 +66,6 @@ local function detokenize(server, x, headers)
   reply(x, 200, json.encode(json.object("prompt", plan.text)), headers)
 end
 
--- Health is progress: work is queued and no step has ended for longer than any should
--- take.
-local function health(server, x, headers)
-  local stalled = server:stalled_for()
-  if stalled then
-    return serve.refuse(x, { status = 503, headers = headers,
-      message = ("the engine has not finished a step for %.0f s"):format(stalled) })
-  end
-  reply(x, 200, "", headers)
-end
-
-local function metrics(server, x, headers)
-  local buf = ffi.new "pl_buf"
-  server.metrics:refresh()
-  C.pl_metric_render(buf)
-  reply(x, 200, pl.take(buf), headers, "text/plain; version=0.0.4; charset=utf-8")
-end
-
 local function version(_, x, headers)
   reply(x, 200, json.encode { version = ffi.string(C.pl_version()) }, headers)
 end
@@ -108,9 +88,10 @@ local function reset_prefix_cache(server, x, headers)
 end
 
 local function generate(kind)
-  return function(server, x, headers)
+  return function(server, x, headers, who)
     server.in_flight = server.in_flight + 1
-    local ok, why = xpcall(serve.generate, debug.traceback, server, x, kind, headers)
+    local ok, why = xpcall(serve.generate, debug.traceback, server, x, kind, headers,
+      who)
     server.in_flight = server.in_flight - 1
     if not ok then error(why, 0) end
   end
@@ -118,7 +99,7 @@ end
 
 -- POST /v1/cancel/{id}: the request of that id, ours or the client's X-Request-Id, ends
 -- with what there is of it.
-local function cancel(server, x, headers, path)
+local function cancel(server, x, headers, _, path)
   local id = path:match "^/v1/cancel/(.+)$"
   local job = server.jobs[id] or server.jobs[id:match "^%a+%-(.+)$" or ""]
   if not job then
@@ -136,9 +117,10 @@ local ROUTES = {
   ["/v1/models"] = { GET = models },
   ["/tokenize"] = { POST = tokenize },
   ["/detokenize"] = { POST = detokenize },
-  ["/health"] = { GET = health },
-  ["/ping"] = { GET = health, POST = health },
-  ["/metrics"] = { GET = metrics },
+  ["/health"] = { GET = system.frontend_health },
+  ["/live"] = { GET = system.live },
+  ["/ping"] = { GET = system.frontend_health, POST = system.frontend_health },
+  ["/metrics"] = { GET = system.metrics },
   ["/version"] = { GET = version },
   ["/load"] = { GET = load_of },
   ["/reset_prefix_cache"] = { POST = reset_prefix_cache },
@@ -205,9 +187,10 @@ local function is_json(x)
   return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 
-local function request_id(server, x)
-  local id = server.id_headers and header(x, "x-request-id")
-  return id and not id:find "[%c]" and "X-Request-Id: " .. id .. "\r\n" or ""
+-- As vLLM has it: who brought no id learns the one that was drawn.
+local function request_id(server, x, who)
+  if not server.id_headers then return "" end
+  return "X-Request-Id: " .. identity.settle(who, x) .. "\r\n"
 end
 
 local function no(x, headers, status, message)
@@ -221,13 +204,14 @@ local function allow_header(route)
 end
 
 -- Answers one exchange.
-local function dispatch(server, x)
+local function dispatch(server, x, who)
   local method = ffi.string(C.pl_exchange_method(x))
   local path = ffi.string(C.pl_exchange_path(x))
-  local headers = cors(server, x) .. request_id(server, x)
+  local headers = cors(server, x)
   if method == "OPTIONS" and header(x, "access-control-request-method") then
     return preflight(server, x, headers)
   end
+  headers = headers .. request_id(server, x, who)
   local route = ROUTES[path] or path:find "^/v1/cancel/." and { POST = cancel }
   if not route or (path == "/reset_prefix_cache" and not server.dev_mode) then
     return no(x, headers, 404, "Not Found")
@@ -245,16 +229,17 @@ local function dispatch(server, x)
     return no(x, headers, 415,
       "Unsupported Media Type: Only 'application/json' is allowed")
   end
-  return handler(server, x, headers, path)
+  return handler(server, x, headers, who, path)
 end
 
 -- The coroutine of an exchange: whatever happens, it is answered and released.
 function M.handle(server, x)
   local id = C.pl_exchange_id(x)
   server.exchanges[id] = x
-  local ok, why = xpcall(dispatch, debug.traceback, server, x)
+  local who = identity.of(x)
+  local ok, why = xpcall(dispatch, debug.traceback, server, x, who)
   if not ok then
-    log.error("%s", why)
+    who.log:error("%s", why)
     serve.refuse(x, { status = 500, message = "Internal server error" })
   end
   server.exchanges[id] = nil

@@ -13,12 +13,16 @@ local bus = require "perilune.bus"
 local flow = require "perilune.flow"
 local frontend = require "perilune.frontend"
 local hooks = require "perilune.hooks"
+local health = require "perilune.health"
 local host = require "perilune.host"
 local live = require "perilune.live"
 local log = require "perilune.log"
 local metrics = require "perilune.metrics"
 local models = require "perilune.models"
+local observe = require "perilune.observe"
 local settings = require "perilune.recipe"
+local system = require "perilune.system"
+local throughput = require "perilune.throughput"
 local values = require "perilune.values"
 local worker = require "perilune.worker"
 local C, ffi = pl.C, pl.ffi
@@ -28,7 +32,6 @@ local M = {}
 local Process = {}
 Process.__index = Process
 
-local STATS_SECONDS = 10
 -- How long an end waits for answers that were cut off, and for sequences handed over.
 local CUT_SECONDS, HAND_OVER_SECONDS = 1, 5
 -- So long do the last acknowledgements take.
@@ -38,6 +41,8 @@ local SIGHUP = 1
 -- What a model's loading leaves is marked anew by each collection: when the heap has
 -- grown to this many percent, not 200, so that requests pay for half as many.
 local GC_PAUSE = 400
+
+local exchange_ptr = ffi.typeof "pl_exchange *"
 
 local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
@@ -67,6 +72,7 @@ end
 
 function Process:set_state(state)
   self.state = state
+  self.health:drain(state ~= "ready")
   bus.hello(self)
 end
 
@@ -111,26 +117,6 @@ end
 
 -- ---- while it runs ------------------------------------------------------------------
 
--- vLLM's line, while there is something to say.
-local function log_stats(self)
-  local before, last = { 0, 0 }, tonumber(C.pl_now_ns())
-  while true do
-    flow.sleep(STATS_SECONDS)
-    local s, at = self.metrics:refresh(), tonumber(C.pl_now_ns())
-    local seconds = (at - last) / 1e9
-    local prompt, out = tonumber(s.prompt_tokens), tonumber(s.generation_tokens)
-    local active = s.running + s.waiting > 0 or prompt + out > before[1] + before[2]
-    log[active and "info" or "debug"](("Engine 000: "
-      .. "Avg prompt throughput: %.1f tokens/s, "
-      .. "Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
-      .. "GPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%"):format(
-      (prompt - before[1]) / seconds, (out - before[2]) / seconds, s.running, s.waiting,
-      100 * s.blocks_used / math.max(s.blocks, 1),
-      100 * tonumber(s.prefix_hits) / math.max(tonumber(s.prefix_queries), 1)))
-    before, last = { prompt, out }, at
-  end
-end
-
 function Process:reload()
   return live.reload(self)
 end
@@ -169,14 +155,6 @@ local function watcher(rt)
   end
 end
 
-local function cache_of(recipe, w)
-  local pool = recipe.worker
-  return { { "block_size", pool.block_size }, { "num_gpu_blocks", w.blocks },
-    { "cache_dtype", pool.kv_cache_dtype },
-    { "enable_prefix_caching", pool.enable_prefix_caching },
-    { "prefix_caching_hash_algo", pool.prefix_caching_hash_algo } }
-end
-
 -- The workers of this process, for its own frontend.
 local function serve_own(self)
   local w, server = self.w, self.server
@@ -193,25 +171,60 @@ local function serve_own(self)
 end
 
 local function open_workers(self)
+  local model = self.summary.names[1]
+  if self.server then
+    self.metrics:add_model(model, observe.config(self.recipe, self.recipe.worker, self.w))
+  end
   for i, e in ipairs(self.w.engines) do
+    observe.engine(i - 1, e, self.w, { rt = self.rt, metrics = self.metrics,
+      recipe = self.recipe, health = self.health, pool = self.recipe.worker,
+      model = model })
     if C.pl_runtime_attach(self.rt, e.engine) < 0 then
       return pl.refusal(C.PL_EINTERNAL)
     end
-    self.metrics:add_engine(i - 1, e.engine, cache_of(self.recipe, self.w))
     if self.recipe.bus then C.pl_bus_serve(self.rt, i - 1, e.engine) end
   end
   if self.server then return serve_own(self) end
   return true
 end
 
+-- A worker's own port, for what it tells of itself.
+local function open_system(self)
+  local host_name, port = self.recipe.http.host, self.recipe.metrics_endpoint_port
+  flow.on("request", function(ev)
+    system.handle(self, ffi.cast(exchange_ptr, ev.object))
+  end)
+  port = C.pl_listen(self.rt, host_name, port)
+  if port < 0 then return pl.refusal(port) end
+  log.info("metrics and health at http://%s:%d", host_name, port)
+  return true
+end
+
+local function open_doors(self)
+  if self.server then
+    local port, why = self.server:open()
+    if not port then return nil, why end
+    log.info("serving %s at %s", self.summary and self.summary.names[1]
+      or "what it finds on the bus", self.server.url)
+  elseif self.recipe.metrics_endpoint_port then
+    return open_system(self)
+  end
+  return true
+end
+
 local function open_parts(self)
   local recipe = self.recipe
-  self.metrics = metrics.new(self.summary and self.summary.names[1] or "")
+  self.metrics = metrics.new { namespace = recipe.namespace,
+    model = self.roles.frontend and self.summary and self.summary.names[1] or nil }
+  self.health = health.new { namespace = recipe.namespace }
   hooks.open(self)
   if self.roles.frontend then
     self.server = frontend.new(recipe, self.rt,
       not recipe.bus and #self.w.engines == 1)
     self.server.metrics, self.server.process = self.metrics, self
+    self.server.health = self.health
+    self.health.missing = function() return self.server:missing() end
+    self.health.instances = function() return self.server:instances() end
   end
   if self.w then
     local ok, why = open_workers(self)
@@ -221,20 +234,16 @@ local function open_parts(self)
     local ok, why = bus.open(self)
     if not ok then return nil, why end
   end
-  if self.server then
-    local port, why = self.server:open()
-    if not port then return nil, why end
-    log.info("serving %s at %s", self.summary and self.summary.names[1]
-      or "what it finds on the bus", self.server.url)
-  end
-  return true
+  return open_doors(self)
 end
 
 local function run(self)
   local ok, why = open_parts(self)
   if not ok then return nil, why end
   flow.on("signal", function(ev) on_signal(self, ev) end)
-  if not self.recipe.disable_log_stats and self.w then flow.spawn(log_stats, self) end
+  if not self.recipe.disable_log_stats then
+    flow.spawn(throughput.run, self.metrics)
+  end
   if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)
@@ -301,6 +310,7 @@ end
 -- frontend and worker.
 function M.run(recipe, roles)
   log.level(recipe.log_level)
+  log.format(recipe.log_format)
   local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
     pid = read("/proc/self/stat", "*n"), recipe_hash = hash_of(recipe.file),
     stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)

@@ -12,7 +12,7 @@ local answer = require "perilune.answer"
 local choice_of = require "perilune.choice"
 local flow = require "perilune.flow"
 local hooks = require "perilune.hooks"
-local json = require "perilune.json"
+local identity = require "perilune.identity"
 local log = require "perilune.log"
 local buffer = require "string.buffer"
 local overload = require "perilune.overload"
@@ -134,21 +134,17 @@ local function begin_stream(x, job, choices)
   end
 end
 
-local function follow_all(server, job, x, choices)
+-- What `each` does with a choice, for all of them at once: each may have to move.
+local function with_all(choices, each)
+  if #choices == 1 then return each(choices[1]) end
   local tasks = {}
-  for i, choice in ipairs(choices) do
-    tasks[i] = flow.spawn(choice_of.follow, server, job, x, choice)
-  end
+  for i, choice in ipairs(choices) do tasks[i] = flow.spawn(each, choice) end
   flow.join(tasks)
 end
 
 local function stream(server, x, job, choices)
   begin_stream(x, job, choices)
-  if #choices == 1 then
-    choice_of.follow(server, job, x, choices[1])
-  else
-    follow_all(server, job, x, choices)
-  end
+  with_all(choices, function(choice) choice_of.follow(server, job, x, choice) end)
   local last = answer.DONE
   if job.plan.include_usage or server.force_usage then
     local usage = job.answer:usage(totals(choices, job.plan))
@@ -159,7 +155,7 @@ local function stream(server, x, job, choices)
 end
 
 local function whole(server, x, job, choices)
-  for _, choice in ipairs(choices) do choice_of.gather(server, job, choice) end
+  with_all(choices, function(choice) choice_of.gather(server, job, choice) end)
   local refused
   for _, c in ipairs(choices) do refused = refused or c.refused end
   if refused then
@@ -191,25 +187,19 @@ function M.cancel(job, refused)
   end
 end
 
-local function random_id()
-  return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
-end
-
--- An id may come from a client: as JSON it stays on its line.
 local function log_request(job)
   local plan, tokens = job.plan, 0
   for _, prompt in ipairs(plan.prompts) do tokens = tokens + prompt.n_tokens end
-  log.info("request %s: %s%s, %d prompts of %d tokens, n = %d",
-    json.encode(job.answer.id), plan.kind, plan.stream and ", streamed" or "",
+  job.log:info("request %s: %s%s, %d prompts of %d tokens, n = %d",
+    job.answer.id, plan.kind, plan.stream and ", streamed" or "",
     #plan.prompts, tokens, plan.n)
 end
 
-local function new_job(server, x, plan, arrived, headers)
-  local given = C.pl_exchange_header(x, "x-request-id")
-  local id = given ~= nil and ffi.string(given) or plan.request_id or random_id()
+local function new_job(server, x, plan, arrived, headers, who)
+  local id = identity.settle(who, x, plan.request_id)
   local entry = server.models:find(plan.model_key)
   return { plan = plan, headers = headers, id = id, arrived = arrived, entry = entry,
-    exchange = x, moves = 0,
+    model = entry.key, log = who.log, exchange = x, moves = 0,
     answer = answer.new(plan, entry.ctx, id, entry.key,
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
 end
@@ -233,36 +223,45 @@ local function time_limit(server, x)
   return seconds > 0 and seconds or nil
 end
 
+-- Says no to a job that was taken on.
+local function turn_away(server, x, job, refused)
+  refused.headers = (refused.headers or "") .. job.headers
+  server.metrics:refused(job, refused.status)
+  return M.refuse(x, refused)
+end
+
 local function answer_job(server, x, job)
-  local ok, refused = start_all(server, x, job, job.choices)
-  if not ok then
-    refused.headers = (refused.headers or "") .. job.headers
-    return M.refuse(x, refused)
+  local no = refusal(server, job)
+  if no then
+    close_from(job.choices, 1)
+    return turn_away(server, x, job, no)
   end
+  local ok, refused = start_all(server, x, job, job.choices)
+  if not ok then return turn_away(server, x, job, refused) end
   local give = job.plan.stream and stream or whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, job.choices)
   settle(server, job.choices)
-  if not answered then error(why, 0) end
+  if not answered then
+    server.metrics:refused(job, 500)
+    error(why, 0)
+  end
   server.metrics:done(job, job.choices)
 end
 
--- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer.
-function M.generate(server, x, kind, headers)
+-- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer;
+-- `who`: identity.lua's.
+function M.generate(server, x, kind, headers, who)
   local arrived = C.pl_now_ns()
   local plan = M.plan(server, x, kind)
   if plan.refused then
     plan.refused.headers = headers
+    server.metrics:refused({ plan = { kind = kind } }, plan.refused.status)
     return M.refuse(x, plan.refused)
   end
-  local job = new_job(server, x, plan, arrived, headers)
+  local job = new_job(server, x, plan, arrived, headers, who)
+  server.metrics:started(job)
   if server.log_requests then log_request(job) end
   job.choices = choices_of(plan)
-  local no = refusal(server, job)
-  if no then
-    close_from(job.choices, 1)
-    no.headers = (no.headers or "") .. headers
-    return M.refuse(x, no)
-  end
   local seconds = time_limit(server, x)
   if seconds then server:set_deadline(job, arrived, seconds, TOO_LATE) end
   server.jobs[job.id] = job

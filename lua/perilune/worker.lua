@@ -151,7 +151,12 @@ local function add_engine(self, recipe, pool, kind, stopped)
       if d == nil then return pl.refusal(C.PL_EINVAL) end
       return d
     end },
-    { "model", function() return load_model(pool, self.desc, e.device, stopped) end },
+    { "model", function()
+      local began = C.pl_now_ns()
+      local loaded, why, name = load_model(pool, self.desc, e.device, stopped)
+      e.load_seconds = tonumber(C.pl_now_ns() - began) / 1e9
+      return loaded, why, name
+    end },
     { "length", function()
       local length, blocks = lengths(pool, self.desc,
         tonumber(C.pl_model_block_bytes(e.model)))
@@ -166,7 +171,7 @@ end
 
 -- The workers of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
 -- if given, says whether they are not wanted any more. Fields: desc, tokenizer, length,
--- blocks, and engines, a list of { device, model, engine }.
+-- blocks, and engines, a list of { device, model, engine, load_seconds }.
 function M.open(recipe, pool, stopped)
   local self = { engines = {} }
   local kind = pool.device == "auto" and "cpu" or pool.device

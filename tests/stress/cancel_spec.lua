@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Requests given up at every moment of their life, streamed or not, by hanging up or by
 -- name: nothing of them is left, in one process and over a bus whose workers die.
-local fleet = require "support.fleet"
+local deployment = require "support.deployment"
 local process = require "support.process"
 local requests = require "stress.requests"
 local serving = require "support.serving"
@@ -109,18 +109,18 @@ describe("cancelled requests", function()
     local c = open(s.port)
     c:run(300)
     assert.is_true(s:idle(30))
-    local descriptors = fleet.descriptors(s.process)
+    local descriptors = deployment.descriptors(s.process)
     c.done = 0
     c:run(CANCELS)
     assert.is_true(s:idle(30))
     assert.is_truthy(process.wait_for(10, function()
-      return fleet.descriptors(s.process) == descriptors
+      return deployment.descriptors(s.process) == descriptors
     end))
     s:stop()
   end)
 
   it("leave nothing in a frontend and its workers", function()
-    local f = fleet.start { workers = 2, frontend = { "--migration-limit", "1000" },
+    local f = deployment.start { workers = 2, frontend = { "--migration-limit", "1000" },
       worker = with { "--drain-timeout", "0.2" } }
     local c, roll, next_at, leaving = open(f.frontends[1].port), requests.dice(SEED), nil, {}
     c:run(300)

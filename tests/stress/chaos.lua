@@ -6,7 +6,7 @@
 -- nats-server are disturbed at moments that a seed draws, and 64 requests are kept under
 -- way. Run by chaos_spec.lua; `./dev chaos` runs it longer.
 
-local fleet = require "support.fleet"
+local deployment = require "support.deployment"
 local load = require "stress.load"
 local process = require "support.process"
 local requests = require "stress.requests"
@@ -265,7 +265,7 @@ function M.run(options)
     leaving = {}, moves = {}, acts = {} }, Chaos)
   self.load = load.open { list = load.record(load.ENGINE, options.seed), cancel = 12,
     streams = M.STREAMS, seed = options.seed, port = function() return self:port() end }
-  self.fleet = fleet.start { workers = M.WORKERS, worker = WORKER, frontend = FRONTEND }
+  self.fleet = deployment.start { workers = M.WORKERS, worker = WORKER, frontend = FRONTEND }
   local ran, why = xpcall(function()
     self:warm_up()
     self:storm(options.seconds, options.moves)

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- A worker behind a network of its own, which is cut: shortly, and for longer than a
 -- process may be silent. Needs Linux's network namespaces, and the right to make one.
-local fleet = require "support.fleet"
+local deployment = require "support.deployment"
 local load = require "stress.load"
 local nats = require "support.nats"
 local requests = require "stress.requests"
@@ -50,7 +50,7 @@ describe("a network that is cut", function()
     if not net then return pending "no network namespaces here" end
     local list = load.record(load.ENGINE, SEED)
     local server = nats.start "0.0.0.0"
-    local f = fleet.start { workers = 1, nats = server,
+    local f = deployment.start { workers = 1, nats = server,
       worker = load.ENGINE, frontend = { "--migration-limit", "100" } }
     f:add_worker { bus = ("nats://%s:%d"):format(net.here, server.port),
       inside = { "ip", "netns", "exec", net.name } }

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Every worker replaced, one after the other, by SIGTERM under load: none of the requests
 -- is lost or changed, and each worker ends well.
-local fleet = require "support.fleet"
+local deployment = require "support.deployment"
 local load = require "stress.load"
 local traffic = require "support.traffic"
 
@@ -27,7 +27,7 @@ describe("a rolling restart", function()
   -- A drain that waits for what runs, one that hands it over soon, and at once.
   for _, drain in ipairs { "60", "1", "0" } do
     it("loses nothing where a drain may take " .. drain .. " s", function()
-      local f = fleet.start { workers = 3,
+      local f = deployment.start { workers = 3,
         worker = load.flags { "--drain-timeout", drain } }
       local l = load.open { list = list, streams = STREAMS, seed = SEED,
         port = function() return f.frontends[1].port end }

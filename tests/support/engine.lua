@@ -57,18 +57,35 @@ local function array(ids)
   return ffi.new("int32_t[?]", math.max(1, #ids), ids), #ids
 end
 
--- Queues a prompt; `params`: fields of pl_params and the lists of LISTS. Returns its id.
-function M:submit(ids, params)
+-- A sequence. `params`: fields of pl_params and the lists of LISTS; bad_words (lists), bias
+-- (by id), salt, and resumed: so many of `ids` are output already.
+function M.seq(ids, params)
   local p = ffi.new "pl_params"
   C.pl_params_init(p)
+  local more = { bad_words = true, bias = true, salt = true, resumed = true }
   for key, value in pairs(params or {}) do
-    if not LISTS[key] then p[key] = value end
+    if not LISTS[key] and not more[key] then p[key] = value end
   end
   local tokens, n = array(ids)
   local seq = need(C.pl_seq_open(tokens, n, p))
+  params = params or {}
   for key, name in pairs(LISTS) do
-    if params and params[key] then status(C[name](seq, array(params[key]))) end
+    if params[key] then status(C[name](seq, array(params[key]))) end
   end
+  for _, word in ipairs(params.bad_words or {}) do
+    status(C.pl_seq_bad_word(seq, array(word)))
+  end
+  for id, value in pairs(params.bias or {}) do
+    status(C.pl_seq_bias(seq, array { id }, ffi.new("float[1]", value), 1))
+  end
+  if params.salt then status(C.pl_seq_salt(seq, params.salt, #params.salt)) end
+  if params.resumed then status(C.pl_seq_resume(seq, params.resumed)) end
+  return seq
+end
+
+-- Queues a prompt; `params` as of M.seq. Returns its id.
+function M:submit(ids, params)
+  local seq = M.seq(ids, params)
   local id = C.pl_seq_id(seq)
   status(C.pl_engine_submit(self.engine, seq))
   self.results[id] = { tokens = {}, tops = {}, prompt = {} }

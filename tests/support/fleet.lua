@@ -1,221 +1,280 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet.lua - a deployment as processes: a nats-server, frontends, workers.
+-- fleet.lua - several processes in one: runtimes on a hub, each with engines that the
+-- others may use, and streams that are sent, lost, and go on.
 --
---   local f = fleet.start { workers = 4, worker = { "--threads", "1" } }
---   local r = f.frontends[1]:post("/v1/completions", { prompt = "x" })
---   f.workers[2]:signal "KILL"; f:add_worker()
---   f:close()                   -- all of it must end well
+--   local f = fleet.open()
+--   local front, worker = f:process(), f:process { engines = 1 }
+--   local st = front:stream({ 1, 2, 3 }, { max_tokens = 8 })
+--   st:send(front:peer(worker), 0)
+--   local answer = st:finish()       -- text, tokens, tops, prompt, finish, ...
 
-local client = require "perilune.client"
-local nats = require "support.nats"
-local process = require "support.process"
-local serving = require "support.serving"
+local cjson = require "cjson"
+local engine = require "support.engine"
+local golden = require "support.golden"
+local null = require "support.null"
+local pl = require "perilune.ffi"
+local C, ffi = pl.C, pl.ffi
 
-local M = { RECIPE = "recipes/agg.lua" }
+local M = { VOCAB = 600, WAIT = 20000 }
 
--- Sanitizers make all of this slower by far.
-local START_SECONDS, STOP_SECONDS = 60, 60
+local function need(object)
+  if object == nil or object == false then error(ffi.string(C.pl_error_text()), 3) end
+  return object
+end
+
+local function must(status)
+  if status < 0 then error(ffi.string(C.pl_error_text()), 3) end
+  return status
+end
+
+-- ---- engines: the small llama model, or the null device -------------------------------
+
+local function load(kind)
+  if kind == "null" then
+    local model, device = null.model()
+    return { model = model, device = device }
+  end
+  return engine.load(golden.root .. "/llama", { kernels = "scalar", threads = 1,
+    activations = "float32" })
+end
+
+local function open_engine(rt, kind, options)
+  local e = engine.over(load(kind), options)
+  must(C.pl_runtime_attach(rt, e.engine))
+  return e
+end
+
+-- ---- streams --------------------------------------------------------------------------
+
+local Stream = {}
+Stream.__index = Stream
+
+local function copy(top, n)
+  local out = {}
+  for i = 0, n - 1 do
+    out[i + 1] = { top[i].token, top[i].rank, top[i].logprob }
+  end
+  return out
+end
+
+local out_tokens, out_starts = ffi.new "const pl_token *[1]", ffi.new "const int32_t *[1]"
+local len = ffi.new "size_t[1]"
+
+-- Takes what there is; how many tokens that were.
+function Stream:take()
+  self.text = self.text .. ffi.string(C.pl_stream_take(self.handle, len), len[0])
+  local n = C.pl_stream_tokens(self.handle, out_tokens, out_starts)
+  for i = 0, n - 1 do
+    local t = out_tokens[0][i]
+    if t.n_prompt_top > 0 then
+      assert(#self.tokens == 0 and #self.prompt == 0, "a prompt's logprobs come first")
+      self.prompt = copy(t.prompt_top, t.n_prompt_top)
+    end
+    self.tokens[#self.tokens + 1] = t.token
+    self.tops[#self.tops + 1] = copy(t.top, t.n_top)
+    self.starts[#self.starts + 1] = out_starts[0][i]
+  end
+  return n
+end
+
+-- Starts here, on an engine, or sends to a peer's; the first time with its sequence.
+function Stream:start(e)
+  local seq = self.seq
+  self.seq = nil
+  return C.pl_stream_start(self.handle, e.engine, seq)
+end
+
+function Stream:send(peer, index)
+  local seq = self.seq
+  self.seq = nil
+  return C.pl_stream_send(self.handle, peer, index or 0, seq)
+end
+
+-- The next event of it: "piece", "done", or "lost" and why, with what status; takes.
+function Stream:next(ms)
+  local ev = self.process:await(function(ev)
+    return ev.id == self.id and (ev.kind == C.PL_EV_PIECE or ev.kind == C.PL_EV_DONE or
+      ev.kind == C.PL_EV_LOST)
+  end, ms)
+  if not ev then return nil end
+  if ev.kind == C.PL_EV_LOST then return "lost", ev.a, ev.b end
+  self:take()
+  return ev.kind == C.PL_EV_DONE and "done" or "piece"
+end
+
+-- Waits for LOST, which must come; why, status, text.
+function Stream:lost()
+  local what, why, status
+  repeat what, why, status = self:next() until what ~= "piece"
+  assert(what == "lost", "not lost, but " .. tostring(what))
+  return why, status, ffi.string(C.pl_stream_why(self.handle))
+end
+
+-- Waits for the end, closes, and answers what came of it.
+function Stream:finish()
+  local what, why, status
+  repeat what, why, status = self:next() until what ~= "piece"
+  assert(what == "done", ("not done, but %s %s %s"):format(what, why, status))
+  return self:close()
+end
+
+function Stream:close()
+  local r = ffi.new "pl_stream_end"
+  C.pl_stream_result(self.handle, r)
+  C.pl_stream_close(self.handle)
+  return { text = self.text, tokens = self.tokens, tops = self.tops, prompt = self.prompt,
+    starts = self.starts, finish = r.finish, stop_reason = r.stop_reason,
+    stop_string = r.stop_string, n_tokens = r.n_tokens }, r
+end
+
+-- ---- processes ------------------------------------------------------------------------
+
+local Process = {}
+Process.__index = Process
+
+local events = ffi.new "pl_event[64]"
+
+-- Brings what has come into the backlog.
+function Process:poll(ms)
+  local n = C.pl_poll(self.rt, events, 64, ms)
+  for i = 0, n - 1 do
+    local e = events[i]
+    self.backlog[#self.backlog + 1] = { kind = e.kind, id = e.id, a = e.a, b = e.b,
+      object = e.object }
+  end
+  return n
+end
+
+-- The first event that `wanted` takes, or nil when the time is over.
+function Process:await(wanted, ms)
+  local until_ns, at = C.pl_now_ns() + (ms or M.WAIT) * 1000000LL, 1
+  while true do
+    while at <= #self.backlog do
+      if wanted(self.backlog[at]) then return table.remove(self.backlog, at) end
+      at = at + 1
+    end
+    if C.pl_now_ns() > until_ns then return nil end
+    self:poll(50)
+  end
+end
+
+function Process:event(kind, id, ms)
+  return self.await(self, function(ev)
+    return ev.kind == kind and (not id or ev.id == id)
+  end, ms)
+end
+
+-- What a peer says of itself, or nil.
+function Process:hello_of(peer)
+  local b = ffi.new "pl_buf"
+  if C.pl_peer_hello(self.rt, peer, b) < 0 then return nil end
+  return cjson.decode(pl.take(b))
+end
+
+-- The number by which another process is known here.
+function Process:peer(other)
+  if self.known[other.id] then return self.known[other.id] end
+  while true do
+    local ev = assert(self:event(C.PL_EV_PEER), "a process was not seen")
+    if ev.a == 0 then
+      local hello = self:hello_of(ev.id)
+      if hello then self.known[hello.id] = ev.id end
+      if hello and hello.id == other.id then return ev.id end
+    end
+  end
+end
+
+-- A stream over a sequence of support/engine; `o`: mode, x, keep, stop, include_stop.
+function Process:stream(ids, params, o)
+  o = o or {}
+  local handle = need(C.pl_stream_open(self.rt, self.fleet.text,
+    o.mode or C.PL_STREAM_PIECES, o.x))
+  if o.keep then C.pl_stream_keep(handle) end
+  for _, stop in ipairs(o.stop or {}) do must(C.pl_stream_stop(handle, stop, #stop)) end
+  C.pl_stream_flags(handle, 1, o.include_stop or 0, 1, params.min_tokens or 0)
+  return setmetatable({ process = self, handle = handle, id = C.pl_stream_id(handle),
+    seq = engine.seq(ids, params), text = "", tokens = {}, tops = {}, prompt = {},
+    starts = {} }, Stream)
+end
+
+-- Whether none of its engines has work or holds a block, within the time.
+function Process:idle(ms)
+  local until_ns, s = C.pl_now_ns() + (ms or M.WAIT) * 1000000LL, ffi.new "pl_engine_stats"
+  for _, e in ipairs(self.engines) do
+    repeat
+      C.pl_engine_stats_get(e.engine, s)
+      local busy = s.running + s.waiting + s.waiting_remote + s.blocks_used > 0
+      if busy then self:poll(2) end
+    until not busy or C.pl_now_ns() > until_ns
+    if s.running + s.waiting + s.waiting_remote + s.blocks_used > 0 then return false end
+    must(C.pl_engine_check(e.engine))
+  end
+  return true
+end
+
+function Process:close()
+  if not self.rt then return end
+  C.pl_runtime_close(self.rt)
+  self.rt = nil
+  for _, e in ipairs(self.engines) do e:close(true) end
+end
+
+-- ---- the fleet ------------------------------------------------------------------------
 
 local Fleet = {}
 Fleet.__index = Fleet
 
--- ---- one process -------------------------------------------------------------------
-
-local Member = {}
-Member.__index = Member
-
-function Member:signal(name) self.process:signal(name) end
-
-function Member:runs() return self.process:runs() end
-
--- What its log has got since the last time.
-function Member:news()
-  local f = assert(io.open(self.process.log_path))
-  f:seek("set", self.read)
-  local text = f:read "*a"
-  f:close()
-  self.read = self.read + #text
-  return text
-end
-
--- Waits for a word in its log: what the pattern captures.
-function Member:await(pattern, seconds)
-  local found = process.wait_for(seconds or START_SECONDS, function()
-    return self.process:log():match(pattern) or not self.process:runs()
-  end)
-  if type(found) ~= "string" then
-    error(("no '%s' in the log:\n%s"):format(pattern, self.process:log()), 2)
+-- `o`: engines (how many), kind ("null", or the small model), options (of an engine),
+-- bus (false: none; or fields of pl_bus_options), hello (false: none).
+function Fleet:process(o)
+  o = o or {}
+  local rt = need(C.pl_runtime_open(nil))
+  local p = setmetatable({ fleet = self, rt = rt, id = ffi.string(C.pl_bus_id(rt)),
+    engines = {}, backlog = {}, known = {} }, Process)
+  for i = 1, o.engines or 0 do
+    p.engines[i] = open_engine(rt, o.kind or self.kind, o.options)
+    C.pl_bus_serve(rt, i - 1, p.engines[i].engine)
   end
-  return found
-end
-
--- As serving.lua's: a frontend's own port, a worker's for metrics.
-Member.get, Member.post, Member.begin = serving.get, serving.post, serving.begin
-Member.request, Member.metric = serving.request, serving.metric
-
-local function status_of(path, name)
-  local f = io.open(path)
-  local text = f and f:read "*a" or ""
-  if f then f:close() end
-  return tonumber(text:match(name .. ":%s+(%d+)"))
-end
-
--- Resident memory in MiB.
-function Member:memory()
-  return status_of(("/proc/%d/status"):format(self.process.pid), "VmRSS") / 1024
-end
-
--- How many descriptors a process has open.
-function M.descriptors(of)
-  local list = io.popen(("ls /proc/%d/fd"):format(of.pid))
-  local _, n = list:read "*a":gsub("\n", "")
-  list:close()
-  return n
-end
-
-function Member:descriptors() return M.descriptors(self.process) end
-
--- Whether nothing runs or waits in it and none of its blocks is in use.
-function Member:is_idle()
-  local text, sum, n = self:get "/metrics".text, 0, 0
-  for _, name in ipairs { "num_requests_running", "num_requests_waiting",
-      "kv_cache_usage_perc" } do
-    for value in text:gmatch("\nvllm:" .. name .. "%b{} (%S+)") do
-      sum, n = sum + tonumber(value), n + 1
-    end
+  if o.bus ~= false then
+    local options = ffi.new "pl_bus_options"
+    C.pl_bus_options_init(options)
+    options.hub, options.name_space = self.hub, "test"
+    for k, v in pairs(o.bus or {}) do options[k] = v end
+    must(C.pl_bus_open(rt, options))
+    if o.hello ~= false then C.pl_bus_hello(rt, '{"a":"test"}', 12) end
   end
-  return n >= 3 and sum == 0
+  self.processes[#self.processes + 1] = p
+  return p
 end
 
--- Waits for its end after SIGTERM, which must be a good one. Its log.
-function Member:ended(seconds)
-  local code, why = self.process:wait(seconds or STOP_SECONDS)
-  local log = self.process:log()
-  assert(code == 0, ("exit code %s, %s:\n%s"):format(tostring(code), tostring(why),
-    log:sub(-4000)))
-  self.process:remove()
-  return log
-end
-
--- ---- all of them -------------------------------------------------------------------
-
--- Environment that would change what they do.
-local PLAIN = { PERILUNE_MODEL = false, PERILUNE_API_KEY = false, VLLM_API_KEY = false,
-  PYTHONHASHSEED = false, PERILUNE_BUS = false, NATS_SERVER = false, DYN_NAMESPACE = false }
-
--- how: nil, or { bus = its URL, if another, inside = words of a program to run it by }.
-function Fleet:launch(role, flags, how)
-  local inside = { unpack(how and how.inside or {}) }
-  local program = table.remove(inside, 1)
-  local words = inside
-  if program then words[#words + 1] = process.own_path() end
-  for _, word in ipairs { "run", M.RECIPE, role, "--bus", how and how.bus or self.bus,
-      "--log-format", "text" } do
-    words[#words + 1] = word
-  end
-  for _, flag in ipairs(flags) do words[#words + 1] = flag end
-  local env = {}
-  for name, value in pairs(PLAIN) do env[name] = value end
-  for name, value in pairs(self.env) do env[name] = value end
-  local member = setmetatable({ role = role, read = 0,
-    process = process.start(words, env, program) }, Member)
-  self.all[#self.all + 1] = member
-  return member
-end
-
--- What its log says once it can be reached.
-local REACHED = { worker = "metrics [^\n]*http://[%w.:]+:(%d+)",
-  frontend = " at http://[%w.:]+:(%d+)\n" }
-
-local function reached(member, port)
-  member.port = tonumber(port)
-  member.url = client.parse_url("http://127.0.0.1:" .. port)
-end
-
--- Looks for its port, once.
-function Fleet.found(_, member)
-  local port = member.process:log():match(REACHED[member.role])
-  if port then reached(member, port) end
-end
-
--- A worker that is being started: it is there once is_there says so.
-function Fleet:begin_worker(how)
-  local words = { "--model", self.model, "--metrics-endpoint-port", "0" }
-  for _, flag in ipairs(self.worker) do words[#words + 1] = flag end
-  local member = self:launch("worker", words, how)
-  self.workers[#self.workers + 1] = member
-  return member
-end
-
-function Fleet:add_worker(how)
-  local member = self:begin_worker(how)
-  reached(member, member:await(REACHED.worker))
-  return member
-end
-
--- Does not wait for workers.
-function Fleet:add_frontend()
-  local words = { "--port", "0" }
-  for _, flag in ipairs(self.frontend) do words[#words + 1] = flag end
-  local member = self:launch("frontend", words)
-  self.frontends[#self.frontends + 1] = member
-  reached(member, member:await(REACHED.frontend))
-  return member
-end
-
--- Takes it off the lists.
-function Fleet:forget(member)
-  for _, list in ipairs { self.workers, self.frontends, self.all } do
-    for i = #list, 1, -1 do
-      if list[i] == member then table.remove(list, i) end
-    end
-  end
-end
-
--- Until each frontend serves and sees so many workers.
-function Fleet:ready(n)
-  for _, frontend in ipairs(self.frontends) do
-    local ok = process.wait_for(START_SECONDS, function()
-      local r = frontend:get "/health"
-      return r.status == 200 and #r.json.instances == n
-    end)
-    assert(ok, "not healthy: " .. frontend:get "/health".text)
-  end
-end
-
--- options: workers and frontends (how many), worker and frontend (flags), model, env,
--- nats (one that runs: then it stays when the fleet goes), bus (its URL, if another).
-function M.start(options)
-  local o = options or {}
-  local self = setmetatable({ nats = o.nats or nats.start(), owns_nats = not o.nats,
-    model = o.model or serving.MODEL, worker = o.worker or {}, frontend = o.frontend or {},
-    env = o.env or {}, workers = {}, frontends = {}, all = {} }, Fleet)
-  self.bus = o.bus or self.nats.url
-  for _ = 1, o.workers or 1 do self:begin_worker() end
-  for _ = 1, o.frontends or 1 do self:add_frontend() end
-  for _, w in ipairs(self.workers) do
-    reached(w, w:await(REACHED.worker))
-  end
-  self:ready(#self.workers)
-  return self
-end
-
--- Stops all by SIGTERM, frontends first: exit code 0 each, and nothing alarming said.
 function Fleet:close()
-  local logs = {}
-  for _, list in ipairs { self.frontends, self.workers } do
-    for _, member in ipairs(list) do member:signal "TERM" end
-    for _, member in ipairs(list) do logs[#logs + 1] = member:ended() end
-  end
-  if self.owns_nats then self.nats:close() end
-  self.all = {}
-  for _, log in ipairs(logs) do assert(not log:find "\nERROR", log) end
+  for _, p in ipairs(self.processes) do p:close() end
+  if self.hub ~= nil then C.pl_hub_close(self.hub) end
+  C.pl_text_close(self.text)
 end
 
--- After a failure: ends all at once.
-function Fleet:remove()
-  for _, member in ipairs(self.all) do member.process:remove() end
-  if self.owns_nats then self.nats:close() end
+-- A vocabulary that is not the model's: short words, so that stop strings can be had.
+local function open_text(vocab)
+  local o = ffi.new "pl_text_options"
+  o.kind, o.vocab_size, o.unk_id = C.PL_TEXT_BYTES, vocab, -1
+  local t = need(C.pl_text_open(o))
+  for i = 0, vocab - 1 do
+    local word = string.char(97 + i % 26, 97 + math.floor(i / 26) % 26) .. "."
+    if i >= 676 then word = word .. i end
+    must(C.pl_text_token(t, i, word, #word, C.PL_TOKEN_NORMAL, 0))
+  end
+  must(C.pl_text_ready(t))
+  return t
 end
+
+-- `o`: kind, of its engines; hub (false: none).
+function M.open(o)
+  o = o or {}
+  return setmetatable({ kind = o.kind or "llama", processes = {},
+    hub = o.hub ~= false and C.pl_hub_open() or nil,
+    text = open_text(o.kind == "null" and null.VOCAB or M.VOCAB) }, Fleet)
+end
+
+M.must = must
 
 return M

@@ -28,7 +28,8 @@ local PLAIN = { PERILUNE_MODEL = false, PERILUNE_API_KEY = false, VLLM_API_KEY =
 
 -- Starts one on a free port and waits until it is healthy. `flags` may name a model.
 function M.start(flags, env)
-  local words, named = { "run", "agg", "--port", "0", "--enable-server-load-tracking" }, false
+  local words, named = { "run", "agg", "--port", "0", "--enable-server-load-tracking",
+    "--log-format", "text" }, false
   for _, flag in ipairs(flags or {}) do
     words[#words + 1] = flag
     if flag == "--model" then named = true end
@@ -167,6 +168,6 @@ end
 
 -- Requests, for others that have a port and a url.
 M.begin, M.request, M.get, M.post = Serving.begin, Serving.request, Serving.get, Serving.post
-M.metric = Serving.metric
+M.metric, M.PLAIN = Serving.metric, PLAIN
 
 return M

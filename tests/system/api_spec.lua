@@ -88,8 +88,13 @@ describe("the API", function()
       for _, path in ipairs { "/health", "/ping" } do
         local r = s:get(path)
         assert.equal(200, r.status)
-        assert.equal("", r.text)
+        assert.equal("healthy", r.json.status)
+        assert.same({ "dyn://perilune.backend.generate" }, r.json.endpoints)
+        assert.equal("ready", r.json.instances[1].status)
       end
+      local live = s:get "/live"
+      assert.equal(200, live.status)
+      assert.same({ status = "live", message = "Service is live" }, live.json)
       assert.equal(200, s:post("/ping").status)
       assert.equal(200, s:request("HEAD", "/health").status)
       assert.matches("^%d+%.%d+", s:get("/version").json.version)
@@ -625,7 +630,7 @@ describe("metrics", function()
     local function count(series)
       return tonumber(text:match("\n" .. series:gsub("[%-{}\"]", "%%%0") .. " (%S+)\n"))
     end
-    local labels = 'model_name="llama",engine="0"'
+    local labels, of_engine = 'model_name="llama"', 'model_name="llama",engine="0"'
     assert.equal(choices, count(('vllm:request_success_total{%s,finished_reason="length"}')
       :format(labels)))
     assert.equal(1, count(('vllm:request_success_total{%s,finished_reason="stop"}')
@@ -639,18 +644,18 @@ describe("metrics", function()
     assert.equal(asked, count(("vllm:request_params_max_tokens_sum{%s}"):format(labels)))
     assert.equal(choices + 2, count(("vllm:e2e_request_latency_seconds_count{%s}")
       :format(labels)))
-    assert.is_true(count(("vllm:prompt_tokens_total{%s}"):format(labels)) >= prompt)
-    assert.is_true(count(("vllm:generation_tokens_total{%s}"):format(labels)) > out)
+    assert.is_true(count(("vllm:prompt_tokens_total{%s}"):format(of_engine)) >= prompt)
+    assert.is_true(count(("vllm:generation_tokens_total{%s}"):format(of_engine)) > out)
     assert.equal(14,
       count(("vllm:request_max_num_generation_tokens_count{%s}"):format(labels)))
-    assert.equal(count(("perilune_engine_steps_total{%s}"):format(labels)),
-      count(("vllm:iteration_tokens_total_count{%s}"):format(labels)))
+    assert.equal(count(("perilune_engine_steps_total{%s}"):format(of_engine)),
+      count(("vllm:iteration_tokens_total_count{%s}"):format(of_engine)))
     assert.is_true(count(("vllm:inter_token_latency_seconds_count{%s}"):format(labels))
       >= out - choices)
     assert.is_truthy(text:match 'vllm:cache_config_info{[^}]*block_size="16"[^}]*} 1%.0\n')
     for _, name in ipairs { "num_requests_running", "num_requests_waiting",
         "kv_cache_usage_perc" } do
-      assert.equal(0, count(("vllm:%s{%s}"):format(name, labels)))
+      assert.equal(0, count(("vllm:%s{%s}"):format(name, of_engine)))
     end
     -- Every series is named before it comes, histograms are cumulative.
     for name in text:gmatch "# TYPE (%S+) histogram" do
@@ -659,7 +664,7 @@ describe("metrics", function()
         assert.is_true(tonumber(v) >= last, name)
         last = tonumber(v)
       end
-      assert.equal(last, count(("%s_count{%s}"):format(name, labels)))
+      assert.equal(last, tonumber(text:match("\n" .. name .. "_count%b{} (%S+)\n")))
     end
     s:stop()
   end)

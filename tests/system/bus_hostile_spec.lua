@@ -5,7 +5,7 @@
 -- What is sent under a process's own name is what no process would send: garbage, pieces
 -- of frames, frames of another version, frames once more. Whoever may use the bus is
 -- trusted not to forge good ones.
-local fleet = require "support.fleet"
+local deployment = require "support.deployment"
 local load = require "stress.load"
 local process = require "support.process"
 local requests = require "stress.requests"
@@ -66,7 +66,7 @@ end
 describe("nonsense on the bus", function()
   it("is dropped, counted and logged, and harms nothing", function()
     local list = load.record(load.ENGINE, SEED)
-    local f = fleet.start { workers = 2, worker = load.ENGINE }
+    local f = deployment.start { workers = 2, worker = load.ENGINE }
     local l = load.open { list = list, streams = #requests.KINDS, seed = SEED,
       port = function() return f.frontends[1].port end }
     local bare, roll = f.nats:connect(), requests.dice(SEED)

@@ -25,11 +25,14 @@ describe("an option", function()
     local body = { prompt = { "a", "b" }, max_tokens = 1, request_id = "x\ny" }
     start "--enable-log-requests"
     assert.equal(200, server:post("/v1/completions", body).status)
-    assert.matches('request "cmpl%-x\\ny": completion, 2 prompts of %d tokens, n = 1\n',
-                   server:stop())
+    body.request_id = "mine"
+    assert.equal(200, server:post("/v1/completions", body).status)
+    local log, says = server:stop(), "completion, 2 prompts of %d tokens, n = 1 "
+    assert.matches("request cmpl%-(%x+): " .. says .. "%[request_id=%1%]\n", log)
+    assert.matches("request cmpl%-mine: " .. says .. "%[request_id=mine%]\n", log)
     start()
     assert.equal(200, server:post("/v1/completions", body).status)
-    assert.is_nil(server:stop():find "cmpl%-x")
+    assert.is_nil(server:stop():find "cmpl%-mine")
   end)
 
   it("counts requests under way where it is told to", function()

@@ -10,7 +10,9 @@ local LONG = { prompt = "x", max_tokens = 1900, ignore_eos = true, temperature =
 
 -- Runs until it ends: the exit code and the errors among what it said.
 local function run(words, env)
-  local p = process.start({ "run", unpack(words) }, env)
+  local all = { "run", unpack(words) }
+  all[#all + 1], all[#all + 2] = "--log-format", "text"
+  local p = process.start(all, env)
   local code, why = p:wait(30)
   local log = p:log()
   p:remove()

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * link_own.h - what the files of links share.
+ *
+ * Owns     the shape of links, peers and their table.
+ * Ignores  what messages say.
+ * Thread   io, but for the peers and the hello, which the table's lock guards.
+ */
+#ifndef PL_LINK_OWN_H
+#define PL_LINK_OWN_H
+
+#include "link.h"
+
+enum {
+    PL_ID_LEN = 16,
+    PL_FRAGMENT = 64 << 10,   /* bytes of a message in one frame */
+    PL_LINK_BYTES = 64 << 20, /* unacknowledged, or of a message on its way in */
+    PL_MAX_LINKS = 4096,
+    PL_MAX_PEERS = 4096,
+    PL_MAX_HELLO = 256 << 10,
+    PL_LINK_SUBJECT = 128
+};
+#define PL_MS INT64_C(1000000)
+#define PL_BUS_GRACE (3000 * PL_MS) /* after the bus came back, nobody is missed yet */
+#define PL_IDLE (30000 * PL_MS)     /* of a link that nobody holds, before it is let go */
+
+typedef struct pl_out { /* a frame that is not acknowledged yet */
+    struct pl_out *next;
+    uint64_t number;
+    size_t len; /* with its head */
+    char bytes[];
+} pl_out;
+
+struct pl_link {
+    pl_links *all;
+    pl_link *next;
+    uint64_t key; /* the peer's id as a number */
+    int32_t peer;
+    char subject[PL_LINK_SUBJECT], reply[PL_LINK_SUBJECT];
+    uint64_t generation;   /* what pl_link_epoch tells */
+    uint64_t mine, theirs; /* epochs; theirs 0: not known */
+    int wire;              /* the version to speak */
+    bool up;               /* they have named `mine`, so frames may carry messages */
+    bool over;             /* lost was told, and it was not used since */
+    int held;
+    int why; /* lost for that reason; to be told from the tick */
+    int64_t watched_ns, heard_ns, sent_ns, answered_ns;
+
+    pl_out *first, **end, *unsent;
+    uint64_t next_number, n_sent; /* numbers below have been sent once */
+    size_t out_bytes, flight_bytes;
+    int64_t progress_ns, back_ns;
+    bool probing; /* one frame at a time, until one is acknowledged */
+
+    uint64_t expected, asked; /* asked: for what number + 1 */
+    int64_t asked_ns;
+    int n_unacked; /* frames that came since an acknowledgement went */
+    bool ack_due, in_message;
+    int kind;
+    pl_buf partial;
+};
+
+typedef struct pl_peer {
+    struct pl_peer *next;
+    uint64_t key;
+    int32_t id;
+    int wire;
+    bool refused;
+    int64_t heard_ns;
+    pl_buf text;             /* as it came */
+    size_t hello, hello_len; /* in it */
+} pl_peer;
+
+struct pl_links {
+    pl_loop *loop;
+    pl_bus *bus;
+    pl_links_hooks hooks;
+    pl_bus_options o; /* its strings are not kept */
+    char id[PL_ID_LEN + 1];
+    uint64_t key;
+    char prefix[PL_LINK_SUBJECT]; /* of what comes: "pl.NS.p.OWN." */
+    char who[PL_LINK_SUBJECT], kv[PL_LINK_SUBJECT], bucket[PL_LINK_SUBJECT];
+    pl_link *links;
+    int n_links;
+    uint64_t last_epoch;
+    uv_timer_t timer;
+    bool hasty, stopped, there, impatient;
+    int64_t tick_ns, there_ns, away_ns, beat_ns, logged_ns;
+    bool beat_due;
+    struct {
+        int sent, received, resent, dropped, connected, lost[PL_LOST_RECALLED];
+    } metrics;
+
+    pl_note hello_note;
+    pl_mutex lock; /* over: */
+    char *hello;   /* NULL: none */
+    size_t hello_len;
+    pl_peer *peers;
+    int n_peers;
+    int32_t last_peer;
+};
+
+/* link_table.c */
+int64_t pl_links_grace_ns(const pl_links *ls); /* since when silence counts */
+void pl_links_hurry(pl_links *ls);             /* something is under way: tick fast */
+uint64_t pl_links_epoch(pl_links *ls);         /* a new one, above all before */
+void pl_links_malformed(pl_links *ls, const char *what, const char *from);
+bool pl_link_id_key(const char *id, size_t len, uint64_t *out);
+pl_link *pl_links_make(pl_links *ls, uint64_t key); /* found or new; NULL: too many */
+
+/* link.c */
+void pl_link_frame(pl_link *l, const char *data, size_t len); /* one that came */
+void pl_link_tick(pl_link *l, int64_t now);
+void pl_link_lose(pl_link *l, int why);
+void pl_link_fini(pl_link *l);
+bool pl_link_is_busy(const pl_link *l);
+/* The version of a frame, or -1. */
+int pl_link_frame_version(const char *data, size_t len);
+
+/* link_presence.c */
+void pl_presence_open(pl_links *ls);
+void pl_presence_close(pl_links *ls);
+void pl_presence_stop(pl_links *ls);
+void pl_presence_here(pl_links *ls);
+void pl_presence_tick(pl_links *ls, int64_t now);
+void pl_presence_heard(pl_links *ls, uint64_t key, const char *data, size_t len);
+void pl_presence_asked(pl_links *ls);
+void pl_presence_gone(pl_links *ls, uint64_t key, int why); /* key 0: all */
+/* The number of a process that said hello, and the version it speaks; 0: none. */
+int32_t pl_presence_find(pl_links *ls, uint64_t key, int *wire);
+uint64_t pl_presence_key(pl_links *ls, int32_t peer); /* 0: it is not there */
+
+#endif

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * link_table.c - all links of a process: whose frame it is, time, the bus's coming and
+ * going.
+ *
+ * Owns     the bus, the table of links, the timer.
+ * Ignores  what a frame says (link.c), what a hello says (link_presence.c).
+ * Thread   io; open and close: lua
+ *
+ * Subjects: pl.NS.p.TO.FROM frames; $KV.perilune_NS.ID hellos; pl.NS.who asks for them.
+ */
+#include "link_own.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    FAST_MS = 25, /* something is under way */
+    SLOW_MS = 100
+};
+#define STALL (1000 * PL_MS) /* a tick so late: it was we who stood still */
+
+bool pl_link_id_key(const char *id, size_t len, uint64_t *out)
+{
+    uint64_t key = 0;
+    if (len != PL_ID_LEN) return false;
+    for (size_t i = 0; i < len; i++) {
+        const char *digits = "0123456789abcdef", *at = memchr(digits, id[i], 16);
+        if (!at) return false;
+        key = key << 4 | (uint64_t)(at - digits);
+    }
+    *out = key;
+    return key != 0;
+}
+
+void pl_links_malformed(pl_links *ls, const char *what, const char *from)
+{
+    int64_t now = pl_now_ns();
+    pl_metric_add(ls->metrics.dropped, 1);
+    if (ls->logged_ns && now - ls->logged_ns < 1000 * PL_MS) return;
+    ls->logged_ns = now;
+    pl_log(PL_LOG_WARN, "dropped %s that is malformed (%s)", what, from);
+}
+
+/* ---- the table ----------------------------------------------------------------------
+ */
+
+static pl_link *find(const pl_links *ls, uint64_t key)
+{
+    pl_link *l = ls->links;
+    while (l && l->key != key) l = l->next;
+    return l;
+}
+
+uint64_t pl_links_epoch(pl_links *ls)
+{
+    uint64_t wall = (uint64_t)pl_wall_ns();
+    return ls->last_epoch = PL_MAX(wall, ls->last_epoch + 1);
+}
+
+pl_link *pl_links_make(pl_links *ls, uint64_t key)
+{
+    pl_link *l = find(ls, key);
+    if (l) return l;
+    if (ls->n_links == PL_MAX_LINKS || key == ls->key) return NULL;
+    l = pl_alloc(sizeof *l);
+    int wire = PL_WIRE;
+    *l = (pl_link){.all = ls, .next = ls->links, .key = key, .end = &l->first};
+    l->generation = 1;
+    l->mine = pl_links_epoch(ls);
+    l->peer = pl_presence_find(ls, key, &wire);
+    l->wire = wire;
+    l->watched_ns = pl_now_ns();
+    int ns = (int)(strlen(ls->prefix) - PL_ID_LEN - 1); /* "pl.NS.p." */
+    snprintf(l->subject, sizeof l->subject, "%.*s%016llx.%s", ns, ls->prefix,
+             (unsigned long long)key, ls->id);
+    snprintf(l->reply, sizeof l->reply, "%s%016llx", ls->prefix, (unsigned long long)key);
+    ls->links = l;
+    ls->n_links++;
+    return l;
+}
+
+pl_link *pl_links_find(pl_links *ls, int32_t peer)
+{
+    uint64_t key = pl_presence_key(ls, peer);
+    pl_link *l = key ? pl_links_make(ls, key) : NULL;
+    if (!l) return NULL;
+    if (!l->held && !l->first) l->watched_ns = pl_now_ns();
+    l->over = false;
+    l->peer = peer;
+    return l;
+}
+
+int32_t pl_link_peer(const pl_link *l)
+{
+    return l->peer;
+}
+
+uint64_t pl_link_epoch(const pl_link *l)
+{
+    return l->generation;
+}
+
+void pl_link_hold(pl_link *l)
+{
+    if (!l->held++ && !l->first) l->watched_ns = pl_now_ns();
+    l->over = false;
+    pl_links_hurry(l->all);
+}
+
+void pl_link_release(pl_link *l)
+{
+    l->held--;
+}
+
+static void let_go(pl_links *ls, int64_t now)
+{
+    for (pl_link **at = &ls->links; *at;) {
+        pl_link *l = *at;
+        int64_t used = PL_MAX(PL_MAX(l->heard_ns, l->sent_ns), l->watched_ns);
+        if (!pl_link_is_busy(l) && !l->over && now - used > PL_IDLE)
+            pl_link_lose(l, PL_LOST_SILENT);
+        if (pl_link_is_busy(l) || !l->over) {
+            at = &l->next;
+            continue;
+        }
+        *at = l->next;
+        ls->n_links--;
+        pl_link_fini(l);
+        pl_free(l);
+    }
+}
+
+static void lose_all(pl_links *ls, int why)
+{
+    for (pl_link *l = ls->links; l; l = l->next) pl_link_lose(l, why);
+    pl_presence_gone(ls, 0, why);
+}
+
+/* ---- time ---------------------------------------------------------------------------
+ */
+
+int64_t pl_links_grace_ns(const pl_links *ls)
+{
+    return ls->there_ns + PL_MAX(PL_BUS_GRACE - ls->o.lost_after_ms * PL_MS, 0);
+}
+
+/* Having been stopped ourselves, we have not listened: what came meanwhile is yet to be
+ * read, so nobody was silent. */
+static void forgive(pl_links *ls, int64_t now)
+{
+    for (pl_link *l = ls->links; l; l = l->next) l->heard_ns = now;
+    pl_lock(&ls->lock);
+    for (pl_peer *p = ls->peers; p; p = p->next) p->heard_ns = now;
+    pl_unlock(&ls->lock);
+}
+
+static void on_tick(uv_timer_t *timer)
+{
+    pl_links *ls = timer->data;
+    int64_t now = pl_now_ns();
+    bool busy = false;
+    if (ls->tick_ns && now - ls->tick_ns > STALL) forgive(ls, now);
+    ls->tick_ns = now;
+    if (!ls->there && !ls->impatient && now - ls->away_ns > ls->o.patience_ms * PL_MS) {
+        ls->impatient = true;
+        lose_all(ls, PL_LOST_BUS);
+    }
+    for (pl_link *l = ls->links; l; l = l->next) {
+        pl_link_tick(l, now);
+        busy = busy || pl_link_is_busy(l);
+    }
+    let_go(ls, now);
+    pl_presence_tick(ls, now);
+    if (busy || !ls->hasty) return;
+    ls->hasty = false;
+    uv_timer_start(&ls->timer, on_tick, SLOW_MS, SLOW_MS);
+}
+
+void pl_links_hurry(pl_links *ls)
+{
+    if (ls->hasty || ls->stopped) return;
+    ls->hasty = true;
+    uv_timer_start(&ls->timer, on_tick, FAST_MS, FAST_MS);
+}
+
+/* ---- what the bus says ---------------------------------------------------------------
+ */
+
+static void on_frame(pl_links *ls, uint64_t from, const char *data, size_t len)
+{
+    int version = pl_link_frame_version(data, len);
+    if (version < PL_WIRE - 1 || version > PL_WIRE) {
+        pl_links_malformed(ls, "a frame of another version", "bus");
+        return;
+    }
+    pl_link *l = pl_links_make(ls, from);
+    if (l) pl_link_frame(l, data, len);
+}
+
+static void on_message(void *ctx, const char *subject, const void *data, size_t len)
+{
+    pl_links *ls = ctx;
+    size_t kv = strlen(ls->kv), prefix = strlen(ls->prefix);
+    uint64_t key;
+    pl_metric_add(ls->metrics.received, 1);
+    if (!strncmp(subject, ls->prefix, prefix)) {
+        subject += prefix;
+        if (pl_link_id_key(subject, strlen(subject), &key)) {
+            on_frame(ls, key, data, len);
+            return;
+        }
+    } else if (!strncmp(subject, ls->kv, kv)) {
+        subject += kv;
+        if (pl_link_id_key(subject, strlen(subject), &key)) {
+            pl_presence_heard(ls, key, data, len);
+            return;
+        }
+    } else if (!strcmp(subject, ls->who)) {
+        pl_presence_asked(ls);
+        return;
+    }
+    pl_links_malformed(ls, "a subject", subject);
+}
+
+static void on_nobody(void *ctx, const char *reply)
+{
+    pl_links *ls = ctx;
+    size_t prefix = strlen(ls->prefix);
+    uint64_t key;
+    if (strncmp(reply, ls->prefix, prefix) ||
+        !pl_link_id_key(reply + prefix, strlen(reply + prefix), &key))
+        return;
+    if (pl_now_ns() - ls->there_ns < PL_BUS_GRACE) return;
+    pl_link *l = find(ls, key);
+    if (l && !l->over) pl_link_lose(l, PL_LOST_GONE);
+    pl_presence_gone(ls, key, PL_LOST_GONE);
+}
+
+static void on_state(void *ctx, bool there)
+{
+    pl_links *ls = ctx;
+    int64_t now = pl_now_ns();
+    bool first = !ls->there_ns;
+    ls->there = there;
+    pl_metric_set(ls->metrics.connected, there);
+    pl_log(there ? PL_LOG_INFO : PL_LOG_WARN,
+           there ? "the bus is there" : "the bus is away");
+    if (there) {
+        ls->impatient = false;
+        ls->there_ns = first ? 1 : now; /* nothing was missed before the first time */
+        pl_presence_here(ls);
+        for (pl_link *l = ls->links; l; l = l->next) l->progress_ns = 0;
+        pl_links_hurry(ls);
+    } else {
+        ls->away_ns = now;
+    }
+    ls->hooks.state(ls->hooks.ctx, there);
+}
+
+/* ---- life ----------------------------------------------------------------------------
+ */
+
+static void open_metrics(pl_links *ls)
+{
+    static const char *const reasons[] = {"",      "gone", "silent", "left",
+                                          "reset", "bus",  "refused"};
+    char label[32];
+    ls->metrics.sent = pl_metric_open(PL_COUNTER, "perilune_bus_messages_sent_total", "",
+                                      "Messages given to the bus.", NULL, 0);
+    ls->metrics.received =
+        pl_metric_open(PL_COUNTER, "perilune_bus_messages_received_total", "",
+                       "Messages that came by the bus.", NULL, 0);
+    ls->metrics.resent = pl_metric_open(PL_COUNTER, "perilune_bus_resent_total", "",
+                                        "Messages that were sent again.", NULL, 0);
+    ls->metrics.dropped =
+        pl_metric_open(PL_COUNTER, "perilune_bus_dropped_total", "",
+                       "Messages of the bus that were malformed, or too many.", NULL, 0);
+    ls->metrics.connected = pl_metric_open(PL_GAUGE, "perilune_bus_connected", "",
+                                           "1 while the bus is there.", NULL, 0);
+    for (int i = PL_LOST_GONE; i <= PL_LOST_BUS; i++) {
+        snprintf(label, sizeof label, "reason=\"%s\"", reasons[i]);
+        ls->metrics.lost[i] =
+            pl_metric_open(PL_COUNTER, "perilune_bus_lost_total", label,
+                           "Links to other processes that were lost.", NULL, 0);
+    }
+}
+
+static void start(void *arg)
+{
+    pl_links *ls = arg;
+    uv_timer_init(pl_loop_uv(ls->loop), &ls->timer);
+    ls->timer.data = ls;
+    uv_timer_start(&ls->timer, on_tick, SLOW_MS, SLOW_MS);
+}
+
+static void name_subjects(pl_links *ls, const char *ns)
+{
+    snprintf(ls->prefix, sizeof ls->prefix, "pl.%s.p.%s.", ns, ls->id);
+    snprintf(ls->who, sizeof ls->who, "pl.%s.who", ns);
+    snprintf(ls->kv, sizeof ls->kv, "$KV.perilune_%s.", ns);
+    snprintf(ls->bucket, sizeof ls->bucket, "KV_perilune_%s", ns);
+}
+
+static void hear(pl_links *ls, const char *stem, const char *rest)
+{
+    char subject[PL_LINK_SUBJECT + 2];
+    snprintf(subject, sizeof subject, "%s%s", stem, rest);
+    pl_bus_listen(ls->bus, subject);
+}
+
+pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char *id,
+                        const pl_links_hooks *hooks)
+{
+    pl_links *ls = pl_alloc(sizeof *ls);
+    ls->loop = loop;
+    ls->hooks = *hooks;
+    ls->o = *options;
+    strncpy(ls->id, id, PL_ID_LEN);
+    bool ok = pl_link_id_key(id, strlen(id), &ls->key);
+    if (!ok) pl_fail(PL_EINVAL, "the id '%.40s': wanted 16 hex digits", id);
+    if (ok) {
+        const pl_bus_hooks bus = {ls, on_message, on_nobody, on_state};
+        ls->bus = pl_bus_connect(loop, options, id, &bus);
+    }
+    if (!ls->bus) {
+        pl_free(ls);
+        return NULL;
+    }
+    name_subjects(ls, options->name_space);
+    open_metrics(ls);
+    pl_presence_open(ls);
+    ls->away_ns = pl_now_ns();
+    hear(ls, ls->prefix, "*");
+    hear(ls, ls->kv, "*");
+    hear(ls, ls->who, "");
+    pl_loop_call(loop, start, ls);
+    pl_bus_join(ls->bus);
+    return ls;
+}
+
+void pl_links_stop(pl_links *ls)
+{
+    pl_presence_stop(ls);
+    ls->stopped = true;
+    uv_close((uv_handle_t *)&ls->timer, NULL);
+    pl_bus_stop(ls->bus);
+}
+
+void pl_links_close(pl_links *ls)
+{
+    if (!ls) return;
+    pl_bus_close(ls->bus);
+    while (ls->links) {
+        pl_link *l = ls->links;
+        ls->links = l->next;
+        pl_link_fini(l);
+        pl_free(l);
+    }
+    pl_presence_close(ls);
+    pl_free(ls);
+}

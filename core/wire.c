@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "wire.h"
+
+#include <string.h>
+
+/* A sequence is parts, each a tag, its length and its bytes. */
+enum {
+    PART_PARAMS = 1,
+    PART_TOKENS, /* prompt and output */
+    PART_OUTPUT, /* how many of them are output */
+    PART_EOS,
+    PART_STOP,
+    PART_ALLOWED,
+    PART_BIAS, /* pairs */
+    PART_BAD,
+    PART_SALT,
+    N_PARTS
+};
+enum {
+    PARAMS_BYTES = 13 * 4 + 8,
+    TOKEN_BYTES = 5 * 4 + 8 + 2 * 4,
+    TOP_BYTES = 12
+};
+
+/* ---- writing ----------------------------------------------------------------------- */
+
+static void put_u32(pl_buf *b, uint32_t v)
+{
+    uint8_t bytes[4] = {(uint8_t)v, (uint8_t)(v >> 8), (uint8_t)(v >> 16),
+                        (uint8_t)(v >> 24)};
+    pl_buf_add(b, bytes, sizeof bytes);
+}
+
+static void put_i32(pl_buf *b, int32_t v)
+{
+    put_u32(b, (uint32_t)v);
+}
+
+static void put_u64(pl_buf *b, uint64_t v)
+{
+    put_u32(b, (uint32_t)v);
+    put_u32(b, (uint32_t)(v >> 32));
+}
+
+static void put_f32(pl_buf *b, float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    put_u32(b, bits);
+}
+
+static void put_part(pl_buf *b, uint32_t tag, size_t len)
+{
+    put_u32(b, tag);
+    put_u32(b, (uint32_t)len);
+}
+
+static void put_ids(pl_buf *b, uint32_t tag, const int32_t *ids, int32_t n)
+{
+    if (n == 0) return;
+    pl_buf_reserve(b, 8 + 4 * (size_t)n);
+    put_part(b, tag, 4 * (size_t)n);
+    for (int32_t i = 0; i < n; i++) put_i32(b, ids[i]);
+}
+
+static void put_params(pl_buf *b, const pl_params *p)
+{
+    put_part(b, PART_PARAMS, PARAMS_BYTES);
+    put_f32(b, p->temperature);
+    put_f32(b, p->top_p);
+    put_f32(b, p->min_p);
+    put_i32(b, p->top_k);
+    put_f32(b, p->repetition_penalty);
+    put_f32(b, p->presence_penalty);
+    put_f32(b, p->frequency_penalty);
+    put_i32(b, p->max_tokens);
+    put_i32(b, p->min_tokens);
+    put_i32(b, p->logprobs);
+    put_i32(b, p->prompt_logprobs);
+    put_i32(b, p->ignore_eos);
+    put_i32(b, p->priority);
+    put_u64(b, p->seed);
+}
+
+void pl_wire_put_seq(pl_buf *b, const pl_seq *s)
+{
+    put_params(b, &s->params);
+    put_ids(b, PART_TOKENS, s->tokens, s->n_tokens);
+    put_ids(b, PART_OUTPUT, &(int32_t){s->n_tokens - s->n_prompt}, 1);
+    put_ids(b, PART_EOS, s->ends.ids, s->n_eos);
+    put_ids(b, PART_STOP, s->ends.ids + s->n_eos, s->ends.n - s->n_eos);
+    put_ids(b, PART_ALLOWED, s->allowed.ids, s->allowed.n);
+    put_ids(b, PART_BAD, s->bad_words.ids, s->bad_words.n);
+    if (s->bias_ids.n) put_part(b, PART_BIAS, 8 * (size_t)s->bias_ids.n);
+    for (int32_t i = 0; i < s->bias_ids.n; i++) {
+        put_i32(b, s->bias_ids.ids[i]);
+        put_f32(b, s->bias[i]);
+    }
+    if (!s->salt) return;
+    put_part(b, PART_SALT, s->salt_len);
+    pl_buf_add(b, s->salt, s->salt_len);
+}
+
+static void put_tops(pl_buf *b, const pl_logprob *top, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        put_i32(b, top[i].token);
+        put_i32(b, top[i].rank);
+        put_f32(b, top[i].logprob);
+    }
+}
+
+void pl_wire_put_token(pl_buf *b, const pl_token *t, int32_t seq, int64_t waited_ns)
+{
+    size_t tops = ((size_t)t->n_top + (size_t)t->n_prompt_top) * TOP_BYTES;
+    pl_buf_reserve(b, 4 + TOKEN_BYTES + tops);
+    put_u32(b, (uint32_t)(TOKEN_BYTES + tops));
+    put_i32(b, seq);
+    put_i32(b, t->token);
+    put_i32(b, t->finish);
+    put_i32(b, t->stop_reason);
+    put_i32(b, t->n_cached);
+    put_u64(b, (uint64_t)waited_ns);
+    put_i32(b, t->n_top);
+    put_i32(b, t->n_prompt_top);
+    put_tops(b, t->top, t->n_top);
+    put_tops(b, t->prompt_top, t->n_prompt_top);
+}
+
+/* ---- reading ----------------------------------------------------------------------- */
+
+typedef struct part {
+    const char *at;
+    size_t len;
+} part;
+
+/* The next four bytes, which must be there. */
+static uint32_t get_u32(part *p)
+{
+    const uint8_t *b = (const uint8_t *)p->at;
+    p->at += 4;
+    p->len -= 4;
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 |
+           (uint32_t)b[3] << 24;
+}
+
+static int32_t get_i32(part *p)
+{
+    return (int32_t)get_u32(p);
+}
+
+static uint64_t get_u64(part *p)
+{
+    uint64_t low = get_u32(p);
+    return low | (uint64_t)get_u32(p) << 32;
+}
+
+static float get_f32(part *p)
+{
+    uint32_t bits = get_u32(p);
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+
+static pl_status get_params(part p, pl_params *out)
+{
+    if (p.len < PARAMS_BYTES)
+        return pl_fail(PL_EFORMAT, "a sequence's parameters have %zu bytes, wanted %d",
+                       p.len, PARAMS_BYTES);
+    out->temperature = get_f32(&p);
+    out->top_p = get_f32(&p);
+    out->min_p = get_f32(&p);
+    out->top_k = get_i32(&p);
+    out->repetition_penalty = get_f32(&p);
+    out->presence_penalty = get_f32(&p);
+    out->frequency_penalty = get_f32(&p);
+    out->max_tokens = get_i32(&p);
+    out->min_tokens = get_i32(&p);
+    out->logprobs = get_i32(&p);
+    out->prompt_logprobs = get_i32(&p);
+    out->ignore_eos = get_i32(&p);
+    out->priority = get_i32(&p);
+    out->seed = get_u64(&p);
+    return PL_OK;
+}
+
+/* Splits a sequence into its parts. Of a tag that is not known, nothing is kept. */
+static pl_status split(part whole, part *parts)
+{
+    while (whole.len) {
+        if (whole.len < 8)
+            return pl_fail(PL_EFORMAT, "a sequence ends within a part's head");
+        uint32_t tag = get_u32(&whole), len = get_u32(&whole);
+        if (len > whole.len)
+            return pl_fail(PL_EFORMAT, "part %u of a sequence has %u bytes, but %zu came",
+                           tag, len, whole.len);
+        if (tag < N_PARTS && parts[tag].at)
+            return pl_fail(PL_EFORMAT, "part %u of a sequence came twice", tag);
+        if (tag < N_PARTS) parts[tag] = (part){whole.at, len};
+        whole.at += len;
+        whole.len -= len;
+    }
+    return PL_OK;
+}
+
+static int count_ids(part p)
+{
+    return (int)PL_MIN(p.len / 4, INT32_MAX);
+}
+
+/* Heap; NULL where there are none. */
+static int32_t *get_ids(part p)
+{
+    int n = count_ids(p);
+    int32_t *ids = n ? pl_alloc((size_t)n * sizeof *ids) : NULL;
+    for (int i = 0; i < n; i++) ids[i] = get_i32(&p);
+    return ids;
+}
+
+static pl_status give_ids(pl_seq *s, part p,
+                          pl_status (*give)(pl_seq *s, const int32_t *ids, int n))
+{
+    if (!p.len) return PL_OK;
+    int32_t *ids = get_ids(p);
+    pl_status status = give(s, ids, count_ids(p));
+    pl_free(ids);
+    return status;
+}
+
+static pl_status give_bias(pl_seq *s, part p)
+{
+    size_t n = p.len / 8;
+    if (!n) return PL_OK;
+    int32_t *ids = pl_alloc(n * sizeof *ids);
+    float *values = pl_alloc(n * sizeof *values);
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = get_i32(&p);
+        values[i] = get_f32(&p);
+    }
+    pl_status status = pl_seq_bias(s, ids, values, (int)PL_MIN(n, INT32_MAX));
+    pl_free(ids);
+    pl_free(values);
+    return status;
+}
+
+static pl_status fill(pl_seq *s, const part *parts)
+{
+    int32_t n_output = 0;
+    if (parts[PART_OUTPUT].len >= 4)
+        n_output = get_i32(&(part){parts[PART_OUTPUT].at, 4});
+    PL_TRY(pl_seq_resume(s, n_output));
+    PL_TRY(give_ids(s, parts[PART_EOS], pl_seq_eos));
+    PL_TRY(give_ids(s, parts[PART_STOP], pl_seq_stop_ids));
+    PL_TRY(give_ids(s, parts[PART_ALLOWED], pl_seq_allow));
+    PL_TRY(give_ids(s, parts[PART_BAD], pl_seq_bad_words));
+    PL_TRY(give_bias(s, parts[PART_BIAS]));
+    part salt = parts[PART_SALT];
+    return salt.len ? pl_seq_salt(s, salt.at, salt.len) : PL_OK;
+}
+
+pl_seq *pl_wire_get_seq(const void *data, size_t len)
+{
+    part parts[N_PARTS] = {0};
+    pl_params params;
+    if (split((part){data, len}, parts) < 0 ||
+        get_params(parts[PART_PARAMS], &params) < 0)
+        return NULL;
+    int32_t *tokens = get_ids(parts[PART_TOKENS]);
+    pl_seq *s = pl_seq_open(tokens, count_ids(parts[PART_TOKENS]), &params);
+    pl_free(tokens);
+    if (s && fill(s, parts) < 0) {
+        pl_seq_close(s);
+        return NULL;
+    }
+    return s;
+}
+
+static void get_tops(part *p, pl_logprob *out, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        out[i].token = get_i32(p);
+        out[i].rank = get_i32(p);
+        out[i].logprob = get_f32(p);
+    }
+}
+
+static pl_status check_token(const pl_token *t)
+{
+    bool is_token = t->token >= 0 && t->finish >= PL_FINISH_NONE,
+         is_end = t->token == -1 && t->finish > PL_FINISH_NONE && !t->n_top &&
+                  !t->n_prompt_top;
+    if ((!is_token && !is_end) || t->finish > PL_FINISH_ERROR || t->stop_reason < -1 ||
+        t->n_cached < 0)
+        return pl_fail(PL_EFORMAT, "token %d, finish %d, reason %d, %d cached: no token",
+                       t->token, t->finish, t->stop_reason, t->n_cached);
+    return PL_OK;
+}
+
+pl_status pl_wire_get_token(const char **at, const char *end, pl_token *out,
+                            int64_t *waited_ns, pl_buf *tops)
+{
+    part p = {*at, (size_t)(end - *at)};
+    uint32_t len = p.len < 4 ? 0 : get_u32(&p);
+    if (len < TOKEN_BYTES || len > p.len)
+        return pl_fail(PL_EFORMAT, "a token of %u bytes, and %zu came", len, p.len);
+    p.len = len;
+    const char *next = p.at + len;
+    pl_token t = {0};
+    t.seq = get_i32(&p);
+    t.token = get_i32(&p);
+    t.finish = get_i32(&p);
+    t.stop_reason = get_i32(&p);
+    t.n_cached = get_i32(&p);
+    uint64_t waited = get_u64(&p);
+    t.n_top = get_i32(&p);
+    t.n_prompt_top = get_i32(&p);
+    PL_TRY(check_token(&t));
+    if (t.n_top < 0 || t.n_prompt_top < 0 ||
+        ((uint64_t)t.n_top + (uint64_t)t.n_prompt_top) * TOP_BYTES > p.len)
+        return pl_fail(PL_EFORMAT, "a token with %d and %d logprobs in %zu bytes",
+                       t.n_top, t.n_prompt_top, p.len);
+    size_t n = (size_t)t.n_top + (size_t)t.n_prompt_top;
+    tops->len = 0;
+    pl_buf_reserve(tops, n * sizeof(pl_logprob));
+    pl_logprob *all = (pl_logprob *)tops->data;
+    get_tops(&p, all, (int32_t)n);
+    if (t.n_top) t.top = all;
+    if (t.n_prompt_top) t.prompt_top = all + t.n_top;
+    *at = next;
+    *out = t;
+    *waited_ns = (int64_t)PL_MIN(waited, (uint64_t)INT64_MAX);
+    return PL_OK;
+}

@@ -1,0 +1,37 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- observe.lua - an engine of this process is counted, watched and, when idle, tried.
+
+local canary = require "perilune.canary"
+local flow = require "perilune.flow"
+
+local M = {}
+
+-- What a frontend says of a model: metrics.lua's config. `w`: a worker (worker.lua) of
+-- `pool`, an entry of the recipe.
+function M.config(recipe, pool, w)
+  return { total_kv_blocks = w.blocks, max_num_seqs = pool.max_num_seqs,
+    max_num_batched_tokens = pool.max_num_batched_tokens, context_length = w.length,
+    kv_cache_block_size = pool.block_size, migration_limit = recipe.migration_limit }
+end
+
+local function cache_of(pool, w)
+  return {
+    { "block_size", pool.block_size }, { "num_gpu_blocks", w.blocks },
+    { "cache_dtype", pool.kv_cache_dtype },
+    { "enable_prefix_caching", pool.enable_prefix_caching },
+    { "prefix_caching_hash_algo", pool.prefix_caching_hash_algo },
+  }
+end
+
+-- Engine `e` of the workers `w` (worker.lua), before it starts. `o`: rt, metrics, health,
+-- recipe, pool, model (the name that it is counted under).
+function M.engine(index, e, w, o)
+  o.metrics:add_engine(index, e.engine, { model = o.model, cache = cache_of(o.pool, w),
+    load_seconds = e.load_seconds })
+  o.health:add_engine(index, e.engine)
+  flow.spawn(canary.run, { rt = o.rt, text = w.tokenizer.text, engine = e.engine,
+    index = index, health = o.health, token = (w.tokenizer.prefix_ids or {})[1],
+    wait = function() return o.recipe.canary_wait end })
+end
+
+return M
