@@ -15,9 +15,9 @@ local traffic = require "support.traffic"
 local M = { WORKERS = 4, STREAMS = 64 }
 
 local WORKER = load.flags { "--drain-timeout", "1" }
-local FRONTEND = { "--migration-limit", "1000" }
 local LOST_AFTER = 2                         -- seconds, as it comes
 local ENDING = 120                           -- seconds that what is under way may take
+local FRONTEND = { "--migration-limit", "1000", "--drain-timeout", tostring(ENDING) }
 
 local Chaos = {}
 Chaos.__index = Chaos
@@ -27,9 +27,9 @@ function Chaos:fail(...) self.load:fail(...) end
 -- Counts moves by kind from what the frontends log.
 function Chaos:count_moves()
   for _, frontend in ipairs(self.fleet.frontends) do
-    for id, tokens in frontend:news():gmatch
-        "([%w_]+)%-%d+[^\n]*recreating stream[^\n]-(%d+) tokens so far" do
-      if tonumber(tokens) > 0 then self.moves[id] = (self.moves[id] or 0) + 1 end
+    for tokens, kind in frontend:news():gmatch
+        "recreating stream on [^\n]-, (%d+) tokens so far [^\n]-=([%l_]+)%-%d+" do
+      if tonumber(tokens) > 0 then self.moves[kind] = (self.moves[kind] or 0) + 1 end
     end
   end
 end
