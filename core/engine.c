@@ -366,6 +366,18 @@ static void begin(pl_engine *e)
     pl_unlock(&e->shared->lock);
 }
 
+/* Tokens that must be computed before those who have them bring new ones. */
+static int64_t prefill_of(const run_list *l)
+{
+    int64_t sum = 0;
+    for (int32_t i = 0; i < l->n; i++) {
+        const run *r = l->items[i];
+        int32_t left = r->seq->n_tokens - r->n_computed;
+        sum += left > 1 ? left : 0;
+    }
+    return sum;
+}
+
 /* Makes known how things are, and lets others in. Those that ended go in the same moment,
  * or the counts would not fit together. */
 static void publish(pl_engine *e)
@@ -377,6 +389,7 @@ static void publish(pl_engine *e)
     mine->blocks = pl_kv_size(e->kv);
     mine->blocks_used = mine->blocks - pl_kv_free(e->kv);
     mine->blocks_cached = pl_kv_cached(e->kv);
+    mine->prefill_tokens = prefill_of(&e->running) + prefill_of(&e->waiting);
     mine->last_step_ns = pl_now_ns();
     e->moved = e->moved && (e->running.n || e->waiting.n);
     pl_lock(&s->lock);

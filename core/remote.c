@@ -392,10 +392,11 @@ static void add_engine(const pl_engine *e, pl_buf *out)
     pl_buf_printf(out,
                   "{\"running\":%d,\"waiting\":%d,\"blocks\":%d,\"blocks_used\":%d,"
                   "\"blocks_cached\":%d,\"steps\":%lld,\"busy_ms\":%lld,"
-                  "\"prompt_tokens\":%lld,\"generation_tokens\":%lld}",
+                  "\"prompt_tokens\":%lld,\"generation_tokens\":%lld,"
+                  "\"prefill_tokens\":%lld}",
                   st.running, st.waiting, st.blocks, st.blocks_used, st.blocks_cached,
                   (long long)st.steps, (long long)busy, (long long)st.prompt_tokens,
-                  (long long)st.generation_tokens);
+                  (long long)st.generation_tokens, (long long)st.prefill_tokens);
 }
 
 static void on_stats(void *ctx, pl_buf *out)

@@ -8,7 +8,8 @@
 
 enum {
     MAX_STOPS = 256,
-    MAX_STOP_BYTES = 65536
+    MAX_STOP_BYTES = 65536,
+    MAX_PARCEL = 32 << 20 /* bytes of a sequence that is sent */
 };
 
 enum {
@@ -582,6 +583,7 @@ pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
 pl_status pl_stream_send(pl_stream *s, int32_t peer, int index, pl_seq *seq)
 {
     if (!s->streams->sender.send) return pl_fail(PL_EINVAL, "there is no bus to send by");
+    if (index < 0) return pl_fail(PL_EINVAL, "engine %d of process %d", index, peer);
     pl_lock(&s->lock);
     pl_status status = check_start(s, seq);
     pl_unlock(&s->lock);
@@ -592,8 +594,12 @@ pl_status pl_stream_send(pl_stream *s, int32_t peer, int index, pl_seq *seq)
     freshen(s, goes);
     order o = {.peer = peer, .index = index};
     pl_wire_put_seq(&o.parcel, goes);
+    size_t len = o.parcel.len;
     pl_lock(&s->lock);
-    status = check_start(s, seq);
+    status = len > MAX_PARCEL
+                 ? pl_fail(PL_ELIMIT, "a sequence of %zu bytes: at most %d can be sent",
+                           len, MAX_PARCEL)
+                 : check_start(s, seq); /* it may have ended meanwhile */
     if (status == PL_OK) {
         s->kept = goes;
         set_running(s, goes->id, &o);

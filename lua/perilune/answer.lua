@@ -161,7 +161,8 @@ local KINDS = { [400] = "BadRequestError", [401] = "AuthenticationError",
   [405] = "MethodNotAllowedError", [413] = "RequestEntityTooLargeError",
   [415] = "UnsupportedMediaTypeError", [422] = "UnprocessableEntityError",
   [429] = "RateLimitError", [500] = "InternalServerError",
-  [501] = "NotImplementedError", [503] = "ServiceUnavailableError" }
+  [501] = "NotImplementedError", [503] = "ServiceUnavailableError",
+  [529] = "ServiceUnavailableError" }
 
 function M.error_body(message, code, param)
   return ('{"error":{"message":%s,"type":"%s","param":%s,"code":%d}}'):format(

@@ -239,6 +239,28 @@ local function refresh_peer(self, peer, workers)
   end
 end
 
+local function counts_of(w)
+  local s = w.counts
+  if w.engine then
+    s = w.stats
+    C.pl_engine_stats_get(w.engine, s)
+  end
+  local model = w.entry.identity
+  return { blocks = s and tonumber(s.blocks) or 0,
+    blocks_used = s and tonumber(s.blocks_used) or 0,
+    waiting_tokens = s and tonumber(s.prefill_tokens) or 0,
+    max_num_batched_tokens = model.max_num_batched_tokens }
+end
+
+-- What the workers of a model that take requests count: for overload.lua.
+function M.counts(entry)
+  local out = {}
+  for _, w in ipairs(entry.workers) do
+    if w.state == "ready" then out[#out + 1] = counts_of(w) end
+  end
+  return out
+end
+
 -- Looks now and then what the others' engines count; a task.
 function Cluster:watch()
   while true do

@@ -63,20 +63,30 @@ local function wanted_by(recipe)
   end
 end
 
+-- Copies live options to where each request looks for them: at the start, and after each
+-- change.
+function Server:refresh()
+  local http = self.recipe.http
+  self.api_keys = models.list_of(http.api_key)
+  self.force_usage = http.enable_force_include_usage
+  self.id_headers = http.enable_request_id_headers
+  self.log_requests = http.enable_log_requests
+  self.models:refresh()
+end
+
 -- A server for a recipe; `alone`: no worker but this process's own will ever come.
 function M.new(recipe, rt, alone)
   local http, list = recipe.http, models.list_of
   local self = setmetatable({
     recipe = recipe, rt = rt, models = models.new(recipe), moves = not alone,
     in_flight = 0, waiting = 0, live = {}, exchanges = {}, jobs = {}, deadlines = {},
-    api_keys = list(http.api_key), stream_interval = 1,
-    force_usage = http.enable_force_include_usage, dev_mode = http.enable_dev_endpoints,
-    id_headers = http.enable_request_id_headers, log_requests = http.enable_log_requests,
+    stream_interval = 1, dev_mode = http.enable_dev_endpoints,
     track_load = http.enable_server_load_tracking,
     cors = { origins = list(http.allowed_origins),
       methods = list(http.allowed_methods), headers = list(http.allowed_headers),
       credentials = http.allow_credentials },
   }, Server)
+  self:refresh()
   self.cluster = cluster.new(rt, self.models, wanted_by(recipe))
   return self
 end

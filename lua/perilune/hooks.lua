@@ -1,12 +1,308 @@
 -- SPDX-License-Identifier: Apache-2.0
+-- hooks.lua - asks a recipe's hooks, and answers where they do not.
+--
+--     local refused = hooks.ask(server, "admit", req)          nil: come in
+--     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
+--     hooks.ask(server, "done", req, result)
+--
+-- A hook cannot stop the world, and never breaks a request: where it fails or answers
+-- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
+-- first on probation, interpreted and counted; one that got through is timed.
+--
+--     new, swapped --64 calls, each within the budget--> trusted
+--         '--------one exceeds it--> refused: the default answers until it is replaced
+
+local pl = require "perilune.ffi"
+local log = require "perilune.log"
+local public = require "perilune"
+local schema = require "perilune.schema"
+local settings = require "perilune.recipe"
+local values = require "perilune.values"
+local verdict = require "perilune.verdict"
+local C, ffi = pl.C, pl.ffi
+
 local M = {}
-function M.open() end
-function M.ask(server, name, job)
-  if name == "migrate" then
-    if job.moves >= server.recipe.migration_limit then
-      return { fail = "Migration limit exhausted" }
+
+-- Calls that a hook is on probation for, and the instructions that each may take: some
+-- milliseconds when interpreted.
+M.PROBATION, M.BUDGET = 64, 1e6
+local QUIET_NS = 60e9                       -- between two lines about one hook's errors
+local MAX_REACHED = 4096                    -- functions and tables seen behind a hook
+
+-- kind, name, what it says, buckets; the series of a hook have the label `hook`.
+M.ROWS = {
+  { "counter", "perilune_hook_errors_total", "answers that a hook failed to give" },
+  { "histogram", "perilune_hook_seconds", "time that a hook took to answer",
+    { 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, .1, 1 } },
+}
+
+-- resolved recipe -> path of a hook -> its state
+local states = setmetatable({}, { __mode = "k" })
+
+-- ---- what requests look like to hooks -----------------------------------------------
+
+local FACTS, HEADERS = {}, {}               -- keys that no recipe can spell
+
+local Headers = {
+  __index = function(self, name)
+    local exchange = rawget(self, FACTS).exchange
+    if not exchange or type(name) ~= "string" then return nil end
+    local v = C.pl_exchange_header(exchange, name)
+    return v ~= nil and ffi.string(v) or nil
+  end,
+  __newindex = function() error("headers are read-only", 2) end,
+}
+
+local COMPUTED = {
+  blocks = function(facts) return math.ceil(facts.total / facts.block_size) end,
+  headers = function(facts)
+    local headers = facts[HEADERS]
+    if not headers then
+      headers = setmetatable({ [FACTS] = facts }, Headers)
+      facts[HEADERS] = headers
     end
-    return {}
+    return headers
+  end,
+}
+local PLAIN = { id = true, model = true, tokens = true, total = true, max_tokens = true,
+  stream = true, priority = true, moves = true }
+
+local View = {
+  __index = function(self, key)
+    local facts = rawget(self, FACTS)
+    if PLAIN[key] then return facts[key] end
+    if COMPUTED[key] then return COMPUTED[key](facts) end
+    error(("req has no '%s'"):format(tostring(key)), 2)
+  end,
+  __newindex = function(_, key)
+    error(("req is read-only; '%s' assigned"):format(tostring(key)), 2)
+  end,
+}
+
+-- A request as hooks see it. `facts` stay the caller's, who brings them up to date: id,
+-- model, tokens (of the prompt), total (with the answer so far), max_tokens, stream,
+-- priority, moves, block_size, and exchange, until it is released.
+function M.view(facts)
+  return setmetatable({ [FACTS] = facts }, View)
+end
+
+-- ---- answers ------------------------------------------------------------------------
+
+local function lost_text(lost)
+  return ("Worker %s was lost (%s)"):format(lost.name, lost.reason)
+end
+
+-- What is answered where no hook does.
+local DEFAULTS = {
+  migrate = function(server, req, lost)
+    local recipe = server.recipe
+    local longest = recipe.migration_max_seq_len
+    if longest and req.total > longest then
+      return { too_long = true, fail = ("%s; %d tokens are more than "
+        .. "migration_max_seq_len (%d)"):format(lost_text(lost), req.total, longest) }
+    end
+    if req.moves >= recipe.migration_limit then
+      return { fail = lost_text(lost) .. "; migration limit exhausted" }
+    end
+    return { avoid = lost.name, after = 0 }
+  end,
+}
+
+local function default(server, path, a, b)
+  local answer = DEFAULTS[path]
+  return answer and answer(server, a, b)
+end
+
+-- What a hook's answer means; nil and what was wanted where it means nothing.
+local READERS = {
+  admit = function(v)
+    if v == nil then return true end
+    if not verdict.is(v, "reject") then
+      return nil, "nothing or pl.reject(status, why)"
+    end
+    local again = v.retry_after
+    return true, { status = v.status, message = v.why,
+      headers = again and ("Retry-After: %.0f\r\n"):format(math.ceil(again)) or nil }
+  end,
+  migrate = function(v)
+    if verdict.is(v, "retry") then return true, { avoid = v.avoid, after = v.after } end
+    if verdict.is(v, "fail") then return true, { fail = v.why } end
+    return nil, "pl.retry { avoid, after } or pl.fail(why)"
+  end,
+  done = function() return true end,
+}
+
+-- ---- asking -------------------------------------------------------------------------
+
+local function each_row(path, fn)
+  for _, row in ipairs(M.ROWS) do
+    local buckets = row[4] and ffi.new("double[?]", #row[4], row[4])
+    fn(C.pl_metric_open(row[1] == "counter" and C.PL_COUNTER or C.PL_HISTOGRAM, row[2],
+      ('hook="%s"'):format(path), row[3], buckets, row[4] and #row[4] or 0))
   end
 end
+
+-- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it may
+-- have run before, in a console or under another hook.
+local function flush(fn)
+  local seen, list, n = { [fn] = true, [public] = true }, { fn }, 1
+  local function add(v)
+    local kind = type(v)
+    if (kind == "function" or kind == "table") and not seen[v] and n < MAX_REACHED then
+      seen[v] = true
+      n = n + 1
+      list[n] = v
+    end
+  end
+  local i = 1
+  while i <= n do
+    local v = list[i]
+    if type(v) == "table" then
+      for _, item in next, v do add(item) end
+      add(debug.getmetatable(v))
+    elseif debug.getinfo(v, "S").what ~= "C" then
+      jit.flush(v, true)
+      local up = 1
+      while true do
+        local name, item = debug.getupvalue(v, up)
+        if not name then break end
+        add(item)
+        up = up + 1
+      end
+    end
+    i = i + 1
+  end
+end
+
+local function place(fn)
+  local info = debug.getinfo(fn, "S")
+  local file = info.source:match "^@(.*)" or info.short_src
+  return info.what == "C" and "C" or ("%s:%d"):format(file, info.linedefined)
+end
+
+local function state_of(recipe, path, fn)
+  local of = states[recipe]
+  if not of then
+    of = {}
+    states[recipe] = of
+  end
+  local state = of[path]
+  if state and state.fn == fn then return state end
+  state = { fn = fn, path = path, left = M.PROBATION, quiet_until = 0, unsaid = 0 }
+  each_row(path, function(id) state[#state + 1] = id end)
+  state.errors, state.seconds = state[1], state[2]
+  of[path] = state
+  flush(fn)
+  return state
+end
+
+local function explain(e)
+  return type(e) == "string" and e or values.show(e, true)
+end
+
+local SPENT = {}                            -- what a hook is stopped with
+
+-- Calls it interpreted, under the budget. Answers as pcall does, and where it was when it
+-- was stopped. Once stopped it is stopped at each further instruction, for it may hold a
+-- pcall; `on_probation` itself is let go on.
+local on_probation
+function on_probation(state, a, b)
+  local compiles, stopped = jit.status(), nil
+  local hook, mask, count = debug.gethook()
+  local function again()
+    if debug.getinfo(2, "f").func ~= on_probation then error(SPENT, 0) end
+  end
+  jit.off()
+  debug.sethook(function()
+    local at = debug.getinfo(2, "Sl")
+    stopped = ("%s:%d"):format(at.source:match "^@(.*)" or at.short_src, at.currentline)
+    debug.sethook(again, "", 1)
+    error(SPENT, 0)
+  end, "", M.BUDGET)
+  local ok, answer = xpcall(state.fn, explain, a, b)
+  debug.sethook(hook, mask, count)
+  if compiles then jit.on() end
+  return ok, answer, stopped
+end
+
+local function timed(state, a, b)
+  local began = C.pl_now_ns()
+  local ok, answer = xpcall(state.fn, explain, a, b)
+  C.pl_metric_observe(state.seconds, tonumber(C.pl_now_ns() - began) * 1e-9)
+  return ok, answer
+end
+
+local function refuse(state, where)
+  state.refused = true
+  C.pl_metric_add(state.errors, 1)
+  log.warning("hook %s (%s) is refused: it took more than %d instructions, and was at "
+    .. "%s; the default answers until it is replaced", state.path, place(state.fn),
+    M.BUDGET, where)
+end
+
+local function failed(state, why)
+  C.pl_metric_add(state.errors, 1)
+  local now = tonumber(C.pl_now_ns())
+  if now < state.quiet_until then
+    state.unsaid = state.unsaid + 1
+    return
+  end
+  local more = state.unsaid > 0 and (" (and %d times since the last such line)"):format(
+    state.unsaid) or ""
+  log.error("hook %s (%s) failed, the default answers: %s%s", state.path,
+    place(state.fn), why, more)
+  state.quiet_until, state.unsaid = now + QUIET_NS, 0
+end
+
+local function call(state, a, b)
+  if state.left == 0 then return timed(state, a, b) end
+  state.left = state.left - 1
+  local ok, answer, stopped = on_probation(state, a, b)
+  if not stopped then return ok, answer end
+  refuse(state, stopped)
+  return nil
+end
+
+-- The answer of the hook at a path, or the default where there is none, or none that is
+-- of use: nil of `admit` lets it in, else { status, message, headers }.
+function M.ask(server, path, a, b)
+  local fn = settings.get(server.recipe, path)
+  if not fn then return default(server, path, a, b) end
+  local state = state_of(server.recipe, path, fn)
+  if state.refused then return default(server, path, a, b) end
+  local ok, v = call(state, a, b)
+  if ok then
+    local good, means = READERS[path](v)
+    if good then return means end
+    v = ("it answered %s; wanted is %s"):format(values.show(v, true), means)
+  end
+  if ok ~= nil then failed(state, v) end
+  return default(server, path, a, b)
+end
+
+-- What there is to say of a recipe's hooks at the start: those that nothing asks yet.
+function M.unasked(recipe)
+  local out = {}
+  for _, pool in ipairs(recipe.pools) do
+    for name in pairs(schema.hooks.pool) do
+      if recipe[pool][name] then out[#out + 1] = pool .. "." .. name end
+    end
+  end
+  table.sort(out)
+  return out
+end
+
+-- Whether the hook at a path is asked in this release.
+function M.is_asked(path)
+  return READERS[path] ~= nil
+end
+
+-- Of a hook for people: "trusted", "on probation", "refused"; nil while it was not asked.
+function M.standing(recipe, path)
+  local state = states[recipe] and states[recipe][path]
+  if not state or state.fn ~= settings.get(recipe, path) then return nil end
+  if state.refused then return "refused" end
+  return state.left > 0 and "on probation" or "trusted"
+end
+
 return M

@@ -5,11 +5,16 @@ local engine = require "perilune.ffi"
 local flags = require "perilune.flags"
 local load = require "perilune.recipe_load"
 local log = require "perilune.log"
+local lru = require "perilune.lru"
 local nearest = require "perilune.nearest"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
+local verdict = require "perilune.verdict"
 
-local pl = { version = engine.ffi.string(engine.C.pl_version()), log = log }
+local C = engine.C
+
+local pl = { version = engine.ffi.string(C.pl_version()), log = log, lru = lru.new,
+  reject = verdict.reject, retry = verdict.retry, fail = verdict.fail }
 
 -- One row of pl.args, made whole: its kind is that of its default.
 local function argument(row)
@@ -89,6 +94,31 @@ function pl.extend(name, changes)
     error("pl.extend: wants the name of a recipe and a table", 2)
   end
   return load.extend(load.load(name), changes)
+end
+
+-- A value that survives a reload of the recipe: what was kept under this name, else
+-- `value` from now on.
+function pl.keep(name, value)
+  local current = load.current()
+  if not current then error("pl.keep: only while a recipe is loaded", 2) end
+  if type(name) ~= "string" or value == nil then
+    error("pl.keep: wants a name and a value", 2)
+  end
+  if current.kept[name] == nil then current.kept[name] = value end
+  return current.kept[name]
+end
+
+-- The clock of hooks: seconds since some moment.
+function pl.now()
+  return tonumber(C.pl_now_ns()) * 1e-9
+end
+
+local seed, drawn = C.pl_entropy(), 0
+
+-- The dice of hooks: a number from 0, below 1.
+function pl.random()
+  drawn = drawn + 1
+  return tonumber(bit.rshift(C.pl_random_at(seed, drawn, 0), 11)) * 2 ^ -53
 end
 
 local names = {}

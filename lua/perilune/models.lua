@@ -55,8 +55,17 @@ function M.summary(recipe, w)
   }
 end
 
-local function context(recipe, summary, tok, key)
-  local http, own = recipe.http, summary.chat_template
+-- What the frontend's live options say of a context.
+local function fill(recipe, ctx)
+  local http = recipe.http
+  ctx.max_logprobs = recipe.max_logprobs
+  ctx.as_ids, ctx.response_role = http.return_tokens_as_token_ids, http.response_role
+  ctx.trust_request_chat_template = http.trust_request_chat_template
+  ctx.prompt_tokens_details = http.enable_prompt_tokens_details
+end
+
+local function context(summary, tok, key)
+  local own = summary.chat_template
   local known = {}
   for _, name in ipairs(summary.names) do known[name] = true end
   if summary.path then known[summary.path] = true end
@@ -68,10 +77,7 @@ local function context(recipe, summary, tok, key)
     bos_token = tok.bos_token, eos_token = tok.eos_token,
     chat_template = own or tok.chat_template,
     tool_template = own or tok.tool_template or tok.chat_template,
-    max_n = 16384, max_choices = M.MAX_CHOICES, max_logprobs = recipe.max_logprobs,
-    as_ids = http.return_tokens_as_token_ids, response_role = http.response_role,
-    trust_request_chat_template = http.trust_request_chat_template,
-    prompt_tokens_details = http.enable_prompt_tokens_details,
+    max_n = 16384, max_choices = M.MAX_CHOICES,
   }
 end
 
@@ -100,9 +106,13 @@ function M.decode(blob)
   return list
 end
 
+-- Brings the contexts up to date: when a model came, or a live option changed.
 local function refresh(self)
   self.contexts = {}
-  for i, entry in ipairs(self.list) do self.contexts[i] = entry.ctx end
+  for i, entry in ipairs(self.list) do
+    fill(self.recipe, entry.ctx)
+    self.contexts[i] = entry.ctx
+  end
   self.blob = blob_of(self)
 end
 
@@ -129,13 +139,15 @@ function M:add(summary, tok, engine)
   entry = entry or { key = key, workers = {} }
   entry.names, entry.summary, entry.engine = summary.names, summary, engine
   entry.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
-  entry.ctx = context(self.recipe, summary, tok, key)
+  entry.ctx = context(summary, tok, key)
   self.list[place] = entry
   self.kept[#self.kept + 1] = tok
   refresh(self)
   log.info("model %s is served", table.concat(summary.names, ", "))
   return entry
 end
+
+M.refresh = refresh
 
 function M:find(key)
   for _, entry in ipairs(self.list) do

@@ -36,7 +36,7 @@ local function put(choice, w)
   end
   if status < 0 then return pl.refusal(status) end
   choice.seq = nil                          -- the stream's, or the engine's
-  choice.worker = w
+  choice.worker, choice.worker_name = w, w.name
   w.streams[choice.id] = choice.stream
   w.n = w.n + 1
   return true
@@ -111,24 +111,16 @@ local function n_tokens(choice)
   return progress.n_tokens
 end
 
-local function too_long(server, job, choice)
-  local most = server.recipe.migration_max_seq_len
-  local total = choice.prompt.n_tokens + n_tokens(choice)
-  if not most or total <= most then return false end
-  server.metrics:too_long(job)
-  return true
-end
-
 -- Asks whether the choice may move, and how: the answer of hooks.lua.
 local function ask(server, job, choice, ev, lost)
   if UNCOUNTED[ev.a] then
     return { avoid = ev.a == C.PL_LOST_REFUSED and lost.name or nil }
   end
-  if too_long(server, job, choice) then
-    return { fail = "it is longer than migration_max_seq_len" }
-  end
-  return hooks.ask(server, "migrate", job, { name = lost.name,
+  local facts = job:facts(choice, n_tokens(choice))
+  local answer = hooks.ask(server, "migrate", hooks.view(facts), { name = lost.name,
     reason = cluster.LOST[ev.a], numerics = lost.numerics })
+  if answer.too_long then server.metrics:too_long(job) end
+  return answer
 end
 
 local function tell(server, job, n, w, lost)

@@ -6,6 +6,7 @@
 local pl = require "perilune.ffi"
 local identity = require "perilune.identity"
 local json = require "perilune.json"
+local overload = require "perilune.overload"
 local serve = require "perilune.serve"
 local system = require "perilune.system"
 local C, ffi = pl.C, pl.ffi
@@ -87,6 +88,17 @@ local function reset_prefix_cache(server, x, headers)
   reply(x, 200, "", headers)
 end
 
+local function thresholds(server, x, headers)
+  reply(x, 200, overload.list(server), headers)
+end
+
+local function set_thresholds(server, x, headers)
+  local body = C.pl_exchange_body(x, len_out)
+  local text, refused = overload.post(server, ffi.string(body, len_out[0]))
+  if not text then return refuse(x, { refused = refused }, headers) end
+  reply(x, 200, text, headers)
+end
+
 local function generate(kind)
   return function(server, x, headers, who)
     server.in_flight = server.in_flight + 1
@@ -123,7 +135,16 @@ local ROUTES = {
   ["/metrics"] = { GET = system.metrics },
   ["/version"] = { GET = version },
   ["/load"] = { GET = load_of },
+  ["/busy_threshold"] = { GET = thresholds, POST = set_thresholds },
   ["/reset_prefix_cache"] = { POST = reset_prefix_cache },
+}
+
+-- Paths that are there only where an option says so.
+local SERVED = {
+  ["/busy_threshold"] = function(server)
+    return not server.recipe.http.disable_frontend_admin_api
+  end,
+  ["/reset_prefix_cache"] = function(server) return server.dev_mode end,
 }
 
 -- ---- who may ------------------------------------------------------------------------
@@ -137,8 +158,11 @@ local function same(a, b)
   return diff == 0
 end
 
-local function authorized(server, x, path)
-  if #server.api_keys == 0 or path:sub(1, 3) ~= "/v1" then return true end
+-- vLLM wants a key below /v1 alone; who sets thresholds can keep everybody out.
+local function authorized(server, x, path, method)
+  local guarded = path:sub(1, 3) == "/v1"
+    or (path == "/busy_threshold" and method == "POST")
+  if #server.api_keys == 0 or not guarded then return true end
   local token = (header(x, "authorization") or ""):match "^[Bb]earer (.+)$"
   local ok = false
   for _, key in ipairs(server.api_keys) do
@@ -213,14 +237,14 @@ local function dispatch(server, x, who)
   end
   headers = headers .. request_id(server, x, who)
   local route = ROUTES[path] or path:find "^/v1/cancel/." and { POST = cancel }
-  if not route or (path == "/reset_prefix_cache" and not server.dev_mode) then
+  if not route or (SERVED[path] and not SERVED[path](server)) then
     return no(x, headers, 404, "Not Found")
   end
   local handler = route[method == "HEAD" and "GET" or method]
   if not handler then
     return no(x, headers .. allow_header(route), 405, "Method Not Allowed")
   end
-  if not authorized(server, x, path) then
+  if not authorized(server, x, path, method) then
     return reply(x, 401, '{"error":"Unauthorized"}',
       headers .. "WWW-Authenticate: Bearer\r\n")
   end

@@ -198,7 +198,7 @@ local function common(ctx, req, kind)
     refuse("`prompt_logprobs` are not available when `stream=True`.", "prompt_logprobs")
   end
   sampling.p.prompt_logprobs = params.logprobs(prompt_logprobs, "prompt_logprobs", ctx)
-  plan.prompt_logprobs = sampling.p.prompt_logprobs
+  plan.prompt_logprobs, plan.priority = sampling.p.prompt_logprobs, sampling.p.priority
   return plan, sampling
 end
 

@@ -117,17 +117,12 @@ end
 
 -- ---- while it runs ------------------------------------------------------------------
 
-function Process:reload()
-  return live.reload(self)
-end
-
 local function on_signal(self, ev)
   if ev.a ~= SIGHUP then
     log.info("stopping: signal %d", ev.a)
     return self:stop()
   end
-  local ok, why = self:reload()
-  if not ok then log.error("reload: %s", why) end
+  live.reload(self)
 end
 
 -- ---- opening ------------------------------------------------------------------------
@@ -217,7 +212,9 @@ local function open_parts(self)
   self.metrics = metrics.new { namespace = recipe.namespace,
     model = self.roles.frontend and self.summary and self.summary.names[1] or nil }
   self.health = health.new { namespace = recipe.namespace }
-  hooks.open(self)
+  for _, hook in ipairs(hooks.unasked(recipe)) do
+    log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook)
+  end
   if self.roles.frontend then
     self.server = frontend.new(recipe, self.rt,
       not recipe.bus and #self.w.engines == 1)

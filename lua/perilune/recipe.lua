@@ -5,7 +5,8 @@
 --
 -- Precedence: default < environment < recipe < flag. What is resolved is read-only, and
 -- asking it for an option that does not exist is an error: so a slip in the server's own
--- code is found as one in a recipe is.
+-- code is found as one in a recipe is. Only `change` writes it, for live.lua: whoever
+-- reads an option through it reads what holds now.
 
 local check = require "perilune.recipe_check"
 local flags = require "perilune.flags"
@@ -16,7 +17,8 @@ local values = require "perilune.values"
 
 local M = {}
 
-local private = setmetatable({}, { __mode = "k" })      -- resolved -> its settings
+-- resolved -> { settings, fields = what its views read, kept, and how it came about }
+local private = setmetatable({}, { __mode = "k" })
 
 -- A view that cannot be written and has only the keys that it may have.
 local function view(fields, allowed, what)
@@ -34,8 +36,8 @@ local function view(fields, allowed, what)
   })
 end
 
-local function section_view(settings, name)
-  local section, fields = schema.section_of(name), {}
+local function section_view(settings, name, fields)
+  local section = schema.section_of(name)
   local function allowed(key)
     return schema.find(key, section) or schema.hooks[section][key]
   end
@@ -47,8 +49,11 @@ local function section_view(settings, name)
 end
 
 local function resolved_view(settings, pools, file)
-  local fields = { file = file, pools = pools, http = section_view(settings, "http") }
-  for _, pool in ipairs(pools) do fields[pool] = section_view(settings, pool) end
+  local fields, inner = { file = file, pools = pools }, {}
+  for _, name in ipairs { "http", unpack(pools) } do
+    inner[name] = {}
+    fields[name] = section_view(settings, name, inner[name])
+  end
   for _, key in ipairs(schema.names "top") do
     fields[key] = settings[key] and settings[key].value
   end
@@ -56,7 +61,8 @@ local function resolved_view(settings, pools, file)
     return schema.find(key, "top") or schema.hooks.top[key] or schema.section_of(key)
   end
   local resolved = view(fields, allowed, "the recipe")
-  private[resolved] = settings
+  inner[""] = fields
+  private[resolved] = { settings = settings, fields = inner }
   return resolved
 end
 
@@ -118,22 +124,38 @@ local function by_place(a, b)
   return a.text < b.text
 end
 
--- Loads, checks and resolves a recipe. `words`: the command line after its name (flags).
--- What is resolved, or nil and a list of problems { text, hint, usage }, in order of
--- place; `usage`: the command line is wrong, not the recipe.
-function M.resolve(name, words, getenv)
-  local parsed = flags.parse(words or {})
+local function resolve(name, words, getenv, kept)
+  local parsed = flags.parse(words)
   if parsed.words[1] then
     return nil, { { usage = true,
       text = ("'%s' is not a flag"):format(parsed.words[1]) } }
   end
-  local ok, value, info = pcall(load.load, name, parsed)
+  local ok, value, info = pcall(load.load, name, parsed, kept)
   if not ok then
     return nil, { { text = tostring(value), usage = value.usage } }
   end
-  local resolved, problems = finish(value, info, parsed, getenv or os.getenv)
-  if problems then table.sort(problems, by_place) end
-  return resolved, problems
+  local resolved, problems = finish(value, info, parsed, getenv)
+  if problems then
+    table.sort(problems, by_place)
+    return nil, problems
+  end
+  local own = private[resolved]
+  own.name, own.words, own.getenv, own.kept = name, words, getenv, info.kept
+  return resolved
+end
+
+-- Loads, checks and resolves a recipe. `words`: the command line after its name (flags).
+-- What is resolved, or nil and a list of problems { text, hint, usage }, in order of
+-- place; `usage`: the command line is wrong, not the recipe.
+function M.resolve(name, words, getenv)
+  return resolve(name, words or {}, getenv or os.getenv, {})
+end
+
+-- The same once more, from its file as it is now, by the same flags; what it kept
+-- (pl.keep) is there again. `resolved` stays as it is.
+function M.again(resolved)
+  local own = private[resolved]
+  return resolve(own.name, own.words, own.getenv, own.kept)
 end
 
 -- What a recipe says of itself: { file, head, args }, its first comment and the rows of
@@ -146,14 +168,51 @@ end
 
 -- Who set a value: "default", "$PERILUNE_MODEL", "recipes/agg.lua:5", "--port".
 function M.origin(resolved, path)
-  local s = private[resolved][path]
+  local s = private[resolved].settings[path]
   return s and s.origin
+end
+
+-- The value of a path such as "worker.cost", hooks too; nil where none is set.
+function M.get(resolved, path)
+  local s = private[resolved].settings[path]
+  return s and s.value
+end
+
+-- What a path means: its canonical form, its row, or for a hook no row and its doc. Nil,
+-- why, hint where the recipe has no such thing.
+function M.find(resolved, path)
+  local name, key = path:match "^(.-)%.([^.]*)$"
+  local section = name and schema.section_of(name) or not name and "top"
+  if not section or (name and not private[resolved].fields[name]) then
+    return nil, ("the recipe has no '%s'"):format(path)
+  end
+  key = key or path
+  local row, hook = schema.find(key, section), schema.hooks[section][key]
+  if not row and not hook then
+    return nil, ("%s has no option '%s'"):format(name or "recipe", key),
+      check.suggest(key, section)
+  end
+  return (name and name .. "." or "") .. (row and row.name or key), row, hook
+end
+
+-- Sets what a canonical path means from now on, unchecked: live.lua asked before.
+function M.change(resolved, path, value, origin)
+  local own = private[resolved]
+  local name, key = path:match "^(.-)%.([^.]*)$"
+  own.settings[path] = { value = value, origin = origin }
+  local fields = own.fields[name or ""]
+  if fields then fields[key or path] = value end
+end
+
+-- Takes over what another resolving of it kept.
+function M.adopt(resolved, other)
+  private[resolved].kept = private[other].kept
 end
 
 -- Every setting in the schema's order: a list of { path, value, origin, row }. Hooks come
 -- after the options of their section and have no row; the recipe's own arguments last.
 function M.settings(resolved)
-  local settings, out = private[resolved], {}
+  local settings, out = private[resolved].settings, {}
   local function add(path, row)
     local s = settings[path]
     if not s then return end

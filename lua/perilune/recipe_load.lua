@@ -183,9 +183,16 @@ local function head_of(text)
   return table.concat(out, "\n")
 end
 
--- Loads a recipe: the table that it returns, and the load (file, head, args). Raises
--- { text, usage } where it cannot. `words`: the flags that pl.args may claim from.
-function M.load(name, words)
+local function copied(t)
+  local out = {}
+  for key, value in pairs(t) do out[key] = value end
+  return out
+end
+
+-- Loads a recipe: the table that it returns, and the load (file, head, args, kept).
+-- Raises { text, usage } where it cannot. `words`: the flags that pl.args may claim from;
+-- `kept`: what pl.keep finds again, which stays as it is if this fails.
+function M.load(name, words, kept)
   local outer = M.current()
   local path, text = find(name, outer)
   for _, other in ipairs(loading) do
@@ -196,6 +203,7 @@ function M.load(name, words)
     head = head_of(text),
     words = words or (outer and outer.words) or flags.parse {},
     args = outer and outer.args or {},
+    kept = outer and outer.kept or copied(kept or {}),
   }
   load.env = environment(load)
   loading[#loading + 1] = load

@@ -10,6 +10,7 @@
 local pl = require "perilune.ffi"
 local answer = require "perilune.answer"
 local choice_of = require "perilune.choice"
+local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local hooks = require "perilune.hooks"
 local identity = require "perilune.identity"
@@ -195,13 +196,25 @@ local function log_request(job)
     #plan.prompts, tokens, plan.n)
 end
 
+local Job = {}
+Job.__index = Job
+
 local function new_job(server, x, plan, arrived, headers, who)
   local id = identity.settle(who, x, plan.request_id)
   local entry = server.models:find(plan.model_key)
-  return { plan = plan, headers = headers, id = id, arrived = arrived, entry = entry,
-    model = entry.key, log = who.log, exchange = x, moves = 0,
-    answer = answer.new(plan, entry.ctx, id, entry.key,
-      math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
+  return setmetatable({ plan = plan, headers = headers, id = id, arrived = arrived,
+    entry = entry, model = entry.key, log = who.log, exchange = x,
+    choices = choices_of(plan), answer = answer.new(plan, entry.ctx, id, entry.key,
+      math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }, Job)
+end
+
+-- What hooks see of it (hooks.lua), for one of its choices that has n tokens.
+function Job:facts(choice, n)
+  local prompt = choice.prompt
+  return { id = self.id, model = self.model, tokens = prompt.n_tokens,
+    total = prompt.n_tokens + n, max_tokens = prompt.max_tokens,
+    stream = self.plan.stream, priority = self.plan.priority, moves = choice.moves or 0,
+    block_size = self.entry.identity.block_size, exchange = self.exchange }
 end
 
 -- Why the request may not come in; nil: it may.
@@ -209,7 +222,29 @@ local function refusal(server, job)
   if server.stopping then
     return { status = 503, message = "The server is stopping." }
   end
-  return overload.check(server, job) or hooks.ask(server, "admit", job)
+  if overload.is_on(server) then
+    local no = overload.check(server, cluster.counts(job.entry))
+    if no then return no end
+  end
+  if not server.recipe.admit then return nil end
+  return hooks.ask(server, "admit", hooks.view(job:facts(job.choices[1], 0)))
+end
+
+local function seconds(from, to)
+  return math.max(0, tonumber(to - from) / 1e9)
+end
+
+-- Tells the hook `done` of each choice what became of it.
+local function tell_done(server, job)
+  for _, c in ipairs(server.recipe.done and job.choices or {}) do
+    local last = c.last
+    hooks.ask(server, "done", hooks.view(job:facts(c, last.n_tokens)), {
+      worker = c.worker_name, cached = last.n_cached, tokens = last.n_tokens,
+      finish = job.answer.FINISH[last.finish], moves = c.moves or 0,
+      ttft = last.n_tokens > 0 and seconds(job.arrived, last.first_ns) or nil,
+      itl = last.n_tokens > 1 and seconds(last.first_ns, last.last_ns)
+        / (last.n_tokens - 1) or nil })
+  end
 end
 
 local TOO_LATE = { status = 504, message = "The request has taken too long." }
@@ -217,16 +252,16 @@ local TOO_LATE = { status = 504, message = "The request has taken too long." }
 -- Seconds that the request may take, by its header or the recipe; nil: any.
 local function time_limit(server, x)
   local given = C.pl_exchange_header(x, "x-request-timeout")
-  local seconds = given ~= nil and tonumber(ffi.string(given)) or 0
-  if seconds > 0 then return seconds end
-  seconds = server.recipe.http.request_timeout
-  return seconds > 0 and seconds or nil
+  local limit = given ~= nil and tonumber(ffi.string(given)) or 0
+  if limit > 0 then return limit end
+  limit = server.recipe.http.request_timeout
+  return limit > 0 and limit or nil
 end
 
 -- Says no to a job that was taken on.
 local function turn_away(server, x, job, refused)
   refused.headers = (refused.headers or "") .. job.headers
-  server.metrics:refused(job, refused.status)
+  server.metrics:refused(job, refused.status, refused.error_type)
   return M.refuse(x, refused)
 end
 
@@ -246,6 +281,7 @@ local function answer_job(server, x, job)
     error(why, 0)
   end
   server.metrics:done(job, job.choices)
+  tell_done(server, job)
 end
 
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer;
@@ -261,9 +297,8 @@ function M.generate(server, x, kind, headers, who)
   local job = new_job(server, x, plan, arrived, headers, who)
   server.metrics:started(job)
   if server.log_requests then log_request(job) end
-  job.choices = choices_of(plan)
-  local seconds = time_limit(server, x)
-  if seconds then server:set_deadline(job, arrived, seconds, TOO_LATE) end
+  local limit = time_limit(server, x)
+  if limit then server:set_deadline(job, arrived, limit, TOO_LATE) end
   server.jobs[job.id] = job
   local ok, why = xpcall(answer_job, debug.traceback, server, x, job)
   if server.jobs[job.id] == job then server.jobs[job.id] = nil end

@@ -181,6 +181,7 @@ void process_open(world *w, int index)
     }
     p->world = w;
     p->index = index;
+    p->there = false;
     p->life++;
     snprintf(p->id, sizeof p->id, "%08x%04x%04x", (unsigned)w->seed & 0xffffffffu,
              p->life & 0xffff, (unsigned)index + 1);

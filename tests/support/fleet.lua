@@ -173,7 +173,8 @@ end
 
 -- The number by which another process is known here.
 function Process:peer(other)
-  if self.known[other.id] then return self.known[other.id] end
+  local known = self.known[other.id]
+  if known and self:hello_of(known) then return known end
   while true do
     local ev = assert(self:event(C.PL_EV_PEER), "a process was not seen")
     if ev.a == 0 then
