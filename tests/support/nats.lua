@@ -80,7 +80,7 @@ Bare.__index = Bare
 -- A connection to the server, which has greeted and been greeted.
 function Nats:connect()
   local self_ = setmetatable({ socket = socket.connect(self.port), rest = "" }, Bare)
-  self_.socket:send_all 'CONNECT {"verbose":false,"pedantic":false}\r\nPING\r\n'
+  self_.socket:send_all 'CONNECT {"verbose":false,"pedantic":false,"echo":false}\r\nPING\r\n'
   self_.socket:read_until(function(s) return s:find("PONG\r\n", 1, true) end)
   return self_
 end
@@ -111,12 +111,18 @@ local function cut(self)
   return { subject = subject, reply = reply, bytes = bytes }
 end
 
--- What has come on what it listens to, within the time: a list of { subject, reply, bytes }.
+-- What others sent on what it listens to, within the time: a list of { subject, reply,
+-- bytes }.
 function Bare:take(timeout_ms)
-  local list = {}
+  local list, parts = {}, { self.rest }
   local came, why = self.socket:receive(timeout_ms)
-  assert(came or why == "timeout", "the bare client was cut off")
-  self.rest = self.rest .. (came or "")
+  while came and came ~= "" and #parts < 64 do
+    parts[#parts + 1] = came
+    came, why = self.socket:receive(0)
+  end
+  assert(came ~= "" and why ~= "reset", "the bare client was cut off")
+  parts[#parts + 1] = came
+  self.rest = table.concat(parts)
   local message = cut(self)
   while message do
     list[#list + 1] = message
