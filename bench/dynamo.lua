@@ -22,12 +22,9 @@ local PLANES = { "--discovery-backend", "file", "--request-plane", "tcp", "--eve
 local function make_model()
   local folder = scratch.folder()
   local words = {}
-  for id = 600, VOCAB - 1 do
-    words[#words + 1] = ('{"id":%d,"content":" w%d","single_word":false,"lstrip":false,'
-      .. '"rstrip":false,"normalized":false,"special":false},'):format(id, id)
-  end
+  for id = 600, VOCAB - 1 do words[#words + 1] = ('"\196\160w%d":%d,'):format(id, id) end
   local tokenizer = child.read(SOURCE .. "/tokenizer.json")
-  folder.write("tokenizer.json", (tokenizer:gsub('"added_tokens": *%[',
+  folder.write("tokenizer.json", (tokenizer:gsub('"vocab": *{',
     function(start) return start .. table.concat(words) end, 1)))
   folder.write("config.json", (child.read(SOURCE .. "/config.json"):gsub(
     '"vocab_size": *%d+', '"vocab_size": ' .. VOCAB)))
@@ -64,7 +61,7 @@ local function start_dynamo(model, speed)
   local mock = child.start(words_of("dynamo.mocker", "--model-path", model.path,
     "--model-name", "m", "--speedup-ratio", speed), env)
   await_model()
-  return { port = tonumber(PORT), cpu = function() return front:cpu() + mock:cpu() end,
+  return { port = tonumber(PORT), over = "0\r\n\r\n", cpu = function() return front:cpu() + mock:cpu() end,
     writes = function() return front:writes() end,
     stop = function()
       child.stop_all()
@@ -89,18 +86,22 @@ local function show(name, who, result)
   io.flush()
 end
 
+local function measure(name, who, server, cost)
+  local ok, result = xpcall(cost, debug.traceback, server)
+  server.stop()
+  if not ok then error(result, 0) end
+  show(name, who, result)
+end
+
 local model = make_model()
-local MEASURES = {
+costs.model = "m"
+local MEASURES = {                          -- a step takes some 10 ms, or no time
   { "stream", "1", "10000", function(server) return costs.streams(server, 1) end },
-  { "request", "1000000", "0", function(server) return costs.requests(server) end },
+  { "at_once", "1000000", "0", function(server) return costs.streams(server, 4) end },
+  { "request", "1000000", "0", costs.requests },
 }
 for _, m in ipairs(MEASURES) do
-  local server = start_dynamo(model, m[2])
-  load.close(load.open(server.port, 1))
-  show(m[1], "dynamo", m[4](server))
-  server.stop()
-  server = start_perilune(model, m[3])
-  show(m[1], "perilune", m[4](server))
-  server.stop()
+  measure(m[1], "dynamo", start_dynamo(model, m[2]), m[4])
+  measure(m[1], "perilune", start_perilune(model, m[3]), m[4])
 end
 model.remove()

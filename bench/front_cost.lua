@@ -1,13 +1,15 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- front_cost.lua - what a streamed token and a short request cost whoever serves them.
 --
--- A server is a port and what is counted of it: cpu() in ns and writes() so far.
+-- A server is a port and what is counted of it: cpu() in ns and writes() so far. `over`:
+-- what its answers end in, where it is not perilune.
 
 local json = require "cjson.safe"
 local load = require "front_load"
 local mix = require "front_mix"
 
-local M = { ROUNDS = 5, STREAMS = 64, TOKENS = 128, CLIENTS = 32 }
+-- model: the name that requests give, if any.
+local M = { ROUNDS = 5, STREAMS = 64, TOKENS = 128, CLIENTS = 32, model = nil }
 
 function M.median(list)
   table.sort(list)
@@ -16,13 +18,13 @@ end
 
 function M.chat(k, n_tokens)
   return load.post("/v1/chat/completions", json.encode {
-    messages = { { role = "user", content = mix.prose(106, k) } }, stream = true,
-    max_tokens = n_tokens or M.TOKENS, ignore_eos = true, temperature = 0 })
+    model = M.model, messages = { { role = "user", content = mix.prose(106, k) } },
+    stream = true, max_tokens = n_tokens or M.TOKENS, ignore_eos = true, temperature = 0 })
 end
 
 function M.completion(k)
   return load.post("/v1/completions", json.encode {
-    prompt = mix.prose(128, k), max_tokens = 1, temperature = 0 })
+    model = M.model, prompt = mix.prose(128, k), max_tokens = 1, temperature = 0 })
 end
 
 -- CPU microseconds, writes and events a unit, of `total` requests of `units` units each:
@@ -58,7 +60,8 @@ end
 
 -- Of a completion of 128 tokens in, 1 out.
 function M.requests(server)
-  return cost(server, M.CLIENTS, 1500, 1, M.completion, '"kv_transfer_params":null}')
+  return cost(server, M.CLIENTS, 1500, 1, M.completion,
+    server.over or '"kv_transfer_params":null}')
 end
 
 return M
