@@ -7,6 +7,7 @@ local flow = require "perilune.flow"
 local host = require "perilune.host"
 local log = require "perilune.log"
 local models = require "perilune.models"
+local openai = require "perilune.openai"
 local serve = require "perilune.serve"
 local settings = require "perilune.recipe"
 local C, ffi = pl.C, pl.ffi

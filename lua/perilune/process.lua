@@ -282,6 +282,13 @@ local function tell_settings(recipe)
   log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))
 end
 
+local function process_id()
+  local f = io.open "/proc/self/stat"
+  local id = f and f:read "*n"
+  if f then f:close() end
+  return id or 0
+end
+
 -- Which recipe this is, as 16 hex digits of its text.
 local function hash_of(file)
   local f = io.open(file, "rb")
@@ -296,7 +303,7 @@ function M.run(recipe, roles)
   log.level(recipe.log_level)
   log.format(recipe.log_format)
   local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
-    pid = C.pl_process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
+    pid = process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
     role = roles.frontend and "frontend" or "worker",
     stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
   self.rt = C.pl_runtime_open(runtime_options(recipe.http))
