@@ -29,7 +29,8 @@ end
 
 local function put(choice, w)
   local seq = choice.seq and ffi.cast(seq_ptr, choice.seq.address) or nil
-  local status, at = nil, C.pl_now_ns()
+  local at = C.pl_now_ns()
+  local status
   if w.engine then
     status = C.pl_stream_start(choice.stream, w.engine, seq)
   else
