@@ -9,14 +9,16 @@
 package.path = "./bench/?.lua;" .. package.path
 local json = require "cjson.safe"
 local child = require "front_child"
+local costs = require "front_cost"
 local load = require "front_load"
 local mix = require "front_mix"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
 local PROGRAM = os.getenv "PERILUNE" or "build/perilune"
-local ROUNDS = 5
-local STREAMS, TOKENS, CLIENTS, BLOCKS, STEP_MS = 64, 128, 32, 8192, 10
+local ROUNDS, STREAMS, TOKENS = costs.ROUNDS, costs.STREAMS, costs.TOKENS
+local median = costs.median
+local CLIENTS, BLOCKS, STEP_MS = costs.CLIENTS, 8192, 10
 local EVENT_BYTES = 245                     -- a chat's event, with its chunk's frame
 
 local function serve(model, device, flags, env)
@@ -36,67 +38,22 @@ local function serve_null(model, flags, step_ms)
     step_ms and "PERILUNE_NULL_STEP_US=" .. step_ms * 1000)
 end
 
-local function median(list)
-  table.sort(list)
-  return list[math.floor(#list / 2) + 1]
-end
-
-local function chat(k, n_tokens)
-  return load.post("/v1/chat/completions", json.encode {
-    messages = { { role = "user", content = mix.prose(106, k) } }, stream = true,
-    max_tokens = n_tokens or TOKENS, ignore_eos = true, temperature = 0 })
-end
-
-local function completion(k)
-  return load.post("/v1/completions", json.encode {
-    prompt = mix.prose(128, k), max_tokens = 1, temperature = 0 })
-end
-
--- CPU microseconds, writes and events a unit, of `total` requests of `units` units each:
--- the medians of the rounds, and the least CPU time.
-local function cost(server, n, total, units, request, over, count)
-  local connections, base = load.open(server.port, n), 0
-  local us, writes, events = {}, {}, {}
-  for round = 0, ROUNDS do                  -- round 0 warms up
-    local texts = {}                        -- made before: the client must keep up
-    for k = 1, total do texts[k] = request(base + k) end
-    base = base + total
-    local cpu, written = server:cpu(), server:writes()
-    local seen = load.run(connections, total, function(k) return texts[k] end, over,
-      count)
-    us[round] = (server:cpu() - cpu) / 1e3 / (total * units)
-    writes[round] = (server:writes() - written) / (total * units)
-    events[round] = seen / (total * units)
-  end
-  load.close(connections)
-  return { us = median(us), least_us = us[1], writes = median(writes),
-    events = count and median(events) or nil }
-end
-
 local figures = {}
-
--- A server that has answered for a while has its paths compiled, so it does first.
-local function streams(server, requests)
-  local connections = load.open(server.port, STREAMS)
-  load.run(connections, 2000, function(k) return chat(-k, 2) end, "0\r\n\r\n")
-  load.close(connections)
-  return cost(server, STREAMS, STREAMS * requests, TOKENS, chat, "0\r\n\r\n", "data: {")
-end
 
 -- One event a write: each step brings each stream a token.
 function figures.stream(model)
-  return streams(serve_null(model, { "--max-num-seqs", STREAMS }, STEP_MS), 1)
+  return costs.streams(serve_null(model, { "--max-num-seqs", STREAMS }, STEP_MS), 1)
 end
 
 -- Four tokens an event.
 function figures.stream_interval_4(model)
-  return streams(serve_null(model,
+  return costs.streams(serve_null(model,
     { "--max-num-seqs", STREAMS, "--stream-interval", 4 }, STEP_MS), 1)
 end
 
 -- The engine is ahead: what has piled up goes in one write.
 function figures.stream_behind(model)
-  return streams(serve_null(model, { "--max-num-seqs", STREAMS }), 6)
+  return costs.streams(serve_null(model, { "--max-num-seqs", STREAMS }), 6)
 end
 
 -- Nothing but writes of as many bytes, in the same rhythm.
@@ -117,8 +74,7 @@ end
 
 -- A prompt of 128 tokens, an answer of one.
 function figures.request(model)
-  return cost(serve_null(model, { "--max-num-seqs", CLIENTS }), CLIENTS, 1500, 1,
-    completion, '"kv_transfer_params":null}')
+  return costs.requests(serve_null(model, { "--max-num-seqs", CLIENTS }))
 end
 
 -- ---- beside big prompts --------------------------------------------------------------
@@ -137,7 +93,7 @@ local function small_times(server, n_big)
   local function ask()
     k = k + 1
     asked = C.pl_now_ns()
-    load.send(connections, n_big, completion(k))
+    load.send(connections, n_big, costs.completion(k))
   end
   ask()
   while #times < SMALL_REQUESTS do
@@ -189,7 +145,7 @@ function figures.start(model)
     load.close(one)
     if i == ROUNDS then
       local many = load.open(server.port, 16)
-      load.run(many, 32, completion, '"kv_transfer_params":null}')
+      load.run(many, 32, costs.completion, '"kv_transfer_params":null}')
       loaded = server:pss()
       load.close(many)
     end

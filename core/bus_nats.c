@@ -47,9 +47,10 @@ typedef struct nats {
     pl_mutex lock; /* over: */
     pl_bus_line out;
     bool asleep, leaving;
-    bool closed;    /* nats.c has given the connection up */
-    bool connected; /* there is one, and no callback said otherwise */
-    int n_live;     /* connections and subscriptions whose callbacks may still come */
+    bool closed;           /* nats.c has given the connection up */
+    bool connected;        /* there is one, and no callback said otherwise */
+    uint64_t n_reconnects; /* as of when io was last told that the bus is there */
+    int n_live; /* connections and subscriptions whose callbacks may still come */
     int64_t logged_ns;
 } nats;
 
@@ -89,12 +90,37 @@ static void complain(nats *n, const char *what, const char *why)
     if (!quiet) pl_log(PL_LOG_WARN, "NATS: %s: %s", what, why ? why : "");
 }
 
+static uint64_t count_reconnects(natsConnection *nc)
+{
+    natsStatistics *stats = NULL;
+    uint64_t in, in_bytes, out, out_bytes, reconnects = 0;
+    if (natsStatistics_Create(&stats) == NATS_OK &&
+        natsConnection_GetStats(nc, stats) == NATS_OK)
+        natsStatistics_GetCounts(stats, &in, &in_bytes, &out, &out_bytes, &reconnects);
+    natsStatistics_Destroy(stats);
+    return reconnects;
+}
+
+/* The server is back, and those who are not yet are missed; io, which would have
+ * patience with them, has not been told of it: another thread of nats.c does that. */
+static bool is_premature(nats *n, natsConnection *nc)
+{
+    uint64_t now = count_reconnects(nc);
+    pl_lock(&n->lock);
+    bool premature = now != n->n_reconnects || !n->connected;
+    pl_unlock(&n->lock);
+    return premature;
+}
+
 static void on_message(natsConnection *nc, natsSubscription *sub, natsMsg *msg, void *arg)
 {
     nats *n = arg;
-    (void)nc;
     (void)sub;
     int kind = natsMsg_IsNoResponders(msg) ? PL_ITEM_NOBODY : PL_ITEM_MESSAGE;
+    if (kind == PL_ITEM_NOBODY && is_premature(n, nc)) {
+        natsMsg_Destroy(msg);
+        return;
+    }
     int len = natsMsg_GetDataLength(msg);
     pl_bus_item *item = pl_bus_item_open(kind, natsMsg_GetSubject(msg), NULL,
                                          natsMsg_GetData(msg), len > 0 ? (size_t)len : 0);
@@ -117,6 +143,11 @@ static void on_connected(natsConnection *nc, void *arg)
     int64_t max = natsConnection_GetMaxPayload(nc);
     if (max > 0) atomic_store(&n->max, max);
     tell(n, true);
+    /* Only now: io hears of what comes from here on after it was told. */
+    uint64_t reconnects = count_reconnects(nc);
+    pl_lock(&n->lock);
+    n->n_reconnects = reconnects;
+    pl_unlock(&n->lock);
 }
 
 static void on_disconnected(natsConnection *nc, void *arg)

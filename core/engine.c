@@ -198,6 +198,8 @@ static pl_status enter(pl_engine *e, run *r)
     fit(e, r);
     r->arrival = s->arrivals++;
     r->since_ns = pl_clock_now(e->options.clock);
+    r->n_unread = r->seq->n_tokens;
+    s->n_unread += r->n_unread;
     pl_index_insert(s, r);
     return PL_OK;
 }
@@ -264,6 +266,7 @@ void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
     pl_lock(&e->shared->lock);
     *out = e->shared->stats;
     out->waiting = e->shared->n_live - out->running - out->waiting_remote;
+    out->prefill_tokens = e->shared->n_unread;
     pl_unlock(&e->shared->lock);
 }
 
@@ -379,6 +382,19 @@ static void begin(pl_engine *e)
     pl_unlock(&e->shared->lock);
 }
 
+/* Of the prompts of those that run: how many tokens this step has read. */
+static int64_t count_read(pl_engine *e)
+{
+    int64_t n_read = 0;
+    for (int32_t i = 0; i < e->running.n; i++) {
+        run *r = e->running.items[i];
+        int32_t left = r->told ? 0 : PL_MAX(0, r->seq->n_tokens - r->n_computed);
+        n_read += PL_MAX(0, r->n_unread - left);
+        r->n_unread = PL_MIN(r->n_unread, left);
+    }
+    return n_read;
+}
+
 /* With the lock held, once the step is counted. */
 static void remember(pl_engine *e, shared *s)
 {
@@ -392,18 +408,6 @@ static void remember(pl_engine *e, shared *s)
     i->number = 0;
 }
 
-/* Tokens that must be computed before those who have them bring new ones. */
-static int64_t prefill_of(const run_list *l)
-{
-    int64_t sum = 0;
-    for (int32_t i = 0; i < l->n; i++) {
-        const run *r = l->items[i];
-        int32_t left = r->seq->n_tokens - r->n_computed;
-        sum += left > 1 ? left : 0;
-    }
-    return sum;
-}
-
 /* Makes known how things are, and lets others in. Those that ended go in the same moment,
  * or the counts would not fit together. */
 static void publish(pl_engine *e)
@@ -415,10 +419,11 @@ static void publish(pl_engine *e)
     mine->blocks = pl_kv_size(e->kv);
     mine->blocks_used = mine->blocks - pl_kv_free(e->kv);
     mine->blocks_cached = pl_kv_cached(e->kv);
-    mine->prefill_tokens = prefill_of(&e->running) + prefill_of(&e->waiting);
     mine->last_step_ns = pl_now_ns();
     e->moved = e->moved && (e->running.n || e->waiting.n);
+    int64_t n_read = count_read(e);
     pl_lock(&s->lock);
+    s->n_unread -= n_read;
     for (int32_t i = 0; i < e->ended.n; i++) pl_index_remove(s, e->ended.items[i]);
     /* Those who can only wait for KV from elsewhere are not this engine's work. */
     mine->busy_since_ns = e->moved || s->inbox ? s->stats.busy_since_ns : 0;

@@ -18,7 +18,8 @@ enum {
     FAST_MS = 25, /* something is under way */
     SLOW_MS = 100
 };
-#define STALL (1000 * PL_MS) /* a tick so late: it was we who stood still */
+#define SETTLE (1000 * PL_MS) /* the others come back to the bus as well */
+#define STALL (1000 * PL_MS)  /* a tick so late: it was we who stood still */
 
 bool pl_link_id_key(const char *id, size_t len, uint64_t *out)
 {
@@ -142,7 +143,7 @@ static void lose_all(pl_links *ls, int why)
 
 int64_t pl_links_grace_ns(const pl_links *ls)
 {
-    return ls->there_ns + PL_MAX(PL_BUS_GRACE - ls->o.lost_after_ms * PL_MS, 0);
+    return ls->there_ns + PL_MAX(PL_BUS_GRACE - ls->o.lost_after_ms * PL_MS, SETTLE);
 }
 
 /* Having been stopped ourselves, we have not listened: what came meanwhile is yet to be

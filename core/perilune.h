@@ -316,7 +316,7 @@ typedef struct pl_engine_stats {           /* a snapshot; counters since the sta
     int64_t steps, preemptions, prompt_tokens, generation_tokens, cached_tokens;
     int64_t prefix_queries, prefix_hits, chunked;
     int64_t finished, aborted;             /* finished: all that ended, the aborted too */
-    int64_t prefill_tokens;                /* of those running and waiting, not computed yet */
+    int64_t prefill_tokens;                /* of prompts that came, not read yet */
     int64_t last_step_ns;                  /* pl_now_ns at the end of the last step */
     int64_t busy_since_ns;                 /* work has been queued since then; 0: idle */
 } pl_engine_stats;

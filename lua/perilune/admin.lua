@@ -18,9 +18,6 @@ local M = {}
 
 local len_out = ffi.new "size_t[1]"
 
--- Functions of (process, out) that add fields to what /about tells.
-M.about = {}
-
 -- path -> method -> route
 M.routes = {}
 
@@ -43,9 +40,8 @@ end
 -- The process in a few words. Load: sequences that run and wait, blocks in use of all, at
 -- the workers that it knows.
 function M.describe(process)
-  local out = {
-    name = process.name or process.local_name, local_name = process.local_name,
-    role = process.server and "frontend" or "worker", pid = process.pid,
+  return {
+    name = process.name, role = process.role, pid = process.pid,
     model = model_of(process), health = process.health:problem() or "ok",
     state = process.state, load = load_of(process),
     uptime = math.floor(tonumber(C.pl_wall_ns() - process.started) / 1e9),
@@ -53,14 +49,22 @@ function M.describe(process)
     recipe_hash = process.recipe_hash,
     bus = process.on_bus and process.recipe.namespace or nil,
   }
-  for _, add in ipairs(M.about) do add(process, out) end
-  return out
 end
 
 M.routes["/about"] = { GET = function(process) return 200, M.describe(process) end }
 
+M.routes["/drain"] = { POST = function(process, request)
+  local ok, why = process:begin_drain(request.body.worker, request.by)
+  return ok and 200 or 409, { text = ok, error = why }
+end }
+
+M.routes["/resume"] = { POST = function(process, request)
+  local ok, why = process:resume(request.body.worker, request.by)
+  return ok and 200 or 409, { text = ok, error = why }
+end }
+
 M.routes["/steps"] = { GET = function(process)
-  local out = { name = process.name or process.local_name, workers = json.array() }
+  local out = { name = process.name, workers = json.array() }
   for _, w in ipairs(console.workers(process)) do
     local summary = w.engine and steps.summary(w.engine) or { now = w.now() }
     summary.name = w.name

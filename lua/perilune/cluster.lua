@@ -26,6 +26,7 @@ Cluster.__index = Cluster
 local SUSPECT_SECONDS = 2
 local REFRESH_SECONDS = 0.5
 local MAX_WORKERS = 4096
+local MAX_INTERVAL = 2 ^ 24
 
 M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
   [C.PL_LOST_LEFT] = "left", [C.PL_LOST_RESET] = "reset", [C.PL_LOST_BUS] = "bus away",
@@ -100,6 +101,10 @@ local function entry_for(self, peer, hello)
   entry, why = self.models:add(summary, tok)
   if not entry then return nil, why end
   entry.identity = model
+  local interval = tonumber(model.stream_interval)
+  if interval and interval >= 1 and interval <= MAX_INTERVAL then
+    entry.stream_interval = interval
+  end
   return entry
 end
 
@@ -146,6 +151,10 @@ function M.drain(w, seconds)
   if w.state ~= "draining" then return false end
   set_state(w, "leaving")
   return true
+end
+
+function M.resume(w)
+  set_state(w, "ready")
 end
 
 local function hello_of(self, peer)

@@ -197,7 +197,7 @@ end
 function M.all_workers(process)
   local out, engines = {}, process.w and process.w.engines or {}
   if not process.server then
-    local name = process.name or process.local_name or "worker"
+    local name = process.name or "worker"
     for i, e in ipairs(engines) do
       out[i] = own(#engines > 1 and name .. "." .. i - 1 or name, process.state, e,
         process.recipe)

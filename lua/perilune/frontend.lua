@@ -69,6 +69,11 @@ function Server:refresh()
   self.id_headers = http.enable_request_id_headers
   self.log_requests = http.enable_log_requests
   self.models:refresh()
+  for _, entry in ipairs(self.models.list) do
+    if entry.stream_interval then
+      entry.stream_interval = self.recipe.worker.stream_interval
+    end
+  end
 end
 
 -- A server for a recipe; `alone`: no worker but this process's own will ever come.
@@ -88,7 +93,12 @@ function M.new(recipe, rt, alone)
   return self
 end
 
--- Listens and answers; the port, or nil and why.
+-- Answers one exchange.
+function Server:handle(x)
+  openai.handle(self, x)
+end
+
+-- Listens; the port, or nil and why.
 function Server:open()
   for _ = 1, POOL_THREADS do
     host.spawn("perilune.pool", tonumber(ffi.cast("uintptr_t", self.rt)))

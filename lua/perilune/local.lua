@@ -20,17 +20,21 @@ local function name_of(path)
 end
 
 -- Listens under the role's lowest free number: the name, or nil, message, name of why.
-function M.listen(rt, role)
+-- `taken`: names of others, elsewhere.
+function M.listen(rt, role, taken)
   local buf = ffi.new "pl_buf"
   if C.pl_local_folder(buf) < 0 then return engine.refusal(C.PL_EIO) end
   local folder = engine.take(buf)
   local why, name
   for number = 0, MOST - 1 do
-    local path = ("%s/%s-%d.sock"):format(folder, role, number)
-    local status = C.pl_listen_local(rt, path)
-    if status >= 0 then return ("%s/%d"):format(role, number) end
-    why, name = select(2, engine.refusal(status))
-    if not why:find "process that runs" then break end
+    local own = ("%s/%d"):format(role, number)
+    if not (taken and taken[own]) then
+      local path = ("%s/%s-%d.sock"):format(folder, role, number)
+      local status = C.pl_listen_local(rt, path)
+      if status >= 0 then return own end
+      why, name = select(2, engine.refusal(status))
+      if not why:find "process that runs" then break end
+    end
   end
   return nil, why, name
 end

@@ -1,9 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- process.lua - the process: opens the roles of a recipe, runs till told to stop, drains.
---
---   ready --drain--> draining --nothing runs, or drain_timeout--> leaving --> (exit)
---     ^                 |
---     +-----resume------+
+-- process.lua - the process: opens the roles of a recipe, runs till told to stop.
 --
 -- Without a role named it is all of the recipe, here. On a bus it says hello to the
 -- others, and again whenever something of that changes.
@@ -11,6 +7,8 @@
 local pl = require "perilune.ffi"
 local admin = require "perilune.admin"
 local bus = require "perilune.bus"
+local cluster = require "perilune.cluster"
+local drain = require "perilune.drain"
 local flow = require "perilune.flow"
 local frontend = require "perilune.frontend"
 local hooks = require "perilune.hooks"
@@ -22,7 +20,6 @@ local log = require "perilune.log"
 local metrics = require "perilune.metrics"
 local models = require "perilune.models"
 local observe = require "perilune.observe"
-local openai = require "perilune.openai"
 local settings = require "perilune.recipe"
 local system = require "perilune.system"
 local throughput = require "perilune.throughput"
@@ -35,11 +32,6 @@ local M = {}
 local Process = {}
 Process.__index = Process
 
--- How long an end waits for answers that were cut off, and for sequences handed over.
-local CUT_SECONDS, HAND_OVER_SECONDS = 1, 5
--- So long do the last acknowledgements take.
-local LAST_WORDS_SECONDS = 0.15
-local LOOK_SECONDS = 0.005
 local SIGHUP = 1
 -- What a model's loading leaves is marked anew by each collection: when the heap has
 -- grown to this many percent, not 200, so that requests pay for half as many.
@@ -47,85 +39,57 @@ local GC_PAUSE = 400
 
 local exchange_ptr = ffi.typeof "pl_exchange *"
 
-local function now()
-  return tonumber(C.pl_now_ns()) * 1e-9
+-- A name of its own, and its owner's door under it. Without one it serves all the same.
+-- `taken`: names that others have.
+function Process:take_name(taken)
+  local name, why = locals.listen(self.rt, self.role, taken)
+  self.name = name or self.role .. "/" .. self.pid
+  if not name then return log.warning("no console: %s", why) end
+  log.info("console: perilune attach %s", name)
 end
 
 -- ---- draining -----------------------------------------------------------------------
 
--- Whether nothing runs here.
-function Process:is_idle()
-  if self.server and self.server.in_flight > 0 then return false end
-  for _, e in ipairs(self.w and self.w.engines or {}) do
-    C.pl_engine_stats_get(e.engine, self.stats)
-    if self.stats.running + self.stats.waiting + self.stats.waiting_remote > 0 then
-      return false
-    end
+-- Starts a drain: of all of it, or of one worker where it has several. What to say of it,
+-- or nil and why not.
+function Process:begin_drain(name, by)
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  if (w or self).state ~= "ready" then return nil, "it drains already" end
+  log.info("drain of %s, asked for by %s", name or self.name, by)
+  if w then
+    flow.spawn(cluster.drain, w, self.recipe.drain_timeout)
+  else
+    flow.spawn(drain.run, self)
   end
-  return true
-end
-
-local function wait_idle(self, seconds)
-  local deadline = now() + seconds
-  while not self:is_idle() and now() < deadline and self.state ~= "ready" do
-    flow.sleep(LOOK_SECONDS)
-  end
-  return self:is_idle()
-end
-
-function Process:set_state(state)
-  self.state = state
-  self.health:drain(state ~= "ready")
-  bus.hello(self)
-end
-
--- Lets what runs finish, within drain_timeout; the rest is handed over, or, where there
--- is nobody to take it, cut off. Whether it came to an end, and was not resumed.
-function Process:drain()
-  if self.state ~= "ready" then return false end
-  log.info("draining: %.14g s for what runs", self.recipe.drain_timeout)
-  self:set_state "draining"
-  if not wait_idle(self, self.recipe.drain_timeout) and self.state == "draining" then
-    log.info("drain_timeout is over; handing over what still runs")
-    self:set_state "leaving"
-    if self.server then self.server:cut_off() end
-    wait_idle(self, self.server and CUT_SECONDS or HAND_OVER_SECONDS)
-  end
-  if self.state == "ready" then return false end
-  log.info("drained")
-  return true
+  return ("draining %s"):format(name or self.name)
 end
 
 -- Takes a drain back.
-function Process:resume()
+function Process:resume(name, by)
   if self.stopping then return nil, "it is stopping" end
-  log.info("resumed")
-  self:set_state "ready"
-  return true
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  log.info("resume of %s, asked for by %s", name or self.name, by)
+  if w then cluster.resume(w) else drain.set_state(self, "ready") end
+  return ("%s takes requests"):format(name or self.name)
 end
 
--- Ends it in good order; asked a second time, at once.
-function Process:stop()
-  if self.stopping then return flow.stop() end
-  self.stopping = true
-  if self.server then self.server:refuse_new() end
-  self.state = "ready"                      -- a drain under way begins anew
-  self:drain()
-  if self.on_bus then
-    flow.sleep(LAST_WORDS_SECONDS)
-    C.pl_bus_leave(self.rt)
+-- ---- for the console ----------------------------------------------------------------
+
+-- A worker of this process's own frontend, by its name.
+function Process:find_worker(name)
+  for _, w in ipairs(self.server and self.server.cluster.workers or {}) do
+    if w.engine and w.name == name then return w end
   end
-  flow.stop()
 end
 
--- ---- while it runs ------------------------------------------------------------------
-
--- Changes an option or a hook: true and what to say of it; nil, why, hint.
+-- Changes an option or a hook while it runs: true and what to say; nil, why, hint.
 function Process:set(path, value, by)
   return live.set(self, path, value, by)
 end
 
--- Reads the recipe's file again: true and what changed; nil and why nothing did.
+-- Reads the recipe again: true and what changed; or nil and why.
 function Process:reload()
   return live.reload(self)
 end
@@ -135,17 +99,19 @@ function Process:doing(what)
   C.pl_doing(self.rt, what)
 end
 
+-- ---- while it runs ------------------------------------------------------------------
+
 local function on_request(self, ev)
   local x = ffi.cast(exchange_ptr, ev.object)
   if C.pl_exchange_is_local(x) ~= 0 then return admin.handle(self, x) end
-  if self.server then return openai.handle(self.server, x) end
-  return system.handle(self, x)
+  if self.server then return self.server:handle(x) end
+  system.handle(self, x)
 end
 
 local function on_signal(self, ev)
   if ev.a ~= SIGHUP then
     log.info("stopping: signal %d", ev.a)
-    return self:stop()
+    return drain.stop(self)
   end
   live.reload(self)
 end
@@ -256,30 +222,20 @@ local function open_parts(self)
   return open_doors(self)
 end
 
--- Its owner's door. Without one it serves all the same.
-local function open_console(self)
-  local name, why = locals.listen(self.rt, self.server and "frontend" or "worker")
-  self.local_name = name
-  if not name then return log.warning("no console: %s", why) end
-  log.info("console: perilune attach %s", name)
-end
-
 local function run(self)
   local ok, why = open_parts(self)
   if not ok then return nil, why end
-  open_console(self)
+  if not self.recipe.bus then self:take_name() end
   flow.on("request", function(ev) on_request(self, ev) end)
   flow.on("signal", function(ev) on_signal(self, ev) end)
-  if not self.recipe.disable_log_stats then
-    flow.spawn(throughput.run, self.metrics)
-  end
+  flow.spawn(throughput.run, self.metrics, self.recipe)
   if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)
   self:doing ""
-  local ended, failed, kind = flow.run(self.rt)
+  local ran, failed = flow.run(self.rt)
   self:doing(nil)
-  return ended, failed, kind
+  return ran, failed
 end
 
 -- Runs, and ends the pool's threads whatever happens.
@@ -319,23 +275,18 @@ local function tell_settings(recipe)
   local told = {}
   for _, s in ipairs(settings.settings(recipe)) do
     if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
-      local shown = s.row and s.row.secret and "(secret)" or values.show(s.value)
-      told[#told + 1] = ("%s = %s (%s)"):format(s.path, shown, s.origin)
+      told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
+        s.origin)
     end
   end
   log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))
 end
 
-local function read(path, what)
-  local f = io.open(path)
-  local text = f and f:read(what)
-  if f then f:close() end
-  return text
-end
-
 -- Which recipe this is, as 16 hex digits of its text.
 local function hash_of(file)
-  local text = read(file, "*a") or ""
+  local f = io.open(file, "rb")
+  local text = f and f:read "*a" or ""
+  if f then f:close() end
   return bit.tohex(C.pl_weights_fingerprint(nil, text, #text, 0), 16)
 end
 
@@ -345,9 +296,9 @@ function M.run(recipe, roles)
   log.level(recipe.log_level)
   log.format(recipe.log_format)
   local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
-    exchanges = {}, pid = read("/proc/self/stat", "*n"),
-    recipe_hash = hash_of(recipe.file), stats = ffi.new "pl_engine_stats",
-    started = C.pl_wall_ns() }, Process)
+    pid = C.pl_process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
+    role = roles.frontend and "frontend" or "worker",
+    stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
   self.rt = C.pl_runtime_open(runtime_options(recipe.http))
   local ok, why
   if self.rt == nil then

@@ -1,9 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
--- ps.lua - perilune ps: the processes of this user on this machine.
+-- ps.lua - perilune ps: the processes of this user on this machine; on a bus, all there.
 
+local engine = require "perilune.ffi"
+local flags = require "perilune.flags"
 local json = require "perilune.json"
 local locals = require "perilune.local"
 local object = require "perilune.console_object"
+local visit = require "perilune.visit"
 
 local M = {}
 
@@ -32,21 +35,51 @@ function M.cells(p)
     recipe .. " " .. tostring(p.recipe_hash or ""):sub(1, 8) }
 end
 
+-- What a process on the bus says of itself, in the form of `collect`.
+local function from_bus(said)
+  local hello, stalled = said.hello, false
+  local load = { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
+  for _, e in ipairs(type(said.engines) == "table" and said.engines or {}) do
+    for field in pairs(load) do load[field] = load[field] + (tonumber(e[field]) or 0) end
+    stalled = stalled or (tonumber(e.busy_ms) or 0) > 60000
+  end
+  local model = type(hello.model) == "table" and hello.model.names
+  return { name = tostring(hello.name), role = hello.role, load = load,
+    model = type(model) == "table" and model[1] or nil, host = hello.host,
+    pid = hello.pid, state = hello.state, version = hello.version,
+    health = hello.state ~= "ready" and hello.state or stalled and "stalled" or "ok",
+    uptime = tonumber(engine.C.pl_wall_ns()) / 1e9 - (tonumber(hello.started) or 0),
+    recipe = hello.recipe, recipe_hash = hello.recipe_hash }
+end
+
+local function collect_all(options)
+  if not options.bus then
+    local list, why = locals.about()
+    for _, p in ipairs(list or {}) do p.path = nil end
+    return list, why
+  end
+  local list, why = visit.peers(options)
+  if not list then return nil, why end
+  local out = {}
+  for i, said in ipairs(list) do out[i] = from_bus(said) end
+  return out
+end
+
 function M.run(words, complain)
+  local rows = flags.rows(visit.rows { { "json", false, "print JSON" } })
   if words[1] == "--help" then
-    print "perilune ps [--json]: the processes of yours that run on this machine"
+    print("perilune ps: your processes on this machine, or those on a bus\n\n"
+      .. flags.help(rows))
     return 0
   end
-  if words[1] and words[1] ~= "--json" then
-    return complain(("ps takes no '%s'"):format(words[1]), "perilune ps --json")
-  end
-  local list, why = locals.about()
+  local options, wrong, hint = flags.options(rows, words)
+  if not options then return complain(wrong, hint) end
+  local list, why = collect_all(options)
   if not list then
     io.stderr:write("perilune: ", why, "\n")
     return 1
   end
-  for _, p in ipairs(list) do p.path = nil end
-  if words[1] == "--json" then
+  if options.json then
     print((assert(json.encode(json.array(list)))))
     return 0
   end

@@ -218,6 +218,14 @@ function Job:facts(choice, n)
     block_size = self.entry.identity.block_size, exchange = self.exchange }
 end
 
+-- The same of the whole, before it begins: of all its prompts together.
+function Job:facts_at_start()
+  local facts, n = self:facts(self.choices[1], 0), 0
+  for _, prompt in ipairs(self.plan.prompts) do n = n + prompt.n_tokens end
+  facts.tokens, facts.total = n, n
+  return facts
+end
+
 -- Why the request may not come in; nil: it may.
 local function refusal(server, job)
   if server.stopping then
@@ -228,7 +236,7 @@ local function refusal(server, job)
     if no then return no end
   end
   if not server.recipe.admit then return nil end
-  return hooks.ask(server, "admit", hooks.view(job:facts(job.choices[1], 0)))
+  return hooks.ask(server, "admit", hooks.view(job:facts_at_start()))
 end
 
 local function seconds(from, to)
@@ -286,8 +294,11 @@ local function answer_job(server, x, job)
     server.metrics:refused(job, 500)
     error(why, 0)
   end
-  server.metrics:done(job, job.choices)
   requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
+  if server.metrics:done(job, job.choices) == "cancelled" then
+    job.log:info("Aborted Request ID: %s (%s)", job.id,
+      job.over and (job.over.message or "told to") or "its client is gone")
+  end
   tell_done(server, job)
 end
 

@@ -330,6 +330,19 @@ int world_lost(world *w)
     return n;
 }
 
+void world_must_not_lose(world *w, int before)
+{
+    int now = world_lost(w);
+    pl_lock(&w->lock);
+    for (int i = 0; i < w->n && now != before; i++)
+        for (int k = 0; k < w->n; k++)
+            if (w->processes[i].ways[k].n_lost)
+                fprintf(stderr, "%d lost %d, last for reason %d\n", i, k,
+                        w->processes[i].ways[k].last_why);
+    pl_unlock(&w->lock);
+    MUST(now == before);
+}
+
 void world_open(world *w, uint64_t seed, int n, const pl_bus_options *options)
 {
     *w = (world){.seed = seed, .n = n, .options = *options};

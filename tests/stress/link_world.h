@@ -79,5 +79,6 @@ int world_wait_lost(world *w, int from, int other, int n_lost);
 /* Until the process was told why the other is not there. */
 int world_wait_gone(world *w, int from, int other);
 int world_lost(world *w); /* how often `lost` was told, in all */
+void world_must_not_lose(world *w, int before);
 
 #endif

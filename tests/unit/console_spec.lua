@@ -22,7 +22,7 @@ return {
     dir = scratch.folder()
     e = engine.open("tests/golden/llama", { device = "null", load_format = "dummy" })
     server = { w = { engines = { { engine = e.engine, device = e.loaded.device } } },
-      local_name = "worker/0", state = "ready", metrics = { refresh = function() end },
+      name = "worker/0", state = "ready", metrics = { refresh = function() end },
       recipe = assert(recipe.resolve(dir.write("hooked.lua", HOOKED), { "--model", "m" })) }
     function server:set(path, value, by)
       assert(self == server)
