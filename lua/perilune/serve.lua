@@ -284,7 +284,9 @@ local function answer_job(server, x, job)
   local ok, refused = start_all(server, x, job, job.choices)
   if not ok then return turn_away(server, x, job, refused) end
   local first = job.choices[1]
-  requests.note(job, "sent to " .. (first.worker_name or "nobody"), first.sent_ns)
+  if first.sent_ns then
+    requests.note(job, "sent to " .. first.worker_name, first.sent_ns)
+  end
   local give = job.plan.stream and stream or whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, job.choices)
   settle(server, job.choices)

@@ -74,7 +74,10 @@ function M.run(words, complain)
   end
   local connection, why, hint = locals.find(words[1], TIMEOUT_MS)
   local ok = connection
-  if connection then ok, why, hint = show(connection) end
+  if connection then
+    ok, why, hint = show(connection)
+    connection:close()
+  end
   if ok then return 0 end
   io.stderr:write("perilune: ", why, "\n", hint and "    " .. hint .. "\n" or "")
   return 1
