@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * client.c - a TCP connection to some server: bytes there, bytes back, each wait bounded.
+ * client.c - a connection to some server, TCP or local: bytes there, bytes back, each
+ * wait bounded.
  *
  * Owns     the socket, and what it did not take yet.
  * Ignores  HTTP (client.lua has it), names of hosts beyond what the system resolves.
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum {
@@ -102,8 +104,27 @@ static pl_client *connect_any(const struct addrinfo *found, int64_t until, int *
     return NULL;
 }
 
+/* A Unix socket's connect is done at once, or refused. */
+static pl_client *connect_unix(const char *path)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    size_t len = strlen(path);
+    if (len == 0 || len >= sizeof to.sun_path) {
+        pl_fail(PL_EINVAL, "'%s' is no path of a socket: wanted 1 to %zu bytes", path,
+                sizeof to.sun_path - 1);
+        return NULL;
+    }
+    memcpy(to.sun_path, path, len);
+    int fd = begin_connect((const struct sockaddr *)&to, sizeof to);
+    if (fd >= 0) return make_client(fd, (const struct sockaddr *)&to, sizeof to);
+    pl_fail(fd == -ENOENT || fd == -ECONNREFUSED ? PL_ENOTFOUND : PL_EIO,
+            "cannot connect to '%s': %s", path, strerror(-fd));
+    return NULL;
+}
+
 pl_client *pl_client_open(const char *host, int port, int timeout_ms)
 {
+    if (strncmp(host, "unix:", 5) == 0) return connect_unix(host + 5);
     if (port < 1 || port > 65535) {
         pl_fail(PL_EINVAL, "port %d is not from 1 to 65535", port);
         return NULL;

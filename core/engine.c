@@ -18,7 +18,8 @@ enum {
     MAX_BATCHED = 1 << 20,
     MAX_SEQS = 1 << 16,
     MAX_WAITING = 1 << 20,
-    MAX_PROMPT_TOP = 1 << 24
+    MAX_PROMPT_TOP = 1 << 24,
+    N_STEPS = 1024 /* remembered */
 };
 
 /* ---- open, close ---------------------------------------------------------------- */
@@ -92,6 +93,7 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     e->kv = pl_kv_open(o->n_blocks);
     open_step(&e->step, o);
     e->shared = pl_alloc(sizeof *e->shared);
+    e->shared->steps = pl_alloc(N_STEPS * sizeof *e->shared->steps);
     pl_mutex_init(&e->shared->lock);
     pl_index_init(e->shared, o->max_waiting + o->max_num_seqs);
     publish(e);
@@ -106,6 +108,7 @@ void pl_engine_close(pl_engine *e)
     pl_token_batch_put(e->last);
     pl_mutex_fini(&e->shared->lock);
     pl_free(e->shared->index);
+    pl_free(e->shared->steps);
     pl_free(e->shared);
     close_step(&e->step);
     pl_kv_close(e->kv);
@@ -195,6 +198,8 @@ static pl_status enter(pl_engine *e, run *r)
     fit(e, r);
     r->arrival = s->arrivals++;
     r->since_ns = pl_clock_now(e->options.clock);
+    r->n_unread = r->seq->n_tokens;
+    s->n_unread += r->n_unread;
     pl_index_insert(s, r);
     return PL_OK;
 }
@@ -261,7 +266,18 @@ void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out)
     pl_lock(&e->shared->lock);
     *out = e->shared->stats;
     out->waiting = e->shared->n_live - out->running - out->waiting_remote;
+    out->prefill_tokens = e->shared->n_unread;
     pl_unlock(&e->shared->lock);
+}
+
+int pl_engine_steps(const pl_engine *e, pl_step_info *out, int max)
+{
+    const shared *s = e->shared;
+    pl_lock(&e->shared->lock);
+    int n = (int)PL_MIN(s->n_steps, PL_MIN(PL_MAX(max, 0), N_STEPS));
+    for (int i = 0; i < n; i++) out[i] = s->steps[(s->n_steps - n + i) % N_STEPS];
+    pl_unlock(&e->shared->lock);
+    return n;
 }
 
 /* ---- between steps: the step thread stays out while the lock is held ------------ */
@@ -366,16 +382,30 @@ static void begin(pl_engine *e)
     pl_unlock(&e->shared->lock);
 }
 
-/* Tokens that must be computed before those who have them bring new ones. */
-static int64_t prefill_of(const run_list *l)
+/* Of the prompts of those that run: how many tokens this step has read. */
+static int64_t count_read(pl_engine *e)
 {
-    int64_t sum = 0;
-    for (int32_t i = 0; i < l->n; i++) {
-        const run *r = l->items[i];
-        int32_t left = r->seq->n_tokens - r->n_computed;
-        sum += left > 1 ? left : 0;
+    int64_t n_read = 0;
+    for (int32_t i = 0; i < e->running.n; i++) {
+        run *r = e->running.items[i];
+        int32_t left = r->told ? 0 : PL_MAX(0, r->seq->n_tokens - r->n_computed);
+        n_read += PL_MAX(0, r->n_unread - left);
+        r->n_unread = PL_MIN(r->n_unread, left);
     }
-    return sum;
+    return n_read;
+}
+
+/* With the lock held, once the step is counted. */
+static void remember(pl_engine *e, shared *s)
+{
+    pl_step_info *i = &e->info;
+    if (!i->number) return;
+    i->ended_ns = e->stats.last_step_ns;
+    i->running = e->stats.running;
+    i->waiting = s->n_live - e->stats.running - e->stats.waiting_remote;
+    i->blocks_used = e->stats.blocks_used;
+    s->steps[s->n_steps++ % N_STEPS] = *i;
+    i->number = 0;
 }
 
 /* Makes known how things are, and lets others in. Those that ended go in the same moment,
@@ -389,14 +419,16 @@ static void publish(pl_engine *e)
     mine->blocks = pl_kv_size(e->kv);
     mine->blocks_used = mine->blocks - pl_kv_free(e->kv);
     mine->blocks_cached = pl_kv_cached(e->kv);
-    mine->prefill_tokens = prefill_of(&e->running) + prefill_of(&e->waiting);
     mine->last_step_ns = pl_now_ns();
     e->moved = e->moved && (e->running.n || e->waiting.n);
+    int64_t n_read = count_read(e);
     pl_lock(&s->lock);
+    s->n_unread -= n_read;
     for (int32_t i = 0; i < e->ended.n; i++) pl_index_remove(s, e->ended.items[i]);
     /* Those who can only wait for KV from elsewhere are not this engine's work. */
     mine->busy_since_ns = e->moved || s->inbox ? s->stats.busy_since_ns : 0;
     s->stats = *mine;
+    remember(e, s);
     s->stepping = false;
     pl_unlock(&s->lock);
     for (int32_t i = 0; i < e->ended.n; i++) pl_run_free(e->ended.items[i]);
@@ -425,18 +457,44 @@ static void count_step(pl_engine *e)
     pl_metric_observe(e->metrics[PL_OBSERVE_STEP_TOKENS], n_rows);
 }
 
+/* Of a step's rows, those of tokens that were given, not made here. */
+static int32_t prompt_rows(const step *s)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->batch.n_seqs; i++) {
+        const run *r = s->runs[i];
+        int32_t left = r->seq->n_given - (r->n_computed - r->n_now);
+        n += PL_MAX(0, PL_MIN(left, r->n_now));
+    }
+    return n;
+}
+
+static pl_status compute(pl_engine *e, const pl_result **results)
+{
+    pl_step_info *i = &e->info;
+    *i = (pl_step_info){.number = e->stats.steps,
+                        .began_ns = e->woke_ns,
+                        .submitted_ns = pl_now_ns(),
+                        .seqs = e->step.batch.n_seqs,
+                        .rows = e->step.batch.n_rows,
+                        .prompt_rows = prompt_rows(&e->step)};
+    pl_status status = pl_model_submit(e->model, &e->step.batch);
+    if (status == PL_OK) status = collect(e, results);
+    i->collected_ns = pl_now_ns();
+    return status;
+}
+
 static pl_token_batch *run_step(pl_engine *e)
 {
     const pl_result *results = NULL;
+    e->woke_ns = pl_now_ns();
     begin(e);
     pl_engine_plan(e);
     pl_engine_build(e);
     if (e->step.batch.n_seqs > 0) {
         e->moved = true;
         count_step(e);
-        pl_status status = pl_model_submit(e->model, &e->step.batch);
-        if (status == PL_OK) status = collect(e, &results);
-        if (status == PL_OK)
+        if (compute(e, &results) == PL_OK)
             pl_engine_tell(e, results);
         else
             pl_engine_tell_failure(e);

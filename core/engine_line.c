@@ -132,6 +132,7 @@ void pl_index_remove(shared *s, run *r)
     }
     s->index[hole] = NULL;
     s->n_live--;
+    s->n_unread -= r->n_unread;
     if (!r->in_inbox) return;
     run **link = &s->inbox, *before = NULL;
     for (; *link != r; link = &before->next_news) before = *link;

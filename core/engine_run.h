@@ -50,7 +50,7 @@ typedef struct run {
     run_state state;
     uint64_t arrival;
     int64_t since_ns; /* its submit */
-    int32_t at; /* its place in the waiting heap */
+    int32_t at;       /* its place in the waiting heap */
 
     int32_t n_computed; /* tokens whose KV is in the cache once the step is over */
     int32_t n_now;      /* of these, in the step that is being made; 0: not in it */
@@ -61,6 +61,7 @@ typedef struct run {
     int32_t n_named; /* blocks that are to be found by them */
     int32_t n_found; /* n_named when the step that is being made began */
 
+    int32_t n_unread; /* tokens of its prompt that `shared` counts as unread */
     int32_t n_cached; /* prompt tokens that needed no computing; -1: never admitted */
     bool told;        /* its first token is out */
     bool spoiled;     /* what it found in the cache was not computed after all */
@@ -82,10 +83,13 @@ typedef struct shared {
     run **index; /* by id; open addressing */
     uint32_t mask;
     int32_t n_live;
+    int64_t n_unread; /* of all of them */
     uint64_t arrivals;
     run *inbox, *inbox_last; /* oldest first */
     bool stepping, stopping;
     pl_engine_stats stats; /* as of the last step's end */
+    pl_step_info *steps;   /* the last ones; the next goes to n_steps % their number */
+    int64_t n_steps;
 } shared;
 
 void pl_run_push(run_list *l, run *r);

@@ -42,7 +42,9 @@ struct pl_engine {
     outcome *outs; /* of this step */
     int32_t n_outs, outs_cap;
     run_list placed, started; /* in this step */
-    int64_t began_ns;
+    int64_t began_ns;         /* by the engine's clock */
+    int64_t woke_ns;          /* the same in real time */
+    pl_step_info info; /* of the step that is being made; number 0: it computed nothing */
     pl_token_batch *last; /* without a thread: what pl_engine_tokens shows */
     pl_engine_stats stats;
 

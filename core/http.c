@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "client.h"
 #include "http_exchange.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 enum {
     READ_BYTES = 65536,  /* one read */
     AHEAD_BYTES = 65536, /* read while a request is answered; then reading stops */
     LINGER_MS = 1000,    /* for the client to close after us */
     MAX_LEAVING = 64,    /* beyond max_connections: those told that we are full */
+    MAX_LOCAL = 64,      /* connections of the owner's; they count apart */
     MAX_BODIES = 16,     /* times max_body: what all requests together may hold */
     BACKLOG = 1024
 };
@@ -22,8 +27,14 @@ enum {
     LEAVING
 };
 
-struct pl_conn {
+typedef union any_stream {
+    uv_stream_t stream;
     uv_tcp_t tcp;
+    uv_pipe_t pipe;
+} any_stream;
+
+struct pl_conn {
+    any_stream h;
     uv_timer_t timer;
     uv_write_t write;
     uv_shutdown_t shutdown;
@@ -35,15 +46,16 @@ struct pl_conn {
     pl_buf out;     /* to be sent */
     pl_buf sending; /* being sent by libuv */
     int state, n_handles;
-    bool dirty, writing, reading, eof, shut, closing;
+    bool dirty, writing, reading, eof, shut, closing, local;
     int64_t deadline;    /* loop time; 0: none */
     size_t last_sending; /* when the deadline for a write was set */
     char peer[64];
 };
 
 typedef struct listener {
-    uv_tcp_t tcp;
+    any_stream h;
     struct listener *next;
+    char *path; /* of a local one: removed at its end */
 } listener;
 
 struct pl_http {
@@ -52,7 +64,7 @@ struct pl_http {
     pl_http_limits limits;
     listener *listeners;
     pl_conn *conns, *dirty;
-    int n_conns;
+    int n_conns, n_local;
     int32_t last_id;
     bool stopping;
     pl_http_shared shared;
@@ -65,7 +77,7 @@ static void on_deadline(uv_timer_t *timer);
 
 static int64_t now_of(const pl_conn *c)
 {
-    return (int64_t)uv_now(c->tcp.loop);
+    return (int64_t)uv_now(c->h.stream.loop);
 }
 
 static void set_deadline(pl_conn *c, int64_t ms)
@@ -84,7 +96,7 @@ static int64_t write_ms(const pl_conn *c)
 
 static size_t n_sending(const pl_conn *c)
 {
-    return c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0;
+    return c->writing ? uv_stream_get_write_queue_size(&c->h.stream) : 0;
 }
 
 /* ---- closing ----------------------------------------------------------------------- */
@@ -121,8 +133,11 @@ static void close_conn(pl_conn *c)
     else
         c->http->conns = c->next;
     if (c->next) c->next->prev = c->prev;
-    c->http->n_conns--;
-    uv_close((uv_handle_t *)&c->tcp, on_closed);
+    if (c->local)
+        c->http->n_local--;
+    else
+        c->http->n_conns--;
+    uv_close((uv_handle_t *)&c->h, on_closed);
     uv_close((uv_handle_t *)&c->timer, on_closed);
 }
 
@@ -173,7 +188,7 @@ static void written(pl_conn *c)
     }
     c->shut = true;
     set_deadline(c, LINGER_MS);
-    if (uv_shutdown(&c->shutdown, (uv_stream_t *)&c->tcp, on_shut)) close_conn(c);
+    if (uv_shutdown(&c->shutdown, &c->h.stream, on_shut)) close_conn(c);
 }
 
 static void on_written(uv_write_t *req, int status)
@@ -202,7 +217,7 @@ static void send_rest(pl_conn *c, size_t sent)
     c->writing = true;
     c->last_sending = rest.len;
     set_deadline(c, write_ms(c));
-    if (uv_write(&c->write, (uv_stream_t *)&c->tcp, &rest, 1, on_written)) {
+    if (uv_write(&c->write, &c->h.stream, &rest, 1, on_written)) {
         c->writing = false;
         lose(c);
     }
@@ -218,7 +233,7 @@ static void flush(pl_conn *c)
     if (c->closing) return;
     if (!c->writing && c->out.len) {
         uv_buf_t all = uv_buf_init(c->out.data, (unsigned)c->out.len);
-        int n = uv_try_write((uv_stream_t *)&c->tcp, &all, 1);
+        int n = uv_try_write(&c->h.stream, &all, 1);
         if (n < 0 && n != UV_EAGAIN) {
             lose(c);
             return;
@@ -285,13 +300,15 @@ static bool hold_body(pl_conn *c, long long more)
 static void begin_exchange(pl_conn *c)
 {
     pl_http *h = c->http;
-    if (atomic_load(&h->shared.n_exchanges) >= 2 * h->options.max_connections) {
+    if (!c->local &&
+        atomic_load(&h->shared.n_exchanges) >= 2 * h->options.max_connections) {
         refuse(c, 503, "too many requests are being handled");
         return;
     }
     h->last_id = h->last_id == INT32_MAX ? 1 : h->last_id + 1;
     c->x =
         pl_exchange_open(h->loop, &h->shared, c, &c->parser.request, h->last_id, c->peer);
+    c->x->local = c->local;
     c->state = ANSWERING;
     c->deadline = 0;
     pl_parser_reset(&c->parser);
@@ -387,7 +404,7 @@ static void read_on(pl_conn *c)
 {
     if (c->reading || c->eof || c->closing || c->ahead.len >= AHEAD_BYTES) return;
     c->reading = true;
-    if (uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read)) lose(c);
+    if (uv_read_start(&c->h.stream, on_alloc, on_read)) lose(c);
 }
 
 static void on_deadline(uv_timer_t *timer)
@@ -414,7 +431,7 @@ static void name_peer(pl_conn *c)
     struct sockaddr_storage a;
     int len = sizeof a;
     char ip[INET6_ADDRSTRLEN] = "?";
-    if (uv_tcp_getpeername(&c->tcp, (struct sockaddr *)&a, &len)) return;
+    if (uv_tcp_getpeername(&c->h.tcp, (struct sockaddr *)&a, &len)) return;
     if (a.ss_family == AF_INET6) {
         const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
         uv_ip6_name(v6, ip, sizeof ip);
@@ -426,20 +443,48 @@ static void name_peer(pl_conn *c)
     }
 }
 
-static pl_conn *open_conn(pl_http *h)
+/* Whether it is the owner's, or root's; the folder lets in nobody else either. */
+static bool is_owner(pl_conn *c)
+{
+    struct ucred who;
+    socklen_t len = sizeof who;
+    uv_os_fd_t fd;
+    if (uv_fileno((uv_handle_t *)&c->h, &fd) ||
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len))
+        return false;
+    snprintf(c->peer, sizeof c->peer, "process %d of user %u", (int)who.pid,
+             (unsigned)who.uid);
+    return who.uid == geteuid() || who.uid == 0;
+}
+
+static pl_conn *open_conn(pl_http *h, bool local)
 {
     pl_conn *c = pl_alloc(sizeof *c);
     c->http = h;
+    c->local = local;
     c->n_handles = 2;
-    uv_tcp_init(pl_loop_uv(h->loop), &c->tcp);
+    if (local)
+        uv_pipe_init(pl_loop_uv(h->loop), &c->h.pipe, 0);
+    else
+        uv_tcp_init(pl_loop_uv(h->loop), &c->h.tcp);
     uv_timer_init(pl_loop_uv(h->loop), &c->timer);
-    c->tcp.data = c->timer.data = c->write.data = c->shutdown.data = c;
+    c->h.stream.data = c->timer.data = c->write.data = c->shutdown.data = c;
     pl_parser_init(&c->parser, &h->limits);
     c->next = h->conns;
     if (c->next) c->next->prev = c;
     h->conns = c;
-    h->n_conns++;
+    if (local)
+        h->n_local++;
+    else
+        h->n_conns++;
     return c;
+}
+
+static bool has_room(const pl_conn *c)
+{
+    const pl_http *h = c->http;
+    return c->local ? h->n_local <= MAX_LOCAL
+                    : h->n_conns <= h->options.max_connections + MAX_LEAVING;
 }
 
 static void on_connection(uv_stream_t *server, int status)
@@ -450,19 +495,20 @@ static void on_connection(uv_stream_t *server, int status)
                uv_strerror(status));
         return;
     }
-    pl_conn *c = open_conn(h);
-    if (uv_accept(server, (uv_stream_t *)&c->tcp) ||
-        h->n_conns > h->options.max_connections + MAX_LEAVING) {
+    pl_conn *c = open_conn(h, server->type == UV_NAMED_PIPE);
+    if (uv_accept(server, &c->h.stream) || !has_room(c) || (c->local && !is_owner(c))) {
         close_conn(c);
         return;
     }
-    uv_update_time(c->tcp.loop); /* the round may have been long; the deadline is not */
-    uv_tcp_nodelay(&c->tcp, 1);
-    uv_tcp_keepalive(&c->tcp, 1, 60);
-    name_peer(c);
-    if (h->n_conns > h->options.max_connections) {
-        refuse(c, 503, "too many connections");
-        return;
+    uv_update_time(c->h.stream.loop); /* the round may have been long */
+    if (!c->local) {
+        uv_tcp_nodelay(&c->h.tcp, 1);
+        uv_tcp_keepalive(&c->h.tcp, 1, 60);
+        name_peer(c);
+        if (h->n_conns > h->options.max_connections) {
+            refuse(c, 503, "too many connections");
+            return;
+        }
     }
     set_deadline(c, h->options.idle_timeout_ms);
     read_on(c);
@@ -486,24 +532,36 @@ static int port_of(const uv_tcp_t *tcp)
 
 static void free_listener(uv_handle_t *handle)
 {
-    pl_free(handle);
+    listener *l = (listener *)handle;
+    pl_free(l->path);
+    pl_free(l);
+}
+
+static void close_listener(listener *l)
+{
+    if (l->path) unlink(l->path);
+    uv_close((uv_handle_t *)&l->h, free_listener);
+}
+
+static void add_listener(pl_http *h, listener *l)
+{
+    l->next = h->listeners;
+    h->listeners = l;
 }
 
 static void run_listen(void *arg)
 {
     listening *call = arg;
     listener *l = pl_alloc(sizeof *l);
-    int bad = uv_tcp_init(pl_loop_uv(call->http->loop), &l->tcp);
-    l->tcp.data = call->http;
-    if (!bad) bad = uv_tcp_bind(&l->tcp, (struct sockaddr *)&call->address, 0);
-    if (!bad) bad = uv_listen((uv_stream_t *)&l->tcp, BACKLOG, on_connection);
-    call->result = bad ? bad : port_of(&l->tcp);
-    if (call->result < 0) {
-        uv_close((uv_handle_t *)&l->tcp, free_listener);
-        return;
-    }
-    l->next = call->http->listeners;
-    call->http->listeners = l;
+    int bad = uv_tcp_init(pl_loop_uv(call->http->loop), &l->h.tcp);
+    l->h.stream.data = call->http;
+    if (!bad) bad = uv_tcp_bind(&l->h.tcp, (struct sockaddr *)&call->address, 0);
+    if (!bad) bad = uv_listen(&l->h.stream, BACKLOG, on_connection);
+    call->result = bad ? bad : port_of(&l->h.tcp);
+    if (call->result < 0)
+        close_listener(l);
+    else
+        add_listener(call->http, l);
 }
 
 int pl_http_listen(pl_http *h, const char *host, int port)
@@ -529,6 +587,42 @@ int pl_http_listen(pl_http *h, const char *host, int port)
     return call.result;
 }
 
+typedef struct listening_local {
+    pl_http *http;
+    const char *path;
+    int fd, result;
+} listening_local;
+
+static void run_listen_local(void *arg)
+{
+    listening_local *call = arg;
+    listener *l = pl_alloc(sizeof *l);
+    l->path = pl_strndup(call->path, strlen(call->path));
+    uv_pipe_init(pl_loop_uv(call->http->loop), &l->h.pipe, 0);
+    l->h.stream.data = call->http;
+    call->result = uv_pipe_open(&l->h.pipe, call->fd);
+    if (call->result)
+        close(call->fd);
+    else
+        call->result = uv_listen(&l->h.stream, BACKLOG, on_connection);
+    if (call->result < 0)
+        close_listener(l);
+    else
+        add_listener(call->http, l);
+}
+
+pl_status pl_http_listen_local(pl_http *h, const char *path)
+{
+    int fd = pl_local_bind(path);
+    if (fd < 0) return fd;
+    listening_local call = {.http = h, .path = path, .fd = fd};
+    pl_loop_call(h->loop, run_listen_local, &call);
+    if (call.result < 0)
+        return pl_fail(PL_EIO, "cannot listen at '%s': %s", path,
+                       uv_strerror(call.result));
+    return PL_OK;
+}
+
 /* ---- life -------------------------------------------------------------------------- */
 
 pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options)
@@ -541,19 +635,23 @@ pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options)
     return h;
 }
 
-static void close_listeners(pl_http *h)
+static void close_listeners(pl_http *h, bool local_too)
 {
-    while (h->listeners) {
-        listener *l = h->listeners;
-        h->listeners = l->next;
-        uv_close((uv_handle_t *)&l->tcp, free_listener);
+    for (listener **at = &h->listeners; *at;) {
+        listener *l = *at;
+        if (l->path && !local_too) {
+            at = &l->next;
+            continue;
+        }
+        *at = l->next;
+        close_listener(l);
     }
 }
 
 static void run_unlisten(void *arg)
 {
     pl_http *h = arg;
-    close_listeners(h);
+    close_listeners(h, false);
     atomic_store(&h->shared.closing, true);
     for (pl_conn *c = h->conns, *next; c; c = next) {
         next = c->next;
@@ -569,7 +667,7 @@ void pl_http_unlisten(pl_http *h)
 void pl_http_stop(pl_http *h)
 {
     h->stopping = true;
-    close_listeners(h);
+    close_listeners(h, true);
     for (pl_conn *c = h->conns, *next; c; c = next) {
         next = c->next;
         if (c->out.len && !c->writing) flush(c);

@@ -28,10 +28,11 @@ typedef struct pl_http pl_http;
 pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options);
 /* lua: the port bound, or a status. */
 int pl_http_listen(pl_http *h, const char *host, int port);
-void pl_http_unlisten(pl_http *h); /* lua */
-void pl_http_flush(pl_http *h);    /* writes what the round has collected */
-void pl_http_stop(pl_http *h);     /* closes all; what is unsent gets a moment */
-void pl_http_close(pl_http *h);    /* after the loop's last reference; frees */
+pl_status pl_http_listen_local(pl_http *h, const char *path); /* lua */
+void pl_http_unlisten(pl_http *h);                            /* lua; local ones stay */
+void pl_http_flush(pl_http *h); /* writes what the round has collected */
+void pl_http_stop(pl_http *h);  /* closes all; what is unsent gets a moment */
+void pl_http_close(pl_http *h); /* after the loop's last reference; frees */
 
 /* Who wants to know that an exchange's client is gone. Inside the one who watches. */
 typedef struct pl_watch pl_watch;

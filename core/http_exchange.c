@@ -118,6 +118,21 @@ int32_t pl_exchange_id(const pl_exchange *x)
     return x->id;
 }
 
+int pl_exchange_is_local(const pl_exchange *x)
+{
+    return x->local;
+}
+
+int pl_exchange_is_gone(const pl_exchange *x)
+{
+    return atomic_load(&x->gone);
+}
+
+const char *pl_exchange_peer(const pl_exchange *x)
+{
+    return x->peer;
+}
+
 const char *pl_exchange_method(const pl_exchange *x)
 {
     return llhttp_method_name(x->request.method);
@@ -269,6 +284,7 @@ void pl_exchange_label(pl_exchange *x, const char *fields, size_t len)
 static void log_access(pl_exchange *x, int status)
 {
     x->logged = true;
+    if (x->local) return; /* who takes it says what of it is worth a line */
     const char *query = pl_exchange_query(x);
     pl_lock(&x->lock);
     pl_buf label = x->label;

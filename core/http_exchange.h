@@ -32,6 +32,7 @@ struct pl_exchange {
     pl_http_shared *shared;
     pl_request request; /* does not change */
     char peer[64];
+    bool local; /* does not change either */
 
     pl_conn *conn;     /* io; NULL: answered, or gone */
     pl_watch *watches; /* io */

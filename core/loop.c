@@ -5,14 +5,23 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct signal_watch {
     uv_signal_t handle;
     pl_news news;
 } signal_watch;
 
+enum {
+    WATCH_MS = 250, /* how often io looks whether Lua polls */
+    STALL_MS = 1000
+};
+
 struct pl_loop {
     uv_loop_t uv;
+    uv_timer_t watch;
+    int stalls_metric;
+    int64_t told_of; /* io: the poll whose stall was reported */
     uv_async_t wake;
     signal_watch signals[3];
     pthread_t thread;
@@ -29,6 +38,9 @@ struct pl_loop {
     pl_news *news, **news_end;
     bool waiting; /* Lua sleeps in poll */
     bool deaf;    /* nobody will poll any more */
+    bool polling, watched;
+    int64_t polled_ns; /* when the last poll ended */
+    char doing[128];
 };
 
 /* ---- notes: to io ------------------------------------------------------------------ */
@@ -219,14 +231,61 @@ static bool wait_news(pl_loop *l, int64_t until)
     return some;
 }
 
+static void set_polling(pl_loop *l, bool polling)
+{
+    pl_lock(&l->tell);
+    l->polling = polling;
+    if (!polling) l->polled_ns = pl_now_ns();
+    pl_unlock(&l->tell);
+}
+
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms)
 {
     int64_t until =
         pl_now_ns() + (int64_t)(timeout_ms < 0 ? INT_MAX : timeout_ms) * 1000000;
+    set_polling(l, true);
     wake_io(l);
     int n = drain_news(l, out, max, false);
     while (!n && max > 0 && wait_news(l, until)) n = drain_news(l, out, max, false);
+    set_polling(l, false);
     return n;
+}
+
+/* ---- does Lua poll ----------------------------------------------------------------- */
+
+void pl_loop_doing(pl_loop *l, const char *what)
+{
+    pl_lock(&l->tell);
+    if (what && !l->watched) l->polled_ns = pl_now_ns();
+    l->watched = what != NULL;
+    snprintf(l->doing, sizeof l->doing, "%s", what ? what : "");
+    pl_unlock(&l->tell);
+}
+
+static void on_watch(uv_timer_t *timer)
+{
+    pl_loop *l = timer->data;
+    char doing[sizeof l->doing];
+    pl_lock(&l->tell);
+    int64_t polled = l->watched && !l->polling ? l->polled_ns : 0;
+    memcpy(doing, l->doing, sizeof doing);
+    pl_unlock(&l->tell);
+    int64_t ms = (pl_now_ns() - polled) / 1000000;
+    if (!polled || polled == l->told_of || ms < STALL_MS) return;
+    l->told_of = polled;
+    pl_metric_add(l->stalls_metric, 1);
+    pl_log(PL_LOG_WARN, "Lua has not polled for %d ms: no request begins%s%s", (int)ms,
+           *doing ? "; it is in " : "", doing);
+}
+
+static void start_watch(pl_loop *l)
+{
+    l->stalls_metric =
+        pl_metric_open(PL_COUNTER, "perilune_lua_stalls_total", "",
+                       "times that Lua has not polled for a second", NULL, 0);
+    uv_timer_init(&l->uv, &l->watch);
+    l->watch.data = l;
+    uv_timer_start(&l->watch, on_watch, WATCH_MS, WATCH_MS);
 }
 
 /* ---- the thread -------------------------------------------------------------------- */
@@ -250,6 +309,7 @@ static void run_stop(pl_note *note)
     pl_loop *l = (pl_loop *)((char *)note - offsetof(pl_loop, stop_note));
     l->hooks.stop(l->hooks.ctx);
     uv_close((uv_handle_t *)&l->wake, NULL);
+    uv_close((uv_handle_t *)&l->watch, NULL);
     for (int i = 0; i < PL_COUNT(l->signals); i++)
         uv_close((uv_handle_t *)&l->signals[i], NULL);
 }
@@ -286,6 +346,7 @@ pl_loop *pl_loop_open(const pl_loop_hooks *hooks)
     pl_mutex_init(&l->post);
     pl_mutex_init(&l->tell);
     watch_signals(l);
+    start_watch(l);
     if (pthread_create(&l->thread, NULL, run_thread, l)) {
         fputs("perilune: no thread to be had\n", stderr);
         abort();

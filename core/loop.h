@@ -3,7 +3,7 @@
  * loop.h - the io thread, and the two ways to and from it.
  *
  * Owns     libuv's loop, its thread, the signals; the notes on their way to io and the
- *          news on their way to Lua.
+ *          news on their way to Lua; whether Lua comes for them.
  * Ignores  what notes and news are about.
  * Thread   said with each function.
  *
@@ -63,5 +63,7 @@ bool pl_loop_tell(pl_loop *l, pl_news *news); /* any; false: it is in line alrea
 /* The same with these in its event: of news that are in line already, the newer word. */
 bool pl_loop_tell_newest(pl_loop *l, pl_news *news, int32_t a, int32_t b);
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms); /* lua */
+/* lua: what it does between two polls; NULL: it is not watched. */
+void pl_loop_doing(pl_loop *l, const char *what);
 
 #endif

@@ -58,6 +58,7 @@ void pl_log_fields(int level, const char *text, size_t len, const char *fields,
 
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
+int pl_process_id(void);
 uint64_t pl_entropy(void);                /* 64 random bits from the system */
 /* Counter-based random bits (Philox4x32-10): the same arguments give the same, anywhere. */
 uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);
@@ -316,7 +317,7 @@ typedef struct pl_engine_stats {           /* a snapshot; counters since the sta
     int64_t steps, preemptions, prompt_tokens, generation_tokens, cached_tokens;
     int64_t prefix_queries, prefix_hits, chunked;
     int64_t finished, aborted;             /* finished: all that ended, the aborted too */
-    int64_t prefill_tokens;                /* of those running and waiting, not computed yet */
+    int64_t prefill_tokens;                /* of prompts that came, not read yet */
     int64_t last_step_ns;                  /* pl_now_ns at the end of the last step */
     int64_t busy_since_ns;                 /* work has been queued since then; 0: idle */
 } pl_engine_stats;
@@ -332,6 +333,13 @@ void pl_engine_cancel(pl_engine *e, int32_t seq);          /* unknown ids are no
 void pl_engine_arrived(pl_engine *e, int32_t seq, int ok); /* remote KV is here; not ok: recompute */
 pl_status pl_engine_reset_cache(pl_engine *e);             /* PL_EAGAIN while blocks are in use */
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);
+typedef struct pl_step_info {              /* a step that is over; times by pl_now_ns */
+    int64_t number, began_ns, submitted_ns, collected_ns, ended_ns;
+    int32_t seqs, rows, prompt_rows;       /* of its rows, those that read a prompt */
+    int32_t running, waiting, blocks_used; /* when it ended */
+} pl_step_info;
+/* The last steps that computed something, oldest first: how many, at most 1024. Any thread. */
+int pl_engine_steps(const pl_engine *e, pl_step_info *out, int max);
 /* Before it starts: a histogram (pl_metric_open) that observes each step's tokens, or the
  * seconds from each sequence's submit to its end. */
 enum { PL_OBSERVE_STEP_TOKENS = 0, PL_OBSERVE_SECONDS = 1 };
@@ -373,13 +381,22 @@ void pl_runtime_close(pl_runtime *rt);
  * of events taken together one may concern what another one's handling has closed. */
 int pl_poll(pl_runtime *rt, pl_event *out, int max, int timeout_ms);
 int pl_listen(pl_runtime *rt, const char *host, int port);             /* the port bound, or a status */
-void pl_unlisten(pl_runtime *rt);          /* no new connections; those there close after their answer */
+/* A Unix socket that only its owner can open, in a folder that only its owner can enter
+ * (else PL_EIO). One left by a process that is gone is replaced. It goes with the runtime. */
+pl_status pl_listen_local(pl_runtime *rt, const char *path);
+void pl_unlisten(pl_runtime *rt);          /* no new connections but local ones; those there close after their answer */
+/* What Lua does from now on, in a few words: io logs them where Lua has not polled for a
+ * second, and counts that. NULL, as at first: nobody minds. */
+void pl_doing(pl_runtime *rt, const char *what);
 pl_status pl_runtime_attach(pl_runtime *rt, pl_engine *e);   /* starts its step thread; tokens go to streams */
 /* Stops it: its streams end. Before pl_engine_close; pl_runtime_close does it for all. */
 void pl_runtime_detach(pl_runtime *rt, pl_engine *e);
 
 typedef struct pl_exchange pl_exchange;    /* one HTTP request and its answer; valid until released */
 int32_t pl_exchange_id(const pl_exchange *x);
+int pl_exchange_is_local(const pl_exchange *x);   /* it came through pl_listen_local */
+int pl_exchange_is_gone(const pl_exchange *x);    /* its client went away; any thread, before the event */
+const char *pl_exchange_peer(const pl_exchange *x);   /* whose it is, for logs */
 const char *pl_exchange_method(const pl_exchange *x);
 const char *pl_exchange_path(const pl_exchange *x);                    /* without the query */
 const char *pl_exchange_query(const pl_exchange *x);
@@ -500,6 +517,7 @@ void pl_call_close(pl_call *c);            /* unanswered: the caller is told (PL
 /* ---- client: a connection to some server, for chat and bench (any thread) ----------- */
 
 typedef struct pl_client pl_client;
+/* A host, or "unix:" and the path of a socket, whose port is 0. */
 pl_client *pl_client_open(const char *host, int port, int timeout_ms);
 pl_client *pl_client_another(const pl_client *c);   /* to the same place; does not wait to be connected */
 void pl_client_close(pl_client *c);
@@ -512,11 +530,35 @@ int pl_client_recv(pl_client *c, char *out, int max, int timeout_ms);
  * time, or PL_ECANCELED. */
 int pl_client_poll(pl_client *const *clients, int n, uint8_t *ready, int timeout_ms);
 
+/* ---- local: sockets that only their owner can open (any thread) --------------------- */
+
+/* The folder of this user's sockets: $XDG_RUNTIME_DIR/perilune, or /tmp/perilune-UID. It
+ * is made where it is not there; refused (PL_EIO) where others could enter it. */
+pl_status pl_local_folder(pl_buf *out);
+/* The paths of the sockets in both, a line each. Whether anybody listens, connecting says. */
+pl_status pl_local_list(pl_buf *out);
+
 /* ---- terminal (lua thread) ---------------------------------------------------------- */
 
 int pl_terminal_is(int fd);                /* is it one? */
 void pl_terminal_catch(int on);            /* Ctrl-C is counted instead of ending the process */
 int pl_terminal_interrupts(void);          /* how many since the last call */
+int pl_terminal_key(int timeout_ms);       /* a byte typed, without Enter; -1: none */
+void pl_terminal_keys(int on);             /* such bytes come one by one, unseen */
+int pl_terminal_size(int *rows, int *columns);   /* of standard output; 0: it has none */
+
+/* A line that a person edits, with history. Standard input is a terminal. */
+typedef struct pl_line pl_line;
+enum { PL_LINE_WHOLE = 1,                  /* Enter: the line is the answer */
+       PL_LINE_TAB,                        /* Tab: the line up to the cursor; read goes on with it */
+       PL_LINE_CLEARED,                    /* Ctrl-C: what was typed is gone */
+       PL_LINE_END };                      /* Ctrl-D on an empty line, or no terminal any more */
+pl_line *pl_line_open(const char *history_file);   /* NULL: none is kept */
+int pl_line_read(pl_line *l, const char *prompt, const char **text, size_t *len);
+void pl_line_type(pl_line *l, const char *text);   /* after TAB: as if typed */
+void pl_line_redraw(pl_line *l);           /* after TAB: something was printed, the next read shows the line anew */
+void pl_line_remember(pl_line *l, const char *text);
+void pl_line_close(pl_line *l);
 
 /* [/cdef] */
 /* clang-format on */

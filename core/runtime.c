@@ -215,6 +215,16 @@ int pl_listen(pl_runtime *rt, const char *host, int port)
     return pl_http_listen(rt->http, host, port);
 }
 
+pl_status pl_listen_local(pl_runtime *rt, const char *path)
+{
+    return pl_http_listen_local(rt->http, path);
+}
+
+void pl_doing(pl_runtime *rt, const char *what)
+{
+    pl_loop_doing(rt->loop, what);
+}
+
 void pl_unlisten(pl_runtime *rt)
 {
     pl_http_unlisten(rt->http);

@@ -2,14 +2,17 @@
  *
  * terminal.c - the person at the terminal: is there one, and did they press Ctrl-C.
  *
- * Owns     what SIGINT does while it is caught.
+ * Owns     what SIGINT does while it is caught, how keys come.
  * Ignores  text; the server's signals (the io thread has those).
  * Thread   lua.
  */
 #define _GNU_SOURCE
 #include "base.h"
 
+#include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <termios.h>
 #include <unistd.h>
 
 static atomic_int interrupts;
@@ -43,4 +46,33 @@ void pl_terminal_catch(int on)
 int pl_terminal_interrupts(void)
 {
     return atomic_exchange(&interrupts, 0);
+}
+
+void pl_terminal_keys(int on)
+{
+    static struct termios before;
+    static bool raw;
+    if (!on == !raw) return;
+    if (on && tcgetattr(STDIN_FILENO, &before) < 0) return;
+    struct termios now = before;
+    now.c_lflag &= (tcflag_t) ~(ICANON | ECHO);
+    raw = on;
+    tcsetattr(STDIN_FILENO, TCSADRAIN, on ? &now : &before);
+}
+
+int pl_terminal_key(int timeout_ms)
+{
+    struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    unsigned char key;
+    if (poll(&p, 1, timeout_ms) < 1 || read(STDIN_FILENO, &key, 1) != 1) return -1;
+    return key;
+}
+
+int pl_terminal_size(int *rows, int *columns)
+{
+    struct winsize size;
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || !size.ws_col) return 0;
+    *rows = size.ws_row;
+    *columns = size.ws_col;
+    return 1;
 }

@@ -56,20 +56,19 @@ end
 
 -- ---- names --------------------------------------------------------------------------
 
--- The lowest number that nobody of the role has.
-local function free_name(process)
-  local taken, n = {}, 0
+-- The names that others have.
+local function taken_names(process)
+  local taken = {}
   for _, said in pairs(process.peers) do taken[said.hello.name] = true end
-  while taken[process.role .. "/" .. n] do n = n + 1 end
-  return process.role .. "/" .. n
+  return taken
 end
 
 -- Of two with one name the process with the higher id takes another.
 local function settle_name(process, said)
-  if said.hello.name ~= process.name or not said.id then return end
-  if said.id < ffi.string(C.pl_bus_id(process.rt)) then
-    process.name = free_name(process)
-    log.info("now called %s: another process has that name", process.name)
+  if said.hello.name ~= process.name then return end
+  if tostring(said.id) < ffi.string(C.pl_bus_id(process.rt)) then
+    log.info("another process is called %s too", process.name)
+    process:take_name(taken_names(process))
     M.hello(process)
   end
 end
@@ -97,7 +96,8 @@ local function on_bus(process, ev)
     or "the bus is away; waiting for it")
   if ev.a == 0 or process.name then return end
   flow.sleep(NAMING_SECONDS)
-  process.name = process.name or free_name(process)
+  if process.name then return end
+  process:take_name(taken_names(process))
   log.info("called %s in namespace %s", process.name, process.recipe.namespace)
   M.hello(process)
 end
@@ -127,17 +127,13 @@ local function handlers(process)
       if not process.w then return nil, "it has no model" end
       return card.write(process.summary, process.w.desc, process.recipe.tokenizer)
     end,
-    drain = function()
-      flow.spawn(process.drain, process)
-      return "draining"
-    end,
-    resume = function() return process:resume() and "resumed" end,
+    drain = function(name) return process:begin_drain(name, "the bus") end,
+    resume = function(name) return process:resume(name, "the bus") end,
   }
 end
 
 function M.open(process)
   process.peers = {}
-  process.role = process.server and "frontend" or "worker"
   flow.on("peer", function(ev) on_peer(process, ev) end)
   flow.on("bus", function(ev) on_bus(process, ev) end)
   calls.answer(handlers(process))

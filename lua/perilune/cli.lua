@@ -96,9 +96,8 @@ function words.run(...)
 end
 
 local function shown(setting)
-  if setting.row and setting.row.secret and setting.value then return "(secret)" end
   if setting.value == nil then return "-" end
-  local text = values.show(setting.value):gsub("%s+", " ")
+  local text = values.public(setting.row, setting.value):gsub("%s+", " ")
   return #text > 60 and text:sub(1, 57) .. "..." or text
 end
 
@@ -136,6 +135,26 @@ end
 
 function words.chat(...)
   return require("perilune.chat").run({ ... }, complain)
+end
+
+function words.drain(...)
+  return require("perilune.order").run("drain", { ... }, complain)
+end
+
+function words.resume(...)
+  return require("perilune.order").run("resume", { ... }, complain)
+end
+
+function words.attach(...)
+  return require("perilune.attach").run({ ... }, complain)
+end
+
+function words.ps(...)
+  return require("perilune.ps").run({ ... }, complain)
+end
+
+function words.top(...)
+  return require("perilune.top").run({ ... }, complain)
 end
 
 function words.bench(...)

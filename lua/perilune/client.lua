@@ -17,6 +17,7 @@ local M = {}
 local MAX_HEAD = 64 * 1024
 local MAX_LINE = 4 * 2 ^ 20                 -- of an event
 local ROOM = 64 * 1024
+local SLICE_MS = 100
 
 -- "http://host:port/prefix" taken apart, or nil and why not.
 function M.parse_url(url)
@@ -247,27 +248,49 @@ function M.connection(url, headers, timeout_ms)
                       Connection)
 end
 
+-- Connects, unless it is: true, or nil, message, name. A request does so by itself.
+function Connection:open()
+  if self.socket then return true end
+  local socket, why, name = M.open(self.url, self.timeout_ms)
+  if not socket then return nil, why, name end
+  self.socket = socket
+  return true
+end
+
 function Connection:close()
   C.pl_client_close(self.socket)
   self.socket = nil
 end
 
+-- What comes next. An interrupt may come just before the wait that it should end: so,
+-- where somebody may interrupt, that wait is many short ones.
+local function receive_patiently(self, interrupted)
+  local slice = interrupted and math.min(SLICE_MS, self.timeout_ms) or self.timeout_ms
+  local left = self.timeout_ms
+  while left > 0 do
+    local bytes, why, name = M.receive(self.socket, slice)
+    if name == "PL_ETIMEOUT" then
+      left = left - slice
+    elseif name ~= "PL_ECANCELED" then
+      return bytes, why, name
+    end
+    if interrupted and interrupted() then return nil, "interrupted", "PL_ECANCELED" end
+  end
+  return nil, ("nothing came from the server for %d ms"):format(self.timeout_ms),
+         "PL_ETIMEOUT"
+end
+
 local function read_answer(self, response, interrupted)
   while not response.done do
-    local bytes, why, name = M.receive(self.socket, self.timeout_ms)
-    if name == "PL_ECANCELED" then
-      if interrupted and interrupted() then return nil, "interrupted", name end
-    elseif not bytes then
-      return nil, why, name
+    local bytes, why, name = receive_patiently(self, interrupted)
+    if not bytes then return nil, why, name end
+    local ok
+    if bytes == "" then
+      ok, why, name = response:close()
     else
-      local ok
-      if bytes == "" then
-        ok, why, name = response:close()
-      else
-        ok, why, name = response:feed(bytes)
-      end
-      if not ok then return nil, why, name end
+      ok, why, name = response:feed(bytes)
     end
+    if not ok then return nil, why, name end
   end
   return response
 end
@@ -278,11 +301,8 @@ end
 function Connection:request(method, path, body, on_body, interrupted)
   local text = M.request(self.url, method, path, self.headers, body)
   local kept = self.socket ~= nil
-  if not kept then
-    local socket, why, name = M.open(self.url, self.timeout_ms)
-    if not socket then return nil, why, name end
-    self.socket = socket
-  end
+  local open, broken, how = self:open()
+  if not open then return nil, broken, how end
   local response = M.response(on_body)
   local answer, why, name = engine.check(
     C.pl_client_send(self.socket, text, #text, self.timeout_ms))

@@ -148,6 +148,10 @@ function M.drain(w, seconds)
   return true
 end
 
+function M.resume(w)
+  set_state(w, "ready")
+end
+
 local function hello_of(self, peer)
   local buf = ffi.new "pl_buf"
   if C.pl_peer_hello(self.rt, peer, buf) < 0 then return nil end

@@ -23,8 +23,6 @@ local POOL_THREADS = 2
 local JOIN_SECONDS = 1
 local DEADLINE_SECONDS = 0.02
 
-local exchange_ptr = ffi.typeof "pl_exchange *"
-
 local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
 end
@@ -72,6 +70,11 @@ function Server:refresh()
   self.id_headers = http.enable_request_id_headers
   self.log_requests = http.enable_log_requests
   self.models:refresh()
+  for _, entry in ipairs(self.models.list) do
+    if entry.stream_interval then
+      entry.stream_interval = self.recipe.worker.stream_interval
+    end
+  end
 end
 
 -- A server for a recipe; `alone`: no worker but this process's own will ever come.
@@ -91,15 +94,17 @@ function M.new(recipe, rt, alone)
   return self
 end
 
--- Listens and answers; the port, or nil and why.
+-- Answers one exchange.
+function Server:handle(x)
+  openai.handle(self, x)
+end
+
+-- Listens; the port, or nil and why.
 function Server:open()
   for _ = 1, POOL_THREADS do
     host.spawn("perilune.pool", tonumber(ffi.cast("uintptr_t", self.rt)))
   end
   self.has_pool = true
-  flow.on("request", function(ev)
-    openai.handle(self, ffi.cast(exchange_ptr, ev.object))
-  end)
   local http = self.recipe.http
   local port = C.pl_listen(self.rt, http.host, http.port)
   if port < 0 then return pl.refusal(port) end

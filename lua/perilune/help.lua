@@ -11,8 +11,12 @@ local M = {}
 local USAGE = [[
 perilune serves language models.
 
-  perilune run RECIPE [--option value]     serve; a recipe is a Lua file: agg is one
+  perilune run RECIPE [ROLE] [--option v]  serve; a recipe is a Lua file: agg is one
   perilune check RECIPE [--option value]   say every value and who set it
+  perilune ps [--bus URL]                  the processes that run here, or on a bus
+  perilune drain NAME                      empty one: worker/1; `resume` takes it back
+  perilune attach [NAME] [-e EXPR]         a Lua prompt inside one: frontend/0
+  perilune top [NAME]                      where its time goes
   perilune chat [--url URL]                talk to a server
   perilune bench [--url URL]               measure a server
   perilune help [OPTION]                   an option's row; `help options`: all of them

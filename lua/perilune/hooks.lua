@@ -15,6 +15,7 @@
 local pl = require "perilune.ffi"
 local log = require "perilune.log"
 local public = require "perilune"
+local rows = require "perilune.metrics_rows"
 local schema = require "perilune.schema"
 local settings = require "perilune.recipe"
 local values = require "perilune.values"
@@ -28,13 +29,6 @@ local M = {}
 M.PROBATION, M.BUDGET = 64, 1e6
 local QUIET_NS = 60e9                       -- between two lines about one hook's errors
 local MAX_REACHED = 4096                    -- functions and tables seen behind a hook
-
--- kind, name, what it says, buckets; the series of a hook have the label `hook`.
-M.ROWS = {
-  { "counter", "perilune_hook_errors_total", "answers that a hook failed to give" },
-  { "histogram", "perilune_hook_seconds", "time that a hook took to answer",
-    { 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, .1, 1 } },
-}
 
 -- resolved recipe -> path of a hook -> its state
 local states = setmetatable({}, { __mode = "k" })
@@ -79,9 +73,9 @@ local View = {
   end,
 }
 
--- A request as hooks see it. `facts` stay the caller's, who brings them up to date: id,
--- model, tokens (of the prompt), total (with the answer so far), max_tokens, stream,
--- priority, moves, block_size, and exchange, until it is released.
+-- A request as a hook sees it. `facts`: id, model, tokens (of the prompt), total (with
+-- the answer so far), max_tokens, stream, priority, moves, block_size, exchange. A hook
+-- may keep the view: the exchange is taken from it when the hook has answered.
 function M.view(facts)
   return setmetatable({ [FACTS] = facts }, View)
 end
@@ -108,9 +102,9 @@ local DEFAULTS = {
   end,
 }
 
-local function default(server, path, a, b)
+local function default(server, path, req, about)
   local answer = DEFAULTS[path]
-  return answer and answer(server, a, b)
+  return answer and answer(server, req, about)
 end
 
 -- What a hook's answer means; nil and what was wanted where it means nothing.
@@ -126,7 +120,7 @@ local READERS = {
   end,
   migrate = function(v)
     if verdict.is(v, "retry") then return true, { avoid = v.avoid, after = v.after } end
-    if verdict.is(v, "fail") then return true, { fail = v.why } end
+    if verdict.is(v, "fail") then return true, { fail = v.why, message = v.why } end
     return nil, "pl.retry { avoid, after } or pl.fail(why)"
   end,
   done = function() return true end,
@@ -134,16 +128,14 @@ local READERS = {
 
 -- ---- asking -------------------------------------------------------------------------
 
-local function each_row(path, fn)
-  for _, row in ipairs(M.ROWS) do
-    local buckets = row[4] and ffi.new("double[?]", #row[4], row[4])
-    fn(C.pl_metric_open(row[1] == "counter" and C.PL_COUNTER or C.PL_HISTOGRAM, row[2],
-      ('hook="%s"'):format(path), row[3], buckets, row[4] and #row[4] or 0))
-  end
+local function open_metric(kind, row, path)
+  local buckets = row[4] and ffi.new("double[?]", #row[4], row[4])
+  return C.pl_metric_open(kind, row[2], ('hook="%s"'):format(path), row[3], buckets,
+    row[4] and #row[4] or 0)
 end
 
--- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it may
--- have run before, in a console or under another hook.
+-- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it
+-- may have run before, in a console or under another hook.
 local function flush(fn)
   local seen, list, n = { [fn] = true, [public] = true }, { fn }, 1
   local function add(v)
@@ -188,9 +180,9 @@ local function state_of(recipe, path, fn)
   end
   local state = of[path]
   if state and state.fn == fn then return state end
-  state = { fn = fn, path = path, left = M.PROBATION, quiet_until = 0, unsaid = 0 }
-  each_row(path, function(id) state[#state + 1] = id end)
-  state.errors, state.seconds = state[1], state[2]
+  state = { fn = fn, path = path, left = M.PROBATION, quiet_until = 0, unsaid = 0,
+    errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
+    seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
   of[path] = state
   flush(fn)
   return state
@@ -254,30 +246,33 @@ local function failed(state, why)
   state.quiet_until, state.unsaid = now + QUIET_NS, 0
 end
 
-local function call(state, a, b)
-  if state.left == 0 then return timed(state, a, b) end
+local function call(state, req, about)
+  if state.left == 0 then return timed(state, req, about) end
   state.left = state.left - 1
-  local ok, answer, stopped = on_probation(state, a, b)
+  local ok, answer, stopped = on_probation(state, req, about)
   if not stopped then return ok, answer end
   refuse(state, stopped)
   return nil
 end
 
 -- The answer of the hook at a path, or the default where there is none, or none that is
--- of use: nil of `admit` lets it in, else { status, message, headers }.
-function M.ask(server, path, a, b)
+-- of use. `req`: of `view`; `about`: what the hook is told besides. Of admit: nil, come
+-- in, or { status, message, headers }; of migrate: { fail, message } or { avoid, after };
+-- message is for the client.
+function M.ask(server, path, req, about)
   local fn = settings.get(server.recipe, path)
-  if not fn then return default(server, path, a, b) end
+  if not fn then return default(server, path, req, about) end
   local state = state_of(server.recipe, path, fn)
-  if state.refused then return default(server, path, a, b) end
-  local ok, v = call(state, a, b)
+  if state.refused then return default(server, path, req, about) end
+  local ok, v = call(state, req, about)
+  rawget(req, FACTS).exchange = nil
   if ok then
     local good, means = READERS[path](v)
     if good then return means end
     v = ("it answered %s; wanted is %s"):format(values.show(v, true), means)
   end
   if ok ~= nil then failed(state, v) end
-  return default(server, path, a, b)
+  return default(server, path, req, about)
 end
 
 -- What there is to say of a recipe's hooks at the start: those that nothing asks yet.

@@ -25,7 +25,7 @@ end
 
 local function shown(value, row)
   if value == nil then return "none" end
-  return row and row.secret and "(secret)" or values.show(value)
+  return values.public(row, value)
 end
 
 -- cost and pick answer the same question: of one pool the recipe has one of them.

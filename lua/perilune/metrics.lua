@@ -20,7 +20,7 @@ M.__index = M
 M.ROWS = {}
 local row_of = {}
 for _, group in ipairs { "engine", "choice", "request", "counted", "component",
-    "process" } do
+    "hook", "process" } do
   for _, row in ipairs(rows[group]) do
     M.ROWS[#M.ROWS + 1] = row
     row_of[row[2]] = row
@@ -146,45 +146,6 @@ end
 
 -- ---- models --------------------------------------------------------------------------
 
--- A model that requests may be for. `config`, as far as it is known: total_kv_blocks,
--- max_num_seqs, max_num_batched_tokens, context_length, kv_cache_block_size,
--- migration_limit. Known models may be told anew.
-function M:add_model(name, config)
-  local m = self.models[name]
-  if not m then
-    local own = labels_of { { "model_name", name } }
-    m = { id = {}, finished = {}, by = { chat = {}, completion = {} }, active = 0,
-      label = { "model", name } }
-    for _, row in ipairs(rows.choice) do
-      if row[1] == "histogram" then m.id[row[2]] = open(row[2], own) end
-    end
-    for _, reason in ipairs(REASONS) do
-      m.finished[reason] = open("vllm:request_success_total",
-        labels_of { { "model_name", name }, { "finished_reason", reason } })
-    end
-    open_all(rows.request, labels_of { m.label }, m.id)
-    C.pl_metric_also(m.id["vllm:inter_token_latency_seconds"],
-      m.id["dynamo_frontend_inter_token_latency_seconds"])
-    self.models[name] = m
-  end
-  for field, value in pairs(config or {}) do
-    C.pl_metric_set(m.id["dynamo_frontend_model_" .. field], value)
-  end
-  return m
-end
-
-local function model_of(self, job)
-  local name = job.model or self.model or ""
-  return self.models[name] or self:add_model(name)
-end
-
--- What observes the seconds between a stream's tokens (pl_stream_observe).
-function M:gap(job)
-  return model_of(self, job).id["vllm:inter_token_latency_seconds"]
-end
-
--- ---- requests ------------------------------------------------------------------------
-
 local ENDPOINTS = { chat = "chat_completions", completion = "completions" }
 
 -- The ids of what is counted for requests like this one: by how they end, by "started"
@@ -211,17 +172,83 @@ local function open_end(cells, error_type)
   return id
 end
 
+-- What is rare needs no ids at hand.
+local function count(name, by, ...)
+  C.pl_metric_add(open(name, labels_of { ... }), by)
+end
+
+local CANCELLED, REJECTED = "dynamo_frontend_model_cancellation_total",
+  "dynamo_frontend_model_rejection_total"
+local MOVED, LONG = "dynamo_frontend_model_migration_total",
+  "dynamo_frontend_model_migration_max_seq_len_exceeded_total"
+local NUMERICS, GONE = "perilune_moves_to_other_numerics_total",
+  "dynamo_frontend_disconnected_clients"
+
+-- All that may be counted of a model stands at 0 first: what begins at 1 shows no growth.
+local function open_counted(m)
+  for kind, endpoint in pairs(ENDPOINTS) do
+    count(REJECTED, 0, m.label, { "endpoint", endpoint })
+    for _, stream in ipairs { true, false } do
+      local cells = cells_of(m, { kind = kind, stream = stream })
+      open_end(cells, "")
+      count(CANCELLED, 0, unpack(cells.labels))
+    end
+  end
+  for _, kind in ipairs { "new_request", "ongoing_request" } do
+    count(MOVED, 0, m.label, { "migration_type", kind })
+  end
+  for _, name in ipairs { LONG, NUMERICS } do count(name, 0, m.label) end
+  count(GONE, 0)
+end
+
+local function open_model(name)
+  local own = labels_of { { "model_name", name } }
+  local m = { id = {}, finished = {}, by = { chat = {}, completion = {} }, active = 0,
+    label = { "model", name } }
+  for _, row in ipairs(rows.choice) do
+    if row[1] == "histogram" then m.id[row[2]] = open(row[2], own) end
+  end
+  for _, reason in ipairs(REASONS) do
+    m.finished[reason] = open("vllm:request_success_total",
+      labels_of { { "model_name", name }, { "finished_reason", reason } })
+  end
+  open_all(rows.request, labels_of { m.label }, m.id)
+  C.pl_metric_also(m.id["vllm:inter_token_latency_seconds"],
+    m.id["dynamo_frontend_inter_token_latency_seconds"])
+  open_counted(m)
+  return m
+end
+
+-- A model that requests may be for. `config`, as far as it is known: total_kv_blocks,
+-- max_num_seqs, max_num_batched_tokens, context_length, kv_cache_block_size,
+-- migration_limit. Known models may be told anew.
+function M:add_model(name, config)
+  local m = self.models[name] or open_model(name)
+  self.models[name] = m
+  for field, value in pairs(config or {}) do
+    C.pl_metric_set(m.id["dynamo_frontend_model_" .. field], value)
+  end
+  return m
+end
+
+local function model_of(self, job)
+  local name = job.model or self.model or ""
+  return self.models[name] or self:add_model(name)
+end
+
+-- What observes the seconds between a stream's tokens (pl_stream_observe).
+function M:gap(job)
+  return model_of(self, job).id["vllm:inter_token_latency_seconds"]
+end
+
+-- ---- requests ------------------------------------------------------------------------
+
 local function count_end(m, job, error_type)
   local cells = cells_of(m, job.plan)
   C.pl_metric_add(cells.ends[error_type] or open_end(cells, error_type), 1)
   if job.is_active then
     m.active, job.is_active = m.active - 1, false
   end
-end
-
--- What is rare needs no ids at hand.
-local function count(name, ...)
-  C.pl_metric_add(open(name, labels_of { ... }), 1)
 end
 
 -- It is taken on. `job`: plan (kind, stream) and, where it is not the one, model; done or
@@ -242,32 +269,34 @@ function M:refused(job, status, error_type)
   error_type = error_type or ERRORS[status]
     or (status < 500 and "validation" or "internal")
   if error_type == "overload" then
-    count("dynamo_frontend_model_rejection_total", m.label,
-      { "endpoint", ENDPOINTS[job.plan.kind] })
+    count(REJECTED, 1, m.label, { "endpoint", ENDPOINTS[job.plan.kind] })
   end
   count_end(m, job, error_type)
 end
 
 -- It goes on elsewhere; `kind`: new_request while it had no token, or ongoing_request.
 function M:moved(job, kind)
-  count("dynamo_frontend_model_migration_total", model_of(self, job).label,
-    { "migration_type", kind })
+  count(MOVED, 1, model_of(self, job).label, { "migration_type", kind })
+end
+
+-- It went to a worker of another numerics id: it may go on with other bits.
+function M:moved_numerics(job)
+  count(NUMERICS, 1, model_of(self, job).label)
 end
 
 -- It may not move any more: it is longer than migration_max_seq_len.
 function M:too_long(job)
-  count("dynamo_frontend_model_migration_max_seq_len_exceeded_total",
-    model_of(self, job).label)
+  count(LONG, 1, model_of(self, job).label)
 end
 
 -- It was stopped before its end, by its client's going (`gone`) or otherwise. Once a
--- request; done does it for one that ends by abort.
+-- request; done does it for one that ends by abort, where job.over (serve.lua) tells who
+-- stopped it.
 function M:cancelled(job, gone)
   if job.is_cancelled then return end
   job.is_cancelled = true
-  local labels = cells_of(model_of(self, job), job.plan).labels
-  count("dynamo_frontend_model_cancellation_total", unpack(labels))
-  if gone then count "dynamo_frontend_disconnected_clients" end
+  count(CANCELLED, 1, unpack(cells_of(model_of(self, job), job.plan).labels))
+  if gone then count(GONE, 1) end
 end
 
 local function seconds(from, to)
@@ -314,7 +343,7 @@ end
 
 local ENDS = { [C.PL_FINISH_ABORT] = "cancelled", [C.PL_FINISH_ERROR] = "internal" }
 
--- Its choices have ended.
+-- Its choices have ended. How it went: "", "cancelled" or "internal".
 function M:done(job, choices)
   local m, age = model_of(self, job), seconds(job.arrived, C.pl_now_ns())
   local id, n, how = m.id, job.plan.n, ""
@@ -334,19 +363,9 @@ function M:done(job, choices)
   end
   observe(id["vllm:request_max_num_generation_tokens"], longest)
   observe_request(m, age, n_in, n_out, cached, soonest)
-  if how == "cancelled" then self:cancelled(job) end
+  if how == "cancelled" then self:cancelled(job, job.over == nil) end
   count_end(m, job, how)
-end
-
--- ---- the process ---------------------------------------------------------------------
-
--- Of a row of metrics_rows.process: a gauge set, a counter raised. `pairs_`: its labels.
-function M.set(name, value, pairs_)
-  C.pl_metric_set(open(name, labels_of(pairs_ or {})), value)
-end
-
-function M.add(name, by, pairs_)
-  C.pl_metric_add(open(name, labels_of(pairs_ or {})), by)
+  return how
 end
 
 return M

@@ -132,13 +132,35 @@ M.counted = {
     "requests cancelled: model, endpoint, request_type" },
   { "counter", "dynamo_frontend_model_rejection_total",
     "requests refused because there was too much to do: model, endpoint" },
+  { "counter", "perilune_moves_to_other_numerics_total",
+    "moves to a worker that rounds in another way: model" },
   { "gauge", "dynamo_frontend_disconnected_clients",
     "clients that went away before the end of their answers" },
 }
 
--- Of the process: set and raised by name (metrics.set, metrics.add), or by C.
+-- Of a recipe's hooks. Label: hook.
+M.hook = {
+  { "counter", "perilune_hook_errors_total",
+    "answers that a hook failed to give: the default answered" },
+  { "histogram", "perilune_hook_seconds",
+    "time that a hook took to answer, once it is off probation",
+    { 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, .1, 1 } },
+}
+
+-- Of the process. C opens these, with what it says of them.
 M.process = {
-  { "gauge", "perilune_bus_up", "1 while the bus is there, 0 while it is away" },
+  { "counter", "perilune_lua_stalls_total",
+    "times that Lua has not polled for a second" },
+  { "gauge", "perilune_bus_connected", "1 while the bus is there; without one absent" },
+  { "counter", "perilune_bus_messages_sent_total", "messages given to the bus" },
+  { "counter", "perilune_bus_messages_received_total", "messages that came by the bus" },
+  { "counter", "perilune_bus_resent_total", "messages that were sent again" },
+  { "counter", "perilune_bus_dropped_total",
+    "messages of the bus that were malformed, or too many" },
+  { "counter", "perilune_bus_malformed_messages_total",
+    "messages of other processes that make no sense" },
+  { "counter", "perilune_bus_lost_total", "links to other processes that were lost: "
+    .. "reason (gone, silent, left, reset, bus)" },
 }
 
 return M

@@ -10,6 +10,7 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local hooks = require "perilune.hooks"
+local requests = require "perilune.requests"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -129,7 +130,7 @@ local function tell(server, job, n, w, lost)
   if w and w.numerics ~= lost.numerics then
     job.log:warning("%s rounds in another way (%s, not %s)", w.name, w.numerics,
       lost.numerics)
-    server.metrics:moved(job, "other_numerics")
+    server.metrics:moved_numerics(job)
   end
 end
 
@@ -146,7 +147,7 @@ function M.move(server, job, choice, ev)
   local answer = ask(server, job, choice, ev, lost)
   if answer.fail then
     job.log:warning("Cannot recreate stream: %s", answer.fail)
-    return nil, { status = 503, message = UNAVAILABLE }
+    return nil, { status = 503, message = answer.message or UNAVAILABLE }
   end
   if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end
@@ -156,6 +157,8 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", refused.message)
     return nil, refused
   end
+  requests.note(job, ("moved to %s (was %s: %s)"):format(choice.worker_name, lost.name,
+    cluster.LOST[ev.a]))
   tell(server, job, n, choice.worker, lost)
   return true
 end

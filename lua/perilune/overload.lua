@@ -127,7 +127,9 @@ function M.post(server, body)
   if not asked then return refused(400, why, name) end
   for _, threshold_name in ipairs(M.THRESHOLDS) do
     local v = asked[threshold_name]
-    if v ~= nil then assert(live.set(server.process, threshold_name, v, "/busy_threshold")) end
+    if v ~= nil then
+      assert(live.set(server.process, threshold_name, v, "/busy_threshold"))
+    end
   end
   return json.encode(entry(server, doc.model))
 end

@@ -187,6 +187,7 @@ local function common(ctx, req, kind)
   plan.return_ids = params.boolean(req, "return_token_ids")
   plan.as_ids = params.boolean(req, "return_tokens_as_token_ids", ctx.as_ids)
   plan.request_id = params.string(req, "request_id")
+  plan.priority = sampling.p.priority
   plan.echo = params.boolean(req, "echo")
   if sampling.p.priority ~= 0 and not ctx.priority then
     refuse("Got priority " .. sampling.p.priority .. " but Priority scheduling is not "

@@ -1,21 +1,21 @@
 -- SPDX-License-Identifier: Apache-2.0
--- process.lua - the process: opens the roles of a recipe, runs till told to stop, drains.
---
---   ready --drain--> draining --nothing runs, or drain_timeout--> leaving --> (exit)
---     ^                 |
---     +-----resume------+
+-- process.lua - the process: opens the roles of a recipe, runs till told to stop.
 --
 -- Without a role named it is all of the recipe, here. On a bus it says hello to the
 -- others, and again whenever something of that changes.
 
 local pl = require "perilune.ffi"
+local admin = require "perilune.admin"
 local bus = require "perilune.bus"
+local cluster = require "perilune.cluster"
+local drain = require "perilune.drain"
 local flow = require "perilune.flow"
 local frontend = require "perilune.frontend"
 local hooks = require "perilune.hooks"
 local health = require "perilune.health"
 local host = require "perilune.host"
 local live = require "perilune.live"
+local locals = require "perilune.local"
 local log = require "perilune.log"
 local metrics = require "perilune.metrics"
 local models = require "perilune.models"
@@ -32,11 +32,6 @@ local M = {}
 local Process = {}
 Process.__index = Process
 
--- How long an end waits for answers that were cut off, and for sequences handed over.
-local CUT_SECONDS, HAND_OVER_SECONDS = 1, 5
--- So long do the last acknowledgements take.
-local LAST_WORDS_SECONDS = 0.15
-local LOOK_SECONDS = 0.005
 local SIGHUP = 1
 -- What a model's loading leaves is marked anew by each collection: when the heap has
 -- grown to this many percent, not 200, so that requests pay for half as many.
@@ -44,83 +39,98 @@ local GC_PAUSE = 400
 
 local exchange_ptr = ffi.typeof "pl_exchange *"
 
-local function now()
-  return tonumber(C.pl_now_ns()) * 1e-9
+-- A name of its own, and its owner's door under it. Without one it serves all the same.
+-- `taken`: names that others have.
+function Process:take_name(taken)
+  local name, why = locals.listen(self.rt, self.role, taken)
+  self.name = name or self.role .. "/" .. self.pid
+  if not name then return log.warning("no console: %s", why) end
+  log.info("console: perilune attach %s", name)
 end
 
 -- ---- draining -----------------------------------------------------------------------
 
--- Whether nothing runs here.
-function Process:is_idle()
-  if self.server and self.server.in_flight > 0 then return false end
-  for _, e in ipairs(self.w and self.w.engines or {}) do
-    C.pl_engine_stats_get(e.engine, self.stats)
-    if self.stats.running + self.stats.waiting + self.stats.waiting_remote > 0 then
-      return false
-    end
+-- Starts a drain: of all of it, or of one worker where it has several. What to say of it,
+-- or nil and why not.
+function Process:begin_drain(name, by)
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  if (w or self).state ~= "ready" then return nil, "it drains already" end
+  log.info("drain of %s, asked for by %s", name or self.name, by)
+  if w then
+    flow.spawn(cluster.drain, w, self.recipe.drain_timeout)
+  else
+    flow.spawn(drain.run, self)
   end
-  return true
-end
-
-local function wait_idle(self, seconds)
-  local deadline = now() + seconds
-  while not self:is_idle() and now() < deadline and self.state ~= "ready" do
-    flow.sleep(LOOK_SECONDS)
-  end
-  return self:is_idle()
-end
-
-function Process:set_state(state)
-  self.state = state
-  self.health:drain(state ~= "ready")
-  bus.hello(self)
-end
-
--- Lets what runs finish, within drain_timeout; the rest is handed over, or, where there
--- is nobody to take it, cut off. Whether it came to an end, and was not resumed.
-function Process:drain()
-  if self.state ~= "ready" then return false end
-  log.info("draining: %.14g s for what runs", self.recipe.drain_timeout)
-  self:set_state "draining"
-  if not wait_idle(self, self.recipe.drain_timeout) and self.state == "draining" then
-    log.info("drain_timeout is over; handing over what still runs")
-    self:set_state "leaving"
-    if self.server then self.server:cut_off() end
-    wait_idle(self, self.server and CUT_SECONDS or HAND_OVER_SECONDS)
-  end
-  if self.state == "ready" then return false end
-  log.info("drained")
-  return true
+  return ("draining %s"):format(name or self.name)
 end
 
 -- Takes a drain back.
-function Process:resume()
+function Process:resume(name, by)
   if self.stopping then return nil, "it is stopping" end
-  log.info("resumed")
-  self:set_state "ready"
-  return true
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  log.info("resume of %s, asked for by %s", name or self.name, by)
+  if w then cluster.resume(w) else drain.set_state(self, "ready") end
+  return ("%s takes requests"):format(name or self.name)
 end
 
--- Ends it in good order; asked a second time, at once.
-function Process:stop()
-  if self.stopping then return flow.stop() end
-  self.stopping = true
-  if self.server then self.server:refuse_new() end
-  self.state = "ready"                      -- a drain under way begins anew
-  self:drain()
-  if self.on_bus then
-    flow.sleep(LAST_WORDS_SECONDS)
-    C.pl_bus_leave(self.rt)
+-- ---- for the console ----------------------------------------------------------------
+
+-- The engines of this process: { name, engine, device, kernels }.
+function Process:local_workers()
+  local out, pool = {}, self.recipe.worker
+  for i, e in ipairs(self.w and self.w.engines or {}) do
+    local name = self.server and "worker/" .. i - 1 or self.name or "worker"
+    out[i] = { engine = e.engine, device = pool.device,
+      name = not self.server and #self.w.engines > 1 and name .. "." .. i - 1 or name,
+      kernels = ffi.string(C.pl_device_kernels(e.device)) }
   end
-  flow.stop()
+  return out
+end
+
+-- A worker of this process's own frontend, by its name.
+function Process:find_worker(name)
+  for _, w in ipairs(self.server and self.server.cluster.workers or {}) do
+    if w.engine and w.name == name then return w end
+  end
+end
+
+function Process:model_name()
+  if self.summary then return self.summary.names[1] end
+  local names = {}
+  for i, entry in ipairs(self.server.models.list) do names[i] = entry.key end
+  return #names > 0 and table.concat(names, " ") or nil
+end
+
+-- Changes an option or a hook while it runs: true and what to say; nil, why, hint.
+function Process:set(path, value, by)
+  return live.set(self, path, value, by)
+end
+
+-- Reads the recipe again: true and what changed; or nil and why.
+function Process:reload()
+  return live.reload(self)
+end
+
+-- What Lua does until it says otherwise, for the log of one that does not come back.
+function Process:doing(what)
+  C.pl_doing(self.rt, what)
 end
 
 -- ---- while it runs ------------------------------------------------------------------
 
+local function on_request(self, ev)
+  local x = ffi.cast(exchange_ptr, ev.object)
+  if C.pl_exchange_is_local(x) ~= 0 then return admin.handle(self, x) end
+  if self.server then return self.server:handle(x) end
+  system.handle(self, x)
+end
+
 local function on_signal(self, ev)
   if ev.a ~= SIGHUP then
     log.info("stopping: signal %d", ev.a)
-    return self:stop()
+    return drain.stop(self)
   end
   live.reload(self)
 end
@@ -186,9 +196,6 @@ end
 -- A worker's own port, for what it tells of itself.
 local function open_system(self)
   local host_name, port = self.recipe.http.host, self.recipe.metrics_endpoint_port
-  flow.on("request", function(ev)
-    system.handle(self, ffi.cast(exchange_ptr, ev.object))
-  end)
   port = C.pl_listen(self.rt, host_name, port)
   if port < 0 then return pl.refusal(port) end
   log.info("metrics and health at http://%s:%d", host_name, port)
@@ -237,19 +244,23 @@ end
 local function run(self)
   local ok, why = open_parts(self)
   if not ok then return nil, why end
+  if not self.recipe.bus then self:take_name() end
+  flow.on("request", function(ev) on_request(self, ev) end)
   flow.on("signal", function(ev) on_signal(self, ev) end)
-  if not self.recipe.disable_log_stats then
-    flow.spawn(throughput.run, self.metrics)
-  end
+  flow.spawn(throughput.run, self.metrics, self.recipe)
   if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)
-  return flow.run(self.rt)
+  self:doing ""
+  local ran, failed = flow.run(self.rt)
+  self:doing(nil)
+  return ran, failed
 end
 
 -- Runs, and ends the pool's threads whatever happens.
 local function run_and_end(self)
   local ran, ok, why = xpcall(run, debug.traceback, self)
+  for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
   if self.server and not self.server:close() then host.leave(ran and ok and 0 or 1) end
   if not ran then return nil, ok end
   return ok, why
@@ -283,23 +294,18 @@ local function tell_settings(recipe)
   local told = {}
   for _, s in ipairs(settings.settings(recipe)) do
     if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
-      local shown = s.row and s.row.secret and "(secret)" or values.show(s.value)
-      told[#told + 1] = ("%s = %s (%s)"):format(s.path, shown, s.origin)
+      told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
+        s.origin)
     end
   end
   log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))
 end
 
-local function read(path, what)
-  local f = io.open(path)
-  local text = f and f:read(what)
-  if f then f:close() end
-  return text
-end
-
 -- Which recipe this is, as 16 hex digits of its text.
 local function hash_of(file)
-  local text = read(file, "*a") or ""
+  local f = io.open(file, "rb")
+  local text = f and f:read "*a" or ""
+  if f then f:close() end
   return bit.tohex(C.pl_weights_fingerprint(nil, text, #text, 0), 16)
 end
 
@@ -309,7 +315,8 @@ function M.run(recipe, roles)
   log.level(recipe.log_level)
   log.format(recipe.log_format)
   local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
-    pid = read("/proc/self/stat", "*n"), recipe_hash = hash_of(recipe.file),
+    pid = C.pl_process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
+    role = roles.frontend and "frontend" or "worker",
     stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
   self.rt = C.pl_runtime_open(runtime_options(recipe.http))
   local ok, why

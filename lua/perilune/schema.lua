@@ -10,6 +10,7 @@
 --   also     other names it is known by
 --   unset    what happens while it has no value; for a computed default, what it computes
 --   secret   never printed
+--   address  may hold a user and a password, which are not printed
 -- Names, meanings and defaults are vLLM's where vLLM has the option; a default that
 -- differs says why beside it.
 
@@ -61,7 +62,8 @@ local top = {
     kind = "number", min = 0.1, unset = "never", live = true },
   { "allow_remote_console", false, "let consoles in over the bus", live = true },
   { "bus", nil, "NATS servers, with commas, by which processes find each other",
-    kind = "string", env = { "PERILUNE_BUS", "NATS_SERVER" }, unset = "one process" },
+    kind = "string", env = { "PERILUNE_BUS", "NATS_SERVER" }, unset = "one process",
+    address = true },
   { "namespace", "perilune", "who shares it on a bus sees each other",
     env = { "DYN_NAMESPACE" }, like = "^[%w_-]+$", wants = "letters, digits, - and _" },
   { "bus_user", nil, "user at the bus", kind = "string", unset = "none" },

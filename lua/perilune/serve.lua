@@ -18,6 +18,7 @@ local log = require "perilune.log"
 local buffer = require "string.buffer"
 local overload = require "perilune.overload"
 local prepare = require "perilune.prepare"
+local requests = require "perilune.requests"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -217,6 +218,14 @@ function Job:facts(choice, n)
     block_size = self.entry.identity.block_size, exchange = self.exchange }
 end
 
+-- The same of the whole, before it begins: of all its prompts together.
+function Job:facts_at_start()
+  local facts, n = self:facts(self.choices[1], 0), 0
+  for _, prompt in ipairs(self.plan.prompts) do n = n + prompt.n_tokens end
+  facts.tokens, facts.total = n, n
+  return facts
+end
+
 -- Why the request may not come in; nil: it may.
 local function refusal(server, job)
   if server.stopping then
@@ -227,7 +236,7 @@ local function refusal(server, job)
     if no then return no end
   end
   if not server.recipe.admit then return nil end
-  return hooks.ask(server, "admit", hooks.view(job:facts(job.choices[1], 0)))
+  return hooks.ask(server, "admit", hooks.view(job:facts_at_start()))
 end
 
 local function seconds(from, to)
@@ -262,6 +271,7 @@ end
 local function turn_away(server, x, job, refused)
   refused.headers = (refused.headers or "") .. job.headers
   server.metrics:refused(job, refused.status, refused.error_type)
+  requests.done(job, { finish = "refused", why = refused.message })
   return M.refuse(x, refused)
 end
 
@@ -271,6 +281,7 @@ local function answer_job(server, x, job)
     close_from(job.choices, 1)
     return turn_away(server, x, job, no)
   end
+  requests.note(job, "submitted")
   local ok, refused = start_all(server, x, job, job.choices)
   if not ok then return turn_away(server, x, job, refused) end
   local give = job.plan.stream and stream or whole
@@ -278,9 +289,14 @@ local function answer_job(server, x, job)
   settle(server, job.choices)
   if not answered then
     server.metrics:refused(job, 500)
+    requests.done(job, { finish = "error", why = "a defect of perilune's" })
     error(why, 0)
   end
-  server.metrics:done(job, job.choices)
+  requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
+  if server.metrics:done(job, job.choices) == "cancelled" then
+    job.log:info("Aborted Request ID: %s (%s)", job.id,
+      job.over and (job.over.message or "told to") or "its client is gone")
+  end
   tell_done(server, job)
 end
 
@@ -296,6 +312,7 @@ function M.generate(server, x, kind, headers, who)
   end
   local job = new_job(server, x, plan, arrived, headers, who)
   server.metrics:started(job)
+  requests.begin(job)
   if server.log_requests then log_request(job) end
   local limit = time_limit(server, x)
   if limit then server:set_deadline(job, arrived, limit, TOO_LATE) end

@@ -24,8 +24,8 @@ local function tell(e, before, seconds)
   before.prompt, before.out = prompt, out
 end
 
--- In a task of its own.
-function M.run(metrics)
+-- In a task of its own. `recipe`: says whether the line is wanted.
+function M.run(metrics, recipe)
   local before, last = {}, C.pl_now_ns()
   while true do
     flow.sleep(SECONDS)
@@ -33,7 +33,9 @@ function M.run(metrics)
     local now = C.pl_now_ns()
     for _, e in ipairs(metrics.engines) do
       before[e.index] = before[e.index] or { prompt = 0, out = 0 }
-      tell(e, before[e.index], tonumber(now - last) / 1e9)
+      if not recipe.disable_log_stats then
+        tell(e, before[e.index], tonumber(now - last) / 1e9)
+      end
     end
     last = now
   end

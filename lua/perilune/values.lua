@@ -161,4 +161,12 @@ function M.show(v, quote)
   return tostring(v)
 end
 
+-- The same for everybody's eyes: no secret, and no password in an address.
+function M.public(row, v)
+  if row and row.secret then return "(secret)" end
+  local text = M.show(v)
+  if row and row.address then text = text:gsub("[^/,]*@", "...@") end
+  return text
+end
+
 return M

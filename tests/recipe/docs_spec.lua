@@ -20,7 +20,7 @@ local function blocks(path)
 end
 
 describe("the documentation", function()
-  for _, page in ipairs { "README.md", "docs/recipes.md" } do
+  for _, page in ipairs { "README.md", "docs/recipes.md", "docs/hooks.md" } do
     it("shows recipes that load: " .. page, function()
       local found = blocks(root .. "/" .. page)
       assert.is_true(#found > 0)

@@ -122,6 +122,17 @@ describe("flags", function()
   end)
 end)
 
+describe("a value for everybody's eyes", function()
+  it("has no secret in it", function()
+    local function public(path, v) return values.public(schema.find(path), v) end
+    assert.equal("(secret)", public("bus_password", "x"))
+    assert.equal("nats://...@h:1,...@g,nats://f",
+      public("bus", "nats://u:p@h:1,t@g,nats://f"))
+    assert.equal("a@b", public("model", "a@b"))
+    assert.equal("5", values.public(nil, 5))
+  end)
+end)
+
 describe("the schema", function()
   it("has defaults that pass their own rows, and a doc for each", function()
     local seen = {}

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * link_stress.c - links over the hub: messages lost, doubled and late; processes stopped,
- * killed and begun anew; the bus away. See link_world.h for what must hold throughout.
+ * killed and begun anew; the bus away; strangers. See link_world.h for what must hold
+ * throughout.
  *
  *   link_stress [ROUNDS [FIRST_SEED]]
  */
+#define _GNU_SOURCE /* memmem */
 #include "link_world.h"
 
 #include <unistd.h>
@@ -78,6 +80,132 @@ static void test_away(world *w, pl_hub *hub)
     world_exchange(w, 20, 1 << 20);
 }
 
+/* ---- what others may say --------------------------------------------------------------
+ */
+
+#define STRANGER "00000000000000aa"
+
+typedef struct stranger {
+    pl_loop *loop;
+    pl_bus *bus;
+    char to[80], kv[64];
+    uint64_t seed;
+    pl_mutex lock;         /* over: */
+    int n_frames, version; /* what came, and the last one's version */
+} stranger;
+
+static void on_frame(void *ctx, const char *subject, const void *data, size_t len)
+{
+    stranger *s = ctx;
+    (void)subject;
+    pl_lock(&s->lock);
+    s->n_frames++;
+    s->version = len ? *(const unsigned char *)data : -1;
+    pl_unlock(&s->lock);
+}
+
+static void on_nothing(void *ctx, const char *reply)
+{
+    (void)ctx;
+    (void)reply;
+}
+
+static void on_bus_state(void *ctx, bool there)
+{
+    (void)ctx;
+    (void)there;
+}
+
+static void no_round(void *ctx)
+{
+    (void)ctx;
+}
+
+static void on_stranger_stop(void *ctx)
+{
+    stranger *s = ctx;
+    pl_bus_stop(s->bus);
+}
+
+static void say(stranger *s, const char *subject, const void *data, size_t len)
+{
+    pl_status status;
+    while ((status = pl_bus_send(s->bus, subject, NULL, data, len)) == PL_EAGAIN)
+        usleep(1000);
+    MUST(status == PL_OK);
+}
+
+/* Noise, frames that begin well, hellos that are none, subjects that mean nothing. */
+static void babble(void *arg)
+{
+    stranger *s = arg;
+    char bytes[200];
+    for (uint64_t i = 0; i < 2000; i++) {
+        for (size_t k = 0; k < sizeof bytes; k++)
+            bytes[k] = (char)pl_random_at(s->seed, i, k);
+        bytes[0] = (char)dice(s->seed, i, 3);
+        bytes[1] = (char)dice(s->seed, i + 5000, 5);
+        if (i % 4 == 0) memset(bytes + 16, 0, 24);
+        say(s, s->to, bytes, (size_t)dice(s->seed, i + 10000, sizeof bytes));
+        if (i % 10 == 0) say(s, s->kv, bytes, sizeof bytes);
+    }
+    say(s, s->kv, "{\"id\":\"" STRANGER "\",\"wire\":1,\"hello\":[],\"engines\":[]}", 57);
+    say(s, "$KV.perilune_perilune.nobody", "{}", 2);
+    say(s, "$KV.perilune_perilune.00000000000000ab", "{\"id\":\"00000000000000ac\"}", 25);
+}
+
+static void say_old(void *arg)
+{
+    stranger *s = arg;
+    char ping[40] = {PL_WIRE - 1, 1};
+    memset(ping + 8, 0xff, 8); /* later than all that it babbled of */
+    say(s, s->to, ping, sizeof ping);
+    const char *hello =
+        "{\"id\":\"" STRANGER "\",\"wire\":99,\"hello\":{},\"engines\":[]}";
+    say(s, s->kv, hello, strlen(hello));
+}
+
+static double n_dropped(void)
+{
+    return pl_metric_value(
+        pl_metric_open(PL_COUNTER, "perilune_bus_dropped_total", "", "", NULL, 0));
+}
+
+/* All of it is dropped and counted; who speaks the version before ours is answered in it;
+ * who speaks another one is nobody's peer. */
+static void test_hostile(world *w, const pl_bus_options *o)
+{
+    stranger s = {.seed = w->seed};
+    const pl_bus_hooks hooks = {&s, on_frame, on_nothing, on_bus_state};
+    double before = n_dropped();
+    pl_mutex_init(&s.lock);
+    snprintf(s.to, sizeof s.to, "pl.perilune.p.%s." STRANGER, w->processes[0].id);
+    snprintf(s.kv, sizeof s.kv, "$KV.perilune_perilune." STRANGER);
+    s.loop = pl_loop_open(&(pl_loop_hooks){&s, no_round, on_stranger_stop, no_round});
+    s.bus = pl_bus_connect(s.loop, o, STRANGER, &hooks);
+    pl_bus_listen(s.bus, "pl.perilune.p." STRANGER ".*");
+    pl_bus_join(s.bus);
+    while (!pl_bus_is_there(s.bus)) usleep(1000);
+    pl_loop_call(s.loop, babble, &s);
+    world_exchange(w, 20, 1000);
+    MUST(n_dropped() > before);
+    for (bool answered = false; !answered; usleep(15000)) {
+        pl_loop_call(s.loop, say_old, &s);
+        pl_lock(&s.lock);
+        answered = s.n_frames && s.version == PL_WIRE - 1;
+        pl_unlock(&s.lock);
+    }
+    pl_buf text = {0};
+    for (int32_t peer = 1; peer < 50; peer++)
+        if (pl_links_peer(w->processes[0].links, peer, &text) == PL_OK)
+            MUST(!memmem(text.data, text.len, STRANGER, 16));
+    pl_buf_fini(&text);
+    pl_loop_stop(s.loop);
+    pl_loop_put(s.loop);
+    pl_bus_close(s.bus);
+    pl_mutex_fini(&s.lock);
+}
+
 static void run_round(uint64_t seed)
 {
     static world w;
@@ -92,6 +220,7 @@ static void run_round(uint64_t seed)
     test_kill(&w);
     test_stop(&w, o.hub);
     test_away(&w, o.hub);
+    test_hostile(&w, &o);
     printf("seed %llu: %d processes, lost was told %d times\n", (unsigned long long)seed,
            w.n, world_lost(&w));
     world_close(&w);

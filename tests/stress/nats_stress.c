@@ -7,6 +7,7 @@
  *   nats_stress member URL NAME    one process, that hears and says hello until it is
  * killed
  */
+#define _GNU_SOURCE /* memmem */
 #include "link_world.h"
 
 #include <arpa/inet.h>
@@ -325,6 +326,83 @@ static void test_refused(void)
     refuse(&o, "credentials");
 }
 
+/* ---- the bucket ----------------------------------------------------------------------
+ */
+
+typedef struct asker {
+    pl_loop *loop;
+    pl_bus *bus;
+    atomic_bool found;
+} asker;
+
+static void on_answer(void *ctx, const char *subject, const void *data, size_t len)
+{
+    asker *a = ctx;
+    (void)subject;
+    const char *wanted = "\"num_subjects\":2"; /* a key for each of two processes */
+    if (memmem(data, len, "KV_perilune_perilune", 20) &&
+        memmem(data, len, wanted, strlen(wanted)))
+        atomic_store(&a->found, true);
+}
+
+static void on_nobody(void *ctx, const char *reply)
+{
+    (void)ctx;
+    (void)reply;
+}
+
+static void on_bus(void *ctx, bool there)
+{
+    (void)ctx;
+    (void)there;
+}
+
+static void on_round(void *ctx)
+{
+    (void)ctx;
+}
+
+static void on_stop(void *ctx)
+{
+    pl_bus_stop(((asker *)ctx)->bus);
+}
+
+static void ask(void *arg)
+{
+    asker *a = arg;
+    pl_bus_send(a->bus, "$JS.API.STREAM.INFO.KV_perilune_perilune", "asker.answer", "",
+                0);
+}
+
+/* Who is there can be read with NATS's own tools. */
+static void test_bucket(void)
+{
+    static world w;
+    pl_bus_options o;
+    asker a = {0};
+    const pl_bus_hooks hooks = {&a, on_answer, on_nobody, on_bus};
+    configure("");
+    start_server();
+    open_options(&o);
+    world_open(&w, 1, 2, &o);
+    world_meet(&w);
+    a.loop = pl_loop_open(&(pl_loop_hooks){&a, on_round, on_stop, on_round});
+    a.bus = pl_bus_connect(a.loop, &o, "00000000000000aa", &hooks);
+    pl_bus_listen(a.bus, "asker.answer");
+    pl_bus_join(a.bus);
+    for (int i = 0; i < 600 && !atomic_load(&a.found); i++) {
+        pl_loop_call(a.loop, ask, &a);
+        usleep(50000);
+    }
+    MUST(atomic_load(&a.found));
+    pl_loop_stop(a.loop);
+    pl_loop_put(a.loop);
+    pl_bus_close(a.bus);
+    world_close(&w);
+    end(server, SIGTERM);
+    printf("the bucket holds who is there\n");
+}
+
 /* ---- kill -9 -------------------------------------------------------------------------
  */
 
@@ -342,6 +420,53 @@ static void run_member(char **argv)
     for (;;) pause();
 }
 
+/* Begins a member, and holds a link to it. */
+static pid_t start_member(world *w, int number)
+{
+    char seed[16];
+    w->seed = (uint64_t)number;
+    snprintf(seed, sizeof seed, "%d", number);
+    snprintf(w->processes[1].id, 17, "%08x%04x%04x", (unsigned)number, 1, 2);
+    char *argv[] = {(char *)self, "member", url, seed, NULL};
+    pid_t pid = start(argv);
+    for (int k = 0; k < 20000 && !w->processes[0].ways[1].link; k++) world_push(w, 1);
+    MUST(w->processes[0].ways[1].link);
+    return pid;
+}
+
+static void open_alone(world *w, int lost_after_ms)
+{
+    pl_bus_options o;
+    configure("");
+    start_server();
+    open_options(&o);
+    o.lost_after_ms = lost_after_ms;
+    *w = (world){.n = 2, .options = o};
+    pl_mutex_init(&w->lock);
+    process_open(w, 0);
+}
+
+/* One that is stopped keeps its connection; it is lost by its silence, and may come back.
+ */
+static void test_stopped(void)
+{
+    static world w;
+    open_alone(&w, 1000);
+    pid_t pid = start_member(&w, 99);
+    kill(pid, SIGSTOP);
+    MUST(world_wait_lost(&w, 0, 1, 1) == PL_LOST_SILENT);
+    MUST(world_wait_gone(&w, 0, 1) == PL_LOST_SILENT);
+    kill(pid, SIGCONT);
+    while (!w.processes[0].ways[1].link) world_push(&w, 10);
+    world_push(&w, 1500);
+    world_must_not_lose(&w, 1);
+    end(pid, SIGKILL);
+    MUST(world_wait_lost(&w, 0, 1, 2) == PL_LOST_GONE);
+    world_close(&w);
+    end(server, SIGTERM);
+    printf("SIGSTOP: lost, and back\n");
+}
+
 static int by_size(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -352,23 +477,10 @@ static int by_size(const void *a, const void *b)
 static void test_killed(int times)
 {
     static world w;
-    pl_bus_options o;
     double ms[64];
-    configure("");
-    start_server();
-    open_options(&o);
-    w = (world){.n = 2, .options = o};
-    pl_mutex_init(&w.lock);
-    process_open(&w, 0);
+    open_alone(&w, 3000);
     for (int i = 0; i < times; i++) {
-        char seed[16];
-        w.seed = 100 + (uint64_t)i;
-        snprintf(seed, sizeof seed, "%d", 100 + i);
-        snprintf(w.processes[1].id, 17, "%08x%04x%04x", 100 + i, 1, 2);
-        char *argv[] = {(char *)self, "member", url, seed, NULL};
-        pid_t pid = start(argv);
-        for (int k = 0; k < 20000 && !w.processes[0].ways[1].link; k++) world_push(&w, 1);
-        MUST(w.processes[0].ways[1].link);
+        pid_t pid = start_member(&w, 100 + i);
         world_push(&w, 100 + (int)(pl_random_at(9, (uint64_t)i, 0) % 50));
         int64_t began = pl_now_ns();
         end(pid, SIGKILL);
@@ -391,7 +503,9 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     MUST(mkdtemp(dir));
     find_port();
+    test_bucket();
     test_killed(20);
+    test_stopped();
     test_passwords();
     test_nkey();
     test_tls();

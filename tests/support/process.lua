@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- process.lua - this program run as a process of its own: started, signalled, waited for.
+-- process.lua - this program, or another, as a process: started, signalled, waited for.
 --
 --   local p = process.start({ "run", "agg", "--port", "0" })
 --   p:signal "TERM"
@@ -10,8 +10,8 @@ local ffi = require "ffi"
 
 ffi.cdef [[
 struct t_spawn { char opaque[1024]; };
-int posix_spawn(int *, const char *, const struct t_spawn *, const struct t_spawn *,
-                const char *const *, const char *const *);
+int posix_spawnp(int *, const char *, const struct t_spawn *, const struct t_spawn *,
+                 const char *const *, const char *const *);
 int posix_spawn_file_actions_init(struct t_spawn *);
 int posix_spawn_file_actions_destroy(struct t_spawn *);
 int posix_spawn_file_actions_addopen(struct t_spawn *, int, const char *, int, unsigned);
@@ -29,7 +29,7 @@ extern const char *const *environ;
 ]]
 local C = ffi.C
 local O_RDONLY, O_CREATE, SETSIGDEF, NOHANG = 0, 0x241, 4, 1
-local SIGNALS = { HUP = 1, INT = 2, KILL = 9, TERM = 15 }
+local SIGNALS = { HUP = 1, INT = 2, KILL = 9, TERM = 15, CONT = 18, STOP = 19 }
 
 local M = {}
 
@@ -37,12 +37,15 @@ local Process = {}
 Process.__index = Process
 
 -- The program that runs the tests, whichever build that is.
-local function own_path()
+function M.own_path()
   local room = ffi.new "char[4096]"
   local n = C.readlink("/proc/self/exe", room, 4096)
   assert(n > 0, "no /proc/self/exe")
   return ffi.string(room, n)
 end
+
+-- Under a sanitizer all of it is slower by far.
+M.slow = M.own_path():find "build%-[at]san" ~= nil
 
 local function strings(list)
   local out = ffi.new("const char *[?]", #list + 1)
@@ -64,9 +67,10 @@ local function environment(changes)
   return out
 end
 
--- Runs the program with these words. Signals ignored here are not ignored there.
-function M.start(words, env)
-  local path, log = own_path(), os.tmpname()
+-- Runs the program (or another) with these words. Signals ignored here are not ignored
+-- there.
+function M.start(words, env, program)
+  local path, log = program or M.own_path(), os.tmpname()
   local argv, envp = { path, unpack(words) }, environment(env or {})
   local files, attributes, all = ffi.new "struct t_spawn", ffi.new "struct t_spawn",
     ffi.new "struct t_spawn"
@@ -79,7 +83,7 @@ function M.start(words, env)
   C.posix_spawnattr_setsigdefault(attributes, all)
   C.posix_spawnattr_setflags(attributes, SETSIGDEF)
   local pid = ffi.new "int[1]"
-  local failed = C.posix_spawn(pid, path, files, attributes, strings(argv), strings(envp))
+  local failed = C.posix_spawnp(pid, path, files, attributes, strings(argv), strings(envp))
   C.posix_spawn_file_actions_destroy(files)
   C.posix_spawnattr_destroy(attributes)
   assert(failed == 0, "cannot run " .. path)

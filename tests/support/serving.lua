@@ -26,24 +26,25 @@ local PLAIN = { PERILUNE_MODEL = false, PERILUNE_API_KEY = false, VLLM_API_KEY =
   DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD = false,
   DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD_FRAC = false }
 
--- Starts one on a free port and waits until it is healthy. `flags` may name a model.
-function M.start(flags, env)
-  local words, named = { "run", "agg", "--port", "0", "--enable-server-load-tracking",
-    "--log-format", "text" }, false
+-- Starts one on a free port and waits until it is healthy. `flags` may name a model;
+-- `recipe`: agg unless said.
+function M.start(flags, env, recipe)
+  local words, named = { "run", recipe or "agg", "--port", "0",
+    "--enable-server-load-tracking" }, {}
   for _, flag in ipairs(flags or {}) do
-    words[#words + 1] = flag
-    if flag == "--model" then named = true end
+    words[#words + 1], named[flag] = flag, true
   end
-  if not named then
-    words[#words + 1] = "--model"
-    words[#words + 1] = M.MODEL
+  for flag, value in pairs { ["--model"] = M.MODEL, ["--log-format"] = "text" } do
+    if not named[flag] then
+      words[#words + 1], words[#words + 2] = flag, value
+    end
   end
   local changes = {}
   for name, value in pairs(PLAIN) do changes[name] = value end
   for name, value in pairs(env or {}) do changes[name] = value end
   local self = setmetatable({ process = process.start(words, changes) }, Serving)
   process.wait_for(START_SECONDS, function()
-    self.port = tonumber(self.process:log():match "at http://[%w.:]+:(%d+)\n")
+    self.port = tonumber(self.process:log():match 'at http://[%w.:]+:(%d+)["\n]')
     return self.port or not self.process:runs()
   end)
   if not self.port then
@@ -162,8 +163,12 @@ function Serving:stop(signal)
   local log = p:log()
   p:remove()
   assert(code == 0, ("exit code %s, %s:\n%s"):format(tostring(code), tostring(why), log))
-  assert(not log:find "\nERROR", log)
+  assert(not log:find "\nERROR" and not log:find '"level":"ERROR"', log)
   return log
 end
+
+-- Requests, for others that have a port and a url.
+M.begin, M.request, M.get, M.post = Serving.begin, Serving.request, Serving.get, Serving.post
+M.metric, M.PLAIN = Serving.metric, PLAIN
 
 return M

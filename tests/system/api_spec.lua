@@ -630,6 +630,7 @@ describe("metrics", function()
     local function count(series)
       return tonumber(text:match("\n" .. series:gsub("[%-{}\"]", "%%%0") .. " (%S+)\n"))
     end
+    assert.equal(1, count "dynamo_frontend_disconnected_clients")
     local labels, of_engine = 'model_name="llama"', 'model_name="llama",engine="0"'
     assert.equal(choices, count(('vllm:request_success_total{%s,finished_reason="length"}')
       :format(labels)))

@@ -110,6 +110,24 @@ describe("engine", function()
       assert.equal(0, tonumber(e:stats().chunked))
     end)
 
+    it("prompts, and tells how much of them is unread", function()
+      open { max_num_batched_tokens = 40, n_blocks = 100 }
+      local a = assert(e:submit(null.text(1, 100)))
+      assert(e:submit(null.text(2, 50)))
+      local seen = { tonumber(e:stats().prefill_tokens) }
+      for i = 2, 5 do
+        e:step()
+        seen[i] = tonumber(e:stats().prefill_tokens)
+      end
+      assert.same({ 150, 110, 70, 30, 0 }, seen)
+      e:cancel(a)
+      local c = assert(e:submit(null.text(3, 60)))
+      assert.equal(60, tonumber(e:stats().prefill_tokens))
+      e:cancel(c)
+      e:step()
+      assert.equal(0, tonumber(e:stats().prefill_tokens))
+    end)
+
     it("no more than max_num_seqs", function()
       open { max_num_seqs = 2 }
       local a, b = assert(e:submit { 1 }), assert(e:submit({ 2 }, { max_tokens = 2 }))

@@ -54,6 +54,23 @@ t_seconds_sum{m="x"} 102.15
 ]], 1, true))
   end)
 
+  it("tells one histogram what another observes", function()
+    local a = open(C.PL_HISTOGRAM, "t_also_a", "", { 1 })
+    local b = open(C.PL_HISTOGRAM, "t_also_b", "", { 1, 2 })
+    local gauge = open(C.PL_GAUGE, "t_also_gauge")
+    for _, pair in ipairs { { a, a }, { a, gauge }, { gauge, a }, { a, 5000 }, { -1, a } } do
+      C.pl_metric_also(pair[1], pair[2])
+    end
+    C.pl_metric_observe(a, 1)
+    assert.equal(1, C.pl_metric_value(a))
+    C.pl_metric_also(a, b)
+    C.pl_metric_also(b, a)                  -- told of, not told on
+    C.pl_metric_observe(a, 1)
+    assert.equal(2, C.pl_metric_value(a))
+    assert.equal(1, C.pl_metric_value(b))
+    assert.equal(0, C.pl_metric_value(gauge))
+  end)
+
   it("says HELP and TYPE once and keeps a name's series together", function()
     C.pl_metric_add(open(C.PL_COUNTER, "t_apart_total", 'a="1"'), 1)
     open(C.PL_GAUGE, "t_between")

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * client_local.c - the folder of a user's sockets, and who may be in it.
+ *
+ * Owns     the rule that nobody else can enter; which socket files are stale.
+ * Ignores  what is said over them.
+ * Thread   any.
+ */
+#define _GNU_SOURCE
+#include "client.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    MAX_LISTED = 1000,
+    LOCK_TRIES = 100,
+    LOCK_PAUSE_MS = 10
+};
+static const char ending[] = ".sock";
+
+/* ---- the folder ---------------------------------------------------------------------
+ */
+
+/* The i-th place where the folder may be; false: there is none. */
+static bool place(int i, char *out, size_t size)
+{
+    const char *run = getenv("XDG_RUNTIME_DIR");
+    int n = 0;
+    if (i == 0 && run && *run == '/') n = snprintf(out, size, "%s/perilune", run);
+    if (i == 1) n = snprintf(out, size, "/tmp/perilune-%u", (unsigned)geteuid());
+    return n > 0 && (size_t)n < size;
+}
+
+static pl_status check_folder(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) < 0) return pl_fail(PL_EIO, "'%s': %s", path, strerror(errno));
+    if (!S_ISDIR(st.st_mode)) return pl_fail(PL_EIO, "'%s' is no folder", path);
+    if (st.st_uid != geteuid())
+        return pl_fail(PL_EIO, "folder '%s' belongs to user %u: its sockets are not ours",
+                       path, (unsigned)st.st_uid);
+    if (st.st_mode & 077)
+        return pl_fail(PL_EIO,
+                       "others can enter folder '%s' (mode %03o): it wants mode 700",
+                       path, (unsigned)st.st_mode & 0777);
+    return PL_OK;
+}
+
+static bool is_there(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+pl_status pl_local_folder(pl_buf *out)
+{
+    char path[PATH_MAX];
+    bool made = false;
+    for (int i = 0; i < 2 && !made; i++)
+        made = place(i, path, sizeof path) && (mkdir(path, 0700) == 0 || is_there(path));
+    if (!made)
+        return pl_fail(PL_EIO, "folder '%s' cannot be made: %s", path, strerror(errno));
+    PL_TRY(check_folder(path));
+    pl_buf_add_str(out, path);
+    return PL_OK;
+}
+
+static int is_socket_name(const struct dirent *entry)
+{
+    size_t len = strlen(entry->d_name);
+    return len >= sizeof ending &&
+           strcmp(entry->d_name + len + 1 - sizeof ending, ending) == 0;
+}
+
+static void list(const char *path, pl_buf *out)
+{
+    struct dirent **found;
+    int n = scandir(path, &found, is_socket_name, versionsort);
+    for (int i = 0; i < n; i++) {
+        if (i < MAX_LISTED) pl_buf_printf(out, "%s/%s\n", path, found[i]->d_name);
+        free(found[i]);
+    }
+    if (n >= 0) free(found);
+}
+
+pl_status pl_local_list(pl_buf *out)
+{
+    char path[PATH_MAX];
+    for (int i = 0; i < 2; i++) {
+        if (!place(i, path, sizeof path) || !is_there(path)) continue;
+        PL_TRY(check_folder(path));
+        list(path, out);
+    }
+    return PL_OK;
+}
+
+/* ---- a socket in it -----------------------------------------------------------------
+ */
+
+/* Whoever binds holds a lock meanwhile: or two that begin at once would each take the
+ * other's new socket for a stale one. */
+static int lock_folder(const char *folder)
+{
+    char path[PATH_MAX + 8];
+    snprintf(path, sizeof path, "%s/.lock", folder);
+    int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0) return pl_fail(PL_EIO, "'%s': %s", path, strerror(errno));
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+        nanosleep(&(struct timespec){0, LOCK_PAUSE_MS * 1000000}, NULL);
+    }
+    close(fd);
+    return pl_fail(PL_ETIMEOUT, "'%s' is held by another process", path);
+}
+
+static int new_socket(void)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    return fd < 0 ? pl_fail(PL_EIO, "socket: %s", strerror(errno)) : fd;
+}
+
+/* Takes away what nobody listens to; PL_EIO where somebody does, or it is no socket. */
+static pl_status remove_stale(const struct sockaddr_un *at)
+{
+    struct stat st;
+    if (lstat(at->sun_path, &st) < 0) return PL_OK;
+    if (!S_ISSOCK(st.st_mode))
+        return pl_fail(PL_EIO, "'%s' is there and no socket", at->sun_path);
+    int fd = new_socket();
+    if (fd < 0) return fd;
+    int bad = connect(fd, (const struct sockaddr *)at, sizeof *at) < 0 ? errno : 0;
+    close(fd);
+    if (bad != ECONNREFUSED)
+        return pl_fail(PL_EIO, "'%s' belongs to a process that runs", at->sun_path);
+    unlink(at->sun_path);
+    return PL_OK;
+}
+
+static int bind_in(const struct sockaddr_un *at)
+{
+    PL_TRY(remove_stale(at));
+    int fd = new_socket();
+    if (fd < 0) return fd;
+    if (bind(fd, (const struct sockaddr *)at, sizeof *at) == 0 &&
+        chmod(at->sun_path, 0600) == 0 && listen(fd, 64) == 0)
+        return fd;
+    pl_status status = pl_fail(PL_EIO, "'%s': %s", at->sun_path, strerror(errno));
+    close(fd);
+    return status;
+}
+
+int pl_local_bind(const char *path)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    size_t len = strlen(path);
+    const char *slash = strrchr(path, '/');
+    if (len >= sizeof at.sun_path || !slash || slash == path)
+        return pl_fail(PL_EINVAL, "'%s' is no path of a socket in a folder, of %zu bytes",
+                       path, sizeof at.sun_path - 1);
+    memcpy(at.sun_path, path, len);
+    char folder[sizeof at.sun_path];
+    snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);
+    PL_TRY(check_folder(folder));
+    int lock = lock_folder(folder);
+    if (lock < 0) return lock;
+    int fd = bind_in(&at);
+    close(lock);
+    return fd;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * terminal_line.c - a line that a person edits, by libedit.
+ *
+ * Owns     the terminal's mode while a line is read; the history and its file.
+ * Ignores  what the line means, what could complete it: Lua asks and then types.
+ * Thread   lua.
+ *
+ *      read --Enter--> WHOLE        --Tab--> TAB, the line stays; read goes on with it
+ *           --Ctrl-C-> CLEARED      --Ctrl-D on nothing, hang-up--> END
+ *
+ * libedit is unbuffered: it answers after each key and keeps the line between two calls,
+ * so that Tab can leave it and come back. Its own reading would try again after a signal:
+ * a reader of ours ends there, for a Ctrl-C that arrives as SIGINT.
+ */
+#define _GNU_SOURCE
+#include "base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <histedit.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <wchar.h>
+
+enum {
+    MAX_HISTORY = 1000,
+    CTRL_C = 3,
+    CTRL_D = 4
+};
+
+struct pl_line {
+    EditLine *el;
+    History *history;
+    char *file;
+    char *prompt;
+    char *text; /* what the last read answered */
+    bool editing, tab, cleared, ended, redraw;
+};
+
+static pl_line *of(EditLine *el)
+{
+    void *line = NULL;
+    el_get(el, EL_CLIENTDATA, &line);
+    return line;
+}
+
+static char *prompt_of(EditLine *el)
+{
+    return of(el)->prompt;
+}
+
+static unsigned char on_tab(EditLine *el, int key)
+{
+    (void)key;
+    of(el)->tab = true;
+    return CC_NORM;
+}
+
+static unsigned char on_interrupt(EditLine *el, int key)
+{
+    (void)key;
+    of(el)->cleared = true;
+    return CC_NORM;
+}
+
+/* A signal while nothing was typed counts as Ctrl-C if it was one. */
+static int wait_key(void)
+{
+    struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    for (;;) {
+        if (pl_terminal_interrupts() > 0) return CTRL_C;
+        int n = poll(&p, 1, -1);
+        if (n > 0) return 0;
+        if (n < 0 && errno != EINTR) return -1;
+    }
+}
+
+/* The next character, from bytes of UTF-8; -1: none will come. */
+static int read_key(EditLine *el, wchar_t *out)
+{
+    mbstate_t state = {0};
+    for (;;) {
+        int key = wait_key();
+        char byte = (char)key;
+        if (key < 0 || (!key && read(STDIN_FILENO, &byte, 1) != 1)) {
+            of(el)->ended = true;
+            return -1;
+        }
+        size_t n = mbrtowc(out, &byte, 1, &state);
+        if (n == (size_t)-2) continue;
+        if (n == (size_t)-1) *out = L'?';
+        return 1;
+    }
+}
+
+/* The folders above a file, where they are not there; if that fails so does the file. */
+static void make_folders(const char *file)
+{
+    char *path = pl_strndup(file, strlen(file));
+    for (char *at = strchr(path + 1, '/'); *path && at; at = strchr(at + 1, '/')) {
+        *at = 0;
+        mkdir(path, 0700);
+        *at = '/';
+    }
+    pl_free(path);
+}
+
+static void open_history(pl_line *l, const char *file)
+{
+    HistEvent event;
+    l->history = history_init();
+    history(l->history, &event, H_SETSIZE, MAX_HISTORY);
+    history(l->history, &event, H_SETUNIQUE, 1);
+    el_set(l->el, EL_HIST, history, l->history);
+    if (!file) return;
+    l->file = pl_strndup(file, strlen(file));
+    make_folders(file);
+    history(l->history, &event, H_LOAD, file);
+}
+
+pl_line *pl_line_open(const char *history_file)
+{
+    EditLine *el = el_init("perilune", stdin, stdout, stderr);
+    if (!el) {
+        pl_fail(PL_EIO, "the terminal cannot be used to edit a line");
+        return NULL;
+    }
+    pl_line *l = pl_alloc(sizeof *l);
+    l->el = el;
+    l->prompt = pl_strndup("", 0);
+    el_set(el, EL_CLIENTDATA, l);
+    el_set(el, EL_SIGNAL, 0);
+    el_set(el, EL_EDITOR, "emacs");
+    el_set(el, EL_PROMPT, prompt_of);
+    el_set(el, EL_GETCFN, read_key);
+    open_history(l, history_file);
+    el_source(el, NULL); /* a person's own ~/.editrc */
+    el_set(el, EL_ADDFN, "pl-complete", "Completes", on_tab);
+    el_set(el, EL_ADDFN, "pl-clear", "Clears the line", on_interrupt);
+    el_set(el, EL_BIND, "^I", "pl-complete", NULL);
+    el_set(el, EL_BIND, "^C", "pl-clear", NULL);
+    el_set(el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    return l;
+}
+
+static void begin(pl_line *l)
+{
+    l->editing = true;
+    el_set(l->el, EL_UNBUFFERED, 1);
+}
+
+static void end(pl_line *l, const char *echo)
+{
+    l->editing = false;
+    el_set(l->el, EL_UNBUFFERED, 0);
+    fputs(echo, stdout);
+    fflush(stdout);
+}
+
+static int answer(pl_line *l, int what, const char *from, size_t len, const char **text,
+                  size_t *out_len)
+{
+    pl_free(l->text);
+    l->text = pl_strndup(from, len);
+    *text = l->text;
+    *out_len = len;
+    return what;
+}
+
+/* What the key that was just taken has ended; 0: nothing yet. */
+static int look(pl_line *l, const char *line, int n, const char **text, size_t *len)
+{
+    if (l->tab) {
+        const LineInfo *info = el_line(l->el);
+        l->tab = false;
+        return answer(l, PL_LINE_TAB, info->buffer, (size_t)(info->cursor - info->buffer),
+                      text, len);
+    }
+    if (l->cleared) {
+        l->cleared = false;
+        end(l, "^C\n");
+        return answer(l, PL_LINE_CLEARED, "", 0, text, len);
+    }
+    if (!line || n < 0) return 0;
+    if (n == 1 && line[0] == CTRL_D) {
+        end(l, "\n");
+        return answer(l, PL_LINE_END, "", 0, text, len);
+    }
+    if (n < 1 || line[n - 1] != '\n') return 0;
+    answer(l, PL_LINE_WHOLE, line, (size_t)n - 1, text, len);
+    end(l, "");
+    return PL_LINE_WHOLE;
+}
+
+int pl_line_read(pl_line *l, const char *prompt, const char **text, size_t *len)
+{
+    if (!l->editing) {
+        pl_free(l->prompt);
+        l->prompt = pl_strndup(prompt, strlen(prompt));
+        begin(l);
+    } else if (l->redraw) {
+        el_set(l->el, EL_REFRESH);
+    }
+    l->redraw = false;
+    for (;;) {
+        int n = 0;
+        errno = 0;
+        const char *line = el_gets(l->el, &n);
+        int what = look(l, line, n, text, len);
+        if (what) return what;
+        if (!line && n < 0 && l->ended) {
+            end(l, "\n");
+            return answer(l, PL_LINE_END, "", 0, text, len);
+        }
+    }
+}
+
+void pl_line_type(pl_line *l, const char *text)
+{
+    el_push(l->el, text);
+}
+
+void pl_line_redraw(pl_line *l)
+{
+    l->redraw = true;
+}
+
+void pl_line_remember(pl_line *l, const char *text)
+{
+    HistEvent event;
+    history(l->history, &event, H_ENTER, text);
+    /* At once: a console may be killed. The file is its owner's alone. */
+    if (l->file) history(l->history, &event, H_SAVE, l->file);
+}
+
+void pl_line_close(pl_line *l)
+{
+    if (!l) return;
+    if (l->editing) end(l, "");
+    history_end(l->history);
+    el_end(l->el);
+    pl_free(l->file);
+    pl_free(l->prompt);
+    pl_free(l->text);
+    pl_free(l);
+}

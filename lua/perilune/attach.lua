@@ -1,0 +1,244 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- attach.lua - perilune attach NAME: a Lua prompt inside a running process.
+--
+-- At a terminal lines are edited, kept and completed; what is piped in is read line by
+-- line. Ctrl-C clears a line or ends what runs, Ctrl-D leaves.
+
+local engine = require "perilune.ffi"
+local cjson = require "cjson.safe"
+local json = require "perilune.json"
+local locals = require "perilune.local"
+local recipe = require "perilune.console_recipe"
+local C, ffi = engine.C, engine.ffi
+
+local M = {}
+
+local TIMEOUT_MS = 30000
+local MOST_LISTED = 60
+
+local USAGE = [[
+perilune attach [NAME] [-e EXPR] [--json]
+
+  NAME       a process that `perilune ps` shows, such as frontend/0; without it
+             the only one
+  -e EXPR    evaluate this, print what it is, and leave; exit code 1 where it fails
+  --json     print values as JSON]]
+
+-- A process may be asked to print what its clients sent: nothing moves the cursor.
+local function harmless(text)
+  return (text:gsub("[%z\1-\8\11-\31\127]", ""):gsub("\194[\128-\159]", ""))
+end
+
+local function parse(words)
+  local o, i = {}, 1
+  while i <= #words do
+    local word = words[i]
+    if word == "-e" then
+      i = i + 1
+      o.expression = words[i]
+      if not o.expression then return nil, "'-e' needs an expression" end
+    elseif word == "--json" then
+      o.json = true
+    elseif word == "--help" or word == "-h" then
+      o.help = true
+    elseif word:sub(1, 1) == "-" then
+      return nil, ("no flag '%s'"):format(word)
+    elseif o.name then
+      return nil, ("'%s' is one word too many"):format(word)
+    else
+      o.name = word
+    end
+    i = i + 1
+  end
+  return o
+end
+
+-- Asks the process: its answer as a table, or nil, message, name.
+local function ask(console, path, body)
+  local parts = {}
+  body.console = console.id
+  local text = assert(json.encode(body))
+  local response, why, name = console.connection:request("POST", path, text,
+    function(piece) parts[#parts + 1] = piece end,
+    function() return C.pl_terminal_interrupts() > 0 end)
+  if not response then return nil, why, name end
+  local answer = (path == "/eval" and console.json and json or cjson).decode(
+    table.concat(parts))
+  if response.status ~= 200 or type(answer) ~= "table" then
+    return nil, type(answer) == "table" and answer.error or "the answer is no JSON"
+  end
+  return answer
+end
+
+local function print_answer(console, answer)
+  if console.json then
+    local value = answer.value
+    if answer.error then value = json.object("error", answer.error) end
+    io.write(assert(json.encode(value)), "\n")
+  else
+    if answer.text and answer.text ~= "" then io.write(harmless(answer.text), "\n") end
+    if answer.error then
+      io.stdout:flush()
+      io.stderr:write("error: ", harmless(answer.error), "\n")
+    end
+  end
+  io.stdout:flush()
+end
+
+-- Evaluates and prints: whether it went well; nil where more lines are wanted.
+local function evaluate(console, text, interactive)
+  local answer, why, name = ask(console, "/eval",
+    { text = text, interactive = interactive, json = console.json })
+  if answer and answer.more then return nil end
+  if not answer and name == "PL_ECANCELED" then
+    answer = { error = "interrupted" }
+  elseif not answer then
+    answer = { error = why }
+    if name then console.lost = name ~= "PL_ETIMEOUT" end
+  end
+  print_answer(console, answer)
+  return not answer.error
+end
+
+-- ---- at a terminal --------------------------------------------------------------------
+
+local function history_file()
+  local state, home = os.getenv "XDG_STATE_HOME", os.getenv "HOME"
+  if state and state:sub(1, 1) == "/" then return state .. "/perilune/history" end
+  return home and home ~= "" and home .. "/.local/state/perilune/history" or nil
+end
+
+local function common(list)
+  local s = list[1]
+  for _, other in ipairs(list) do
+    while other:sub(1, #s) ~= s do s = s:sub(1, -2) end
+  end
+  return s
+end
+
+local function list_candidates(candidates)
+  local width, lines = 0, { "" }
+  for i, name in ipairs(candidates) do
+    if i <= MOST_LISTED then width = math.max(width, #name + 2) end
+  end
+  local columns, row = math.max(1, math.floor(78 / width)), {}
+  for i, name in ipairs(candidates) do
+    if i > MOST_LISTED then
+      row[#row + 1] = "..."
+      break
+    end
+    row[#row + 1] = name .. (" "):rep(width - #name)
+    if #row == columns then
+      lines[#lines + 1], row = table.concat(row), {}
+    end
+  end
+  lines[#lines + 1] = table.concat(row)
+  io.write(harmless(table.concat(lines, "\n")), "\n")
+  io.stdout:flush()
+end
+
+-- Tab: types what is certain; where nothing is, shows what could be.
+local function complete(console, line, before, typed)
+  local answer = ask(console, "/complete", { text = before .. typed })
+  if not answer or #answer.candidates == 0 then return end
+  local part = (before .. typed):sub(-1024):sub(answer.from)
+  local certain = common(answer.candidates):sub(#part + 1)
+  if certain:find "^[%w_.:(]+$" then return C.pl_line_type(line, certain) end
+  if #answer.candidates > 1 then
+    list_candidates(answer.candidates)
+    C.pl_line_redraw(line)
+  end
+end
+
+local text_out, len_out = ffi.new "const char *[1]", ffi.new "size_t[1]"
+
+-- The next line; nil at the end; nil, true where Ctrl-C cleared it.
+local function read_line(console, line, prompt, before)
+  while true do
+    local what = C.pl_line_read(line, prompt, text_out, len_out)
+    local text = ffi.string(text_out[0], len_out[0])
+    if what == C.PL_LINE_WHOLE then return text end
+    if what == C.PL_LINE_CLEARED then return nil, true end
+    if what == C.PL_LINE_END then return nil end
+    complete(console, line, before, text)
+  end
+end
+
+-- What names a secret is not kept.
+local function remember(line, text)
+  if not text:find "%S" or recipe.without_secrets(text) ~= text then return end
+  C.pl_line_remember(line, text)
+end
+
+local function converse(console, line)
+  local first = console.name .. "> "
+  local more = (" "):rep(math.max(#first - 5, 0)) .. "...> "
+  local before = ""
+  while not console.lost do
+    local text, cleared = read_line(console, line, before == "" and first or more, before)
+    if not text and not cleared then return end
+    if cleared then
+      before = ""
+    elseif (before .. text):find "%S" then
+      remember(line, text)
+      local whole = evaluate(console, before .. text, true) ~= nil
+      before = whole and "" or before .. text .. "\n"
+    end
+  end
+end
+
+-- ---- from a pipe ----------------------------------------------------------------------
+
+local function read_all(console)
+  local before, ok = "", true
+  for text in io.lines() do
+    text = before .. text
+    local went = not text:find "%S" or evaluate(console, text, true)
+    before = went == nil and text .. "\n" or ""
+    ok = ok and went ~= false
+    if console.lost then return false end
+  end
+  if before ~= "" then ok = evaluate(console, before, false) and ok end
+  return ok
+end
+
+local function converse_at_terminal(console)
+  local line = C.pl_line_open(history_file())
+  if line == nil then return nil, ffi.string(C.pl_error_text()) end
+  io.write(console.name, "   help() says what there is, Ctrl-D leaves\n")
+  io.stdout:flush()
+  C.pl_terminal_catch(1)
+  converse(console, line)
+  C.pl_terminal_catch(0)
+  C.pl_line_close(line)
+  return not console.lost
+end
+
+function M.run(words, complain)
+  local o, why = parse(words)
+  if not o then return complain(why, "perilune attach --help") end
+  if o.help then
+    print(USAGE)
+    return 0
+  end
+  local connection, name, hint = locals.find(o.name, TIMEOUT_MS)
+  if not connection then
+    io.stderr:write("perilune: ", name, "\n", hint and "    " .. hint .. "\n" or "")
+    return 1
+  end
+  local console = { connection = connection, name = name, json = o.json,
+    id = bit.tohex(C.pl_entropy()) }
+  local ok
+  if o.expression then
+    ok = evaluate(console, o.expression, false)
+  elseif C.pl_terminal_is(0) ~= 0 and C.pl_terminal_is(1) ~= 0 then
+    ok, why = converse_at_terminal(console)
+    if why then io.stderr:write("perilune: ", why, "\n") end
+  else
+    ok = read_all(console)
+  end
+  connection:close()
+  return ok and 0 or 1
+end
+
+return M

@@ -1,0 +1,170 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- console_recipe.lua - the recipe as the console shows it and lets it be changed.
+--
+-- Reading recipe.worker.cost gives the hook, which can be called; assigning to it, or to
+-- an option that is live, goes through server:set. What is fixed is refused here.
+
+local nearest = require "perilune.nearest"
+local object = require "perilune.console_object"
+local run = require "perilune.console_run"
+local schema = require "perilune.schema"
+local settings = require "perilune.recipe"
+local values = require "perilune.values"
+
+local M = {}
+
+local SECRET = "(secret)"
+
+local function shown(s)
+  if s.value == nil then return "-" end
+  if s.row and s.row.secret then return SECRET end
+  local text = values.show(s.value):gsub("%s+", " ")
+  return #text > 48 and text:sub(1, 45) .. "..." or text
+end
+
+local function cells_of(list, wanted)
+  local cells, json = { { "option", "value", "", "set by" } }, {}
+  for _, s in ipairs(list) do
+    if not wanted or s.path:find(wanted, 1, true) then
+      local live = s.row == nil and "hook" or s.row.live and "live" or ""
+      if s.path:match "^args%." then live = "" end
+      cells[#cells + 1] = { s.path, shown(s), live, s.origin }
+      json[#json + 1] = { path = s.path, live = live ~= "", set_by = s.origin,
+        value = s.value ~= nil and shown(s) or nil }
+    end
+  end
+  return cells, json
+end
+
+-- Every option with who set it; `wanted`: only paths that hold this text.
+function M.options(server, wanted)
+  local cells, json = cells_of(settings.settings(server.recipe), wanted)
+  return object.listing { cells = cells, items = json, json = json,
+    empty = ("no option has '%s' in its name"):format(tostring(wanted)) }
+end
+
+local Hook = object.class {
+  name = "a hook", doc = "a function that the recipe answers a question with",
+  call = function(hook, ...)
+    run.forget()                            -- it may be compiled, and not end there
+    return hook.fn(...)
+  end,
+  explain = function(hook)
+    local info = debug.getinfo(hook.fn, "S")
+    return ("%s   %s:%d   %s; set by %s"):format(hook.path, info.short_src,
+      info.linedefined, hook.doc, hook.origin)
+  end,
+  plain = function(hook) return { path = hook.path, set_by = hook.origin } end,
+}
+
+local function path_of(data, key)
+  return data.name and data.name .. "." .. key or key
+end
+
+-- The row of a key of a section, or the doc of a hook; an error where it is neither.
+local function look_up(data, key)
+  local row = type(key) == "string" and schema.find(key, data.section)
+  local hook = schema.hooks[data.section][key]
+  if row or hook then return row or nil, hook end
+  local near = nearest(tostring(key), schema.names(data.section))
+  error(("%s has no option '%s'%s"):format(data.name or "recipe", tostring(key),
+    near and ("; did you mean '%s'?"):format(near) or ""), 4)
+end
+
+local Section
+
+local function is_section(data, key)
+  if data.name then return false end
+  if key == "http" then return true end
+  for _, pool in ipairs(data.server.recipe.pools) do
+    if pool == key then return true end
+  end
+  return false
+end
+
+local function index(data, key)
+  if is_section(data, key) then
+    return Section { server = data.server, set = data.set, name = key,
+      section = schema.section_of(key) }
+  end
+  local row, hook = look_up(data, key)
+  local name = row and row.name or key
+  local from = data.name and data.server.recipe[data.name] or data.server.recipe
+  local value = from[name]
+  if value ~= nil and row and row.secret then return SECRET end
+  if type(value) == "table" then
+    local copy = {}
+    for k, v in pairs(value) do copy[k] = v end
+    return copy
+  end
+  if type(value) ~= "function" then return value end
+  local path = path_of(data, name)
+  return Hook { fn = value, path = path, doc = hook,
+    origin = settings.origin(data.server.recipe, path) or "?" }
+end
+
+-- What a value means that came from here: the function of a hook that was read before.
+local function unwrap(value)
+  local spec, hook = object.of(value)
+  return spec and hook.fn or value
+end
+
+local function assign(data, key, value)
+  if is_section(data, key) then
+    error(("recipe.%s cannot be replaced as a whole, only its fields"):format(key), 3)
+  end
+  local row = look_up(data, key)
+  local path = path_of(data, row and row.name or key)
+  if row and not row.live then
+    error(("%s is fixed while running   (help \"%s\")"):format(path, row.name), 3)
+  end
+  data.set(path, unwrap(value))
+end
+
+Section = object.class {
+  name = "recipe", doc = "the recipe; assign to its hooks and to options that are live",
+  index = index, assign = assign,
+  explain = function(data)
+    local list = {}
+    for _, s in ipairs(settings.settings(data.server.recipe)) do
+      local own = not data.name or s.path:sub(1, #data.name + 1) == data.name .. "."
+      if own and (data.name or s.origin ~= "default") then list[#list + 1] = s end
+    end
+    local text = object.columns((cells_of(list)))
+    if data.name then return text end
+    return data.server.recipe.file .. "\n" .. text
+      .. "\nthe rest are defaults: options() shows them all"
+  end,
+  plain = function(data)
+    local _, json = cells_of(settings.settings(data.server.recipe), data.name)
+    return json
+  end,
+  names = function(data)
+    local names = schema.names(data.section)
+    if not data.name then
+      names[#names + 1] = "http"
+      for _, pool in ipairs(data.server.recipe.pools) do names[#names + 1] = pool end
+    end
+    return names
+  end,
+}
+
+-- The recipe of a server; set(path, value) is called for what is assigned.
+function M.recipe(server, set)
+  return Section { server = server, set = set, section = "top" }
+end
+
+-- Text with the values of secrets taken out, for the log and the history.
+function M.without_secrets(text)
+  for _, section in ipairs(schema.sections) do
+    for _, row in ipairs(schema.rows[section]) do
+      if row.secret then
+        text = string.gsub(text, "(%f[%w_]" .. row.name .. "[\"'%]]*)%s*=.*",
+          "%1 = " .. SECRET)
+      end
+    end
+  end
+  return text
+end
+
+return M

@@ -1,0 +1,107 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- ps.lua - perilune ps: the processes of this user on this machine; on a bus, all there.
+
+local engine = require "perilune.ffi"
+local flags = require "perilune.flags"
+local json = require "perilune.json"
+local locals = require "perilune.local"
+local object = require "perilune.console_object"
+local visit = require "perilune.visit"
+
+local M = {}
+
+local TIMEOUT_MS = 2000
+
+local function uptime(seconds)
+  if seconds < 120 then return ("%ds"):format(seconds) end
+  if seconds < 7200 then return ("%dm"):format(seconds / 60) end
+  if seconds < 172800 then return ("%dh"):format(seconds / 3600) end
+  return ("%dd"):format(seconds / 86400)
+end
+
+local function load_text(load)
+  if type(load) ~= "table" then return "-" end
+  return ("%d+%d %d%%"):format(load.running or 0, load.waiting or 0,
+    100 * (load.blocks_used or 0) / math.max(load.blocks or 0, 1))
+end
+
+-- What each local process says of itself; one that does not answer is named all the same,
+-- one that is gone is not.
+function M.collect()
+  local list, why = locals.list()
+  if not list then return nil, why end
+  local out = {}
+  for _, process in ipairs(list) do
+    local c = locals.connection(process.path, TIMEOUT_MS)
+    if c:open() then
+      local about = c:get "/about"
+      if type(about) ~= "table" then about = { health = "no answer" } end
+      about.name = process.name
+      out[#out + 1] = about
+      c:close()
+    end
+  end
+  return out
+end
+
+M.HEAD = { "name", "role", "model", "load", "health", "uptime", "version", "recipe" }
+
+-- A process's cells under HEAD. Load: sequences that run + wait, blocks in use.
+function M.cells(p)
+  local recipe = type(p.recipe) == "string" and p.recipe:match "[^/]*$" or "-"
+  return { p.name, p.role or p.name:match "^%l+", p.model or "-", load_text(p.load),
+    tostring(p.health or "-"), p.uptime and uptime(p.uptime) or "-", p.version or "-",
+    recipe .. " " .. tostring(p.recipe_hash or ""):sub(1, 8) }
+end
+
+-- What a process on the bus says of itself, in the form of `collect`.
+local function from_bus(said)
+  local hello, stalled = said.hello, false
+  local load = { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
+  for _, e in ipairs(type(said.engines) == "table" and said.engines or {}) do
+    for field in pairs(load) do load[field] = load[field] + (tonumber(e[field]) or 0) end
+    stalled = stalled or (tonumber(e.busy_ms) or 0) > 60000
+  end
+  local model = type(hello.model) == "table" and hello.model.names
+  return { name = tostring(hello.name), role = hello.role, load = load,
+    model = type(model) == "table" and model[1] or nil, host = hello.host,
+    pid = hello.pid, state = hello.state, version = hello.version,
+    health = hello.state ~= "ready" and hello.state or stalled and "stalled" or "ok",
+    uptime = tonumber(engine.C.pl_wall_ns()) / 1e9 - (tonumber(hello.started) or 0),
+    recipe = hello.recipe, recipe_hash = hello.recipe_hash }
+end
+
+local function collect_all(options)
+  if not options.bus then return M.collect() end
+  local list, why = visit.peers(options)
+  if not list then return nil, why end
+  local out = {}
+  for i, said in ipairs(list) do out[i] = from_bus(said) end
+  return out
+end
+
+function M.run(words, complain)
+  local rows = flags.rows(visit.rows { { "json", false, "print JSON" } })
+  if words[1] == "--help" then
+    print("perilune ps: your processes on this machine, or those on a bus\n\n"
+      .. flags.help(rows))
+    return 0
+  end
+  local options, wrong, hint = flags.options(rows, words)
+  if not options then return complain(wrong, hint) end
+  local list, why = collect_all(options)
+  if not list then
+    io.stderr:write("perilune: ", why, "\n")
+    return 1
+  end
+  if options.json then
+    print((assert(json.encode(json.array(list)))))
+    return 0
+  end
+  local cells = { M.HEAD }
+  for i, p in ipairs(list) do cells[i + 1] = M.cells(p) end
+  print(object.columns(cells))
+  return 0
+end
+
+return M

@@ -1,0 +1,145 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- requests.lua - what became of each request: those under way, and the last thousand.
+--
+--     requests.begin(job)             it is understood and has an id
+--     requests.note(job, "submitted") it got to a stage
+--     requests.done(job, result)      it ended; `result` as `outcome` makes it
+--
+-- Times are of pl_now_ns. A record costs a request a table and a line per stage.
+
+local pl = require "perilune.ffi"
+local C = pl.C
+
+local M = {}
+
+local KEPT = 1000
+
+local live, n_live = {}, 0                  -- number -> record
+local ring, last = {}, 0                    -- the ended ones; `last`: the newest number
+
+local function now()
+  return tonumber(C.pl_now_ns())
+end
+
+-- `job`: id, plan (kind, stream, prompts), arrived. Fields of a record: number, id, kind,
+-- stream, arrived, prompt_tokens, choices, moves, stages = { name, ns, name, ns ... }.
+function M.begin(job)
+  local plan, tokens, choices = job.plan, 0, 0
+  for _, prompt in ipairs(plan.prompts) do
+    tokens = tokens + prompt.n_tokens
+    choices = choices + #prompt.seqs
+  end
+  last = last + 1
+  local record = { number = last, id = job.answer and job.answer.id or job.id,
+    kind = plan.kind, stream = plan.stream, arrived = tonumber(job.arrived),
+    prompt_tokens = tokens, choices = choices, moves = 0, stages = { "prepared", now() } }
+  job.record = record
+  live[last], n_live = record, n_live + 1
+end
+
+-- "submitted", "moved to worker/1 (was worker/0: gone)" ...; a move is counted too.
+function M.note(job, stage)
+  local record = job.record
+  if not record then return end
+  local stages = record.stages
+  stages[#stages + 1], stages[#stages + 2] = stage, now()
+  if stage:find "^moved" then record.moves = record.moves + 1 end
+end
+
+-- A result from how a request's choices ended (their `last`, a pl_stream_end): the first
+-- to be scheduled, the first token of all, the last one.
+function M.outcome(choices, finish_names)
+  local out = { tokens = 0, cached = 0, finish = "stop" }
+  local function first(field, ns)
+    if ns > 0 and (not out[field] or ns < out[field]) then out[field] = ns end
+  end
+  for _, choice in ipairs(choices) do
+    local e = choice.last
+    out.tokens = out.tokens + e.n_tokens
+    out.cached = math.max(out.cached, e.n_cached)
+    out.finish = finish_names[e.finish] or "error"
+    first("scheduled", tonumber(e.scheduled_ns))
+    first("first", e.n_tokens > 0 and tonumber(e.first_ns) or 0)
+    out.last = math.max(out.last or 0, e.n_tokens > 0 and tonumber(e.last_ns) or 0)
+  end
+  return out
+end
+
+-- `result`: finish, and where they are known why, tokens, cached, scheduled, first, last.
+function M.done(job, result)
+  local record = job.record
+  if not record or record.ended then return end
+  record.ended = now()
+  for _, field in ipairs { "finish", "why", "tokens", "cached", "scheduled", "first",
+      "last" } do
+    record[field] = result[field]
+  end
+  live[record.number], n_live = nil, n_live - 1
+  ring[record.number % KEPT + 1] = record
+end
+
+function M.count()
+  return n_live
+end
+
+local function by_number(a, b) return a.number < b.number end
+
+-- Those under way, oldest first.
+function M.live()
+  local out = {}
+  for _, record in pairs(live) do out[#out + 1] = record end
+  table.sort(out, by_number)
+  return out
+end
+
+-- Those that have ended, oldest first.
+function M.ended()
+  local out = {}
+  for _, record in pairs(ring) do out[#out + 1] = record end
+  table.sort(out, by_number)
+  return out
+end
+
+-- By its number, its id, or how an id begins.
+function M.find(key)
+  local found
+  for _, list in ipairs { M.ended(), M.live() } do
+    for _, record in ipairs(list) do
+      if record.number == key or record.id == key then return record end
+      if type(key) == "string" and record.id:sub(1, #key) == key then found = record end
+    end
+  end
+  return key ~= "" and found or nil
+end
+
+-- Seconds, of a record: to its first token, to its end or until now; nil: not yet.
+function M.to_first(record)
+  return record.first and (record.first - record.arrived) / 1e9
+end
+
+function M.total(record)
+  return ((record.ended or now()) - record.arrived) / 1e9
+end
+
+-- All that happened to it: a list of { name, ns }, in order of time.
+function M.timeline(record)
+  local out = { { "arrived", record.arrived } }
+  for i = 1, #record.stages, 2 do
+    out[#out + 1] = { record.stages[i], record.stages[i + 1] }
+  end
+  local function add(name, ns)
+    if ns and ns > 0 then out[#out + 1] = { name, ns } end
+  end
+  add("scheduled", record.scheduled)
+  add("first token", record.first)
+  add("last token", record.last)
+  add("ended: " .. tostring(record.finish), record.ended)
+  for i, entry in ipairs(out) do entry[3] = i end
+  table.sort(out, function(a, b)
+    if a[2] ~= b[2] then return a[2] < b[2] end
+    return a[3] < b[3]
+  end)
+  return out
+end
+
+return M

@@ -1,0 +1,319 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- How hooks are asked, and what happens when they do not answer as they should.
+local hooks = require "perilune.hooks"
+local log = require "perilune.log"
+local metrics_rows = require "perilune.metrics_rows"
+local pl = require "perilune.ffi"
+local public = require "perilune"
+local recipe = require "perilune.recipe"
+local scratch = require "scratch"
+local C = pl.C
+
+local LOST = { name = "worker/1", reason = "gone", numerics = "x" }
+
+-- A request of 20 prompt tokens, but for what the test says.
+local function req(more)
+  local facts = { id = "r1", model = "m", tokens = 20, total = 20, max_tokens = 7,
+    stream = true, priority = 3, moves = 0, block_size = 16 }
+  for key, value in pairs(more or {}) do facts[key] = value end
+  return hooks.view(facts)
+end
+
+local function errors(hook)
+  return C.pl_metric_value(C.pl_metric_open(C.PL_COUNTER, metrics_rows.hook[1][2],
+    ('hook="%s"'):format(hook), metrics_rows.hook[1][3], nil, 0))
+end
+
+describe("a hook", function()
+  local dir, said, kept
+  setup(function()
+    dir, kept = scratch.folder(), { error = log.error, warning = log.warning }
+    for level in pairs(kept) do
+      log[level] = function(text, ...) said[#said + 1] = level .. ": " .. text:format(...) end
+    end
+  end)
+  teardown(function()
+    dir.remove()
+    for level, fn in pairs(kept) do log[level] = fn end
+  end)
+  before_each(function() said = {} end)
+
+  -- A server with the recipe that has this body before its last `return`.
+  local function server(fields, body, ...)
+    local path = dir.write("r.lua", ('local pl = require "perilune"\n%s\nreturn { %s, '
+      .. "worker = {} }"):format(body or "", fields))
+    return { recipe = assert(recipe.resolve(path, { ... }, function() end)) }
+  end
+
+  local function said_once(...)
+    assert.equal(1, #said, table.concat(said, "\n"))
+    for _, words in ipairs { ... } do
+      assert.is_truthy(said[1]:find(words, 1, true), said[1])
+    end
+  end
+
+  it("need not be there: requests come in, and move as often as the limit says", function()
+    local s = server "migration_limit = 2"
+    assert.is_nil(hooks.ask(s, "admit", req()))
+    assert.same({ avoid = "worker/1", after = 0 },
+                hooks.ask(s, "migrate", req { moves = 1 }, LOST))
+    assert.same({ fail = "Worker worker/1 was lost (gone); migration limit exhausted" },
+                hooks.ask(s, "migrate", req { moves = 2 }, LOST))
+    assert.is_nil(hooks.ask(s, "done", req(), {}))
+    s = server "migration_limit = 2, migration_max_seq_len = 30"
+    assert.is_truthy(hooks.ask(s, "migrate", req { total = 30 }, LOST).avoid)
+    local answer = hooks.ask(s, "migrate", req { total = 31 }, LOST)
+    assert.is_true(answer.too_long)
+    assert.matches("31 tokens are more than migration_max_seq_len %(30%)$", answer.fail)
+  end)
+
+  it("may turn a request away", function()
+    local s = server("admit = admit", [[
+      local function admit(req)
+        if req.tokens > 10 then return pl.reject(429, "too long", 1.2) end
+        if req.tokens > 5 then return pl.reject(400, "odd") end
+      end]])
+    assert.same({ status = 429, message = "too long", headers = "Retry-After: 2\r\n" },
+                hooks.ask(s, "admit", req()))
+    assert.same({ status = 400, message = "odd" },
+                hooks.ask(s, "admit", req { tokens = 6 }))
+    assert.is_nil(hooks.ask(s, "admit", req { tokens = 1 }))
+    assert.same({}, said)
+  end)
+
+  it("says how a request moves, or that it does not", function()
+    local s = server("migrate = migrate", [[
+      local function migrate(req, lost)
+        if req.moves == 0 then return pl.retry() end
+        if req.moves == 1 then return pl.retry { avoid = lost.name, after = 0.5 } end
+        return pl.fail(lost.reason .. " at " .. req.total .. " in " .. req.blocks)
+      end]])
+    local function ask(moves)
+      return hooks.ask(s, "migrate", req { moves = moves, total = 50 }, LOST)
+    end
+    assert.same({ after = 0 }, ask(0))
+    assert.same({ avoid = "worker/1", after = 0.5 }, ask(1))
+    assert.same({ fail = "gone at 50 in 4", message = "gone at 50 in 4" }, ask(2))
+  end)
+
+  it("sees the request, and cannot change it", function()
+    local s = server("admit = admit", [[
+      local seen = pl.keep("seen", {})
+      local function admit(req)
+        seen.text = table.concat({ req.id, req.model, req.tokens, req.blocks, req.total,
+          req.max_tokens, tostring(req.stream), req.priority, req.moves,
+          tostring(req.headers["x-a"]) }, " ")
+        return pl.reject(400, seen.text)
+      end]])
+    assert.equal("r1 m 20 2 20 7 true 3 0 nil", hooks.ask(s, "admit", req()).message)
+    for text, why in pairs {
+      ["req.tokens = 1"] = "req is read-only; 'tokens' assigned",
+      ["req.headers.a = 1"] = "headers are read-only",
+      ["return req.tokns"] = "req has no 'tokns'" } do
+      said = {}
+      assert.is_nil(hooks.ask(server("admit = function(req)\n " .. text .. " end"), "admit",
+        req()))
+      said_once("r.lua:4: " .. why)
+    end
+  end)
+
+  it("may keep the request; its headers are gone then", function()
+    local s = server("done = done", [[
+      local kept = pl.keep("kept", {})
+      local function done(req)
+        if kept[1] then error(tostring(kept[1].headers["x-a"]) .. kept[1].id, 0) end
+        kept[1] = req
+      end]])
+    hooks.ask(s, "done", req { exchange = pl.ffi.cast("pl_exchange *", 1) })
+    hooks.ask(s, "done", req())
+    said_once "the default answers: nilr1"
+  end)
+
+  it("is told what became of a request", function()
+    local s = server "done = function(req, r) error(req.id .. ' ' .. r.tokens, 0) end"
+    assert.is_nil(hooks.ask(s, "done", req(), { tokens = 5 }))
+    said_once "the default answers: r1 5"
+  end)
+
+  describe("that fails", function()
+    it("is answered for; its line is logged once a minute, each time is counted", function()
+      local s = server("admit = admit", [[
+        local function admit(req)
+          return req.id .. nil
+        end]])
+      local before = errors "admit"
+      for _ = 1, 100 do assert.is_nil(hooks.ask(s, "admit", req())) end
+      assert.equal(before + 100, errors "admit")
+      said_once("error: hook admit (", "r.lua:2) failed", "r.lua:3: attempt to concatenate")
+    end)
+
+    it("by another kind of answer", function()
+      for _, text in ipairs { "5", "true", "pl.retry()", "{ status = 400 }" } do
+        said = {}
+        assert.is_nil(hooks.ask(server("admit = function() return " .. text .. " end"),
+          "admit", req()))
+        said_once "wanted is nothing or pl.reject(status, why)"
+      end
+      said = {}
+      local s = server "migrate = function() end"
+      assert.matches("limit exhausted$", hooks.ask(s, "migrate", req(), LOST).fail)
+      said_once "it answered nil; wanted is pl.retry { avoid, after } or pl.fail(why)"
+    end)
+
+    it("by wrong use of pl, at its own line", function()
+      for text, why in pairs {
+        ["pl.reject(200, 'x')"] = "pl.reject: status is '200'; it wants an integer from 400",
+        ["pl.reject(429)"] = "pl.reject: wants a status and a reason",
+        ["pl.reject(429, 'x', -1)"] = "pl.reject: retry_after wants seconds",
+        ["pl.retry { befor = 1 }"] = "pl.retry has no 'befor'; it wants avoid, after",
+        ["pl.retry { after = 0/0 }"] = "pl.retry: after wants seconds",
+        ["pl.fail()"] = "pl.fail: wants a reason",
+        ["pl.keep('x', 1)"] = "pl.keep: only while a recipe is loaded" } do
+        said = {}
+        hooks.ask(server("admit = function()\nlocal v = " .. text .. " end"), "admit", req())
+        said_once("r.lua:4: " .. why)
+      end
+    end)
+
+    it("by an error that is no string, or by overflow of the stack", function()
+      hooks.ask(server "admit = function() error({}) end", "admit", req())
+      said_once "the default answers"
+      said = {}
+      hooks.ask(server("admit = f", "local function f() return 1 + f() end"), "admit", req())
+      said_once "stack overflow"
+    end)
+  end)
+
+  describe("on probation", function()
+    local LOOPS = {
+      ["by itself"] = "while true do end",
+      ["behind a pcall"] = "while true do pcall(function() while true do end end) end",
+      ["in a function of the file"] = "spin()",
+      ["in a kept table's"] = "kept.spin()",
+    }
+    for name, text in pairs(LOOPS) do
+      it("is refused when it does not end: " .. name, function()
+        local s = server("admit = admit", [[
+          local function spin() while true do end end
+          local kept = pl.keep("t", { spin = spin })
+          local function admit(req)
+            if req.id == "r1" then ]] .. text .. [[ end
+            return pl.reject(429, "no")
+          end]])
+        assert.equal(429, hooks.ask(s, "admit", req { id = "r2" }).status)
+        assert.equal("on probation", hooks.standing(s.recipe, "admit"))
+        local before = errors "admit"
+        assert.is_nil(hooks.ask(s, "admit", req()))
+        said_once("warning: hook admit (", "r.lua:4) is refused", "and was at ", "r.lua:")
+        assert.equal(before + 1, errors "admit")
+        assert.equal("refused", hooks.standing(s.recipe, "admit"))
+        assert.is_nil(hooks.ask(s, "admit", req { id = "r2" }))
+        assert.is_nil(debug.gethook())
+        assert.is_true((jit.status()))
+      end)
+    end
+
+    it("is interrupted though it was compiled before", function()
+      local s = server("admit = admit", [[
+        local limit = pl.keep("limit", { 1000 })
+        local function admit()
+          local i = 0
+          while i < limit[1] do i = i + 1 end
+          return pl.reject(400, "counted")
+        end]])
+      for _ = 1, 200 do s.recipe.admit() end
+      local limit
+      local up = 1
+      while true do
+        local name, v = debug.getupvalue(s.recipe.admit, up)
+        if not name then break end
+        if name == "limit" then limit = v end
+        up = up + 1
+      end
+      limit[1] = math.huge
+      assert.is_nil(hooks.ask(s, "admit", req()))
+      assert.equal("refused", hooks.standing(s.recipe, "admit"))
+    end)
+
+    it("is trusted after its calls, and timed from then on; anew when it is replaced",
+       function()
+      local s = server "admit = function() end"
+      local row = metrics_rows.hook[2]
+      local seconds = C.pl_metric_open(C.PL_HISTOGRAM, row[2], 'hook="admit"', row[3],
+        pl.ffi.new("double[?]", #row[4], row[4]), #row[4])
+      local before = C.pl_metric_value(seconds)
+      for _ = 1, hooks.PROBATION do hooks.ask(s, "admit", req()) end
+      assert.equal("trusted", hooks.standing(s.recipe, "admit"))
+      assert.equal(before, C.pl_metric_value(seconds))
+      hooks.ask(s, "admit", req())
+      assert.equal(before + 1, C.pl_metric_value(seconds))
+      recipe.change(s.recipe, "admit", function() end, "a test")
+      assert.is_nil(hooks.standing(s.recipe, "admit"))
+      hooks.ask(s, "admit", req())
+      assert.equal("on probation", hooks.standing(s.recipe, "admit"))
+      assert.equal(before + 1, C.pl_metric_value(seconds))
+    end)
+  end)
+
+  it("is tested without a server: examples/fair.lua", function()
+    local migrate = public.load("examples/fair.lua").migrate
+    assert.equal("moved three times, then gone", migrate({ moves = 3 }, LOST).why)
+    local again = migrate({ moves = 2 }, LOST)
+    assert.equal("worker/1", again.avoid)
+    assert.equal(0.2, again.after)
+  end)
+
+  it("that nothing asks yet is known by its path", function()
+    local path = dir.write("r.lua",
+      "local function f() end return { admit = f, worker = { cost = f, split = nil } }")
+    local r = assert(recipe.resolve(path, {}, function() end))
+    assert.same({ "worker.cost" }, hooks.unasked(r))
+    assert.is_false(hooks.is_asked "worker.cost")
+    assert.is_true(hooks.is_asked "admit")
+  end)
+end)
+
+describe("pl", function()
+  it("has a clock and dice", function()
+    local a = public.now()
+    assert.is_true(public.now() >= a)
+    local sum = 0
+    for _ = 1, 1000 do
+      local v = public.random()
+      assert.is_true(v >= 0 and v < 1)
+      sum = sum + v
+    end
+    assert.is_true(sum > 400 and sum < 600)     -- ten standard deviations
+  end)
+
+  it("has a table that forgets what was not used for longest", function()
+    local t = public.lru(2)
+    t:put("a", 1)
+    t:put("b", 2)
+    assert.equal(1, t:get "a")
+    t:put("c", 3)
+    assert.is_nil(t:get "b")
+    assert.equal(1, t:get "a")
+    t:put("a", nil)
+    assert.is_nil(t:get "a")
+    assert.equal(3, t:get "c")
+    t:put("c", 4)
+    t:put("d", 5)
+    assert.equal(4, t:get "c")
+    assert.equal(5, t:get "d")
+    assert.is_nil(t:get(nil))
+    assert.has_error(function() t:put(nil, 1) end, "lru:put: wants a key")
+    for _, n in ipairs { 0, 1.5, "x" } do
+      assert.has_error(function() public.lru(n) end)
+    end
+  end)
+
+  it("has a table that never grows", function()
+    local t = public.lru(10)
+    for i = 1, 1000 do t:put(i, i) end
+    local n = 0
+    for i = 1, 1000 do n = n + (t:get(i) and 1 or 0) end
+    assert.equal(10, n)
+    assert.equal(1000, t:get(1000))
+  end)
+end)

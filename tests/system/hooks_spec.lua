@@ -1,0 +1,205 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Hooks in a real process: asked, failing, endless, swapped by SIGHUP under load; and
+-- overload as a client sees it.
+
+local process = require "support.process"
+local scratch = require "scratch"
+local serving = require "support.serving"
+
+local COMPLETION = "/v1/completions"
+local SHORT = { prompt = "hello", max_tokens = 3, ignore_eos = true }
+
+describe("hooks of a process", function()
+  local dir, path, s
+  setup(function() dir = scratch.folder() end)
+  teardown(function() dir.remove() end)
+  after_each(function()
+    if s then s.process:remove() end
+    s = nil
+  end)
+
+  local function write(text)
+    path = dir.write("r.lua", 'local pl = require "perilune"\n' .. text)
+  end
+
+  local function start(text, ...)
+    write(text)
+    s = serving.start({ ... }, nil, path)
+  end
+
+  local function status(headers) return s:post(COMPLETION, SHORT, headers).status end
+
+  -- How often the log has these words.
+  local function said(words)
+    local n, at = 0, 1
+    while true do
+      local from, to = s.process:log():find(words, at, true)
+      if not from then return n end
+      n, at = n + 1, to + 1
+    end
+  end
+
+  -- Sends SIGHUP and waits until the log has these words once more.
+  local function reload(words)
+    local before = said(words)
+    s.process:signal "HUP"
+    assert.is_truthy(process.wait_for(20, function() return said(words) > before end),
+      s.process:log())
+  end
+
+  it("turn requests away, and are told of the rest", function()
+    start [[
+      return { worker = {},
+        admit = function(req)
+          if req.headers["x-no"] then
+            return pl.reject(429, "not " .. req.headers["X-No"], 7)
+          end
+        end,
+        done = function(req, r)
+          pl.log.info("done: %s %d %d %s %s", r.worker, r.tokens, req.total - req.tokens,
+            r.finish, req.headers["x-team"])
+        end }]]
+    local r = s:post(COMPLETION, SHORT, { ["X-No"] = "you" })
+    assert.equal(429, r.status)
+    assert.equal("7", r.headers["retry-after"])
+    assert.same({ message = "not you", type = "RateLimitError", param = serving.null,
+      code = 429 }, r.json.error)
+    assert.equal(200, status { ["X-Team"] = "red" })
+    assert.equal(1, s:metric "dynamo_frontend_model_rejection_total")
+    assert.is_truthy(s:stop():find("done: worker/0 3 3 length red\n", 1, true))
+  end)
+
+  it("that fail or do not end let requests in", function()
+    start [[
+      return { worker = {}, admit = function(req)
+        if req.headers["x-fail"] then return req.id() end
+        if req.headers["x-loop"] then while true do end end
+        return pl.reject(400, "no")
+      end }]]
+    assert.equal(400, status())
+    for _ = 1, 3 do assert.equal(200, status { ["X-Fail"] = "1" }) end
+    assert.equal(1, said "r.lua:3: attempt to call")
+    assert.equal(400, status())
+    assert.equal(200, status { ["X-Loop"] = "1" })
+    assert.equal(200, status())
+    assert.equal(1, said "hook admit (" and said "is refused: it took more than")
+    assert.equal(4, s:metric "perilune_hook_errors_total")
+    write "return { worker = {}, admit = function() return pl.reject(400, 'no') end }"
+    reload "is read again"
+    assert.equal(400, status())
+  end)
+
+  it("are swapped under load, and no request is lost", function()
+    local function text(code)
+      return ([[
+        local seen = pl.keep("seen", { n = 0 })
+        return { worker = {}, admit = function(req)
+          seen.n = seen.n + 1
+          if req.headers["x-ask"] then return pl.reject(%d, "seen " .. seen.n) end
+        end }]]):format(code)
+    end
+    start(text(431))
+    local begun = {}
+    for round = 1, 10 do
+      for i = 1, 8 do
+        begun[#begun + 1] = s:begin("POST", COMPLETION, { prompt = "x" .. i, n = 1,
+          max_tokens = 600, ignore_eos = true, temperature = 0, stream = i % 2 == 0 })
+      end
+      if round % 2 == 0 then
+        write "return { worker = {}, admit = 5 }"
+        reload "r.lua:2: recipe.admit is 5; it wants a function"
+      else
+        write(text(430 + round))
+        reload "admit swapped"
+      end
+      local r = s:post(COMPLETION, SHORT, { ["X-Ask"] = "1" })
+      assert.equal(430 + round - (1 - round % 2), r.status)
+    end
+    for i, answer in ipairs(begun) do
+      answer:finish()
+      assert.equal(200, answer.status)
+      local last = i % 2 == 1 and answer.json or table.remove(answer:events())
+      assert.equal("length", last.choices[1].finish_reason)
+    end
+    local r = s:post(COMPLETION, SHORT, { ["X-Ask"] = "1" })
+    assert.equal("seen " .. #begun + 11, r.json.error.message)
+    assert.is_true(s:idle())
+    s.process:signal "TERM"
+    assert.equal(0, s.process:wait(20))
+  end)
+
+  it("leave live options to the file, and name what needs a restart", function()
+    start("return { worker = {} }", "--max-logprobs", "3")
+    assert.equal(200, s:get("/v1/models").status)
+    write "return { http = { api_key = 'k', host = '::1' }, max_logprobs = 9, worker = {} }"
+    reload "http.host changed"
+    assert.equal(401, s:get("/v1/models").status)
+    assert.equal(400, s:post(COMPLETION, { prompt = "x", logprobs = 4 },
+      { Authorization = "Bearer k" }).status)
+    local log = s:stop()
+    assert.is_truthy(log:find("http.api_key changed none -> (secret)", 1, true))
+    assert.is_nil(log:find("max_logprobs changed", 1, true))
+  end)
+
+  it("give each team its share: examples/fair.lua", function()
+    s = serving.start({ "--share", "5" }, nil, "examples/fair.lua")
+    local red, blue = { ["X-Team"] = "red" }, { ["X-Team"] = "blue" }
+    assert.equal(200, status(red))
+    assert.equal(200, status(red))
+    reload "is read again"
+    local r = s:post(COMPLETION, SHORT, red)
+    assert.equal(429, r.status)
+    assert.equal("red has had its share", r.json.error.message)
+    local again = tonumber(r.headers["retry-after"])
+    assert.is_true(again > 0 and again <= 60)
+    assert.equal(200, status(blue))
+    s:stop()
+  end)
+end)
+
+describe("overload", function()
+  local s
+  after_each(function()
+    if s then s.process:remove() end
+    s = nil
+  end)
+
+  local function set(threshold, headers)
+    return s:post("/busy_threshold", { model = "llama",
+      active_decode_blocks_threshold = threshold }, headers)
+  end
+
+  it("turns requests away while every worker is busy", function()
+    s = serving.start { "--overload-status", "529" }
+    assert.equal(200, set(0).status)
+    assert.equal(200, s:post(COMPLETION, SHORT).status)
+    local long = s:begin("POST", COMPLETION, { prompt = "x", max_tokens = 1900, n = 20,
+      temperature = 1, ignore_eos = true })
+    assert.is_truthy(process.wait_for(20, function()
+      return s:metric "vllm:kv_cache_usage_perc" > 0
+    end))
+    local r = s:post(COMPLETION, SHORT)
+    assert.equal(529, r.status)
+    assert.equal("1", r.headers["retry-after"])
+    assert.equal("ServiceUnavailableError", r.json.error.type)
+    assert.equal(1, s:metric "dynamo_frontend_model_rejection_total")
+    assert.equal(200, set(serving.null).status)
+    assert.equal(200, s:post(COMPLETION, SHORT).status)
+    long.connection:close()
+    assert.is_true(s:idle(20))
+    s:stop()
+  end)
+
+  it("has its thresholds set by who has the key, or by nobody", function()
+    s = serving.start { "--api-key", "k" }
+    assert.equal(401, set(0.5).status)
+    assert.equal(200, set(0.5, { Authorization = "Bearer k" }).status)
+    assert.equal(0.5,
+      s:get("/busy_threshold").json.thresholds[1].active_decode_blocks_threshold)
+    s:stop()
+    s = serving.start { "--disable-frontend-admin-api" }
+    assert.equal(404, set(0.5).status)
+    assert.equal(404, s:get("/busy_threshold").status)
+    s:stop()
+  end)
+end)

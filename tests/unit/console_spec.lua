@@ -1,0 +1,340 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- What is typed into a process: it ends, it reaches nothing, it is shown.
+local admin = require "perilune.admin"
+local console = require "perilune.console"
+local engine = require "support.engine"
+local json = require "perilune.json"
+local recipe = require "perilune.recipe"
+local run = require "perilune.console_run"
+local scratch = require "scratch"
+
+describe("the console", function()
+  local e, dir, server, changes, gone, doing
+
+  local HOOKED = [[
+return {
+  http = { port = 0, api_key = "hush" },
+  worker = { cost = function(n) local i = 0 while i ~= n do i = i + 1 end return i end },
+}]]
+
+  local budget = run.SECONDS
+  setup(function()
+    run.SECONDS = 0.3
+    dir = scratch.folder()
+    e = engine.open("tests/golden/llama", { device = "null", load_format = "dummy" })
+    server = { engine = e.engine, worker = e.loaded, role = "frontend", name = "llama",
+      process_name = "frontend/0", metrics = { refresh = function() end },
+      recipe = assert(recipe.resolve(dir.write("hooked.lua", HOOKED), { "--model", "m" })) }
+    function server:set(path, value, by)
+      assert(self == server)
+      changes[#changes + 1] = { path, value, by }
+      if value == "no" then return nil, path .. " does not want that", 'help "it"' end
+      return true, path .. " replaced"
+    end
+    function server.doing(_, what) doing[#doing + 1] = what end
+  end)
+  teardown(function()
+    run.SECONDS = budget
+    e:close(true)
+    dir.remove()
+  end)
+  before_each(function()
+    changes, doing, gone = {}, {}, function() return false end
+  end)
+
+  local function eval(text, more)
+    local body = { text = text }
+    for k, v in pairs(more or {}) do body[k] = v end
+    return console.eval(server, { body = body, by = "a test",
+      gone = function() return gone() end })
+  end
+
+  local function shows(expected, text, more)
+    local r = eval(text, more)
+    assert.is_nil(r.error)
+    assert.equal(expected, r.text)
+  end
+
+  -- It fails with this in its message.
+  local function fails(expected, text)
+    local r = eval(text)
+    assert.is_truthy(r.error, text .. " gave " .. tostring(r.text))
+    assert.is_truthy(r.error:find(expected, 1, true), r.error)
+  end
+
+  it("needs no return, and prints all values", function()
+    shows("2", "1 + 1")
+    shows("1\tb\tnil", "1, 'b', nil")
+    shows("", "local x = 1")
+    shows("3", "return 3")
+    shows('{ 1, 2, [4.5] = true, a = { b = "c\\n" } }', "{1, 2, a = { b = 'c\\n' }, [4.5] = true}")
+    shows("nil", "nil")
+    shows("9.007199254741e+15", "2^53 + 2")
+    shows("nan\tinf", "math.abs(0/0), math.huge")
+    shows("a\tb\nc", "print('a', 'b') return 'c'")
+    shows("{ { itself } }", "(function() local t = {} t[1] = t return t end)()")
+  end)
+
+  it("asks for more where a line is not whole, if somebody can type it", function()
+    for _, text in ipairs { "for i = 1, 2 do", "x = function()", "{ 1,", "[[a", "--[[ a" } do
+      assert.is_true(eval(text, { interactive = true }).more, text)
+      assert.is_truthy(eval(text).error, text)
+    end
+    for _, text in ipairs { "for for", "1 +* 2", "x = = 1", "'abc" } do
+      assert.is_truthy(eval(text, { interactive = true }).error, text)
+    end
+    shows("6", "local s = 0\nfor i = 1, 3 do\n  s = s + i\nend\nreturn s")
+  end)
+
+  it("keeps each console's variables apart", function()
+    shows("", "x = 1", { console = "a" })
+    shows("", "x = 2", { console = "b" })
+    shows("1", "x", { console = "a" })
+    shows("2", "x", { console = "b" })
+    fails("'x' is not defined", "x")
+    for i = 1, 40 do eval("y = 1", { console = "c" .. i }) end
+    assert.is_truthy(eval("x", { console = "a" }).error)      -- the oldest are forgotten
+  end)
+
+  describe("ends", function()
+    it("loops, however they resist", function()
+      for _, text in ipairs {
+        "while true do end",
+        "while true do pcall(error) end",
+        "local function f() return pcall(f) end while true do f() end",
+        "repeat local ok = pcall(function() while true do end end) until false",
+        "return setmetatable({}, { __tostring = function() while true do end end })",
+        "return setmetatable({}, { __index = function(t, k) return t[k + 1] end })[1]",
+        "for i = 1, math.huge do end",
+        "local t = { 1, 2, 3 } while true do table.sort(t, function() return true end) end",
+      } do
+        local r = eval(text)
+        assert.is_truthy(r.error, text)
+        assert.is_truthy(r.error:find "budget" or r.error:find "stack overflow"
+          or r.error:find "invalid order function", r.error)
+      end
+      shows("2", "1 + 1")
+    end)
+
+    it("a hook of the recipe that has been compiled", function()
+      local hook = server.recipe.worker.cost
+      for i = 1, 2000 do hook(i) end
+      shows("7", "recipe.worker.cost(7)")
+      fails("budget", "recipe.worker.cost(-1)")
+      fails("budget", "(function() return pcall(recipe.worker.cost, -1) end)()")
+      assert.is_true(jit.status())
+    end)
+
+    it("what its console does not wait for", function()
+      local looks = 0
+      gone = function()
+        looks = looks + 1
+        return looks > 3
+      end
+      fails("interrupted", "while true do end")
+      assert.equal(4, looks)
+    end)
+
+    it("what takes too much memory", function()
+      fails("MiB of memory", "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e6 + i) end")
+      fails("MiB of memory", "local s = 'x' while true do s = s .. s end")
+      fails("at most 16777216", "('x'):rep(1e9)")
+      fails("at most 16777216", "string.rep('ab', 1e7, '--')")
+      fails("might not end", "('a'):rep(50000):find(('a*'):rep(30) .. 'b')")
+      fails("might not end", "string.match(('a'):rep(50000), ('.-'):rep(30))")
+      shows("3\t3", "('abc'):find('c', 1, true)")
+      shows("abc", "('  abc '):match '^%s*(.-)%s*$'")
+      shows("b\t1", "('a.b'):gsub('a%.', '')")
+    end)
+
+    it("strings of ours are as before", function()
+      eval "while true do end"
+      assert.equal(string, getmetatable("").__index)
+      assert.is_nil((debug.gethook()))
+    end)
+  end)
+
+  it("bounds what it shows", function()
+    local r = eval "(function() local s = '' for i = 1, 7 do s = s .. ('ü'):rep(6e4) end return s end)()"
+    assert.is_true(#r.text < 66000)
+    assert.is_truthy(r.text:find "cut: 840000 bytes in all")
+    r = eval "(function() local t = {} for i = 1, 1e5 do t[i] = i end return t end)()"
+    assert.is_true(#r.text < 2000)
+    r = eval "for i = 1, 1e5 do print(i) end"
+    assert.is_true(#r.text < 66000)
+    assert.is_truthy(eval(("x"):rep(70000)).error:find "at most 65536 bytes")
+    assert.is_truthy(eval(7).error)
+  end)
+
+  it("survives errors in errors", function()
+    shows("a value whose __tostring fails: no",
+      "setmetatable({}, { __tostring = function() error('no', 0) end })")
+    assert.is_truthy(eval "error(setmetatable({}, { __tostring = error }))".error)
+    assert.is_truthy(eval "error(nil)".error)
+    fails("{ a = 1 }", "error { a = 1 }")
+    local r = eval "print 'before' error('after', 0)"
+    assert.equal("before", r.text)
+    assert.equal("after", r.error)
+  end)
+
+  it("reaches no file, process, or C", function()
+    for _, name in ipairs { "io", "ffi", "require", "load", "loadstring", "dofile", "debug",
+        "jit", "package", "getfenv", "setfenv", "rawset", "rawget", "collectgarbage",
+        "newproxy", "coroutine", "module", "getmetatable", "arg", "_G" } do
+      fails("not defined", name)
+    end
+    shows("nil\tnil\tnil\tnil", "os.execute, os.getenv, os.exit, string.dump")
+    fails("cannot be assigned", "string.rep = 1")
+    fails("cannot be assigned", "os.time = nil")
+    fails("the console's own", "requests = 1")
+    fails("protected", "setmetatable(string, {})")
+    fails("protected", "setmetatable(recipe, {})")
+    fails("not for the console", "pl.load 'agg'")
+    fails("cannot be assigned", "pl.version = 1")
+    local r = eval "next(recipe), next(w(0)), next(requests())"
+    assert.equal("nil\tnil\tnil", r.text)
+    assert.is_truthy(eval("\27LJ\2").error)
+    for _, text in ipairs { "w(0).engine", "w(0).steps(1)", "w(9)", "trace 'none'",
+        "slow(1, 'x')", "help 'nothing'", "w('x')", "recipe()" } do
+      assert.is_truthy(eval(text).error or eval(text).text == "nil", text)
+    end
+  end)
+
+  describe("the recipe", function()
+    it("is shown with who set what, but for secrets", function()
+      local r = eval "recipe"
+      assert.is_truthy(r.text:find("hooked.lua:2", 1, true))
+      assert.is_truthy(r.text:find("(secret)", 1, true))
+      assert.is_nil(eval("options()").text:find("hush", 1, true))
+      shows("(secret)", "recipe.http.api_key")
+      shows("16", "recipe.worker.block_size")
+      assert.is_truthy(eval("recipe.worker.cost").text:find "worker.cost   %S+hooked.lua:3   what")
+      assert.is_truthy(eval("options 'block'").text:find "worker.block_size +16 +default")
+      fails("did you mean 'block_size'?", "recipe.worker.blok_size")
+      fails("has no option 'x'", "recipe.x")
+    end)
+
+    it("is changed through one door, and says so", function()
+      local r = eval "recipe.worker.cost = function(req, w) return 2 end"
+      assert.equal("worker.cost replaced", r.text)
+      assert.equal("worker.cost", changes[1][1])
+      assert.equal(2, changes[1][2]())
+      assert.equal("a test", changes[1][3])
+      eval "recipe.worker.cost = recipe.worker.cost"
+      assert.equal(server.recipe.worker.cost, changes[2][2])
+      eval "recipe.http.api_key = { 'a', 'b' }"
+      assert.same({ "http.api_key", { "a", "b" }, "a test" }, changes[3])
+      eval "recipe.uvicorn_log_level = 'debug'"
+      assert.equal("log_level", changes[4][1])
+      eval "recipe.migrate = nil"
+      assert.same({ "migrate", nil, "a test" }, changes[5])
+      fails('http.response_role does not want that   (help "it")', "recipe.http.response_role = 'no'")
+    end)
+
+    it("refuses what is fixed", function()
+      fails('worker.block_size is fixed while running   (help "block_size")',
+        "recipe.worker.block_size = 32")
+      fails("cannot be replaced as a whole", "recipe.worker = {}")
+      fails("has no option", "recipe.nothing = 1")
+      assert.same({}, changes)
+    end)
+
+    it("has no secrets in what is logged", function()
+      local clean = require("perilune.console_recipe").without_secrets
+      assert.equal("recipe.http.api_key = (secret)", clean 'recipe.http.api_key = "hush"')
+      assert.equal('recipe.http["api_key"] = (secret)', clean 'recipe.http["api_key"]="hush"')
+      assert.equal("recipe.http.api_key", clean "recipe.http.api_key")
+      assert.equal("x = 1", clean "x = 1")
+    end)
+  end)
+
+  it("says where Lua is meanwhile", function()
+    eval "1"
+    assert.same({ "the console", "" }, doing)
+    doing = {}
+    eval "error()"
+    assert.same({ "the console", "" }, doing)
+  end)
+
+  describe("as JSON", function()
+    local function value(text)
+      local r = eval(text, { json = true })
+      assert.is_nil(r.error)
+      return assert(json.encode(r.value))
+    end
+
+    it("has lists, objects and null", function()
+      assert.equal("[]", value "requests()")
+      assert.equal('{"a":[1,2,{"b":true}]}', value "{ a = { 1, 2, { b = true } } }")
+      assert.equal("null", value "nil")
+      assert.equal("null", value "local x")
+      assert.equal('"inf"', value "math.huge")
+      assert.equal('{"1":1,"3":3}', value "{ 1, [3] = 3 }")
+      assert.equal('["itself"]', value "(function() local t = {} t[1] = t return t end)()")
+      assert.is_truthy(value("w(0)"):find '"name":"worker/0"')
+      assert.is_truthy(value("w(0):steps()"):find '"rows":%[{')
+      assert.is_truthy(value("blocks()"):find '"free":')
+      assert.equal('"log_level replaced"', value "log_level 'debug'")
+    end)
+
+    it("is bounded", function()
+      local text = value [[(function()
+        local t = {} for i = 1, 900 do t[i] = ('x'):rep(6e4) end return t end)()]]
+      assert.is_true(#text < 400000)
+    end)
+  end)
+
+  describe("completes", function()
+    local function complete(text)
+      local r = console.complete(server, { body = { text = text } })
+      return table.concat(r.candidates, " "), text:sub(r.from)
+    end
+
+    it("names, members and words of help", function()
+      assert.equal("requests(", (complete "requ"))
+      assert.equal("recipe reload( requests(", (complete "x = re"))
+      local names, part = complete "recipe.worker.block"
+      assert.equal("block_size", names)
+      assert.equal("block", part)
+      assert.equal("steps(", (complete "w(0):st"))
+      assert.equal("block_size", (complete 'help "block_s'))
+      assert.is_truthy(complete("metrics('vllm:prefix"):find "vllm:prefix_cache_hits_total")
+      assert.equal("floor( fmod( frexp(", (complete "math.f"))
+      assert.is_truthy(complete "":find "requests%(")
+    end)
+
+    it("nothing, where there is nothing, and evaluates nothing", function()
+      for _, text in ipairs { "nothing.here", "x.y.z.", "requests().", "'abc", "f(1)", "recipe.x.y.",
+          "1.", ("a."):rep(2000), ":::", "recipe.worker.cost." } do
+        assert.equal("", (complete(text)), text)
+      end
+      assert.same({}, changes)
+    end)
+  end)
+
+  describe("and its routes", function()
+    local function ask(method, path, body)
+      local status, text = admin.answer(server, method, path,
+        { body = body, by = "a test", gone = function() return false end })
+      return status, json.decode(text)
+    end
+
+    it("answer JSON, errors too", function()
+      local status, out = ask("POST", "/eval", { text = "1 + 1" })
+      assert.equal(200, status)
+      assert.equal("2", out.text)
+      assert.equal(404, (ask("GET", "/nothing", {})))
+      assert.equal(405, (ask("GET", "/eval", {})))
+      assert.equal(400, (ask("POST", "/eval", nil)))
+      status, out = ask("GET", "/steps", {})
+      assert.equal(200, status)
+      assert.equal("worker/0", out.workers[1].name)
+    end)
+
+    it("can be added to", function()
+      admin.routes["/boom"] = { POST = function() error "boom" end }
+      assert.equal(500, (ask("POST", "/boom", {})))
+      admin.routes["/boom"] = nil
+    end)
+  end)
+end)
