@@ -99,8 +99,8 @@ local function give_up(job, choice)
 end
 
 -- Gives a choice to a worker that takes it. true: it runs, or has ended; or nil and the
--- refusal. `avoid`: not to this one. `numerics`: it has tokens already, made with this id;
--- such a one waits for as long as the bus may be away, and asks those again who were full.
+-- refusal. `avoid`: not to this one. `numerics`: it has tokens already, made with this
+-- id; then it waits for as long as the bus may be away, and asks the full ones again.
 function M.place(server, job, choice, avoid, numerics)
   local deadline = now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
   choice.full = choice.full or {}
