@@ -43,7 +43,13 @@ local function say(word, name, options)
   local answer, why = say_here(word, name)
   if type(answer) == "table" then return answer.text, answer.error end
   if not options.bus then return nil, why end
-  return visit.ask(options, name, word, name)
+  local v
+  v, why = visit.open(options)
+  if not v then return nil, why end
+  local text
+  text, why = v:ask(name, word, name)
+  v:close()
+  return text, why
 end
 
 function M.run(word, words, complain)

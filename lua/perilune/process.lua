@@ -86,7 +86,10 @@ end
 
 -- Changes an option or a hook while it runs: true and what to say; nil, why, hint.
 function Process:set(path, value, by)
-  return live.set(self, path, value, by)
+  local ok, text, hint = live.set(self, path, value, by)
+  local others = ok and bus.others(self, "frontend") or 0
+  if others == 0 then return ok, text, hint end
+  return ok, ("%s It holds here, on 1 of %d frontends."):format(text, others + 1)
 end
 
 -- Reads the recipe again: true and what changed; or nil and why.

@@ -58,10 +58,11 @@ local function collect_all(options)
     for _, p in ipairs(list or {}) do p.path = nil end
     return list, why
   end
-  local list, why = visit.peers(options)
-  if not list then return nil, why end
+  local v, why = visit.open(options)
+  if not v then return nil, why end
   local out = {}
-  for i, said in ipairs(list) do out[i] = from_bus(said) end
+  for i, said in ipairs(v:list()) do out[i] = from_bus(said) end
+  v:close()
   return out
 end
 

@@ -157,7 +157,10 @@ local function stream(server, x, job, choices)
 end
 
 local function whole(server, x, job, choices)
-  with_all(choices, function(choice) choice_of.gather(server, job, choice) end)
+  with_all(choices, function(choice)
+    choice_of.gather(server, job, choice)
+    if choice.refused then M.cancel(job, choice.refused) end   -- no answer without it
+  end)
   local refused
   for _, c in ipairs(choices) do refused = refused or c.refused end
   if refused then

@@ -40,6 +40,9 @@ local KINDS = {
     resumed = 9, presence_penalty = 0.9 } },
 }
 
+-- Too long to end before it is disturbed.
+local LONG = { prompt(40, 30), { temperature = 0, max_tokens = 1900, ignore_eos = 1 } }
+
 -- Starts a stream, and takes it away from where it runs after each token that it brings;
 -- `go(st, n)` starts it the n-th time. The answer, and how often it moved.
 local function wander(st, go)
@@ -106,6 +109,8 @@ describe("a stream that keeps its sequence", function()
     return p:stream(kind[2], kind[3], o)
   end
 
+  local function long() return p:stream(LONG[1], LONG[2], { keep = true }) end
+
   for i, kind in ipairs(KINDS) do
     it(kind[1] .. ": goes on at the other engine after each token", function()
       wander_often(function() return keeping(kind) end, function(st, n)
@@ -117,8 +122,7 @@ describe("a stream that keeps its sequence", function()
   it("is lost when its engine closes, and what keeps none is over", function()
     local other = fleet.open { hub = false }
     local q = other:process { engines = 2, bus = false }
-    local long = { temperature = 0, max_tokens = 900, ignore_eos = 1 }
-    local st, sad = q:stream(KINDS[1][2], long, { keep = true }), q:stream(KINDS[1][2], long)
+    local st, sad = q:stream(LONG[1], LONG[2], { keep = true }), q:stream(LONG[1], LONG[2])
     assert.equal(0, st:start(q.engines[1]))
     assert.equal(0, sad:start(q.engines[1]))
     assert.equal("piece", (st:next()))
@@ -133,7 +137,7 @@ describe("a stream that keeps its sequence", function()
   end)
 
   it("is refused a start that makes no sense", function()
-    local st = keeping(KINDS[1])
+    local st = long()
     local seq = st.seq
     st.seq = nil
     assert.equal(C.PL_EINVAL, st:start(p.engines[1]))          -- nothing to go on with
@@ -151,7 +155,7 @@ describe("a stream that keeps its sequence", function()
   end)
 
   it("ends once when it is cancelled while it is lost", function()
-    local st = keeping(KINDS[1])
+    local st = long()
     assert.equal(0, st:start(p.engines[1]))
     C.pl_stream_recall(st.handle)
     st:lost()
@@ -185,7 +189,6 @@ end)
 describe("a stream over a bus", function()
   local f, front, workers, peers, alone, long_alone
 
-  local LONG = { prompt(40, 30), { temperature = 0, max_tokens = 1900, ignore_eos = 1 } }
   local function long(p) return (p or front):stream(LONG[1], LONG[2]) end
 
   local function open_worker(i, o)
