@@ -160,9 +160,10 @@ function M.follow(server, job, x, choice)
 end
 
 -- Waits for one choice's end and keeps what its body needs.
-function M.gather(server, job, choice)
+function M.gather(server, job, _, choice)
   await(server, job, choice, "done", "lost")
   finish(job, choice)
+  if choice.refused then return job:cancel(choice.refused) end   -- all or nothing
   local plan = job.plan
   local text, tokens, n = take(job, choice)
   if plan.echo then text = choice.prompt.text .. text end

@@ -19,7 +19,10 @@ local seq_ptr = ffi.typeof "pl_seq *"
 
 -- How long a new request waits for a worker where none can take it now.
 local WAIT_SECONDS, LOOK_SECONDS = 10, 0.01
+-- When a running one asks workers again that all had no room.
+local RETRY_SECONDS = 0.1
 local UNAVAILABLE = "Service temporarily unavailable"
+local CANCELLED = { status = 499, message = "The request was cancelled." }
 
 local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
@@ -54,15 +57,12 @@ function M.left(choice)
   choice.worker = nil
 end
 
--- A worker for the choice, waited for; nil: none came. One that runs already, which
--- `numerics` says, waits for as long as the bus may be away.
-local function find(server, job, avoid, numerics)
-  local deadline
-  while true do
+-- A worker for the choice, waited for until `deadline`; nil: none came, or the request is
+-- over.
+local function find(server, job, avoid, numerics, deadline)
+  while not job.over do
     local w = server.cluster:choose(job.entry, avoid, numerics)
-    if w or job.over then return w end
-    deadline = deadline
-      or now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
+    if w then return w end
     if now() > deadline or server.waiting >= server.recipe.http.max_waiting then
       return nil
     end
@@ -72,27 +72,46 @@ local function find(server, job, avoid, numerics)
   end
 end
 
+local function is_open(entry, avoid)
+  for _, w in ipairs(entry.workers) do
+    if w.state == "ready" and not avoid[w] then return true end
+  end
+  return false
+end
+
+local function unavailable(server, why)
+  return nil, { status = why and server.recipe.http.overload_status or 503,
+    message = why or UNAVAILABLE, headers = "Retry-After: 1\r\n",
+    error_type = why and "overload" or nil }
+end
+
+-- The request is over, by its time limit or a cancel: its stream ends, if it has begun.
+local function give_up(job, choice)
+  if choice.seq then return nil, job.over.status and job.over or CANCELLED end
+  C.pl_stream_cancel(choice.stream)
+  return true
+end
+
 -- Gives a choice to a worker that takes it. true: it runs, or has ended; or nil and the
--- refusal. `avoid`: a set of workers; it grows by those who refuse.
+-- refusal. `avoid`: a set of workers. `numerics`: it has run already, with this id; such
+-- a one waits for as long as the bus may be away, and asks those again who had no room.
 function M.place(server, job, choice, avoid, numerics)
-  local why, name
+  local why, name, ok
+  local deadline = now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
+  avoid = avoid or {}
   while true do
-    local w = find(server, job, avoid, numerics)
-    if job.over then
-      if choice.seq then return nil, job.over end
-      C.pl_stream_cancel(choice.stream)
-      return true
-    end
-    if not w then
-      return nil, { status = why and server.recipe.http.overload_status or 503,
-        message = why or UNAVAILABLE, headers = "Retry-After: 1\r\n" }
-    end
-    local ok
+    local w = find(server, job, avoid, numerics, deadline)
+    if job.over then return give_up(job, choice) end
+    if not w then return unavailable(server, why) end
     ok, why, name = put(choice, w)
     if ok or name == "PL_ECANCELED" then return true end
     if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
-    avoid = avoid or {}
     avoid[w] = true                         -- its line is full, or it is no longer here
+    if not is_open(job.entry, avoid) then
+      if not numerics then return unavailable(server, why) end
+      flow.sleep(RETRY_SECONDS)
+      avoid = {}
+    end
   end
 end
 
