@@ -132,6 +132,8 @@ local function finish(job, choice)
   choice.last = new_end()
   C.pl_stream_result(choice.stream, choice.last)
   moves.left(choice)
+  -- Nobody would go on with it: that was no wish of its client's.
+  if choice.refused then choice.last.finish = C.PL_FINISH_ERROR end
   if choice.last.finish == C.PL_FINISH_ERROR then
     choice.refused = choice.refused or BROKEN
   elseif choice.last.finish == C.PL_FINISH_ABORT and job.over and job.over.status then

@@ -107,12 +107,14 @@ function M.ended()
   return out
 end
 
--- By its number, its id, or how an id begins.
+-- By its number, its answer's id or how that begins, or the id that logs have.
 function M.find(key)
   local found
   for _, list in ipairs { M.ended(), M.live() } do
     for _, record in ipairs(list) do
-      if record.number == key or record.id == key then return record end
+      if record.number == key or record.id == key or record.id:match "%-(.+)" == key then
+        return record
+      end
       if type(key) == "string" and record.id:sub(1, #key) == key then found = record end
     end
   end

@@ -233,6 +233,9 @@ local function refusal(server, job)
   if server.stopping then
     return { status = 503, message = "The server is stopping." }
   end
+  if server.process.state ~= "ready" then
+    return { status = 503, message = "The server is draining." }
+  end
   if overload.is_on(server) then
     local no = overload.check(server, cluster.counts(job.entry))
     if no then return no end
