@@ -273,11 +273,12 @@ local function load_and_run(self)
   return ok ~= nil, why
 end
 
--- What is not as it comes, and who said so; the model in any case.
-local function tell_settings(recipe)
+-- What is not as it comes, and who said so; a worker's model in any case.
+local function tell_settings(recipe, roles)
   local told = {}
   for _, s in ipairs(settings.settings(recipe)) do
-    if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
+    local is_own = s.path == "model" and roles.worker
+    if s.value ~= nil and (is_own or s.origin ~= "default") then
       told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
         s.origin)
     end
@@ -314,7 +315,7 @@ function M.run(recipe, roles)
   if self.rt == nil then
     ok, why = pl.refusal(C.PL_EIO)
   else
-    tell_settings(recipe)
+    tell_settings(recipe, roles)
     ok, why = load_and_run(self)
   end
   if ok then return 0 end

@@ -37,9 +37,9 @@ end
 
 -- What a process on the bus says of itself, in the form of `collect`.
 local function from_bus(said)
-  local hello, stalled = said.hello, false
-  local load = { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
+  local hello, stalled, load = said.hello, false, nil
   for _, e in ipairs(type(said.engines) == "table" and said.engines or {}) do
+    load = load or { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
     for field in pairs(load) do load[field] = load[field] + (tonumber(e[field]) or 0) end
     stalled = stalled or (tonumber(e.busy_ms) or 0) > 60000
   end
