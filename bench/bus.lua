@@ -232,7 +232,6 @@ function figures.kill(model)
   local seen, gaps = {}, {}
   for k = 1, TIMES do seen[k], gaps[k] = lose_one(server, k, "KILL") end
   server.stop()
-  if os.getenv "DBG" then for k=1,TIMES do io.write(("%.1f/%.1f "):format(seen[k],gaps[k])) end print() end
   return { seen_p50_ms = quantile(seen, 0.5), seen_p99_ms = quantile(seen, 0.99),
     gap_p50_ms = quantile(gaps, 0.5), gap_p99_ms = quantile(gaps, 0.99) }
 end

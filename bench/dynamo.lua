@@ -8,7 +8,6 @@ package.path = "./bench/?.lua;./tests/?.lua;" .. package.path
 local child = require "front_child"
 local costs = require "front_cost"
 local deployment = require "support.deployment"
-local load = require "front_load"
 local scratch = require "scratch"
 
 local PYTHON = assert(arg[1], "wanted: the python that has dynamo")
@@ -61,7 +60,8 @@ local function start_dynamo(model, speed)
   local mock = child.start(words_of("dynamo.mocker", "--model-path", model.path,
     "--model-name", "m", "--speedup-ratio", speed), env)
   await_model()
-  return { port = tonumber(PORT), over = "0\r\n\r\n", cpu = function() return front:cpu() + mock:cpu() end,
+  return { port = tonumber(PORT), over = "0\r\n\r\n",
+    cpu = function() return front:cpu() + mock:cpu() end,
     writes = function() return front:writes() end,
     stop = function()
       child.stop_all()
@@ -70,7 +70,8 @@ local function start_dynamo(model, speed)
 end
 
 local function start_perilune(model, step_us)
-  local f = deployment.start { model = model.path, frontend = { "--served-model-name", "m" },
+  local f = deployment.start { model = model.path,
+    frontend = { "--served-model-name", "m" },
     worker = { "--device", "null", "--num-gpu-blocks-override", "8192",
       "--max-num-seqs", "256", "--served-model-name", "m" },
     env = { PERILUNE_NULL_STEP_US = step_us } }
@@ -81,8 +82,8 @@ local function start_perilune(model, step_us)
 end
 
 local function show(name, who, result)
-  print(("%-10s %-10s %7.1f us, least %7.1f, events a token %.2f, writes %.2f"):format(name,
-    who, result.us, result.least_us, result.events or 0, result.writes))
+  print(("%-10s %-10s %7.1f us, least %7.1f, events a token %.2f, writes %.2f"):format(
+    name, who, result.us, result.least_us, result.events or 0, result.writes))
   io.flush()
 end
 

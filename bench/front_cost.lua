@@ -19,7 +19,8 @@ end
 function M.chat(k, n_tokens)
   return load.post("/v1/chat/completions", json.encode {
     model = M.model, messages = { { role = "user", content = mix.prose(106, k) } },
-    stream = true, max_tokens = n_tokens or M.TOKENS, ignore_eos = true, temperature = 0 })
+    stream = true, max_tokens = n_tokens or M.TOKENS, ignore_eos = true,
+    temperature = 0 })
 end
 
 function M.completion(k)

@@ -22,6 +22,7 @@ local WAIT_SECONDS, LOOK_SECONDS = 10, 0.01
 -- When a running one asks workers again that all had no room.
 local RETRY_SECONDS = 0.1
 local UNAVAILABLE = "Service temporarily unavailable"
+local FULL = UNAVAILABLE .. ": All workers are busy, please retry later"
 local CANCELLED = { status = 499, message = "The request was cancelled." }
 
 local function now()
@@ -59,9 +60,9 @@ end
 
 -- A worker for the choice, waited for until `deadline`; nil: none came, or the request is
 -- over.
-local function find(server, job, avoid, numerics, deadline)
+local function find(server, job, choice, avoid, numerics, deadline)
   while not job.over do
-    local w = server.cluster:choose(job.entry, avoid, numerics)
+    local w = server.cluster:choose(job.entry, avoid, choice.full, numerics)
     if w then return w end
     if now() > deadline or server.waiting >= server.recipe.http.max_waiting then
       return nil
@@ -72,17 +73,22 @@ local function find(server, job, avoid, numerics, deadline)
   end
 end
 
-local function is_open(entry, avoid)
-  for _, w in ipairs(entry.workers) do
-    if w.state == "ready" and not avoid[w] then return true end
+-- Whether all that take requests had no room for the choice.
+local function all_full(job, choice)
+  local n = 0
+  for _, w in ipairs(job.entry.workers) do
+    if w.state == "ready" then
+      if not choice.full[w] then return false end
+      n = n + 1
+    end
   end
-  return false
+  return n > 0
 end
 
-local function unavailable(server, why)
-  return nil, { status = why and server.recipe.http.overload_status or 503,
-    message = why or UNAVAILABLE, headers = "Retry-After: 1\r\n",
-    error_type = why and "overload" or nil }
+local function unavailable(server, full)
+  return nil, { status = full and server.recipe.http.overload_status or 503,
+    message = full and FULL or UNAVAILABLE, headers = "Retry-After: 1\r\n",
+    error_type = full and "overload" or nil }
 end
 
 -- The request is over, by its time limit or a cancel: its stream ends, if it has begun.
@@ -93,25 +99,24 @@ local function give_up(job, choice)
 end
 
 -- Gives a choice to a worker that takes it. true: it runs, or has ended; or nil and the
--- refusal. `avoid`: a set of workers. `numerics`: it has run already, with this id; such
--- a one waits for as long as the bus may be away, and asks those again who had no room.
+-- refusal. `avoid`: not to this one. `numerics`: it has tokens already, made with this
+-- id; then it waits for as long as the bus may be away, and asks the full ones again.
 function M.place(server, job, choice, avoid, numerics)
-  local why, name, ok
   local deadline = now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
-  avoid = avoid or {}
+  choice.full = choice.full or {}
   while true do
-    local w = find(server, job, avoid, numerics, deadline)
+    if all_full(job, choice) then
+      if not numerics then return unavailable(server, true) end
+      flow.sleep(RETRY_SECONDS)
+      choice.full = {}
+    end
+    local w = find(server, job, choice, avoid, numerics, deadline)
     if job.over then return give_up(job, choice) end
-    if not w then return unavailable(server, why) end
-    ok, why, name = put(choice, w)
+    if not w then return unavailable(server, false) end
+    local ok, why, name = put(choice, w)
     if ok or name == "PL_ECANCELED" then return true end
     if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
-    avoid[w] = true                         -- its line is full, or it is no longer here
-    if not is_open(job.entry, avoid) then
-      if not numerics then return unavailable(server, why) end
-      flow.sleep(RETRY_SECONDS)
-      avoid = {}
-    end
+    choice.full[w] = true                   -- its line is full, or it is no longer here
   end
 end
 
@@ -135,9 +140,7 @@ end
 
 -- Asks whether the choice may move, and how: the answer of hooks.lua.
 local function ask(server, job, choice, ev, lost)
-  if UNCOUNTED[ev.a] then
-    return { avoid = ev.a == C.PL_LOST_REFUSED and lost.name or nil }
-  end
+  if UNCOUNTED[ev.a] then return {} end
   local facts = job:facts(choice, n_tokens(choice))
   local answer = hooks.ask(server, "migrate", hooks.view(facts), { name = lost.name,
     reason = cluster.LOST[ev.a], numerics = lost.numerics })
@@ -172,8 +175,9 @@ function M.move(server, job, choice, ev)
   end
   if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end
-  local avoid = answer.avoid == lost.name and { [lost] = true } or nil
-  local ok, refused = M.place(server, job, choice, avoid, lost.numerics)
+  if ev.a == C.PL_LOST_REFUSED then choice.full[lost] = true else choice.full = {} end
+  local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,
+    n > 0 and lost.numerics or nil)
   if not ok then
     job.log:warning("Cannot recreate stream: %s", refused.message)
     return nil, refused

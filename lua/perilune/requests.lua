@@ -38,13 +38,19 @@ function M.begin(job)
 end
 
 -- "sent to worker/0", "moved to worker/1 (worker/0: gone)": a move is counted too. `ns`:
--- when, if not now.
+-- when, if not now. The same stage again is counted at its first time.
 function M.note(job, stage, ns)
   local record = job.record
   if not record then return end
-  local stages = record.stages
-  stages[#stages + 1], stages[#stages + 2] = stage, ns and tonumber(ns) or now()
+  local stages, again = record.stages, record.again
   if stage:find "^moved" then record.moves = record.moves + 1 end
+  if again and again[stage] then
+    again[stage] = again[stage] + 1         -- of many choices each comes here
+    return
+  end
+  record.again = again or {}
+  record.again[stage] = 1
+  stages[#stages + 1], stages[#stages + 2] = stage, ns and tonumber(ns) or now()
 end
 
 -- A result from how a request's choices ended (their `last`, a pl_stream_end): the first
@@ -128,7 +134,10 @@ end
 function M.timeline(record)
   local out = { { "arrived", record.arrived } }
   for i = 1, #record.stages, 2 do
-    out[#out + 1] = { record.stages[i], record.stages[i + 1] }
+    local name = record.stages[i]
+    local times = record.again and record.again[name] or 1
+    if times > 1 then name = ("%s, %d times"):format(name, times) end
+    out[#out + 1] = { name, record.stages[i + 1] }
   end
   local function add(name, ns)
     if ns and ns > 0 then out[#out + 1] = { name, ns } end
