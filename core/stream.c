@@ -333,7 +333,8 @@ void pl_streams_started(pl_streams *ss, int32_t seq, int64_t ns)
 void pl_streams_waited(pl_streams *ss, int32_t seq, int64_t ns)
 {
     pl_stream *s = find(ss, seq);
-    if (s && !s->end.scheduled_ns) s->end.scheduled_ns = s->began_ns + ns;
+    if (!s || s->end.scheduled_ns) return;
+    s->end.scheduled_ns = s->began_ns + PL_MIN(ns, pl_now_ns() - s->began_ns);
 }
 
 void pl_streams_lost(pl_streams *ss, int32_t seq, int why, int status, const char *text,
