@@ -29,6 +29,7 @@ describe("a rolling restart", function()
     it("loses nothing where a drain may take " .. drain .. " s", function()
       local f = deployment.start { workers = 3,
         worker = load.flags { "--drain-timeout", drain } }
+      finally(function() f:remove() end)
       local l = load.open { list = list, streams = STREAMS, seed = SEED,
         port = function() return f.frontends[1].port end }
       for _ = 1, 3 do replace_one(f, l) end
