@@ -372,11 +372,6 @@ int64_t pl_clock_now(const pl_clock *clock)
 }
 
 /* Taken from the system 256 bytes at a time, as much as one call surely gives. */
-int pl_process_id(void)
-{
-    return getpid();
-}
-
 uint64_t pl_entropy(void)
 {
     static _Thread_local uint64_t pool[32];

@@ -33,14 +33,15 @@ static const char ending[] = ".sock";
 /* ---- the folder ---------------------------------------------------------------------
  */
 
-/* The i-th place where the folder may be; false: there is none. */
-static bool place(int i, char *out, size_t size)
+/* Where it is, whether or not it is there. */
+static pl_status place(char *out, size_t size)
 {
     const char *run = getenv("XDG_RUNTIME_DIR");
-    int n = 0;
-    if (i == 0 && run && *run == '/') n = snprintf(out, size, "%s/perilune", run);
-    if (i == 1) n = snprintf(out, size, "/tmp/perilune-%u", (unsigned)geteuid());
-    return n > 0 && (size_t)n < size;
+    int n = run && *run == '/'
+                ? snprintf(out, size, "%s/perilune", run)
+                : snprintf(out, size, "/tmp/perilune-%u", (unsigned)geteuid());
+    if (n > 0 && (size_t)n < size) return PL_OK;
+    return pl_fail(PL_EINVAL, "XDG_RUNTIME_DIR is longer than %zu bytes", size);
 }
 
 static pl_status check_folder(const char *path)
@@ -58,19 +59,11 @@ static pl_status check_folder(const char *path)
     return PL_OK;
 }
 
-static bool is_there(const char *path)
-{
-    struct stat st;
-    return lstat(path, &st) == 0;
-}
-
 pl_status pl_local_folder(pl_buf *out)
 {
     char path[PATH_MAX];
-    bool made = false;
-    for (int i = 0; i < 2 && !made; i++)
-        made = place(i, path, sizeof path) && (mkdir(path, 0700) == 0 || is_there(path));
-    if (!made)
+    PL_TRY(place(path, sizeof path));
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
         return pl_fail(PL_EIO, "folder '%s' cannot be made: %s", path, strerror(errno));
     PL_TRY(check_folder(path));
     pl_buf_add_str(out, path);
@@ -98,11 +91,10 @@ static void list(const char *path, pl_buf *out)
 pl_status pl_local_list(pl_buf *out)
 {
     char path[PATH_MAX];
-    for (int i = 0; i < 2; i++) {
-        if (!place(i, path, sizeof path) || !is_there(path)) continue;
-        PL_TRY(check_folder(path));
-        list(path, out);
-    }
+    PL_TRY(place(path, sizeof path));
+    if (access(path, F_OK) < 0) return PL_OK;
+    PL_TRY(check_folder(path));
+    list(path, out);
     return PL_OK;
 }
 

@@ -447,16 +447,6 @@ static pl_status collect(pl_engine *e, const pl_result **results)
     return status;
 }
 
-static void count_step(pl_engine *e)
-{
-    int32_t n_rows = 0;
-    for (int32_t i = 0; i < e->step.batch.n_seqs; i++)
-        if (!e->step.runs[i]->seq->uncounted) n_rows += e->step.runs[i]->n_now;
-    if (!n_rows) return;
-    e->stats.steps++;
-    pl_metric_observe(e->metrics[PL_OBSERVE_STEP_TOKENS], n_rows);
-}
-
 /* Of a step's rows, those of tokens that were given, not made here. */
 static int32_t prompt_rows(const step *s)
 {
@@ -469,10 +459,10 @@ static int32_t prompt_rows(const step *s)
     return n;
 }
 
-static pl_status compute(pl_engine *e, const pl_result **results)
+static pl_status compute(pl_engine *e, bool counted, const pl_result **results)
 {
     pl_step_info *i = &e->info;
-    *i = (pl_step_info){.number = e->stats.steps,
+    *i = (pl_step_info){.number = counted ? e->stats.steps : 0,
                         .began_ns = e->woke_ns,
                         .submitted_ns = pl_now_ns(),
                         .seqs = e->step.batch.n_seqs,
@@ -484,6 +474,18 @@ static pl_status compute(pl_engine *e, const pl_result **results)
     return status;
 }
 
+/* Whether it counts: trials of an idle engine do not. */
+static bool count_step(pl_engine *e)
+{
+    int32_t n_rows = 0;
+    for (int32_t i = 0; i < e->step.batch.n_seqs; i++)
+        if (!e->step.runs[i]->seq->uncounted) n_rows += e->step.runs[i]->n_now;
+    if (!n_rows) return false;
+    e->stats.steps++;
+    pl_metric_observe(e->metrics[PL_OBSERVE_STEP_TOKENS], n_rows);
+    return true;
+}
+
 static pl_token_batch *run_step(pl_engine *e)
 {
     const pl_result *results = NULL;
@@ -493,8 +495,7 @@ static pl_token_batch *run_step(pl_engine *e)
     pl_engine_build(e);
     if (e->step.batch.n_seqs > 0) {
         e->moved = true;
-        count_step(e);
-        if (compute(e, &results) == PL_OK)
+        if (compute(e, count_step(e), &results) == PL_OK)
             pl_engine_tell(e, results);
         else
             pl_engine_tell_failure(e);

@@ -222,8 +222,8 @@ static void lose(pl_link *l, int why)
     l->watched_ns = pl_now_ns();
     if (watched) {
         pl_metric_add(ls->metrics.lost[why], 1);
-        pl_log(PL_LOG_WARN, "the link to %016llx is lost: %s", (unsigned long long)l->key,
-               reason(why));
+        pl_log(l->held ? PL_LOG_WARN : PL_LOG_DEBUG, "the link to %016llx is lost: %s",
+               (unsigned long long)l->key, reason(why));
     }
     ls->hooks.lost(ls->hooks.ctx, l, why);
 }

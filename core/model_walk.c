@@ -377,7 +377,7 @@ static void plan(pl_model *m, const pl_batch *batch)
                                 .position = s->position + s->n_rows,
                                 .token = &r->sampled.token,
                                 .top = wanted >= 0 ? top : NULL});
-        top += PL_MAX(wanted + 1, 0);
+        if (wanted >= 0) top += wanted + 1;
     }
 }
 

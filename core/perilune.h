@@ -58,7 +58,6 @@ void pl_log_fields(int level, const char *text, size_t len, const char *fields,
 
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
-int pl_process_id(void);
 uint64_t pl_entropy(void);                /* 64 random bits from the system */
 /* Counter-based random bits (Philox4x32-10): the same arguments give the same, anywhere. */
 uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);
@@ -438,7 +437,8 @@ pl_status pl_stream_send(pl_stream *s, int32_t peer, int index, pl_seq *seq);
 /* Before the first start: it keeps a copy of the sequence, as one that is sent does. After
  * LOST it can then be started or sent again, with seq NULL: it goes on where it stood. */
 void pl_stream_keep(pl_stream *s);
-/* Takes it away from where it runs: LOST follows, with PL_LOST_RECALLED, unless it ends. */
+/* If it keeps its sequence, takes that away from where it runs: LOST follows, with
+ * PL_LOST_RECALLED, unless it ends. */
 void pl_stream_recall(pl_stream *s);
 const char *pl_stream_why(pl_stream *s);   /* after LOST: the refusal's text, or "" */
 /* After PIECE and DONE: the text since the last take (SSE: what is not yet written). */
@@ -503,12 +503,14 @@ const char *pl_bus_id(const pl_runtime *rt);   /* of this process: 16 hex digits
  * what its engines count. Nobody hears of a process that said no hello. */
 void pl_bus_hello(pl_runtime *rt, const char *json, size_t len);
 void pl_bus_leave(pl_runtime *rt);         /* it takes its hello back */
-/* The others' sequences may run on this engine, under that index; NULL: no more. */
+/* The others' sequences may run on this engine, under that index (0 to 63); NULL: no more
+ * are taken, those that run go on. */
 void pl_bus_serve(pl_runtime *rt, int index, pl_engine *e);
 /* What peer `id` says: {"id":"...","hello":{...},"engines":[{"running":0,...}]}. PL_ENOTFOUND. */
 pl_status pl_peer_hello(pl_runtime *rt, int32_t peer, pl_buf *out);
 typedef struct pl_call pl_call;            /* a question to a process, or its answer */
-/* Asks a peer; an event REPLY will follow, in that time. Its id, or a status. */
+/* Asks a peer; an event REPLY will follow, in that time. Its id, or a status. PL_ELIMIT:
+ * of text, an answer's too, 32 MiB go; 1024 calls may be under way. */
 int32_t pl_call_send(pl_runtime *rt, int32_t peer, const char *text, size_t len, int timeout_ms);
 const char *pl_call_text(const pl_call *c, size_t *len);   /* of a CALL what is asked, of a REPLY the answer */
 void pl_call_answer(pl_call *c, const char *text, size_t len);
@@ -532,10 +534,11 @@ int pl_client_poll(pl_client *const *clients, int n, uint8_t *ready, int timeout
 
 /* ---- local: sockets that only their owner can open (any thread) --------------------- */
 
-/* The folder of this user's sockets: $XDG_RUNTIME_DIR/perilune, or /tmp/perilune-UID. It
- * is made where it is not there; refused (PL_EIO) where others could enter it. */
+/* The folder of this user's sockets: $XDG_RUNTIME_DIR/perilune, without that
+ * /tmp/perilune-UID. It is made where it is not there; refused (PL_EIO) where others could
+ * enter it. */
 pl_status pl_local_folder(pl_buf *out);
-/* The paths of the sockets in both, a line each. Whether anybody listens, connecting says. */
+/* The paths of the sockets in it, a line each. Whether anybody listens, connecting says. */
 pl_status pl_local_list(pl_buf *out);
 
 /* ---- terminal (lua thread) ---------------------------------------------------------- */

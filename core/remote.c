@@ -8,7 +8,8 @@
 
 enum {
     MAX_GATHERED = 1 << 20, /* bytes of a TOKENS message, before it is sent early */
-    MAX_PROMPT_TOPS = 32 << 20
+    MAX_PROMPT_TOPS = 32 << 20,
+    MAX_WHY = 1024
 };
 
 /* ---- messages ---------------------------------------------------------------------- */
@@ -176,8 +177,8 @@ static pl_status take_refusal(side *s, reader in)
     if (!a) return PL_OK;
     drop_away(s->r, a);
     if (status >= 0) status = PL_EINTERNAL;
-    pl_streams_lost(s->r->streams, seq, PL_LOST_REFUSED, status, in.at,
-                    (size_t)(in.end - in.at));
+    size_t len = PL_MIN((size_t)(in.end - in.at), (size_t)MAX_WHY);
+    pl_streams_lost(s->r->streams, seq, PL_LOST_REFUSED, status, in.at, len);
     return PL_OK;
 }
 

@@ -103,6 +103,7 @@ pl_seq *pl_seq_copy(const pl_seq *s)
     c->bad_words = copy_ids(s->bad_words);
     c->salt = s->salt ? pl_strndup(s->salt, s->salt_len) : NULL;
     c->salt_len = s->salt_len;
+    c->uncounted = s->uncounted;
     pl_seq_renew(c);
     return c;
 }

@@ -24,7 +24,7 @@ struct pl_seq {
     int32_t n_prompt; /* n_given, less those that pl_seq_resume called output */
     int32_t n_tokens, cap;
     bool uncounted; /* pl_seq_uncounted */
-    pl_ids ends; /* the first n_eos are eos, the rest stop ids */
+    pl_ids ends;    /* the first n_eos are eos, the rest stop ids */
     int32_t n_eos;
     pl_ids allowed;
     pl_ids bias_ids;

@@ -10,8 +10,9 @@
  *           --Ctrl-C-> CLEARED      --Ctrl-D on nothing, hang-up--> END
  *
  * libedit is unbuffered: it answers after each key and keeps the line between two calls,
- * so that Tab can leave it and come back. Its own reading would try again after a signal:
- * a reader of ours ends there, for a Ctrl-C that arrives as SIGINT.
+ * so that Tab can leave it and come back. The keys come through a reader of ours, which
+ * takes Tab and Ctrl-C out; the latter may arrive as SIGINT, after which libedit's own
+ * reader would try again.
  */
 #define _GNU_SOURCE
 #include "base.h"
@@ -31,7 +32,8 @@
 enum {
     MAX_HISTORY = 1000,
     CTRL_C = 3,
-    CTRL_D = 4
+    CTRL_D = 4,
+    IGNORED = 28 /* Ctrl-backslash: libedit does nothing, and answers */
 };
 
 struct pl_line {
@@ -53,20 +55,6 @@ static pl_line *of(EditLine *el)
 static char *prompt_of(EditLine *el)
 {
     return of(el)->prompt;
-}
-
-static unsigned char on_tab(EditLine *el, int key)
-{
-    (void)key;
-    of(el)->tab = true;
-    return CC_NORM;
-}
-
-static unsigned char on_interrupt(EditLine *el, int key)
-{
-    (void)key;
-    of(el)->cleared = true;
-    return CC_NORM;
 }
 
 /* A signal while nothing was typed counts as Ctrl-C if it was one. */
@@ -95,6 +83,9 @@ static int read_key(EditLine *el, wchar_t *out)
         size_t n = mbrtowc(out, &byte, 1, &state);
         if (n == (size_t)-2) continue;
         if (n == (size_t)-1) *out = L'?';
+        of(el)->tab = *out == L'\t';
+        of(el)->cleared = *out == CTRL_C;
+        if (*out == L'\t' || *out == CTRL_C) *out = IGNORED;
         return 1;
     }
 }
@@ -141,10 +132,6 @@ pl_line *pl_line_open(const char *history_file)
     el_set(el, EL_GETCFN, read_key);
     open_history(l, history_file);
     el_source(el, NULL); /* a person's own ~/.editrc */
-    el_set(el, EL_ADDFN, "pl-complete", "Completes", on_tab);
-    el_set(el, EL_ADDFN, "pl-clear", "Clears the line", on_interrupt);
-    el_set(el, EL_BIND, "^I", "pl-complete", NULL);
-    el_set(el, EL_BIND, "^C", "pl-clear", NULL);
     el_set(el, EL_BIND, "^R", "em-inc-search-prev", NULL);
     return l;
 }
@@ -152,6 +139,7 @@ pl_line *pl_line_open(const char *history_file)
 static void begin(pl_line *l)
 {
     l->editing = true;
+    el_resize(l->el); /* the window may have another size by now */
     el_set(l->el, EL_UNBUFFERED, 1);
 }
 

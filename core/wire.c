@@ -14,6 +14,7 @@ enum {
     PART_BIAS, /* pairs */
     PART_BAD,
     PART_SALT,
+    PART_UNCOUNTED,
     N_PARTS
 };
 enum {
@@ -88,7 +89,8 @@ void pl_wire_put_seq(pl_buf *b, const pl_seq *s)
     put_ids(b, PART_TOKENS, s->tokens, s->n_tokens);
     put_ids(b, PART_OUTPUT, &(int32_t){s->n_tokens - s->n_prompt}, 1);
     put_ids(b, PART_EOS, s->ends.ids, s->n_eos);
-    put_ids(b, PART_STOP, s->ends.ids + s->n_eos, s->ends.n - s->n_eos);
+    if (s->ends.n > s->n_eos)
+        put_ids(b, PART_STOP, s->ends.ids + s->n_eos, s->ends.n - s->n_eos);
     put_ids(b, PART_ALLOWED, s->allowed.ids, s->allowed.n);
     put_ids(b, PART_BAD, s->bad_words.ids, s->bad_words.n);
     if (s->bias_ids.n) put_part(b, PART_BIAS, 8 * (size_t)s->bias_ids.n);
@@ -96,6 +98,7 @@ void pl_wire_put_seq(pl_buf *b, const pl_seq *s)
         put_i32(b, s->bias_ids.ids[i]);
         put_f32(b, s->bias[i]);
     }
+    if (s->uncounted) put_part(b, PART_UNCOUNTED, 0);
     if (!s->salt) return;
     put_part(b, PART_SALT, s->salt_len);
     pl_buf_add(b, s->salt, s->salt_len);
@@ -255,6 +258,7 @@ static pl_status fill(pl_seq *s, const part *parts)
     PL_TRY(give_ids(s, parts[PART_ALLOWED], pl_seq_allow));
     PL_TRY(give_ids(s, parts[PART_BAD], pl_seq_bad_words));
     PL_TRY(give_bias(s, parts[PART_BIAS]));
+    if (parts[PART_UNCOUNTED].at) pl_seq_uncounted(s);
     part salt = parts[PART_SALT];
     return salt.len ? pl_seq_salt(s, salt.at, salt.len) : PL_OK;
 }

@@ -1,10 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- admin.lua - what the owner of a process may ask it, over its local socket.
 --
--- A route is a function of (process, request) that answers a status and a table. A
--- request has `body` (a table), `by` (who asks, for logs) and gone(), whether they hung
--- up. Nothing in here knows by which way the question came; `handle` is the local
--- socket's, and never TCP's: process.lua asks pl_exchange_is_local.
+-- A route is a function of (process, request) that answers a status and a table; a
+-- request has `body` (a table), `by` (who asks, for logs) and gone(): have they hung up.
+-- Nothing in here knows by which way the question came; `handle` is the local socket's,
+-- and never TCP's: process.lua asks pl_exchange_is_local.
 
 local pl = require "perilune.ffi"
 local console = require "perilune.console"
@@ -21,28 +21,33 @@ local len_out = ffi.new "size_t[1]"
 -- path -> method -> route
 M.routes = {}
 
+-- The models of a process: its own, or those that its frontend serves.
+local function model_of(process)
+  if process.summary then return process.summary.names[1] end
+  local first = process.server and process.server.models.list[1]
+  return first and first.key
+end
+
 local function load_of(process)
-  local sum = { running = 0, waiting = 0, blocks = 0, blocks_used = 0,
-    requests = process.server and process.server.in_flight or 0 }
-  for _, w in ipairs(process:local_workers()) do
-    local now = steps.stats(w.engine)
-    for _, field in ipairs { "running", "waiting", "blocks", "blocks_used" } do
-      sum[field] = sum[field] + now[field]
-    end
+  local sum = { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
+  for _, w in ipairs(console.workers(process)) do
+    for field in pairs(sum) do sum[field] = sum[field] + (w.now()[field] or 0) end
   end
+  sum.requests = process.server and process.server.in_flight or nil
   return sum
 end
 
--- The process in a few words. Load: sequences that run and wait, blocks in use of all.
+-- The process in a few words. Load: sequences that run and wait, blocks in use of all, at
+-- the workers that it knows.
 function M.describe(process)
-  local word, why = process.health:problem()
   return {
     name = process.name, role = process.role, pid = process.pid,
-    model = process:model_name(), health = word and word .. ": " .. why or "ok",
+    model = model_of(process), health = process.health:problem() or "ok",
     state = process.state, load = load_of(process),
     uptime = math.floor(tonumber(C.pl_wall_ns() - process.started) / 1e9),
     version = ffi.string(C.pl_version()), recipe = process.recipe.file,
-    recipe_hash = process.recipe_hash, bus = process.recipe.bus,
+    recipe_hash = process.recipe_hash,
+    bus = process.on_bus and process.recipe.namespace or nil,
   }
 end
 
@@ -60,9 +65,10 @@ end }
 
 M.routes["/steps"] = { GET = function(process)
   local out = { name = process.name, workers = json.array() }
-  for i, w in ipairs(process:local_workers()) do
-    out.workers[i] = steps.summary(w.engine)
-    out.workers[i].name = w.name
+  for _, w in ipairs(console.workers(process)) do
+    local summary = w.engine and steps.summary(w.engine) or { now = w.now() }
+    summary.name = w.name
+    table.insert(out.workers, summary)
   end
   return 200, out
 end }

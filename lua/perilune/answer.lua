@@ -162,7 +162,7 @@ local KINDS = { [400] = "BadRequestError", [401] = "AuthenticationError",
   [415] = "UnsupportedMediaTypeError", [422] = "UnprocessableEntityError",
   [429] = "RateLimitError", [500] = "InternalServerError",
   [501] = "NotImplementedError", [503] = "ServiceUnavailableError",
-  [529] = "ServiceUnavailableError" }
+  [504] = "GatewayTimeoutError", [529] = "ServiceUnavailableError" }
 
 function M.error_body(message, code, param)
   return ('{"error":{"message":%s,"type":"%s","param":%s,"code":%d}}'):format(

@@ -6,9 +6,11 @@
 
 local engine = require "perilune.ffi"
 local cjson = require "cjson.safe"
+local flags = require "perilune.flags"
 local json = require "perilune.json"
 local locals = require "perilune.local"
 local recipe = require "perilune.console_recipe"
+local visit = require "perilune.visit"
 local C, ffi = engine.C, engine.ffi
 
 local M = {}
@@ -22,49 +24,81 @@ perilune attach [NAME] [-e EXPR] [--json]
   NAME       a process that `perilune ps` shows, such as frontend/0; without it
              the only one
   -e EXPR    evaluate this, print what it is, and leave; exit code 1 where it fails
-  --json     print values as JSON]]
+
+A process elsewhere is found on the bus, where its recipe lets consoles in
+(allow_remote_console):
+]]
+
+local function rows()
+  return flags.rows(visit.rows { { "json", false, "print values as JSON" } })
+end
 
 -- A process may be asked to print what its clients sent: nothing moves the cursor.
 local function harmless(text)
   return (text:gsub("[%z\1-\8\11-\31\127]", ""):gsub("\194[\128-\159]", ""))
 end
 
+-- The words as options: name, expression, help, json and the bus's; or nil and why.
 local function parse(words)
-  local o, i = {}, 1
+  local rest, name, expression = {}, nil, nil
+  local i = 1
   while i <= #words do
-    local word = words[i]
-    if word == "-e" then
+    if words[i] == "-h" or words[i] == "--help" then return { help = true } end
+    if words[i] == "-e" then
       i = i + 1
-      o.expression = words[i]
-      if not o.expression then return nil, "'-e' needs an expression" end
-    elseif word == "--json" then
-      o.json = true
-    elseif word == "--help" or word == "-h" then
-      o.help = true
-    elseif word:sub(1, 1) == "-" then
-      return nil, ("no flag '%s'"):format(word)
-    elseif o.name then
-      return nil, ("'%s' is one word too many"):format(word)
+      expression = words[i]
+      if not expression then return nil, "'-e' needs an expression" end
+    elseif not name and not rest[1] and words[i]:sub(1, 1) ~= "-" then
+      name = words[i]
     else
-      o.name = word
+      rest[#rest + 1] = words[i]
     end
     i = i + 1
   end
+  local o, why = flags.options(rows(), rest)
+  if not o then return nil, why end
+  o.name, o.expression = name, expression
   return o
+end
+
+-- A way to a process: post(path, text) gives a status and a text, or nil, message, name.
+local function by_socket(connection)
+  return { close = function() connection:close() end, post = function(path, text)
+    local parts = {}
+    local response, why, name = connection:request("POST", path, text,
+      function(piece) parts[#parts + 1] = piece end,
+      function() return C.pl_terminal_interrupts() > 0 end)
+    if not response then return nil, why, name end
+    return response.status, table.concat(parts)
+  end }
+end
+
+local function by_bus(v, name)
+  return { close = function() v:close() end, post = function(path, text)
+    local answer, why = v:ask(name, "console", path .. "\n" .. text)
+    if not answer then return nil, why end
+    local status, body = answer:match "^(%d+)\n(.*)$"
+    return tonumber(status), body
+  end }
+end
+
+-- The way to the process that the options name, and its name; or nil, why, hint.
+local function find(o)
+  local connection, name, hint = locals.find(o.name, TIMEOUT_MS)
+  if connection then return by_socket(connection), name end
+  if not o.bus or not o.name then return nil, name, hint end
+  local v, why = visit.open(o)
+  if not v then return nil, why end
+  return by_bus(v, o.name), o.name
 end
 
 -- Asks the process: its answer as a table, or nil, message, name.
 local function ask(console, path, body)
-  local parts = {}
   body.console = console.id
-  local text = assert(json.encode(body))
-  local response, why, name = console.connection:request("POST", path, text,
-    function(piece) parts[#parts + 1] = piece end,
-    function() return C.pl_terminal_interrupts() > 0 end)
-  if not response then return nil, why, name end
-  local answer = (path == "/eval" and console.json and json or cjson).decode(
-    table.concat(parts))
-  if response.status ~= 200 or type(answer) ~= "table" then
+  local status, text, name = console.way.post(path, assert(json.encode(body)))
+  if not status then return nil, text, name end
+  local answer = (path == "/eval" and console.json and json or cjson).decode(text)
+  if status ~= 200 or type(answer) ~= "table" then
     return nil, type(answer) == "table" and answer.error or "the answer is no JSON"
   end
   return answer
@@ -218,16 +252,16 @@ function M.run(words, complain)
   local o, why = parse(words)
   if not o then return complain(why, "perilune attach --help") end
   if o.help then
-    print(USAGE)
+    print(USAGE .. flags.help(rows()))
     return 0
   end
-  local connection, name, hint = locals.find(o.name, TIMEOUT_MS)
-  if not connection then
+  local way, name, hint = find(o)
+  if not way then
     io.stderr:write("perilune: ", name, "\n", hint and "    " .. hint .. "\n" or "")
     return 1
   end
-  local console = { connection = connection, name = name, json = o.json,
-    id = bit.tohex(C.pl_entropy()) }
+  local console = { way = way, name = name, json = o.json,
+    id = not o.expression and bit.tohex(C.pl_entropy()) or nil }
   local ok
   if o.expression then
     ok = evaluate(console, o.expression, false)
@@ -237,7 +271,7 @@ function M.run(words, complain)
   else
     ok = read_all(console)
   end
-  connection:close()
+  way.close()
   return ok and 0 or 1
 end
 

@@ -2,6 +2,7 @@
 -- bus.lua - this process among the others: joins them, says hello, answers their calls.
 
 local pl = require "perilune.ffi"
+local admin = require "perilune.admin"
 local calls = require "perilune.calls"
 local card = require "perilune.card"
 local cjson = require "cjson.safe"
@@ -56,6 +57,15 @@ end
 
 -- ---- names --------------------------------------------------------------------------
 
+-- How many other processes of a role there are, as far as this one knows.
+function M.others(process, role)
+  local n = 0
+  for _, said in pairs(process.peers or {}) do
+    if said.hello.role == role and role == process.role then n = n + 1 end
+  end
+  return n
+end
+
 -- The names that others have.
 local function taken_names(process)
   local taken = {}
@@ -92,8 +102,6 @@ end
 
 local function on_bus(process, ev)
   process.bus_there = ev.a == 1
-  log[ev.a == 1 and "info" or "warning"](ev.a == 1 and "the bus is there"
-    or "the bus is away; waiting for it")
   if ev.a == 0 or process.name then return end
   flow.sleep(NAMING_SECONDS)
   if process.name then return end
@@ -120,6 +128,18 @@ function M.options(recipe)
   return o
 end
 
+-- A console elsewhere: a path and a body, as at the local socket.
+local function console(process, text)
+  if not process.recipe.allow_remote_console then
+    return nil, "its recipe lets no console in over the bus (allow_remote_console)"
+  end
+  local path, body = text:match "^(/%l+)\n(.*)$"
+  if path ~= "/eval" and path ~= "/complete" then return nil, "it wants /eval" end
+  local status, answer = admin.answer(process, "POST", path, { body = cjson.decode(body),
+    by = "the bus", gone = function() return false end })
+  return status .. "\n" .. answer
+end
+
 -- What other processes may ask of this one.
 local function handlers(process)
   return {
@@ -129,6 +149,7 @@ local function handlers(process)
     end,
     drain = function(name) return process:begin_drain(name, "the bus") end,
     resume = function(name) return process:resume(name, "the bus") end,
+    console = function(text) return console(process, text) end,
   }
 end
 

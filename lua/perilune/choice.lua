@@ -132,6 +132,8 @@ local function finish(job, choice)
   choice.last = new_end()
   C.pl_stream_result(choice.stream, choice.last)
   moves.left(choice)
+  -- Nobody would go on with it: that was no wish of its client's.
+  if choice.refused then choice.last.finish = C.PL_FINISH_ERROR end
   if choice.last.finish == C.PL_FINISH_ERROR then
     choice.refused = choice.refused or BROKEN
   elseif choice.last.finish == C.PL_FINISH_ABORT and job.over and job.over.status then
@@ -158,9 +160,10 @@ function M.follow(server, job, x, choice)
 end
 
 -- Waits for one choice's end and keeps what its body needs.
-function M.gather(server, job, choice)
+function M.gather(server, job, _, choice)
   await(server, job, choice, "done", "lost")
   finish(job, choice)
+  if choice.refused then return job:cancel(choice.refused) end   -- all or nothing
   local plan = job.plan
   local text, tokens, n = take(job, choice)
   if plan.echo then text = choice.prompt.text .. text end

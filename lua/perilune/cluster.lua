@@ -217,15 +217,15 @@ local function is_better(a, b, numerics)
   return load_of(a) < load_of(b)
 end
 
--- The worker with the least to do, those in turn that have equally little. `avoid`: a set
--- of workers, or nil. `numerics`: an id whose workers come first, for only theirs go on
--- with the same bits. nil: nobody can take it now.
-function Cluster:choose(entry, avoid, numerics)
+-- The worker with the least to do, those in turn that have equally little. `avoid`: not
+-- this one. `full`: a set of workers that have no room. `numerics`: an id whose workers
+-- come first, for only theirs go on with the same bits. nil: nobody can take it now.
+function Cluster:choose(entry, avoid, full, numerics)
   local list, best = entry.workers, nil
   local t, n = now(), #list
   for i = 1, n do
     local w = list[(self.turn + i) % n + 1]
-    if w.state == "ready" and w.suspect_until <= t and not (avoid and avoid[w])
+    if w.state == "ready" and w.suspect_until <= t and w ~= avoid and not full[w]
         and (not best or is_better(w, best, numerics)) then
       best = w
     end

@@ -14,12 +14,12 @@ local objects = require "perilune.console_objects"
 local recipe = require "perilune.console_recipe"
 local run = require "perilune.console_run"
 
-local M = {}
+local M = { workers = objects.all_workers }
 
 local MOST_TEXT = 64 * 1024
 local MOST_SESSIONS = 32
 
-local sessions, order = {}, {}              -- name -> session; names, oldest first
+local sessions, order = {}, {}              -- name -> session; names, the last used last
 
 -- ---- the world ------------------------------------------------------------------------
 
@@ -41,13 +41,15 @@ local BASE = pick(_G, [[assert error ipairs next pairs pcall rawequal select set
   tonumber tostring type unpack xpcall]])
 local LIBRARIES = {
   string = run.strings,
-  table = pick(table, "concat insert maxn remove sort"),
+  table = pick(table, "insert maxn remove sort"),
   math = pick(math, [[abs ceil cos deg exp floor fmod frexp huge ldexp log max min modf pi
     pow rad random sin sqrt tan]]),
   bit = pick(require "bit", [[tobit tohex bnot band bor bxor lshift rshift arshift rol ror
     bswap]]),
   os = pick(os, "clock date time difftime"),
 }
+
+LIBRARIES.table.concat = run.concat
 
 -- `pl` as recipes have it, where it is plain: functions, and tables of functions.
 local function view_of_pl()
@@ -65,37 +67,34 @@ local function view_of_pl()
     end })
 end
 
--- A change, announced and logged.
+-- A change, announced; live.lua logs it.
 local function set(session, path, value)
-  local server = session.server
-  local ok, said, hint = server:set(path, value, session.by or "a hook")
+  local process = session.process
+  local ok, said, hint = run.outside(process.set, process, path, value, "the console")
   if not ok then
     error(hint and ("%s   (%s)"):format(said, hint) or tostring(said), 0)
   end
-  said = type(said) == "string" and said or path .. " is set"
-  log.info("console: %s: %s", session.by or "a hook", recipe.without_secrets(said))
   session.out[#session.out + 1] = said
 end
 
 local function words(session)
-  local server = session.server
+  local process = session.process
   return {
-    recipe = recipe.recipe(server, function(path, v) set(session, path, v) end),
+    recipe = recipe.recipe(process, function(path, v) set(session, path, v) end),
     requests = function() return objects.requests() end,
-    workers = function() return objects.workers(server) end,
-    w = function(number) return objects.w(server, number) end,
-    blocks = function() return objects.blocks(server) end,
-    options = function(wanted) return recipe.options(server, wanted) end,
-    metrics = function(wanted) return objects.metrics(server, wanted) end,
+    workers = function() return objects.workers(process) end,
+    w = function(number) return objects.w(process, number) end,
+    blocks = function() return objects.blocks(process) end,
+    options = function(wanted) return recipe.options(process, wanted) end,
+    metrics = function(wanted) return objects.metrics(process, wanted) end,
     slow = function(n, by) return objects.slow(n, by) end,
     trace = function(key) return objects.trace(key) end,
     help = function(about) return help.about(about) end,
     log_level = function(level) set(session, "log_level", level) end,
     reload = function()
-      local ok, why = server:reload(session.by or "a hook")
-      if not ok then error(why, 0) end
-      session.out[#session.out + 1] = type(ok) == "string" and ok
-        or "the recipe is reloaded"
+      local ok, said = run.outside(process.reload, process)
+      if not ok then error(said, 0) end
+      session.out[#session.out + 1] = said
     end,
     print = function(...)
       local parts = {}
@@ -125,14 +124,17 @@ local function world(session)
     end })
 end
 
-local function session_of(server, name)
-  local session = sessions[name]
-  if session and session.server == server then return session end
-  session = { server = server, variables = {}, out = {} }
-  session.env = world(session)
-  if not name then return session end
-  sessions[name] = session
-  order[#order + 1] = name
+local function session_of(process, name)
+  local session = name and sessions[name]
+  if not session then
+    session = { process = process, variables = {}, out = {} }
+    session.env = world(session)
+  end
+  if not name then return session end       -- of one use
+  for i, other in ipairs(order) do
+    if other == name then table.remove(order, i) break end
+  end
+  sessions[name], order[#order + 1] = session, name
   if #order > MOST_SESSIONS then sessions[table.remove(order, 1)] = nil end
   return session
 end
@@ -198,21 +200,21 @@ end
 -- Evaluates request.body.text: { text, value } (value with body.json), or { error } with
 -- the text that was printed before, or { more = true }: it is not whole yet.
 -- body.console names the console, whose variables last.
-function M.eval(server, request)
+function M.eval(process, request)
   local body, text = request.body, request.body.text
   if type(text) ~= "string" or #text > MOST_TEXT then
     return { error = ("the console takes a text of at most %d bytes"):format(MOST_TEXT) }
   end
   local name = type(body.console) == "string" and body.console:sub(1, 64) or nil
-  local session = session_of(server, name)
+  local session = session_of(process, name)
   session.by, session.out = request.by, {}
   local chunk, why, more = compile(text, session.env)
   if not chunk and more and body.interactive == true then return { more = true } end
   tell(session, text)
   if not chunk then return { error = message_of(why, text) } end
-  server:doing("the console")
+  process:doing("the console")
   local ok, result = run.run(request.gone, evaluate, session, chunk, body.json == true)
-  server:doing ""
+  process:doing ""
   if ok then return result end
   local message = message_of(result, text)
   log.info("console: %s: error: %s", session.by, json.encode(message))
@@ -221,10 +223,10 @@ function M.eval(server, request)
 end
 
 -- What could stand where body.text ends: { from, candidates }.
-function M.complete(server, request)
+function M.complete(process, request)
   local body = request.body
   local text = type(body.text) == "string" and body.text:sub(-1024) or ""
-  local session = session_of(server, type(body.console) == "string" and body.console)
+  local session = session_of(process, type(body.console) == "string" and body.console)
   local from, candidates = complete(session, text)
   return { from = from, candidates = json.array(candidates) }
 end

@@ -83,7 +83,7 @@ return function(session, text)
   local number
   number, part = text:match "%f[%w_]w%((%d*)%)[.:]([%w_]*)$"
   if number then
-    local ok, w = pcall(objects.w, session.server, tonumber(number))
+    local ok, w = pcall(objects.w, session.process, tonumber(number))
     return #text - #part + 1, begins(ok and members(w) or {}, part)
   end
   local path, dot

@@ -2,7 +2,7 @@
 -- console_recipe.lua - the recipe as the console shows it and lets it be changed.
 --
 -- Reading recipe.worker.cost gives the hook, which can be called; assigning to it, or to
--- an option that is live, goes through server:set. What is fixed is refused here.
+-- an option that is live, goes through process:set. What is fixed is refused here.
 
 local nearest = require "perilune.nearest"
 local object = require "perilune.console_object"
@@ -37,8 +37,8 @@ local function cells_of(list, wanted)
 end
 
 -- Every option with who set it; `wanted`: only paths that hold this text.
-function M.options(server, wanted)
-  local cells, json = cells_of(settings.settings(server.recipe), wanted)
+function M.options(process, wanted)
+  local cells, json = cells_of(settings.settings(process.recipe), wanted)
   return object.listing { cells = cells, items = json, json = json,
     empty = ("no option has '%s' in its name"):format(tostring(wanted)) }
 end
@@ -76,31 +76,33 @@ local Section
 local function is_section(data, key)
   if data.name then return false end
   if key == "http" then return true end
-  for _, pool in ipairs(data.server.recipe.pools) do
+  for _, pool in ipairs(data.process.recipe.pools) do
     if pool == key then return true end
   end
   return false
 end
 
+local function copy(value)
+  if type(value) ~= "table" then return value end
+  local out = {}
+  for k, v in pairs(value) do out[k] = copy(v) end
+  return out
+end
+
 local function index(data, key)
   if is_section(data, key) then
-    return Section { server = data.server, set = data.set, name = key,
+    return Section { process = data.process, set = data.set, name = key,
       section = schema.section_of(key) }
   end
   local row, hook = look_up(data, key)
   local name = row and row.name or key
-  local from = data.name and data.server.recipe[data.name] or data.server.recipe
+  local from = data.name and data.process.recipe[data.name] or data.process.recipe
   local value = from[name]
   if value ~= nil and row and row.secret then return SECRET end
-  if type(value) == "table" then
-    local copy = {}
-    for k, v in pairs(value) do copy[k] = v end
-    return copy
-  end
-  if type(value) ~= "function" then return value end
+  if type(value) ~= "function" then return copy(value) end
   local path = path_of(data, name)
   return Hook { fn = value, path = path, doc = hook,
-    origin = settings.origin(data.server.recipe, path) or "?" }
+    origin = settings.origin(data.process.recipe, path) or "?" }
 end
 
 -- What a value means that came from here: the function of a hook that was read before.
@@ -126,32 +128,32 @@ Section = object.class {
   index = index, assign = assign,
   explain = function(data)
     local list = {}
-    for _, s in ipairs(settings.settings(data.server.recipe)) do
+    for _, s in ipairs(settings.settings(data.process.recipe)) do
       local own = not data.name or s.path:sub(1, #data.name + 1) == data.name .. "."
       if own and (data.name or s.origin ~= "default") then list[#list + 1] = s end
     end
     local text = object.columns((cells_of(list)))
     if data.name then return text end
-    return data.server.recipe.file .. "\n" .. text
+    return data.process.recipe.file .. "\n" .. text
       .. "\nthe rest are defaults: options() shows them all"
   end,
   plain = function(data)
-    local _, json = cells_of(settings.settings(data.server.recipe), data.name)
+    local _, json = cells_of(settings.settings(data.process.recipe), data.name)
     return json
   end,
   names = function(data)
     local names = schema.names(data.section)
     if not data.name then
       names[#names + 1] = "http"
-      for _, pool in ipairs(data.server.recipe.pools) do names[#names + 1] = pool end
+      for _, pool in ipairs(data.process.recipe.pools) do names[#names + 1] = pool end
     end
     return names
   end,
 }
 
--- The recipe of a server; set(path, value) is called for what is assigned.
-function M.recipe(server, set)
-  return Section { server = server, set = set, section = "top" }
+-- The recipe of a process; set(path, value) is called for what is assigned.
+function M.recipe(process, set)
+  return Section { process = process, set = set, section = "top" }
 end
 
 -- Text with the values of secrets taken out, for the log and the history.

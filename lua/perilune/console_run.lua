@@ -17,10 +17,12 @@ local getmetatable = debug.getmetatable
 
 local M = {}
 
+local disarm
+
 local EVERY = 10                            -- instructions between two looks at memory
 local LOOK = 10000                          -- between two looks at the time
 local MOST_KB = 64 * 1024                   -- that may be allocated
-local MOST_STRING = 16 * 2 ^ 20
+local MOST_STRING = 4 * 2 ^ 20
 local MOST_MATCHING = 1e11                  -- tries of a pattern, at worst
 
 M.SECONDS = 2
@@ -43,12 +45,14 @@ local function watch(gone, seconds)
   end
   function state.hook()
     if state.why then
-      if getinfo(2, "f").func ~= M.run then stop() end
+      local fn = getinfo(2, "f").func
+      if fn ~= M.run and fn ~= disarm then stop() end
       return                                -- it is over, and being put away
     end
     count = count + EVERY
     if collectgarbage "count" > most then
-      collectgarbage()                      -- perhaps it was waste
+      collectgarbage()                      -- perhaps it was waste; it took time, too
+      look_at = 0
       if collectgarbage "count" > most then
         stop(("stopped: it took more than the console's %d MiB of memory")
           :format(MOST_KB / 1024))
@@ -67,13 +71,24 @@ end
 
 -- ---- functions of C that would not end ------------------------------------------------
 
-local function rep(s, n, between)
-  local size = (#s + #(between or "")) * (tonumber(n) or 0)
+local function check_size(size)
   if size > MOST_STRING then
     error(("a string of %.0f bytes; the console makes at most %.0f")
-      :format(size, MOST_STRING), 2)
+      :format(size, MOST_STRING), 3)
   end
+end
+
+local function rep(s, n, between)
+  check_size((#tostring(s) + #tostring(between or "")) * (tonumber(n) or 0))
   return string.rep(s, n, between)
+end
+
+function M.concat(list, between, from, to)
+  from, to = from or 1, to or #list
+  local size = #tostring(between or "") * (to - from)
+  for i = from, to do size = size + #tostring(list[i]) end
+  check_size(size)
+  return table.concat(list, between, from, to)
 end
 
 -- Each `*`, `+`, `-` may try every length, and a match every place.
@@ -113,20 +128,44 @@ function M.forget()
   jit.flush()
 end
 
+local active                                -- the state of what runs
+local before                                -- how things were
+
+local function arm(state)
+  local meta = getmetatable ""
+  before = { jit = jit.status(), strings = meta.__index, hook = { gethook() } }
+  jit.off()
+  meta.__index = strings
+  active = state
+  sethook(state.hook, "", EVERY)
+end
+
+function disarm()
+  sethook(unpack(before.hook, 1, 3))
+  getmetatable("").__index = before.strings
+  if before.jit then jit.on() end
+  active = nil
+end
+
+-- From what runs here, calls a function of perilune's own that may take its time, compile
+-- and watch for itself.
+function M.outside(fn, ...)
+  local state = active
+  if not state then return fn(...) end
+  disarm()
+  local results = { pcall(fn, ...) }
+  arm(state)
+  if not results[1] then error(results[2], 0) end
+  return unpack(results, 2, table.maxn(results))
+end
+
 -- Calls fn(...): true and what it answers, or false and why not. gone(): whether whoever
 -- asked has left.
 function M.run(gone, fn, ...)
   local state = watch(gone, M.SECONDS)
-  local was_on, meta = jit.status(), getmetatable ""
-  local old_hook, old_mask, old_count = gethook()
-  local old_strings = meta.__index
-  jit.off()
-  meta.__index = strings
-  sethook(state.hook, "", EVERY)
+  arm(state)
   local results = { pcall(fn, ...) }
-  sethook(old_hook, old_mask, old_count)
-  meta.__index = old_strings
-  if was_on then jit.on() end
+  disarm()
   if state.why then return false, state.why end   -- even where it caught the error
   return unpack(results, 1, table.maxn(results))
 end

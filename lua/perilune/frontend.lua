@@ -8,7 +8,6 @@ local host = require "perilune.host"
 local log = require "perilune.log"
 local models = require "perilune.models"
 local openai = require "perilune.openai"
-local serve = require "perilune.serve"
 local settings = require "perilune.recipe"
 local C, ffi = pl.C, pl.ffi
 
@@ -32,7 +31,7 @@ local function watch_deadlines(server)
     flow.sleep(DEADLINE_SECONDS)
     local t = now()
     for job, d in pairs(server.deadlines) do
-      if not job.ended and d.at <= t then serve.cancel(job, d.refused) end
+      if not job.ended and d.at <= t then job:cancel(d.refused) end
       if job.ended or job.over then server.deadlines[job] = nil end
     end
   end
@@ -140,7 +139,7 @@ end
 
 -- Ends what still runs: who is being answered gets what there is.
 function Server:cut_off()
-  for _, job in pairs(self.jobs) do serve.cancel(job, {}) end
+  for _, job in pairs(self.jobs) do job:cancel({}) end
   for _, stream in pairs(self.live) do C.pl_stream_cancel(stream) end
 end
 

@@ -2,7 +2,8 @@
 -- local.lua - the processes of this user on this machine: each listens at a socket that
 -- only its owner can open, under a name that people use.
 --
--- frontend/0 is frontend-0.sock in the folder that core/client_local.c checks.
+-- frontend/0 is frontend-0.sock in the folder that core/client_local.c checks. On a bus a
+-- process may have another name, which then is the one to be used.
 
 local client = require "perilune.client"
 local engine = require "perilune.ffi"
@@ -11,6 +12,7 @@ local C, ffi = engine.C, engine.ffi
 local M = {}
 
 local MOST = 1000                           -- processes of one role
+local ABOUT_MS = 2000
 
 local function name_of(path)
   local role, number = path:match "/(%l+)%-(%d+)%.sock$"
@@ -54,20 +56,39 @@ function M.connection(path, timeout_ms)
     prefix = "" }, {}, timeout_ms)
 end
 
+-- What each process says of itself (/about). One that does not answer is named by its
+-- socket; one that is gone is not. A list of tables with `path`, or nil and why.
+function M.about()
+  local list, why = M.list()
+  if not list then return nil, why end
+  local out = {}
+  for _, process in ipairs(list) do
+    local c = M.connection(process.path, ABOUT_MS)
+    if c:open() then
+      local about = c:get "/about"
+      if type(about) ~= "table" then about = { health = "no answer" } end
+      if type(about.name) ~= "string" then about.name = process.name end
+      about.path = process.path
+      out[#out + 1] = about
+      c:close()
+    end
+  end
+  return out
+end
+
 -- A connection to the process of that name, without one to the only one that runs; and
 -- its name. Or nil, message, hint.
 function M.find(name, timeout_ms)
-  local list, why = M.list()
+  local list, why = M.about()
   if not list then return nil, why end
   local known, found = {}, nil
-  for _, process in ipairs(list) do
-    local c = M.connection(process.path, timeout_ms)
-    if c:open() then
-      known[#known + 1] = process.name
-      if process.name == name or not name then found = { c, process.name } end
-    end
+  for i, process in ipairs(list) do
+    known[i] = process.name
+    if process.name == name or not name then found = process end
   end
-  if found and (name or #known == 1) then return unpack(found) end
+  if found and (name or #known == 1) then
+    return M.connection(found.path, timeout_ms), found.name
+  end
   if #known == 0 then
     return nil, "no process of yours runs here"
   end

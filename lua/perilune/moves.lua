@@ -19,7 +19,11 @@ local seq_ptr = ffi.typeof "pl_seq *"
 
 -- How long a new request waits for a worker where none can take it now.
 local WAIT_SECONDS, LOOK_SECONDS = 10, 0.01
+-- When a running one asks workers again that all had no room.
+local RETRY_SECONDS = 0.1
 local UNAVAILABLE = "Service temporarily unavailable"
+local FULL = UNAVAILABLE .. ": All workers are busy, please retry later"
+local CANCELLED = { status = 499, message = "The request was cancelled." }
 
 local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
@@ -29,6 +33,7 @@ end
 
 local function put(choice, w)
   local seq = choice.seq and ffi.cast(seq_ptr, choice.seq.address) or nil
+  local at = C.pl_now_ns()
   local status
   if w.engine then
     status = C.pl_stream_start(choice.stream, w.engine, seq)
@@ -36,6 +41,7 @@ local function put(choice, w)
     status = C.pl_stream_send(choice.stream, w.peer, w.index, seq)
   end
   if status < 0 then return pl.refusal(status) end
+  choice.sent_ns = at
   choice.seq = nil                          -- the stream's, or the engine's
   choice.worker, choice.worker_name = w, w.name
   w.streams[choice.id] = choice.stream
@@ -52,15 +58,12 @@ function M.left(choice)
   choice.worker = nil
 end
 
--- A worker for the choice, waited for; nil: none came. One that runs already, which
--- `numerics` says, waits for as long as the bus may be away.
-local function find(server, job, avoid, numerics)
-  local deadline
-  while true do
-    local w = server.cluster:choose(job.entry, avoid, numerics)
-    if w or job.over then return w end
-    deadline = deadline
-      or now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
+-- A worker for the choice, waited for until `deadline`; nil: none came, or the request is
+-- over.
+local function find(server, job, choice, avoid, numerics, deadline)
+  while not job.over do
+    local w = server.cluster:choose(job.entry, avoid, choice.full, numerics)
+    if w then return w end
     if now() > deadline or server.waiting >= server.recipe.http.max_waiting then
       return nil
     end
@@ -70,27 +73,50 @@ local function find(server, job, avoid, numerics)
   end
 end
 
+-- Whether all that take requests had no room for the choice.
+local function all_full(job, choice)
+  local n = 0
+  for _, w in ipairs(job.entry.workers) do
+    if w.state == "ready" then
+      if not choice.full[w] then return false end
+      n = n + 1
+    end
+  end
+  return n > 0
+end
+
+local function unavailable(server, full)
+  return nil, { status = full and server.recipe.http.overload_status or 503,
+    message = full and FULL or UNAVAILABLE, headers = "Retry-After: 1\r\n",
+    error_type = full and "overload" or nil }
+end
+
+-- The request is over, by its time limit or a cancel: its stream ends, if it has begun.
+local function give_up(job, choice)
+  if choice.seq then return nil, job.over.status and job.over or CANCELLED end
+  C.pl_stream_cancel(choice.stream)
+  return true
+end
+
 -- Gives a choice to a worker that takes it. true: it runs, or has ended; or nil and the
--- refusal. `avoid`: a set of workers; it grows by those who refuse.
+-- refusal. `avoid`: not to this one. `numerics`: it has tokens already, made with this
+-- id; then it waits for as long as the bus may be away, and asks the full ones again.
 function M.place(server, job, choice, avoid, numerics)
-  local why, name
+  local deadline = now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
+  choice.full = choice.full or {}
   while true do
-    local w = find(server, job, avoid, numerics)
-    if job.over then
-      if choice.seq then return nil, job.over end
-      C.pl_stream_cancel(choice.stream)
-      return true
+    if all_full(job, choice) then
+      if not numerics then return unavailable(server, true) end
+      flow.sleep(RETRY_SECONDS)
+      choice.full = {}
     end
-    if not w then
-      return nil, { status = why and server.recipe.http.overload_status or 503,
-        message = why or UNAVAILABLE, headers = "Retry-After: 1\r\n" }
-    end
-    local ok
-    ok, why, name = put(choice, w)
+    local w = find(server, job, choice, avoid, numerics, deadline)
+    if job.over then return give_up(job, choice) end
+    if not w then return unavailable(server, false) end
+    local ok, why, name = put(choice, w)
     if ok or name == "PL_ECANCELED" then return true end
     if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
-    avoid = avoid or {}
-    avoid[w] = true                         -- its line is full, or it is no longer here
+    choice.full[w] = true                   -- its line is full, or it is no longer here
   end
 end
 
@@ -114,9 +140,7 @@ end
 
 -- Asks whether the choice may move, and how: the answer of hooks.lua.
 local function ask(server, job, choice, ev, lost)
-  if UNCOUNTED[ev.a] then
-    return { avoid = ev.a == C.PL_LOST_REFUSED and lost.name or nil }
-  end
+  if UNCOUNTED[ev.a] then return {} end
   local facts = job:facts(choice, n_tokens(choice))
   local answer = hooks.ask(server, "migrate", hooks.view(facts), { name = lost.name,
     reason = cluster.LOST[ev.a], numerics = lost.numerics })
@@ -151,15 +175,16 @@ function M.move(server, job, choice, ev)
   end
   if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end
-  local avoid = answer.avoid == lost.name and { [lost] = true } or nil
-  local ok, refused = M.place(server, job, choice, avoid, lost.numerics)
+  if ev.a == C.PL_LOST_REFUSED then choice.full[lost] = true else choice.full = {} end
+  local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,
+    n > 0 and lost.numerics or nil)
   if not ok then
     job.log:warning("Cannot recreate stream: %s", refused.message)
     return nil, refused
   end
-  requests.note(job, ("moved to %s (was %s: %s)"):format(choice.worker_name, lost.name,
-    cluster.LOST[ev.a]))
   tell(server, job, n, choice.worker, lost)
+  requests.note(job, ("moved to %s (%s: %s)"):format(choice.worker_name or "nobody",
+    lost.name, cluster.LOST[ev.a]), choice.sent_ns)
   return true
 end
 

@@ -25,8 +25,7 @@ end
 
 -- The answer to a request whose plan says no.
 local function refuse(x, plan, headers)
-  plan.refused.headers = headers
-  serve.refuse(x, plan.refused)
+  serve.refuse(x, plan.refused, headers)
 end
 
 -- ---- routes ------------------------------------------------------------------------
@@ -118,7 +117,7 @@ local function cancel(server, x, headers, _, path)
     return serve.refuse(x, { status = 404, headers = headers,
       message = "No such request is under way." })
   end
-  serve.cancel(job, {})
+  job:cancel({})
   reply(x, 200, json.encode(json.object("id", id, "object", "request.cancelled",
     "cancelled", true)), headers)
 end

@@ -23,18 +23,17 @@ local function post(c, word, name)
 end
 
 -- Says it to a process of this machine: { text } or { error }; nil, why: it is not here.
+-- Where all is one process its frontend is asked for a worker.
 local function say_here(word, name)
-  local list, why = locals.list()
+  local list, why = locals.about()
   if not list then return nil, why end
-  for _, process in ipairs(list) do
-    local c = locals.connection(process.path, TIMEOUT_MS)
-    if c:open() then
-      local about = c:get "/about"
-      local here = type(about) == "table" and (about.name == name
-        or about.role == "frontend" and name:find "^worker/" and not about.bus)
-      local answer = here and post(c, word, name)
+  for _, p in ipairs(list) do
+    local worker_of = p.role == "frontend" and name:find "^worker/" and not p.bus
+    if p.name == name or worker_of then
+      local c = locals.connection(p.path, TIMEOUT_MS)
+      local answer = post(c, word, name)
       c:close()
-      if answer then return answer end
+      return answer or { error = "it did not answer" }
     end
   end
   return nil, ("no process '%s' of yours runs here"):format(name)
@@ -44,7 +43,13 @@ local function say(word, name, options)
   local answer, why = say_here(word, name)
   if type(answer) == "table" then return answer.text, answer.error end
   if not options.bus then return nil, why end
-  return visit.ask(options, name, word, name)
+  local v
+  v, why = visit.open(options)
+  if not v then return nil, why end
+  local text
+  text, why = v:ask(name, word, name)
+  v:close()
+  return text, why
 end
 
 function M.run(word, words, complain)

@@ -77,18 +77,6 @@ end
 
 -- ---- for the console ----------------------------------------------------------------
 
--- The engines of this process: { name, engine, device, kernels }.
-function Process:local_workers()
-  local out, pool = {}, self.recipe.worker
-  for i, e in ipairs(self.w and self.w.engines or {}) do
-    local name = self.server and "worker/" .. i - 1 or self.name or "worker"
-    out[i] = { engine = e.engine, device = pool.device,
-      name = not self.server and #self.w.engines > 1 and name .. "." .. i - 1 or name,
-      kernels = ffi.string(C.pl_device_kernels(e.device)) }
-  end
-  return out
-end
-
 -- A worker of this process's own frontend, by its name.
 function Process:find_worker(name)
   for _, w in ipairs(self.server and self.server.cluster.workers or {}) do
@@ -96,16 +84,12 @@ function Process:find_worker(name)
   end
 end
 
-function Process:model_name()
-  if self.summary then return self.summary.names[1] end
-  local names = {}
-  for i, entry in ipairs(self.server.models.list) do names[i] = entry.key end
-  return #names > 0 and table.concat(names, " ") or nil
-end
-
 -- Changes an option or a hook while it runs: true and what to say; nil, why, hint.
 function Process:set(path, value, by)
-  return live.set(self, path, value, by)
+  local ok, text, hint = live.set(self, path, value, by)
+  local others = ok and bus.others(self, "frontend") or 0
+  if others == 0 then return ok, text, hint end
+  return ok, ("%s It holds here, on 1 of %d frontends."):format(text, others + 1)
 end
 
 -- Reads the recipe again: true and what changed; or nil and why.
@@ -289,16 +273,24 @@ local function load_and_run(self)
   return ok ~= nil, why
 end
 
--- What is not as it comes, and who said so; the model in any case.
-local function tell_settings(recipe)
+-- What is not as it comes, and who said so; a worker's model in any case.
+local function tell_settings(recipe, roles)
   local told = {}
   for _, s in ipairs(settings.settings(recipe)) do
-    if s.value ~= nil and (s.path == "model" or s.origin ~= "default") then
+    local is_own = s.path == "model" and roles.worker
+    if s.value ~= nil and (is_own or s.origin ~= "default") then
       told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
         s.origin)
     end
   end
   log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))
+end
+
+local function process_id()
+  local f = io.open "/proc/self/stat"
+  local id = f and f:read "*n"
+  if f then f:close() end
+  return id or 0
 end
 
 -- Which recipe this is, as 16 hex digits of its text.
@@ -315,7 +307,7 @@ function M.run(recipe, roles)
   log.level(recipe.log_level)
   log.format(recipe.log_format)
   local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
-    pid = C.pl_process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
+    pid = process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
     role = roles.frontend and "frontend" or "worker",
     stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
   self.rt = C.pl_runtime_open(runtime_options(recipe.http))
@@ -323,7 +315,7 @@ function M.run(recipe, roles)
   if self.rt == nil then
     ok, why = pl.refusal(C.PL_EIO)
   else
-    tell_settings(recipe)
+    tell_settings(recipe, roles)
     ok, why = load_and_run(self)
   end
   if ok then return 0 end

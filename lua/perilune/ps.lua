@@ -10,8 +10,6 @@ local visit = require "perilune.visit"
 
 local M = {}
 
-local TIMEOUT_MS = 2000
-
 local function uptime(seconds)
   if seconds < 120 then return ("%ds"):format(seconds) end
   if seconds < 7200 then return ("%dm"):format(seconds / 60) end
@@ -25,40 +23,23 @@ local function load_text(load)
     100 * (load.blocks_used or 0) / math.max(load.blocks or 0, 1))
 end
 
--- What each local process says of itself; one that does not answer is named all the same,
--- one that is gone is not.
-function M.collect()
-  local list, why = locals.list()
-  if not list then return nil, why end
-  local out = {}
-  for _, process in ipairs(list) do
-    local c = locals.connection(process.path, TIMEOUT_MS)
-    if c:open() then
-      local about = c:get "/about"
-      if type(about) ~= "table" then about = { health = "no answer" } end
-      about.name = process.name
-      out[#out + 1] = about
-      c:close()
-    end
-  end
-  return out
-end
-
 M.HEAD = { "name", "role", "model", "load", "health", "uptime", "version", "recipe" }
 
 -- A process's cells under HEAD. Load: sequences that run + wait, blocks in use.
 function M.cells(p)
   local recipe = type(p.recipe) == "string" and p.recipe:match "[^/]*$" or "-"
+  local health = tostring(p.health or "-")
+  if p.state and p.state ~= "ready" then health = p.state end
   return { p.name, p.role or p.name:match "^%l+", p.model or "-", load_text(p.load),
-    tostring(p.health or "-"), p.uptime and uptime(p.uptime) or "-", p.version or "-",
+    health, p.uptime and uptime(p.uptime) or "-", p.version or "-",
     recipe .. " " .. tostring(p.recipe_hash or ""):sub(1, 8) }
 end
 
 -- What a process on the bus says of itself, in the form of `collect`.
 local function from_bus(said)
-  local hello, stalled = said.hello, false
-  local load = { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
+  local hello, stalled, load = said.hello, false, nil
   for _, e in ipairs(type(said.engines) == "table" and said.engines or {}) do
+    load = load or { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
     for field in pairs(load) do load[field] = load[field] + (tonumber(e[field]) or 0) end
     stalled = stalled or (tonumber(e.busy_ms) or 0) > 60000
   end
@@ -72,11 +53,16 @@ local function from_bus(said)
 end
 
 local function collect_all(options)
-  if not options.bus then return M.collect() end
-  local list, why = visit.peers(options)
-  if not list then return nil, why end
+  if not options.bus then
+    local list, why = locals.about()
+    for _, p in ipairs(list or {}) do p.path = nil end
+    return list, why
+  end
+  local v, why = visit.open(options)
+  if not v then return nil, why end
   local out = {}
-  for i, said in ipairs(list) do out[i] = from_bus(said) end
+  for i, said in ipairs(v:list()) do out[i] = from_bus(said) end
+  v:close()
   return out
 end
 

@@ -2,7 +2,7 @@
 -- requests.lua - what became of each request: those under way, and the last thousand.
 --
 --     requests.begin(job)             it is understood and has an id
---     requests.note(job, "submitted") it got to a stage
+--     requests.note(job, "sent to worker/0") it got to a stage
 --     requests.done(job, result)      it ended; `result` as `outcome` makes it
 --
 -- Times are of pl_now_ns. A record costs a request a table and a line per stage.
@@ -37,13 +37,20 @@ function M.begin(job)
   live[last], n_live = record, n_live + 1
 end
 
--- "submitted", "moved to worker/1 (was worker/0: gone)" ...; a move is counted too.
-function M.note(job, stage)
+-- "sent to worker/0", "moved to worker/1 (worker/0: gone)": a move is counted too. `ns`:
+-- when, if not now. The same stage again is counted at its first time.
+function M.note(job, stage, ns)
   local record = job.record
   if not record then return end
-  local stages = record.stages
-  stages[#stages + 1], stages[#stages + 2] = stage, now()
+  local stages, again = record.stages, record.again
   if stage:find "^moved" then record.moves = record.moves + 1 end
+  if again and again[stage] then
+    again[stage] = again[stage] + 1         -- of many choices each comes here
+    return
+  end
+  record.again = again or {}
+  record.again[stage] = 1
+  stages[#stages + 1], stages[#stages + 2] = stage, ns and tonumber(ns) or now()
 end
 
 -- A result from how a request's choices ended (their `last`, a pl_stream_end): the first
@@ -100,12 +107,14 @@ function M.ended()
   return out
 end
 
--- By its number, its id, or how an id begins.
+-- By its number, its answer's id or how that begins, or the id that logs have.
 function M.find(key)
   local found
   for _, list in ipairs { M.ended(), M.live() } do
     for _, record in ipairs(list) do
-      if record.number == key or record.id == key then return record end
+      if record.number == key or record.id == key or record.id:match "%-(.+)" == key then
+        return record
+      end
       if type(key) == "string" and record.id:sub(1, #key) == key then found = record end
     end
   end
@@ -125,7 +134,10 @@ end
 function M.timeline(record)
   local out = { { "arrived", record.arrived } }
   for i = 1, #record.stages, 2 do
-    out[#out + 1] = { record.stages[i], record.stages[i + 1] }
+    local name = record.stages[i]
+    local times = record.again and record.again[name] or 1
+    if times > 1 then name = ("%s, %d times"):format(name, times) end
+    out[#out + 1] = { name, record.stages[i + 1] }
   end
   local function add(name, ns)
     if ns and ns > 0 then out[#out + 1] = { name, ns } end

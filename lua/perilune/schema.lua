@@ -114,7 +114,7 @@ local http = {
   { "enable_log_requests", false, "log every request as it comes", live = true },
   { "request_timeout", 0, "seconds a request may take in all; 0: as long as it likes",
     kind = "number", min = 0, live = true },
-  { "max_waiting", 8192, "requests that may wait for a worker; more are refused",
+  { "max_waiting", 8192, "requests that may wait while no worker takes any; else 503",
     min = 0, max = 2 ^ 20, live = true },
   { "overload_status", 503, "status of what is refused because all are busy", min = 400,
     max = 599, env = { "DYN_HTTP_OVERLOAD_STATUS_CODE" }, live = true },

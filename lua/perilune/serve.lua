@@ -52,11 +52,12 @@ function M.plan(server, x, kind)
   return plan
 end
 
-function M.refuse(x, refused)
+-- Says no: `refused` is status, message and perhaps param, headers, trace.
+function M.refuse(x, refused, headers)
   if refused.trace then log.error("request failed: " .. refused.trace) end
   local body = answer.error_body(refused.message, refused.status, refused.param)
-  C.pl_exchange_reply(x, refused.status, "application/json", refused.headers or "",
-    #(refused.headers or ""), body, #body)
+  local all = (refused.headers or "") .. (headers or "")
+  C.pl_exchange_reply(x, refused.status, "application/json", all, #all, body, #body)
 end
 
 local function write(x, text)
@@ -136,17 +137,21 @@ local function begin_stream(x, job, choices)
   end
 end
 
--- What `each` does with a choice, for all of them at once: each may have to move.
-local function with_all(choices, each)
-  if #choices == 1 then return each(choices[1]) end
+-- Does something with all choices at once, for each may have to move. No closures: this
+-- is every request's path.
+local function with_all(each, server, job, x)
+  local choices = job.choices
+  if #choices == 1 then return each(server, job, x, choices[1]) end
   local tasks = {}
-  for i, choice in ipairs(choices) do tasks[i] = flow.spawn(each, choice) end
+  for i, choice in ipairs(choices) do
+    tasks[i] = flow.spawn(each, server, job, x, choice)
+  end
   flow.join(tasks)
 end
 
 local function stream(server, x, job, choices)
   begin_stream(x, job, choices)
-  with_all(choices, function(choice) choice_of.follow(server, job, x, choice) end)
+  with_all(choice_of.follow, server, job, x)
   local last = answer.DONE
   if job.plan.include_usage or server.force_usage then
     local usage = job.answer:usage(totals(choices, job.plan))
@@ -157,13 +162,10 @@ local function stream(server, x, job, choices)
 end
 
 local function whole(server, x, job, choices)
-  with_all(choices, function(choice) choice_of.gather(server, job, choice) end)
+  with_all(choice_of.gather, server, job, x)
   local refused
   for _, c in ipairs(choices) do refused = refused or c.refused end
-  if refused then
-    refused.headers = (refused.headers or "") .. job.headers
-    return M.refuse(x, refused)
-  end
+  if refused then return M.refuse(x, refused, job.headers) end
   local body = job.answer:body(choices, job.answer:usage(totals(choices, job.plan)))
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
 end
@@ -177,15 +179,6 @@ local function settle(server, choices)
   for _, c in ipairs(choices) do
     if not c.last then choice_of.settle(c) end
     choice_of.close(server, c)
-  end
-end
-
--- Ends a request before its time; `refused`: what to say, or {} for what there is so far.
-function M.cancel(job, refused)
-  if job.over then return end
-  job.over = refused
-  for _, c in ipairs(job.choices or {}) do
-    if c.stream and not c.last then C.pl_stream_cancel(c.stream) end
   end
 end
 
@@ -209,6 +202,15 @@ local function new_job(server, x, plan, arrived, headers, who)
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }, Job)
 end
 
+-- Ends a request before its time; `refused`: what to say, or {} for what there is so far.
+function Job:cancel(refused)
+  if self.over then return end
+  self.over = refused
+  for _, c in ipairs(self.choices) do
+    if c.stream and not c.last then C.pl_stream_cancel(c.stream) end
+  end
+end
+
 -- What hooks see of it (hooks.lua), for one of its choices that has n tokens.
 function Job:facts(choice, n)
   local prompt = choice.prompt
@@ -230,6 +232,9 @@ end
 local function refusal(server, job)
   if server.stopping then
     return { status = 503, message = "The server is stopping." }
+  end
+  if server.process.state ~= "ready" then
+    return { status = 503, message = "The server is draining." }
   end
   if overload.is_on(server) then
     local no = overload.check(server, cluster.counts(job.entry))
@@ -269,10 +274,9 @@ end
 
 -- Says no to a job that was taken on.
 local function turn_away(server, x, job, refused)
-  refused.headers = (refused.headers or "") .. job.headers
   server.metrics:refused(job, refused.status, refused.error_type)
   requests.done(job, { finish = "refused", why = refused.message })
-  return M.refuse(x, refused)
+  return M.refuse(x, refused, job.headers)
 end
 
 local function answer_job(server, x, job)
@@ -281,15 +285,17 @@ local function answer_job(server, x, job)
     close_from(job.choices, 1)
     return turn_away(server, x, job, no)
   end
-  requests.note(job, "submitted")
   local ok, refused = start_all(server, x, job, job.choices)
   if not ok then return turn_away(server, x, job, refused) end
+  local first = job.choices[1]
+  if first.sent_ns then
+    requests.note(job, "sent to " .. first.worker_name, first.sent_ns)
+  end
   local give = job.plan.stream and stream or whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, job.choices)
   settle(server, job.choices)
   if not answered then
     server.metrics:refused(job, 500)
-    requests.done(job, { finish = "error", why = "a defect of perilune's" })
     error(why, 0)
   end
   requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
@@ -306,9 +312,8 @@ function M.generate(server, x, kind, headers, who)
   local arrived = C.pl_now_ns()
   local plan = M.plan(server, x, kind)
   if plan.refused then
-    plan.refused.headers = headers
     server.metrics:refused({ plan = { kind = kind } }, plan.refused.status)
-    return M.refuse(x, plan.refused)
+    return M.refuse(x, plan.refused, headers)
   end
   local job = new_job(server, x, plan, arrived, headers, who)
   server.metrics:started(job)
@@ -320,7 +325,9 @@ function M.generate(server, x, kind, headers, who)
   local ok, why = xpcall(answer_job, debug.traceback, server, x, job)
   if server.jobs[job.id] == job then server.jobs[job.id] = nil end
   job.ended = true
-  if not ok then error(why, 0) end
+  if ok then return end
+  requests.done(job, { finish = "error", why = "a defect of perilune's" })
+  error(why, 0)
 end
 
 return M

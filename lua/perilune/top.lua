@@ -14,10 +14,12 @@ local CLEAR = "\27[H\27[2J"
 
 local function worker_text(w)
   local now = w.now
-  return ("%s   %d running, %d waiting   blocks %d of %d in use, %d hold a prefix\n"
-    .. "last %d steps in %.2f s: %.1f tokens/s\n%s"):format(w.name, now.running,
-    now.waiting, now.blocks_used, now.blocks, now.blocks_cached, w.steps, w.seconds,
-    w.tokens_per_s, object.columns(steps.cells(w), "  "))
+  local head = ("%s   %d running, %d waiting   blocks %d of %d in use, %d hold a prefix")
+    :format(w.name, now.running, now.waiting, now.blocks_used, now.blocks,
+      now.blocks_cached)
+  if not w.steps then return head .. "\nin another process: perilune top " .. w.name end
+  return ("%s\nlast %d steps in %.2f s: %.1f tokens/s\n%s"):format(head, w.steps,
+    w.seconds, w.tokens_per_s, object.columns(steps.cells(w), "  "))
 end
 
 local function text_of(answer)
@@ -72,7 +74,10 @@ function M.run(words, complain)
   end
   local connection, why, hint = locals.find(words[1], TIMEOUT_MS)
   local ok = connection
-  if connection then ok, why, hint = show(connection) end
+  if connection then
+    ok, why, hint = show(connection)
+    connection:close()
+  end
   if ok then return 0 end
   io.stderr:write("perilune: ", why, "\n", hint and "    " .. hint .. "\n" or "")
   return 1

@@ -1,8 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- visit.lua - a moment on the bus: for commands that look who is there, or ask one.
 --
---   local list, why = visit.peers(options)              -- { { id, hello, engines } ... }
---   local answer, why = visit.ask(options, "worker/1", "drain")
+--   local v, why = visit.open(options)
+--   local list = v:list()                               -- { { id, hello, engines } ... }
+--   local answer, why = v:ask("worker/1", "drain")
+--   v:close()
 --
 -- A visitor says no hello, so nobody takes it for a process of the deployment.
 
@@ -11,6 +13,7 @@ local bus = require "perilune.bus"
 local calls = require "perilune.calls"
 local cjson = require "cjson.safe"
 local flow = require "perilune.flow"
+local log = require "perilune.log"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
 local C, ffi = pl.C, pl.ffi
@@ -43,71 +46,80 @@ function M.rows(own)
   return rows
 end
 
--- Runs fn(rt, peers) on the bus, in a task; peers: id -> what it says. What fn answers.
-local function visit(options, fn)
-  local rt = C.pl_runtime_open(nil)
-  if rt == nil then return pl.refusal(C.PL_EIO) end
-  local status = C.pl_bus_open(rt, bus.options(options))
-  if status < 0 then
-    local no, why, name = pl.refusal(status)
-    C.pl_runtime_close(rt)
-    return no, why, name
-  end
-  local peers, there, answer, why = {}, false, nil, nil
-  flow.on("bus", function(ev) there = ev.a == 1 end)
+local Visit = {}
+Visit.__index = Visit
+
+-- Runs fn() in a task until it is through: what it answers.
+local function in_task(self, fn)
+  local answer, why
+  flow.on("bus", function(ev) self.there = ev.a == 1 end)
   flow.on("peer", function(ev)
     local buf = ffi.new "pl_buf"
-    if ev.a == 0 and C.pl_peer_hello(rt, ev.id, buf) >= 0 then
-      peers[ev.id] = cjson.decode(pl.take(buf))
+    if ev.a == 0 and C.pl_peer_hello(self.rt, ev.id, buf) >= 0 then
+      self.peers[ev.id] = cjson.decode(pl.take(buf))
     else
-      peers[ev.id] = nil
+      self.peers[ev.id] = nil
     end
   end)
   flow.spawn(function()
-    local deadline = tonumber(C.pl_now_ns()) + CONNECT_SECONDS * 1e9
-    while not there and tonumber(C.pl_now_ns()) < deadline do flow.sleep(0.01) end
-    if there then
-      flow.sleep(LISTEN_SECONDS)
-      answer, why = fn(rt, peers)
-    else
-      why = ("no bus at '%s'"):format(options.bus)
-    end
+    answer, why = fn()
     flow.stop()
   end).on_error = flow.stop
-  flow.run(rt)
-  C.pl_runtime_close(rt)
+  flow.run(self.rt)
   return answer, why
 end
 
-local function listed(peers)
-  local list = {}
-  for _, said in pairs(peers) do
-    if type(said) == "table" and type(said.hello) == "table" then
-      list[#list + 1] = said
+function Visit:close()
+  C.pl_runtime_close(self.rt)
+end
+
+-- Goes to the bus and looks who is there; or nil and why. Close it.
+function M.open(options)
+  log.level "warning"                       -- who asks wants the answer alone
+  local self = setmetatable({ rt = C.pl_runtime_open(nil), peers = {} }, Visit)
+  if self.rt == nil then return pl.refusal(C.PL_EIO) end
+  local status = C.pl_bus_open(self.rt, bus.options(options))
+  local why
+  if status < 0 then
+    why = select(2, pl.refusal(status))
+  else
+    in_task(self, function()
+      local deadline = tonumber(C.pl_now_ns()) + CONNECT_SECONDS * 1e9
+      while not self.there and tonumber(C.pl_now_ns()) < deadline do flow.sleep(0.01) end
+      if self.there then flow.sleep(LISTEN_SECONDS) end
+    end)
+    if self.there then return self end
+    why = ("no bus at '%s'"):format(options.bus)
+  end
+  self:close()
+  return nil, why
+end
+
+local function says(said, name)
+  return type(said) == "table" and type(said.hello) == "table"
+    and (not name or said.hello.name == name)
+end
+
+-- Asks the process of that name; its answer, or nil and why.
+function Visit:ask(name, word, arg)
+  return in_task(self, function()
+    for id, said in pairs(self.peers) do
+      if says(said, name) then return calls.ask(self.rt, id, word, arg) end
     end
+    return nil, ("no process '%s' on the bus"):format(name)
+  end)
+end
+
+-- Who is there: what each says, by name.
+function Visit:list()
+  local list = {}
+  for _, said in pairs(self.peers) do
+    if says(said) then list[#list + 1] = said end
   end
   table.sort(list, function(a, b)
     return tostring(a.hello.name) < tostring(b.hello.name)
   end)
   return list
-end
-
--- Who is there; or nil and why.
-function M.peers(options)
-  return visit(options, function(_, peers) return listed(peers) end)
-end
-
--- Asks the process of that name; its answer, or nil and why.
-function M.ask(options, name, word, arg)
-  return visit(options, function(rt, peers)
-    for id, said in pairs(peers) do
-      if type(said) == "table" and type(said.hello) == "table"
-          and said.hello.name == name then
-        return calls.ask(rt, id, word, arg)
-      end
-    end
-    return nil, ("no process '%s' on the bus"):format(name)
-  end)
 end
 
 return M

@@ -27,14 +27,31 @@ local function must(status)
   return status
 end
 
--- ---- engines: the small llama model, or the null device -------------------------------
+-- ---- engines --------------------------------------------------------------------------
 
+-- A model of random weights: big enough that a step takes longer than a test needs to
+-- disturb it.
+local SLOW = {
+  n_layers = 4, hidden = 256, n_heads = 4, n_kv_heads = 2, head_dim = 64, ffn = 768,
+  vocab = M.VOCAB, max_positions = 2048, norm_eps = 1e-5, rope_theta = 10000, tied = 1,
+  activations = C.PL_F32, kv_type = C.PL_F32, block_size = 16, dummy_seed = 1,
+}
+
+-- kind: "slow", "llama" (the small golden model), "null" (computes nothing).
 local function load(kind)
-  if kind == "null" then
+  if kind == "llama" then
+    return engine.load(golden.root .. "/llama", { threads = 1, activations = "float32" })
+  elseif kind == "null" then
     local model, device = null.model()
     return { model = model, device = device }
   end
-  return engine.load(golden.root .. "/llama", { threads = 1, activations = "float32" })
+  local device = need(C.pl_device_open("cpu", "auto", 1))
+  local o = ffi.new "pl_model_options"
+  for k, v in pairs(SLOW) do o[k] = v end
+  local model = need(C.pl_model_open(device, o))
+  must(C.pl_model_dummy(model))
+  must(C.pl_model_ready(model))
+  return { model = model, device = device }
 end
 
 local function open_engine(rt, kind, options)
@@ -224,7 +241,7 @@ end
 local Fleet = {}
 Fleet.__index = Fleet
 
--- `o`: engines (how many), kind ("null", or the small model), options (of an engine),
+-- `o`: engines (how many), kind, options (of an engine),
 -- bus (false: none; or fields of pl_bus_options), hello (false: none).
 function Fleet:process(o)
   o = o or {}
@@ -268,10 +285,10 @@ local function open_text(vocab)
   return t
 end
 
--- `o`: kind, of its engines; hub (false: none).
+-- `o`: kind, of its engines (load); hub (false: none).
 function M.open(o)
   o = o or {}
-  return setmetatable({ kind = o.kind or "llama", processes = {},
+  return setmetatable({ kind = o.kind or "slow", processes = {},
     hub = o.hub ~= false and C.pl_hub_open() or nil,
     text = open_text(o.kind == "null" and null.VOCAB or M.VOCAB) }, Fleet)
 end

@@ -80,7 +80,7 @@ describe("a console", function()
     for i = 1, 16 do begun[i] = c.server:begin("POST", COMPLETION, LONG) end
     assert.is_true(process.wait_for(20, function()
       local text = c:eval "print(requests()) print(requests()[1])"
-      return text:find "completion +submitted" and text:find "arrived"
+      return text:find "completion +sent to worker/0" and text:find "arrived"
     end) ~= nil)
     for _, answer in ipairs(begun) do answer:finish() end
     c.server:idle()
@@ -89,7 +89,7 @@ describe("a console", function()
     has(c:eval "slow(1, \"first\")", "completion")
     local number = c:eval("slow(1)"):match "\n +(%d+) "
     local trace = c:eval(("trace(%s)"):format(number))
-    for _, stage in ipairs { "arrived", "prepared", "submitted", "scheduled", "first token",
+    for _, stage in ipairs { "arrived", "prepared", "sent to worker/0", "scheduled", "first token",
         "last token", "ended: length" } do has(trace, stage) end
     has(c:eval "w(0):steps()", "device ms")
     has(c:eval "metrics \"lua_stalls\"", "perilune_lua_stalls_total")
@@ -214,7 +214,7 @@ except OSError as e:
     end)
 
     it("keeps no secret in its history", function()
-      c:talk("attach", { "expect frontend/0> ", "send recipe.http.api_key = {}\\r", "expect set",
+      c:talk("attach", { "expect frontend/0> ", "send recipe.http.api_key = {}\\r", "expect reload()",
         "expect frontend/0> ", "send \\x04" })
       local f = assert(io.open(c.dir.path .. "/state/perilune/history"))
       local text = f:read "*a"

@@ -19,14 +19,15 @@ return {
 
   local budget = run.SECONDS
   setup(function()
-    run.SECONDS = 0.3
     dir = scratch.folder()
     e = engine.open("tests/golden/llama", { device = "null", load_format = "dummy" })
-    server = { engine = e.engine, worker = e.loaded, role = "frontend", name = "llama",
-      process_name = "frontend/0", metrics = { refresh = function() end },
+    server = { w = { engines = { { engine = e.engine, device = e.loaded.device } } },
+      name = "worker/0", state = "ready", metrics = { refresh = function() end },
       recipe = assert(recipe.resolve(dir.write("hooked.lua", HOOKED), { "--model", "m" })) }
     function server:set(path, value, by)
       assert(self == server)
+      assert(jit.status() and not debug.gethook())    -- it may watch for itself
+      if path == "http.response_role" and value == "boom" then error "boom" end
       changes[#changes + 1] = { path, value, by }
       if value == "no" then return nil, path .. " does not want that", 'help "it"' end
       return true, path .. " replaced"
@@ -40,6 +41,7 @@ return {
   end)
   before_each(function()
     changes, doing, gone = {}, {}, function() return false end
+    run.SECONDS = 10
   end)
 
   local function eval(text, more)
@@ -92,11 +94,17 @@ return {
     shows("1", "x", { console = "a" })
     shows("2", "x", { console = "b" })
     fails("'x' is not defined", "x")
-    for i = 1, 40 do eval("y = 1", { console = "c" .. i }) end
-    assert.is_truthy(eval("x", { console = "a" }).error)      -- the oldest are forgotten
+    for i = 1, 30 do eval("y = 1", { console = "c" .. i }) end
+    shows("1", "x", { console = "a" })
+    for _ = 1, 40 do eval "y = 1" end                         -- those without a name last not
+    for i = 1, 31 do eval("y = 1", { console = "d" .. i }) end
+    shows("1", "x", { console = "a" })
+    assert.is_truthy(eval("x", { console = "b" }).error)      -- unused for longest
   end)
 
   describe("ends", function()
+    before_each(function() run.SECONDS = 0.3 end)
+
     it("loops, however they resist", function()
       for _, text in ipairs {
         "while true do end",
@@ -136,10 +144,13 @@ return {
     end)
 
     it("what takes too much memory", function()
+      run.SECONDS = 30
       fails("MiB of memory", "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e6 + i) end")
       fails("MiB of memory", "local s = 'x' while true do s = s .. s end")
-      fails("at most 16777216", "('x'):rep(1e9)")
-      fails("at most 16777216", "string.rep('ab', 1e7, '--')")
+      fails("at most 4194304", "('x'):rep(1e9)")
+      fails("at most 4194304", "string.rep('ab', 1e7, '--')")
+      fails("at most 4194304", "(function() local s = ('x'):rep(4e6) return table.concat { s, s } end)()")
+      shows("a-b", "table.concat({ 'a', 'b' }, '-')")
       fails("might not end", "('a'):rep(50000):find(('a*'):rep(30) .. 'b')")
       fails("might not end", "string.match(('a'):rep(50000), ('.-'):rep(30))")
       shows("3\t3", "('abc'):find('c', 1, true)")
@@ -219,15 +230,19 @@ return {
       assert.equal("worker.cost replaced", r.text)
       assert.equal("worker.cost", changes[1][1])
       assert.equal(2, changes[1][2]())
-      assert.equal("a test", changes[1][3])
+      assert.equal("the console", changes[1][3])
       eval "recipe.worker.cost = recipe.worker.cost"
       assert.equal(server.recipe.worker.cost, changes[2][2])
       eval "recipe.http.api_key = { 'a', 'b' }"
-      assert.same({ "http.api_key", { "a", "b" }, "a test" }, changes[3])
+      assert.same({ "http.api_key", { "a", "b" }, "the console" }, changes[3])
       eval "recipe.uvicorn_log_level = 'debug'"
       assert.equal("log_level", changes[4][1])
       eval "recipe.migrate = nil"
-      assert.same({ "migrate", nil, "a test" }, changes[5])
+      assert.same({ "migrate", nil, "the console" }, changes[5])
+      run.SECONDS = 0.3
+      fails("budget", "recipe.http.response_role = 'x' while true do end")
+      fails("boom", "recipe.http.response_role = 'boom'")
+      fails("budget", "pcall(function() recipe.http.response_role = 'boom' end) while true do end")
       fails('http.response_role does not want that   (help "it")', "recipe.http.response_role = 'no'")
     end)
 
@@ -296,7 +311,7 @@ return {
       local names, part = complete "recipe.worker.block"
       assert.equal("block_size", names)
       assert.equal("block", part)
-      assert.equal("steps(", (complete "w(0):st"))
+      assert.equal("steps(", (complete "w(0):ste"))
       assert.equal("block_size", (complete 'help "block_s'))
       assert.is_truthy(complete("metrics('vllm:prefix"):find "vllm:prefix_cache_hits_total")
       assert.equal("floor( fmod( frexp(", (complete "math.f"))

@@ -145,7 +145,8 @@ describe("a local socket", function()
     local function names()
       local out = {}
       for _, p in ipairs(assert(locals.list())) do
-        if p.path:sub(1, #dir.path) == dir.path then out[#out + 1] = p.name end
+        assert.equal(dir.path, p.path:sub(1, #dir.path))
+        out[#out + 1] = p.name
       end
       return table.concat(out, " ")
     end

@@ -38,10 +38,12 @@ local function lines(text)
 end
 
 describe("a log", function()
-  after_each(function()
+  local function plain()
     log.format "text"
     log.level "info"
-  end)
+  end
+  before_each(plain)
+  after_each(plain)
 
   it("is text, with fields at the end of a line", function()
     local text = written(function()

@@ -39,7 +39,7 @@ describe("requests", function()
     local a = job "x-1"
     requests.begin(a)
     requests.note(a, "submitted")
-    requests.note(a, "moved to worker/1")
+    for _ = 1, 3 do requests.note(a, "moved to worker/1") end
     local now = tonumber(C.pl_now_ns())
     requests.done(a, requests.outcome({
       { last = { n_tokens = 3, n_cached = 16, finish = 1, scheduled_ns = now + 5,
@@ -51,11 +51,11 @@ describe("requests", function()
     local r, names = a.record, {}
     r.ended = now + 100
     for i, entry in ipairs(requests.timeline(r)) do names[i] = entry[1] end
-    assert.same({ "arrived", "prepared", "submitted", "moved to worker/1", "scheduled",
+    assert.same({ "arrived", "prepared", "submitted", "moved to worker/1, 3 times", "scheduled",
       "first token", "last token", "ended: abort" }, names)
     assert.equal(7, r.tokens)
     assert.equal(16, r.cached)
-    assert.equal(1, r.moves)
+    assert.equal(3, r.moves)
     assert.equal((now + 50 - r.arrived) / 1e9, requests.to_first(r))
     assert.equal((now + 100 - r.arrived) / 1e9, requests.total(r))
   end)
