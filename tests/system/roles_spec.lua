@@ -49,6 +49,18 @@ describe("a deployment", function()
     end))
   end
 
+  it("tells the worker's log whose request was given up, and its trace", function()
+    local front = start { workers = 1 }
+    local trace = ("4bf92f3577b34da6"):rep(2)
+    local stream = front:begin("POST", COMPLETION, body(1900, true),
+      { ["X-Request-Id"] = "left", traceparent = ("00-%s-00f067aa0ba902b7-01"):format(trace) })
+    runs(f.workers[1], 1)
+    stream.connection:close()
+    runs(f.workers[1], 0)
+    local line = f.workers[1]:await "(Aborted Request ID: [^\n]*)"
+    assert.equal(("Aborted Request ID: left [request_id=left trace_id=%s]"):format(trace), line)
+  end)
+
   it("ends with an error what nobody may go on with", function()
     local front = start { workers = 1 }
     local whole = front:begin("POST", COMPLETION, body(1900), { ["X-Request-Id"] = "w" })
