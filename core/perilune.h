@@ -455,7 +455,7 @@ typedef struct pl_stream_end {
     int32_t n_tokens, n_cached;
     int64_t submitted_ns, scheduled_ns, first_ns, last_ns;
 } pl_stream_end;
-void pl_stream_result(const pl_stream *s, pl_stream_end *out);   /* after DONE */
+void pl_stream_result(pl_stream *s, pl_stream_end *out);   /* after DONE, or LOST: what there is so far */
 void pl_stream_cancel(pl_stream *s);       /* DONE will follow, finish ABORT */
 void pl_stream_close(pl_stream *s);        /* after DONE, or before start */
 

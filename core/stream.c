@@ -648,9 +648,11 @@ int pl_stream_tokens(pl_stream *s, const pl_token **tokens, const int32_t **star
     return (int)(s->front.tokens.len / sizeof(pl_token));
 }
 
-void pl_stream_result(const pl_stream *s, pl_stream_end *out)
+void pl_stream_result(pl_stream *s, pl_stream_end *out)
 {
-    *out = s->end; /* io writes it no more after DONE */
+    pl_lock(&s->lock); /* while it is lost, its client may go */
+    *out = s->end;
+    pl_unlock(&s->lock);
 }
 
 void pl_stream_cancel(pl_stream *s)

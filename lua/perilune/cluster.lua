@@ -207,6 +207,7 @@ local function on_gone(self, peer, why)
   local workers, last = self.of_peer[peer] or {}, false
   self.of_peer[peer], self.refused[peer] = nil, nil
   for _, w in ipairs(workers) do
+    w.was_leaving = w.state ~= "ready" or why == C.PL_LOST_LEFT
     w.state = "lost"
     remove(self.workers, w)
     remove(w.entry.workers, w)

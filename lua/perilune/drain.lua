@@ -67,6 +67,16 @@ function M.run(self)
   return true
 end
 
+-- What was sent here before its sender knew better is refused, and goes elsewhere.
+local function leave_bus(self)
+  for i in ipairs(self.w and self.w.engines or {}) do
+    C.pl_bus_serve(self.rt, i - 1, nil)
+  end
+  wait_idle(self, HAND_OVER_SECONDS)
+  flow.sleep(LAST_WORDS_SECONDS)
+  C.pl_bus_leave(self.rt)
+end
+
 -- Ends it in good order; asked a second time, at once.
 function M.stop(self)
   if self.stopping then return flow.stop() end
@@ -74,10 +84,7 @@ function M.stop(self)
   if self.server then self.server:refuse_new() end
   self.state = "ready"                      -- a drain under way begins anew
   M.run(self)
-  if self.on_bus then
-    flow.sleep(LAST_WORDS_SECONDS)
-    C.pl_bus_leave(self.rt)
-  end
+  if self.on_bus then leave_bus(self) end
   flow.stop()
 end
 

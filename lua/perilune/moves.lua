@@ -133,6 +133,11 @@ end
 local UNCOUNTED = { [C.PL_LOST_RECALLED] = true, [C.PL_LOST_LEFT] = true,
   [C.PL_LOST_REFUSED] = true }
 
+local function is_counted(ev, lost)
+  local leaving = lost.was_leaving or lost.state == "draining" or lost.state == "leaving"
+  return not UNCOUNTED[ev.a] and not leaving
+end
+
 local function refused_for_good(ev)
   return ev.a == C.PL_LOST_REFUSED and ev.b == C.PL_EINVAL
 end
@@ -147,7 +152,7 @@ end
 
 -- Asks whether the choice may move, and how: the answer of hooks.lua.
 local function ask(server, job, choice, ev, lost)
-  if UNCOUNTED[ev.a] then return {} end
+  if not is_counted(ev, lost) then return {} end
   local facts = job:facts(choice, n_tokens(choice))
   local answer = hooks.ask(server, "migrate", hooks.view(facts), { name = lost.name,
     reason = cluster.LOST[ev.a], numerics = lost.numerics })
@@ -180,7 +185,7 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", answer.fail)
     return nil, { status = 503, message = answer.message or UNAVAILABLE }
   end
-  if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
+  if is_counted(ev, lost) then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end
   if ev.a == C.PL_LOST_REFUSED then choice.full[lost] = true else choice.full = {} end
   local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,

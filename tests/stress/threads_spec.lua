@@ -92,7 +92,7 @@ describe("threads", function()
 
   it("end while all are at work", function()
     for seed = 1, 3 do
-      local other = serving.start { "--max-num-seqs", "8" }
+      local other = serving.start { "--max-num-seqs", "8", "--drain-timeout", "0" }
       local open = {}
       for i = 1, 12 do
         local body = known(i)
