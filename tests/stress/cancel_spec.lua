@@ -106,6 +106,7 @@ end
 describe("cancelled requests", function()
   it("leave nothing in one process", function()
     local s = serving.start(ENGINE)
+    finally(function() s.process:remove() end)
     local c = open(s.port)
     c:run(300)
     assert.is_true(s:idle(30))
@@ -125,6 +126,7 @@ describe("cancelled requests", function()
   it("leave nothing in a frontend and its workers", function()
     local f = deployment.start { workers = 2, frontend = { "--migration-limit", "1000" },
       worker = with { "--drain-timeout", "0.2" } }
+    finally(function() f:remove() end)
     local c, roll, next_at, leaving = open(f.frontends[1].port), requests.dice(SEED), nil, {}
     c:run(300)
     local descriptors = f.frontends[1]:descriptors()

@@ -20,7 +20,7 @@ local M = {}
 M.ENGINE = { "--threads", "1", "--max-num-seqs", "24", "--max-num-batched-tokens", "64",
   "--num-gpu-blocks-override", "500", "--max-model-len", "2048", "--load-format", "dummy",
   "--hf-overrides", ('{"num_hidden_layers":%d}'):format(process.slow and 3 or 24) }
-M.TOKENS, M.VARIANTS = 1200, 3
+M.TOKENS, M.VARIANTS = process.slow and 300 or 1200, 3
 
 -- M.ENGINE and more.
 function M.flags(more)

@@ -52,6 +52,10 @@ describe("a network that is cut", function()
     local server = nats.start "0.0.0.0"
     local f = deployment.start { workers = 1, nats = server,
       worker = load.ENGINE, frontend = { "--migration-limit", "100" } }
+    finally(function()
+      f:remove()
+      server:close()
+    end)
     f:add_worker { bus = ("nats://%s:%d"):format(net.here, server.port),
       inside = { "ip", "netns", "exec", net.name } }
     f:ready(2)
@@ -70,6 +74,5 @@ describe("a network that is cut", function()
     assert.is_truthy(moves:find("recreating stream", 1, true))
     f:ready(2)                              -- it is back
     f:close()
-    server:close()
   end)
 end)

@@ -123,6 +123,7 @@ function M.list(seed, variants, tokens)
     for _ = 1, variants do
       local path, body = kinds[kind](roll)
       body.max_tokens = math.min(body.max_tokens or tokens, tokens)
+      body.min_tokens = body.min_tokens and math.min(body.min_tokens, tokens / 2)
       body.ignore_eos = true
       list[#list + 1] = { kind = kind, path = path, body = body }
     end

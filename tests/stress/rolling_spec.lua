@@ -31,6 +31,7 @@ describe("a rolling restart", function()
       -- machine's pauses must not count as losses.
       local f = deployment.start { workers = 3, frontend = { "--lost-after", "30" },
         worker = load.flags { "--drain-timeout", drain, "--lost-after", "30" } }
+      finally(function() f:remove() end)
       local l = load.open { list = list, streams = STREAMS, seed = SEED,
         port = function() return f.frontends[1].port end }
       for _ = 1, 3 do replace_one(f, l) end

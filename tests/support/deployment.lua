@@ -179,6 +179,13 @@ function Deployment:ready(n)
   end
 end
 
+local function open_all(self, o)
+  for _ = 1, o.workers or 1 do self:begin_worker() end
+  for _ = 1, o.frontends or 1 do self:add_frontend() end
+  for _, w in ipairs(self.workers) do reached(w, w:await(REACHED.worker)) end
+  self:ready(#self.workers)
+end
+
 -- options: workers and frontends (how many), worker and frontend (flags), model, env,
 -- nats (one that runs: then it stays when the fleet goes), bus (its URL, if another).
 function M.start(options)
@@ -187,12 +194,11 @@ function M.start(options)
     model = o.model or serving.MODEL, worker = o.worker or {}, frontend = o.frontend or {},
     env = o.env or {}, workers = {}, frontends = {}, all = {} }, Deployment)
   self.bus = o.bus or self.nats.url
-  for _ = 1, o.workers or 1 do self:begin_worker() end
-  for _ = 1, o.frontends or 1 do self:add_frontend() end
-  for _, w in ipairs(self.workers) do
-    reached(w, w:await(REACHED.worker))
+  local ok, why = pcall(open_all, self, o)
+  if not ok then
+    self:remove()
+    error(why, 2)
   end
-  self:ready(#self.workers)
   return self
 end
 
@@ -203,14 +209,14 @@ function Deployment:close()
     for _, member in ipairs(list) do member:signal "TERM" end
     for _, member in ipairs(list) do logs[#logs + 1] = member:ended() end
   end
-  if self.owns_nats then self.nats:close() end
-  self.all = {}
+  self:remove()
   for _, log in ipairs(logs) do assert(not log:find "\nERROR", log) end
 end
 
--- After a failure: ends all at once.
+-- Ends what is left of it at once: after a failure, where close() has not come to its end.
 function Deployment:remove()
   for _, member in ipairs(self.all) do member.process:remove() end
+  self.all = {}
   if self.owns_nats then self.nats:close() end
 end
 

@@ -48,6 +48,7 @@ function Nats:kill()
   self.process:signal "KILL"
   self.process:wait(10)
   self.process:remove()
+  self.process = nil
 end
 
 function Nats:start_again(keep)
@@ -59,7 +60,8 @@ function Nats:start_again(keep)
 end
 
 function Nats:close()
-  self.process:remove()
+  if self.process then self.process:remove() end
+  self.process = nil
   self.store.remove()
 end
 

@@ -67,6 +67,7 @@ describe("nonsense on the bus", function()
   it("is dropped, counted and logged, and harms nothing", function()
     local list = load.record(load.ENGINE, SEED)
     local f = deployment.start { workers = 2, worker = load.ENGINE }
+    finally(function() f:remove() end)
     local l = load.open { list = list, streams = #requests.KINDS, seed = SEED,
       port = function() return f.frontends[1].port end }
     local bare, roll = f.nats:connect(), requests.dice(SEED)
