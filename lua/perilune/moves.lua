@@ -23,7 +23,10 @@ local WAIT_SECONDS, LOOK_SECONDS = 10, 0.01
 local RETRY_SECONDS = 0.1
 local UNAVAILABLE = "Service temporarily unavailable"
 local FULL = UNAVAILABLE .. ": All workers are busy, please retry later"
-local CANCELLED = { status = 499, message = "The request was cancelled." }
+-- What is said of one that was ended before it began.
+local CANCELLED = { status = 499, message = "The request was cancelled.",
+  cancelled = true }
+local STOPPING = { status = 503, message = "The server is stopping.", cancelled = true }
 
 local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
@@ -65,13 +68,18 @@ function M.left(choice)
   choice.worker = nil
 end
 
--- A worker for the choice, waited for until `deadline`; nil: none came, or the request is
--- over.
-local function find(server, job, choice, avoid, numerics, deadline)
-  while not job.over do
+-- Whether nobody wants the answer any more: its time limit, a cancel, its client's going.
+local function is_over(job)
+  return job.over or C.pl_exchange_is_gone(job.exchange) ~= 0
+end
+
+-- A worker for the choice, waited for until its deadline; nil: none came, or the request
+-- is over.
+local function find(server, job, choice, avoid, numerics)
+  while not is_over(job) do
     local w = server.cluster:choose(job.entry, avoid, choice.full, numerics)
     if w then return w end
-    if now() > deadline or server.waiting >= server.recipe.http.max_waiting then
+    if now() > choice.deadline or server.waiting >= server.recipe.http.max_waiting then
       return nil
     end
     server.waiting = server.waiting + 1
@@ -98,27 +106,33 @@ local function unavailable(server, full)
     error_type = full and "overload" or nil }
 end
 
--- The request is over, by its time limit or a cancel: its stream ends, if it has begun.
-local function give_up(job, choice)
-  if choice.seq then return nil, job.over.status and job.over or CANCELLED end
-  C.pl_stream_cancel(choice.stream)
-  return true
+-- The request is over: its stream ends, if it has begun.
+local function give_up(server, job, choice)
+  if not choice.seq then
+    C.pl_stream_cancel(choice.stream)
+    return true
+  end
+  return nil, job.over and job.over.status and job.over
+    or server.stopping and STOPPING or CANCELLED
 end
 
 -- Gives a choice to a worker that takes it. true: it runs, or has ended; or nil and the
 -- refusal. `avoid`: not to this one. `numerics`: it has tokens already, made with this
 -- id; then it waits for as long as the bus may be away, and asks the full ones again.
+-- That time does not begin anew when one says no from afar.
 function M.place(server, job, choice, avoid, numerics)
-  local deadline = now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
+  choice.deadline = choice.deadline
+    or now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
   choice.full = choice.full or {}
   while true do
     if all_full(job, choice) then
-      if not numerics then return unavailable(server, true) end
+      local again = numerics and now() <= choice.deadline
+      if not again then return unavailable(server, true) end
       flow.sleep(RETRY_SECONDS)
       choice.full = {}
     end
-    local w = find(server, job, choice, avoid, numerics, deadline)
-    if job.over then return give_up(job, choice) end
+    local w = find(server, job, choice, avoid, numerics)
+    if not w and is_over(job) then return give_up(server, job, choice) end
     if not w then return unavailable(server, false) end
     local ok, why, name = put(job, choice, w)
     if ok or name == "PL_ECANCELED" then return true end
@@ -160,10 +174,18 @@ local function ask(server, job, choice, ev, lost)
   return answer
 end
 
+-- As long as the hook wants it to wait, if anybody still does.
+local function pause(job, seconds)
+  local deadline = now() + seconds
+  while now() < deadline and not is_over(job) do
+    flow.sleep(math.min(LOOK_SECONDS, seconds))
+  end
+end
+
 local function tell(server, job, n, w, lost)
-  job.log:info("recreating stream on %s, %d tokens so far", w and w.name or "-", n)
+  job.log:info("recreating stream on %s, %d tokens so far", w.name, n)
   server.metrics:moved(job, n > 0 and "ongoing_request" or "new_request")
-  if w and w.numerics ~= lost.numerics then
+  if w.numerics ~= lost.numerics then
     job.log:warning("%s rounds in another way (%s, not %s)", w.name, w.numerics,
       lost.numerics)
     server.metrics:moved_numerics(job)
@@ -185,18 +207,29 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", answer.fail)
     return nil, { status = 503, message = answer.message or UNAVAILABLE }
   end
+<<<<<<< HEAD
   if is_counted(ev, lost) then choice.moves = (choice.moves or 0) + 1 end
   if (answer.after or 0) > 0 then flow.sleep(answer.after) end
   if ev.a == C.PL_LOST_REFUSED then choice.full[lost] = true else choice.full = {} end
+=======
+  pause(job, answer.after or 0)
+  if ev.a == C.PL_LOST_REFUSED then
+    choice.full[lost] = true
+  else
+    choice.full, choice.deadline = {}, nil
+  end
+>>>>>>> reviewc
   local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,
     n > 0 and lost.numerics or nil)
   if not ok then
     job.log:warning("Cannot recreate stream: %s", refused.message)
     return nil, refused
   end
+  if not choice.worker then return true end   -- it was over before it could go on
+  if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
   tell(server, job, n, choice.worker, lost)
-  requests.note(job, ("moved to %s (%s: %s)"):format(choice.worker_name or "nobody",
-    lost.name, cluster.LOST[ev.a]), choice.sent_ns)
+  requests.note(job, ("moved to %s (%s: %s)"):format(choice.worker_name, lost.name,
+    cluster.LOST[ev.a]), choice.sent_ns)
   return true
 end
 

@@ -272,10 +272,20 @@ local function time_limit(server, x)
   return limit > 0 and limit or nil
 end
 
+local function log_end(job)
+  job.log:info("Aborted Request ID: %s (%s)", job.id,
+    job.over and (job.over.message or "told to") or "its client is gone")
+end
+
 -- Says no to a job that was taken on.
 local function turn_away(server, x, job, refused)
   server.metrics:refused(job, refused.status, refused.error_type)
-  requests.done(job, { finish = "refused", why = refused.message })
+  if refused.cancelled then
+    server.metrics:cancelled(job, not job.over)
+    log_end(job)
+  end
+  requests.done(job, { finish = refused.cancelled and "abort" or "refused",
+    why = refused.message })
   return M.refuse(x, refused, job.headers)
 end
 
@@ -299,10 +309,7 @@ local function answer_job(server, x, job)
     error(why, 0)
   end
   requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
-  if server.metrics:done(job, job.choices) == "cancelled" then
-    job.log:info("Aborted Request ID: %s (%s)", job.id,
-      job.over and (job.over.message or "told to") or "its client is gone")
-  end
+  if server.metrics:done(job, job.choices) == "cancelled" then log_end(job) end
   tell_done(server, job)
 end
 

@@ -1,0 +1,73 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Requests that are ended while they wait for a worker, and those that take too long.
+local deployment = require "support.deployment"
+local process = require "support.process"
+local serving = require "support.serving"
+
+describe("a request that waits for a worker", function()
+  local f, front
+
+  setup(function()
+    f = deployment.start { frontend = { "--enable-server-load-tracking",
+      "--drain-timeout", "0.2" } }
+    front = f.frontends[1]
+    local worker = f.workers[1]
+    worker:signal "TERM"
+    worker:ended()
+    f:forget(worker)
+    assert(process.wait_for(30, function()
+      return front:get "/health".status == 503
+    end))
+  end)
+  teardown(function() f:remove() end)
+
+  local function load() return front:get "/load".json.server_load end
+
+  local function waiting(id)
+    local answer = front:begin("POST", "/v1/completions", { prompt = "x", stream = true },
+      { ["X-Request-Id"] = id })
+    assert(process.wait_for(5, function() return load() == 1 end))
+    return answer
+  end
+
+  it("is told so when it is cancelled", function()
+    local answer = waiting "one"
+    assert.equal(200, front:post("/v1/cancel/one", "").status)
+    answer:finish()
+    assert.equal(499, answer.status)
+    assert.matches("cancelled", answer.json.error.message)
+    assert.equal(0, load())
+    assert.matches("Aborted Request ID: one", front.process:log())
+  end)
+
+  it("waits no longer when its client is gone", function()
+    waiting "two".connection:close()
+    assert(process.wait_for(5, function() return load() == 0 end))
+    assert.matches("Aborted Request ID: two %(its client is gone%)",
+      front.process:log())
+  end)
+
+  it("is answered when the server stops", function()
+    local answer = waiting "three"
+    front:signal "TERM"
+    answer:finish()
+    assert.equal(503, answer.status)
+    assert.is_nil(front:ended():find "\nERROR")
+  end)
+end)
+
+describe("a request that takes too long", function()
+  it("gets its own headers and no other's", function()
+    local server = serving.start()
+    local function ask(headers)
+      headers["X-Request-Timeout"] = "0.2"
+      local r = server:request("POST", "/v1/completions", { prompt = "x", n = 20,
+        max_tokens = 2000, ignore_eos = true }, headers)
+      assert.equal(504, r.status)
+      return r.headers["access-control-allow-origin"]
+    end
+    assert.equal("*", ask { Origin = "http://elsewhere" })
+    assert.is_nil(ask {})
+    server:stop()
+  end)
+end)

@@ -1,0 +1,68 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Where a choice goes that nobody takes.
+local cluster = require "perilune.cluster"
+local fleet = require "support.fleet"
+local flow = require "perilune.flow"
+local moves = require "perilune.moves"
+local pl = require "perilune.ffi"
+local socket = require "support.socket"
+local C, ffi = pl.C, pl.ffi
+
+-- An exchange of that process, and its client.
+local function exchange(p)
+  local client = socket.connect(fleet.must(C.pl_listen(p.rt, "127.0.0.1", 0)))
+  client:send_all "GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+  return ffi.cast("pl_exchange *", p:event(C.PL_EV_REQUEST).object), client
+end
+
+describe("a running choice that every worker refuses", function()
+  it("is not passed to and fro for ever, nor without a pause", function()
+    C.pl_log_level(C.PL_LOG_ERROR)
+    local f = fleet.open()
+    local front, entry, n_lines = f:process { engines = 1 }, { workers = {} }, 0
+    local c = cluster.new(front.rt, {}, nil)
+    local home = c:add_local { name = "worker/0", entry = entry, numerics = "n",
+      engine = front.engines[1].engine }
+    for i = 1, 2 do
+      local w = c:add_local { name = "worker/" .. i, entry = entry }
+      w.state, w.index = "lost", 0          -- it will be there, but without an engine
+      w.peer = front:peer(f:process())
+    end
+    local server = { cluster = c, waiting = 0, metrics = { moved = function() end },
+      recipe = { bus_patience = 1, http = { max_waiting = 9, overload_status = 529 } } }
+    local quiet = { info = function() n_lines = n_lines + 1 end, warning = function() end }
+    local x, client = exchange(front)
+    local st = front:stream({ 1, 2 }, { max_tokens = 1900, ignore_eos = 1 },
+      { keep = true })
+    local choice = { stream = st.handle, id = st.id,
+      seq = { address = ffi.cast("uintptr_t", st.seq) } }
+    local job = { exchange = x, entry = entry, log = quiet }
+    local ok, refused = nil, nil
+    flow.spawn(function()
+      flow.listen(st.id, "piece", "lost", "done")
+      ok, refused = moves.place(server, job, choice)
+      assert.equal("piece", flow.await(st.id, "piece", "done").kind)
+      home.state = "draining"
+      entry.workers[2].state, entry.workers[3].state = "ready", "ready"
+      entry.workers[2].numerics, entry.workers[3].numerics = "n", "n"
+      C.pl_stream_recall(st.handle)
+      while ok and n_lines < 200 do
+        local ev = flow.await(st.id, "lost", "done")
+        assert.equal("lost", ev.kind)
+        ok, refused = moves.move(server, job, choice, ev)
+      end
+      C.pl_stream_cancel(st.handle)
+      flow.await(st.id, "done")
+      flow.stop()
+    end).on_error = flow.stop
+    assert.is_true(flow.run(front.rt))
+    assert.is_true(n_lines < 100)           -- two a move
+    assert.same({ 529, "overload" }, { refused.status, refused.error_type })
+    for _, w in ipairs(entry.workers) do assert.equal(0, w.n) end
+    C.pl_stream_close(st.handle)
+    C.pl_exchange_release(x)
+    client:close()
+    f:close()
+    C.pl_log_level(C.PL_LOG_INFO)
+  end)
+end)
