@@ -222,8 +222,10 @@ static natsConnection *connect_now(nats *n, natsSubscription **subs)
         one_less(n);
         return NULL;
     }
-    if (!subscribe(n, nc, subs)) natsConnection_Close(nc);
-    if (s == NATS_OK) on_connected(nc, n);
+    if (!subscribe(n, nc, subs))
+        natsConnection_Close(nc);
+    else if (s == NATS_OK)
+        on_connected(nc, n);
     return nc;
 }
 

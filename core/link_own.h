@@ -22,7 +22,7 @@ enum {
 };
 #define PL_MS INT64_C(1000000)
 #define PL_BUS_GRACE (3000 * PL_MS) /* after the bus came back, nobody is missed yet */
-#define PL_IDLE (30000 * PL_MS)     /* of a link that nobody holds, before it is let go */
+#define PL_IDLE (30000 * PL_MS)     /* of a link to nobody there, before it is let go */
 
 typedef struct pl_out { /* a frame that is not acknowledged yet */
     struct pl_out *next;

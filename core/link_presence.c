@@ -182,6 +182,7 @@ static const char *value_end(const char *s, const char *end)
 /* The hello's own text: to be compared with what was said before. */
 static void find_hello(pl_peer *p)
 {
+    p->hello = p->hello_len = 0;
     const char *text = p->text.data, *end = text + p->text.len;
     const char *at = memchr(text, '{', p->text.len);
     while (at && *at != '}') {

@@ -114,13 +114,21 @@ void pl_link_release(pl_link *l)
     l->held--;
 }
 
+/* One to a process that is there stays: if we let it go and they have not yet, what they
+ * send next would be answered by a link that knows nothing of theirs, and so be lost. */
+static bool is_idle(pl_links *ls, const pl_link *l, int64_t now)
+{
+    int wire;
+    int64_t used = PL_MAX(PL_MAX(l->heard_ns, l->sent_ns), l->watched_ns);
+    return !pl_link_is_busy(l) && !l->over && now - used > PL_IDLE &&
+           !pl_presence_find(ls, l->key, &wire);
+}
+
 static void let_go(pl_links *ls, int64_t now)
 {
     for (pl_link **at = &ls->links; *at;) {
         pl_link *l = *at;
-        int64_t used = PL_MAX(PL_MAX(l->heard_ns, l->sent_ns), l->watched_ns);
-        if (!pl_link_is_busy(l) && !l->over && now - used > PL_IDLE)
-            pl_link_lose(l, PL_LOST_SILENT);
+        if (is_idle(ls, l, now)) pl_link_lose(l, PL_LOST_SILENT);
         if (pl_link_is_busy(l) || !l->over) {
             at = &l->next;
             continue;

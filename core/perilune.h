@@ -271,6 +271,9 @@ pl_status pl_seq_bias(pl_seq *s, const int32_t *ids, const float *values, int n)
 pl_status pl_seq_allow(pl_seq *s, const int32_t *ids, int n);
 pl_status pl_seq_bad_word(pl_seq *s, const int32_t *ids, int n);   /* one sequence of ids; call again for more */
 pl_status pl_seq_salt(pl_seq *s, const char *salt, size_t len);
+/* What the logs of other processes call it: fields as pl_log_fields has them, the first its
+ * request's id; visible ASCII. PL_EINVAL. */
+pl_status pl_seq_label(pl_seq *s, const char *fields, size_t len);
 void pl_seq_remote(pl_seq *s, int32_t n_tokens);   /* KV of the first n will arrive from elsewhere; ignored with prompt_logprobs */
 /* The last n of its tokens are not prompt: another engine made them, and it goes on from
  * there. Penalties, min_tokens and max_tokens count them. */

@@ -127,7 +127,7 @@ static void send_away(void *ctx, int32_t seq, int32_t peer, int index,
     pl_side_put(s);
 }
 
-static void cancel_away(void *ctx, int32_t seq)
+static void cancel_away(void *ctx, int32_t seq, bool aborted)
 {
     pl_remote *r = ctx;
     away *a = pl_map_find(&r->aways, (uint64_t)seq);
@@ -135,7 +135,8 @@ static void cancel_away(void *ctx, int32_t seq)
     side *s = a->side;
     s->n++;
     drop_away(r, a);
-    pl_remote_begin(r, seq);
+    pl_buf *b = pl_remote_begin(r, seq);
+    pl_remote_i32(b, aborted);
     pl_remote_send(s, MSG_CANCEL);
     pl_side_put(s);
 }
@@ -209,6 +210,7 @@ static void drop_guest(guest *g)
     *g->link = g->next;
     if (g->next) g->next->link = g->link;
     s->n_guests--;
+    pl_buf_fini(&g->label);
     pl_free(g);
     pl_side_put(s);
 }
@@ -246,11 +248,13 @@ static pl_status take_in(side *s, int32_t index, int32_t number, reader in)
                  .seq = pl_seq_id(seq),
                  .number = number,
                  .came_ns = pl_now_ns()};
+    pl_buf_add(&g->label, seq->label, seq->label_len); /* the engine takes the rest */
     pl_status status = submit(g->engine, seq);
     if (status == PL_OK) {
         add_guest(s, g);
         return PL_OK;
     }
+    pl_buf_fini(&g->label);
     pl_free(g);
     pl_seq_close(seq);
     return status;
@@ -270,12 +274,22 @@ static pl_status take_submit(side *s, reader in)
     return status == PL_EFORMAT ? status : PL_OK;
 }
 
+/* The label is names and values, the first value a request's id. */
+static void tell_aborted(const guest *g)
+{
+    if (!g->label.len) return;
+    const char *id = g->label.data + strlen(g->label.data) + 1;
+    pl_log_with(PL_LOG_INFO, &g->label, "Aborted Request ID: %s", id);
+}
+
 static pl_status take_cancel(side *s, reader in)
 {
-    int32_t number = 0;
+    int32_t number = 0, aborted = 0;
     PL_TRY(pl_reader_i32(&in, &number));
+    PL_TRY(pl_reader_i32(&in, &aborted));
     guest *g = pl_map_find(&s->by_number, (uint64_t)number);
     if (!g) return PL_OK; /* it has ended */
+    if (aborted) tell_aborted(g);
     pl_engine_cancel(g->engine, g->seq);
     drop_guest(g);
     return PL_OK;

@@ -44,6 +44,7 @@ typedef struct guest { /* a peer's sequence that runs here */
     pl_engine *engine;
     int32_t seq, number;
     int64_t came_ns, waited_ns;
+    pl_buf label; /* for the log */
 } guest;
 
 typedef struct away { /* a sequence of ours that runs there */

@@ -6,7 +6,8 @@
 
 enum {
     MAX_IDS = 1 << 20,
-    MAX_SALT = 4096
+    MAX_SALT = 4096,
+    MAX_LABEL = 1024
 };
 
 void pl_params_init(pl_params *p)
@@ -103,6 +104,8 @@ pl_seq *pl_seq_copy(const pl_seq *s)
     c->bad_words = copy_ids(s->bad_words);
     c->salt = s->salt ? pl_strndup(s->salt, s->salt_len) : NULL;
     c->salt_len = s->salt_len;
+    c->label = pl_memdup(s->label, s->label_len);
+    c->label_len = s->label_len;
     c->uncounted = s->uncounted;
     pl_seq_renew(c);
     return c;
@@ -125,6 +128,7 @@ void pl_seq_close(pl_seq *s)
     pl_free(s->bias);
     pl_free(s->bad_words.ids);
     pl_free(s->salt);
+    pl_free(s->label);
     pl_free(s->names);
     pl_free(s);
 }
@@ -209,6 +213,28 @@ pl_status pl_seq_salt(pl_seq *s, const char *salt, size_t len)
     pl_free(s->salt);
     s->salt = pl_strndup(salt, len);
     s->salt_len = len;
+    return PL_OK;
+}
+
+/* Words that end in NUL, two by two. */
+static bool is_label(const char *fields, size_t len)
+{
+    int n = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (fields[i] && (fields[i] < '!' || fields[i] > '~')) return false;
+        n += !fields[i];
+    }
+    return len && len <= MAX_LABEL && !fields[len - 1] && n % 2 == 0;
+}
+
+pl_status pl_seq_label(pl_seq *s, const char *fields, size_t len)
+{
+    if (!is_label(fields, len))
+        return pl_fail(PL_EINVAL, "a label: wanted up to %d bytes of names and values",
+                       MAX_LABEL);
+    pl_free(s->label);
+    s->label = pl_memdup(fields, len);
+    s->label_len = len;
     return PL_OK;
 }
 

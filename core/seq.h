@@ -32,6 +32,8 @@ struct pl_seq {
     pl_ids bad_words; /* each: its length, then its ids */
     char *salt;       /* NULL: none */
     size_t salt_len;
+    char *label; /* NULL: none */
+    size_t label_len;
     int32_t n_remote;
     const void *named_by; /* the engine that named its blocks ahead; NULL: none */
     void *names;          /* heap; pl_name each */

@@ -294,7 +294,7 @@ static void finish(pl_stream *s, int reason, int stop_reason, int stop_string,
     s->end.stop_string = stop_string;
     pl_unlock(&s->lock);
     unmap(s);
-    if (cancel && seq) s->place.cancel(s->place.ctx, seq);
+    if (cancel && seq) s->place.cancel(s->place.ctx, seq, reason == PL_FINISH_ABORT);
     tell(s, &s->done_news);
     leave(s);
 }
@@ -333,7 +333,8 @@ void pl_streams_started(pl_streams *ss, int32_t seq, int64_t ns)
 void pl_streams_waited(pl_streams *ss, int32_t seq, int64_t ns)
 {
     pl_stream *s = find(ss, seq);
-    if (s && !s->end.scheduled_ns) s->end.scheduled_ns = s->began_ns + ns;
+    if (!s || s->end.scheduled_ns) return;
+    s->end.scheduled_ns = s->began_ns + PL_MIN(ns, pl_now_ns() - s->began_ns);
 }
 
 void pl_streams_lost(pl_streams *ss, int32_t seq, int why, int status, const char *text,
@@ -405,8 +406,9 @@ void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
 
 /* ---- io: what Lua says ------------------------------------------------------------- */
 
-static void cancel_here(void *ctx, int32_t seq)
+static void cancel_here(void *ctx, int32_t seq, bool aborted)
 {
+    (void)aborted;
     pl_engine_cancel(ctx, seq);
 }
 
@@ -429,7 +431,7 @@ static void begin(pl_stream *s, int32_t seq, order *o)
 
 static void recall_now(pl_stream *s)
 {
-    s->place.cancel(s->place.ctx, s->mapped);
+    s->place.cancel(s->place.ctx, s->mapped, false);
     lose(s, PL_LOST_RECALLED, 0, NULL, 0);
 }
 

@@ -29,7 +29,8 @@
 #include "http.h"
 
 typedef struct pl_place { /* where a sequence runs */
-    void (*cancel)(void *ctx, int32_t seq);
+    /* `aborted`: by its client or for it, not because it has all it wanted. */
+    void (*cancel)(void *ctx, int32_t seq, bool aborted);
     void *ctx;
 } pl_place;
 
@@ -37,7 +38,7 @@ typedef struct pl_sender { /* who brings sequences to other processes; io */
     void *ctx;
     /* As pl_wire_put_seq wrote it; tokens or pl_streams_lost will follow. */
     void (*send)(void *ctx, int32_t seq, int32_t peer, int index, const pl_buf *parcel);
-    void (*cancel)(void *ctx, int32_t seq);
+    void (*cancel)(void *ctx, int32_t seq, bool aborted);
 } pl_sender;
 
 typedef struct pl_streams pl_streams;

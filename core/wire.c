@@ -15,6 +15,7 @@ enum {
     PART_BAD,
     PART_SALT,
     PART_UNCOUNTED,
+    PART_LABEL,
     N_PARTS
 };
 enum {
@@ -64,6 +65,13 @@ static void put_ids(pl_buf *b, uint32_t tag, const int32_t *ids, int32_t n)
     for (int32_t i = 0; i < n; i++) put_i32(b, ids[i]);
 }
 
+static void put_bytes(pl_buf *b, uint32_t tag, const char *bytes, size_t len)
+{
+    if (!len) return;
+    put_part(b, tag, len);
+    pl_buf_add(b, bytes, len);
+}
+
 static void put_params(pl_buf *b, const pl_params *p)
 {
     put_part(b, PART_PARAMS, PARAMS_BYTES);
@@ -99,9 +107,8 @@ void pl_wire_put_seq(pl_buf *b, const pl_seq *s)
         put_f32(b, s->bias[i]);
     }
     if (s->uncounted) put_part(b, PART_UNCOUNTED, 0);
-    if (!s->salt) return;
-    put_part(b, PART_SALT, s->salt_len);
-    pl_buf_add(b, s->salt, s->salt_len);
+    put_bytes(b, PART_SALT, s->salt, s->salt_len);
+    put_bytes(b, PART_LABEL, s->label, s->label_len);
 }
 
 static void put_tops(pl_buf *b, const pl_logprob *top, int32_t n)
@@ -259,7 +266,8 @@ static pl_status fill(pl_seq *s, const part *parts)
     PL_TRY(give_ids(s, parts[PART_BAD], pl_seq_bad_words));
     PL_TRY(give_bias(s, parts[PART_BIAS]));
     if (parts[PART_UNCOUNTED].at) pl_seq_uncounted(s);
-    part salt = parts[PART_SALT];
+    part salt = parts[PART_SALT], label = parts[PART_LABEL];
+    if (label.len) PL_TRY(pl_seq_label(s, label.at, label.len));
     return salt.len ? pl_seq_salt(s, salt.at, salt.len) : PL_OK;
 }
 

@@ -2,7 +2,7 @@
 -- calls.lua - questions between processes: a word and JSON, or bytes, there and back.
 --
 --   local card, why = calls.ask(rt, peer, "card")
---   calls.answer({ card = function(arg, peer) return bytes end })    what others may ask
+--   calls.answer({ card = function(arg) return bytes end })          what others may ask
 --
 -- A handler answers a string, or nil and why; it runs in a task of its own.
 
@@ -22,7 +22,7 @@ local function text_of(call)
   return ffi.string(text, len_out[0])
 end
 
--- Asks a peer; only in a task. The answer, or nil and why.
+-- Asks a peer; only in a task. The answer, or nil and why, and whether none came at all.
 function M.ask(rt, peer, word, arg, timeout_ms)
   local text = word .. "\n" .. (arg or "")
   local id = C.pl_call_send(rt, peer, text, #text, timeout_ms or TIMEOUT_MS)
@@ -31,7 +31,7 @@ function M.ask(rt, peer, word, arg, timeout_ms)
   flow.forget(id, "reply")
   if ev.object == nil then
     return nil, ("it did not answer '%s' (%s)"):format(word,
-      ffi.string(C.pl_status_name(ev.a)))
+      ffi.string(C.pl_status_name(ev.a))), true
   end
   local call = ffi.cast(call_ptr, ev.object)
   local answer = text_of(call)
@@ -45,7 +45,7 @@ local function handle(handlers, ev)
   local word, arg = text_of(call):match "^([%w_]*)\n(.*)$"
   local handler = word and handlers[word]
   local ok, answer, why = true, nil, ("it does not know '%s'"):format(tostring(word))
-  if handler then ok, answer, why = xpcall(handler, debug.traceback, arg, ev.id) end
+  if handler then ok, answer, why = xpcall(handler, debug.traceback, arg) end
   if not ok then
     log.error("%s", answer)
     answer, why = nil, "it failed"

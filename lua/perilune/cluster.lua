@@ -25,6 +25,7 @@ Cluster.__index = Cluster
 -- A worker that was lost, though its process still says hello, is left alone so long.
 local SUSPECT_SECONDS = 2
 local REFRESH_SECONDS = 0.5
+local LOOK_SECONDS, ASK_AGAIN_SECONDS = 0.01, 1
 local MAX_WORKERS = 4096
 local MAX_INTERVAL = 2 ^ 24
 
@@ -39,7 +40,7 @@ end
 -- `models`: of models.lua. `wanted(names)`: whether to serve a model of these names.
 function M.new(rt, models, wanted)
   return setmetatable({ rt = rt, models = models, wanted = wanted, workers = {},
-    of_peer = {}, strangers = {}, turn = 0 }, Cluster)
+    of_peer = {}, fetching = {}, refused = {}, strangers = {}, turn = 0 }, Cluster)
 end
 
 local function join(self, w)
@@ -84,21 +85,12 @@ local function refuse_stranger(self, hello, why)
   log.warning("%s is not taken: %s", hello.name, why)
 end
 
--- The entry for a peer's model, fetched from there if nobody serves it.
-local function entry_for(self, peer, hello)
-  local model = hello.model
-  local entry = self.models:find(model.names[1])
-  if entry and #entry.workers > 0 then
-    local why = differing(entry, model)
-    if why then return nil, why end
-    return entry
-  end
-  if entry and not differing(entry, model) then return entry end
-  local bytes, why = calls.ask(self.rt, peer, "card")
-  if not bytes then return nil, why end
+-- A new entry of that model, from its card.
+local function add_entry(self, model, bytes)
   local summary, tok = card.read(bytes)
   if not summary then return nil, tok end
-  entry, why = self.models:add(summary, tok)
+  if summary.names[1] ~= model.names[1] then return nil, "its card is another model's" end
+  local entry, why = self.models:add(summary, tok)
   if not entry then return nil, why end
   entry.identity = model
   local interval = tonumber(model.stream_interval)
@@ -108,18 +100,42 @@ local function entry_for(self, peer, hello)
   return entry
 end
 
+-- The entry for a peer's model. Where nobody serves it its card is fetched: once, however
+-- many come at a time, for each tokenizer is kept. A peer that does not answer is asked
+-- again while it is here, for its hello may never change.
+local function entry_for(self, peer, model)
+  local name = model.names[1]
+  while true do
+    while self.fetching[name] do flow.sleep(LOOK_SECONDS) end
+    local entry = self.models:find(name)
+    local why = entry and differing(entry, model)
+    if entry and not why then return entry end
+    if entry and #entry.workers > 0 then return nil, why end
+    self.fetching[name] = true
+    local bytes, no, unheard = calls.ask(self.rt, peer, "card")
+    self.fetching[name] = nil
+    if bytes then return add_entry(self, model, bytes) end
+    if not unheard or not self.of_peer[peer] then return nil, no end
+    flow.sleep(ASK_AGAIN_SECONDS)
+  end
+end
+
+local function is_count(v)
+  return type(v) == "number" and v >= 1 and v % 1 == 0
+end
+
 local function well_formed(hello)
   local m = type(hello) == "table" and hello.model
   return type(m) == "table" and type(m.names) == "table" and type(hello.name) == "string"
-    and type(m.names[1]) == "string" and type(hello.engines) == "number"
-    and hello.engines >= 1 and hello.engines <= 64
+    and type(m.names[1]) == "string" and is_count(hello.engines) and hello.engines <= 64
+    and is_count(m.block_size) and is_count(m.max_num_batched_tokens)
 end
 
 local function add_peer(self, peer, hello)
-  local entry, why = entry_for(self, peer, hello)
+  local entry, why = entry_for(self, peer, hello.model)
   if not self.of_peer[peer] then return end           -- it left meanwhile
   if not entry or #self.workers >= MAX_WORKERS then
-    self.of_peer[peer] = nil
+    self.of_peer[peer], self.refused[peer] = nil, true
     return refuse_stranger(self, hello, why or "there are too many workers")
   end
   for i = 0, hello.engines - 1 do
@@ -174,7 +190,11 @@ local function on_hello(self, peer)
   local workers = self.of_peer[peer]
   if not workers then
     self.of_peer[peer] = {}
-    return add_peer(self, peer, hello)
+    add_peer(self, peer, hello)
+    said = hello_of(self, peer)             -- it may say something else by now
+    hello = said and said.hello
+    workers = self.of_peer[peer]
+    if not workers or not well_formed(hello) then return end
   end
   for _, w in ipairs(workers) do
     w.name = hello.engines > 1 and hello.name .. "." .. w.index or hello.name
@@ -184,14 +204,19 @@ local function on_hello(self, peer)
 end
 
 local function on_gone(self, peer, why)
-  local workers = self.of_peer[peer] or {}
-  self.of_peer[peer] = nil
+  local workers, last = self.of_peer[peer] or {}, false
+  self.of_peer[peer], self.refused[peer] = nil, nil
   for _, w in ipairs(workers) do
     w.state = "lost"
     remove(self.workers, w)
     remove(w.entry.workers, w)
+    last = last or #w.entry.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end
+  if not last then return end
+  local again = self.refused                -- who was a stranger to those may serve now
+  self.refused = {}
+  for other in pairs(again) do flow.spawn(on_hello, self, other) end
 end
 
 -- News of a process: event "peer" of flow.

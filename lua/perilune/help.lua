@@ -12,14 +12,16 @@ local USAGE = [[
 perilune serves language models.
 
   perilune run RECIPE [ROLE] [--option v]  serve; a recipe is a Lua file: agg is one
+                                           ROLE: frontend or worker, alone, on a bus
   perilune check RECIPE [--option value]   say every value and who set it
   perilune ps [--bus URL]                  the processes that run here, or on a bus
-  perilune drain NAME                      empty one: worker/1; `resume` takes it back
+  perilune drain NAME                      empty one: worker/1
+  perilune resume NAME                     let it take requests again
   perilune attach [NAME] [-e EXPR]         a Lua prompt inside one: frontend/0
   perilune top [NAME]                      where its time goes
   perilune chat [--url URL]                talk to a server
   perilune bench [--url URL]               measure a server
-  perilune help [OPTION]                   an option's row; `help options`: all of them
+  perilune help [OPTION]                   an option's row; `options`, `metrics`: all
   perilune version
   perilune lua FILE                        run a Lua file in this program]]
 

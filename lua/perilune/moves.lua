@@ -31,8 +31,15 @@ end
 
 -- ---- giving it away -----------------------------------------------------------------
 
-local function put(choice, w)
+-- The logs of other processes call it as this one does.
+local function label(job, seq)
+  local fields = job.log:packed()
+  if #fields > 0 then C.pl_seq_label(seq, fields, #fields) end
+end
+
+local function put(job, choice, w)
   local seq = choice.seq and ffi.cast(seq_ptr, choice.seq.address) or nil
+  if seq and w.peer then label(job, seq) end
   local at = C.pl_now_ns()
   local status
   if w.engine then
@@ -113,7 +120,7 @@ function M.place(server, job, choice, avoid, numerics)
     local w = find(server, job, choice, avoid, numerics, deadline)
     if job.over then return give_up(job, choice) end
     if not w then return unavailable(server, false) end
-    local ok, why, name = put(choice, w)
+    local ok, why, name = put(job, choice, w)
     if ok or name == "PL_ECANCELED" then return true end
     if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
     choice.full[w] = true                   -- its line is full, or it is no longer here

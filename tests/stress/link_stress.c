@@ -135,6 +135,23 @@ static void say(stranger *s, const char *subject, const void *data, size_t len)
     MUST(status == PL_OK);
 }
 
+/* A long hello, then a short one whose key is told by who decodes it alone. */
+static void say_spelt_otherwise(stranger *s)
+{
+    const char *to = "$KV.perilune_perilune.00000000000000ac";
+    pl_buf text = {0};
+    pl_buf_add_str(&text, "{\"id\":\"00000000000000ac\",\"wire\":99,\"engines\":[],");
+    size_t len = text.len;
+    pl_buf_add_str(&text, "\"hello\":{\"a\":\"");
+    for (int i = 0; i < 30000; i++) pl_buf_add_str(&text, "x");
+    pl_buf_add_str(&text, "\"}}");
+    say(s, to, text.data, text.len);
+    text.len = len;
+    pl_buf_add_str(&text, "\"\\u0068ello\":{}}");
+    say(s, to, text.data, text.len);
+    pl_buf_fini(&text);
+}
+
 /* Noise, frames that begin well, hellos that are none, subjects that mean nothing. */
 static void babble(void *arg)
 {
@@ -150,6 +167,7 @@ static void babble(void *arg)
         if (i % 10 == 0) say(s, s->kv, bytes, sizeof bytes);
     }
     say(s, s->kv, "{\"id\":\"" STRANGER "\",\"wire\":1,\"hello\":[],\"engines\":[]}", 57);
+    say_spelt_otherwise(s);
     say(s, "$KV.perilune_perilune.nobody", "{}", 2);
     say(s, "$KV.perilune_perilune.00000000000000ab", "{\"id\":\"00000000000000ac\"}", 25);
 }

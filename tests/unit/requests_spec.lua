@@ -25,6 +25,7 @@ describe("requests", function()
     assert.equal(b.record, requests.find "chatcmpl-bbb")
     assert.equal(b.record, requests.find "chatcmpl-b")
     assert.equal(a.record, requests.find(a.record.number))
+    assert.equal(b.record, requests.find "bbb")     -- as the log names it
     assert.is_nil(requests.find "")
     assert.is_nil(requests.find "chatcmpl-c")
     assert.is_nil(requests.find(nil))
