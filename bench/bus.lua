@@ -70,29 +70,30 @@ local figures = {}
 
 -- ---- speed --------------------------------------------------------------------------
 
--- Streamed tokens a second of 64 chats at once, with the model itself.
+-- Streamed tokens a second of 64 chats at once, with the model itself; and milliseconds
+-- of CPU time a token, of all processes.
 local function speed(server)
   local connections = load.open(server.port, costs.STREAMS)
   local texts = {}
   for k = 1, costs.STREAMS do texts[k] = costs.chat(k, 64) end
-  local from = now_ms()
+  local from, cpu = now_ms(), server.cpu()
   load.run(connections, costs.STREAMS, function(k) return texts[k] end, "0\r\n\r\n")
-  local took = now_ms() - from
+  local took, tokens = now_ms() - from, costs.STREAMS * 64
+  cpu = (server.cpu() - cpu) / 1e6 / tokens
   load.close(connections)
-  return costs.STREAMS * 64 / took * 1e3
+  server.stop()
+  return tokens / took * 1e3, cpu
 end
 
 function figures.speed(model)
-  local alone, bus = {}, {}
+  local alone, bus, alone_cpu, bus_cpu = {}, {}, {}, {}
+  local flags = { "--no-enable-prefix-caching" }
   for i = 1, ROUNDS do                      -- in turn, for a machine's mood changes
-    local server = one_process(model, { "--no-enable-prefix-caching" })
-    alone[i] = speed(server)
-    server.stop()
-    server = over_bus(model, { "--no-enable-prefix-caching" })
-    bus[i] = speed(server)
-    server.stop()
+    alone[i], alone_cpu[i] = speed(one_process(model, flags))
+    bus[i], bus_cpu[i] = speed(over_bus(model, flags))
   end
-  return { alone = median(alone), bus = median(bus), ratio = median(bus) / median(alone) }
+  return { alone = median(alone), bus = median(bus), ratio = median(bus) / median(alone),
+    alone_cpu_ms = median(alone_cpu), bus_cpu_ms = median(bus_cpu) }
 end
 
 -- ---- the first token ----------------------------------------------------------------

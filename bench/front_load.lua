@@ -83,7 +83,7 @@ function M.run(self, total, request, over, count)
     next_one(i)
   end
   while done < total do
-    if not M.poll(self, on_bytes) then error("nothing came for 5 s", 0) end
+    if not M.poll(self, on_bytes, 30000) then error("nothing came for 30 s", 0) end
   end
   return seen
 end
