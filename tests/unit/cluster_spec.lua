@@ -79,6 +79,12 @@ describe("the workers that a frontend sees", function()
     flow.spawn(c.on_peer, c, { id = peer, a = why or 0 })
   end
 
+  -- In a task.
+  local function await(test)
+    local deadline = os.time() + 20
+    repeat flow.sleep(0.01) until test() or os.time() > deadline
+  end
+
   local function names()
     local list = {}
     for i, w in ipairs(c.workers) do list[i] = w.name end
@@ -90,7 +96,7 @@ describe("the workers that a frontend sees", function()
     local a, b, d = worker(hello "a"), worker(hello "b"), worker(hello "d")
     run(function()
       for _, peer in ipairs { a, b, d } do tell(peer) end
-      flow.sleep(0.3)
+      await(function() return #c.workers == 3 end)
     end)
     assert.equal("a b d", names())
     assert.same({ 1, 1 }, { asked, c.models.n_added })
@@ -106,7 +112,7 @@ describe("the workers that a frontend sees", function()
     run(function()
       tell(a)
       tell(b)
-      flow.sleep(1.5)
+      await(function() return c.workers[1] end)
     end)
     assert.equal("a", names())
     assert.equal(3, asked)
@@ -129,12 +135,12 @@ describe("the workers that a frontend sees", function()
     local old, new = worker(hello "old"), worker(hello("new", { max_model_len = 50 }))
     run(function()
       tell(old)
-      flow.sleep(0.1)
+      await(function() return c.workers[1] end)
       tell(new)
       flow.sleep(0.1)
       assert.equal("old", names())
       tell(old, C.PL_LOST_LEFT)
-      flow.sleep(0.1)
+      await(function() return names() == "new" end)
     end)
     assert.equal("new", names())
   end)
