@@ -207,18 +207,12 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", answer.fail)
     return nil, { status = 503, message = answer.message or UNAVAILABLE }
   end
-<<<<<<< HEAD
-  if is_counted(ev, lost) then choice.moves = (choice.moves or 0) + 1 end
-  if (answer.after or 0) > 0 then flow.sleep(answer.after) end
-  if ev.a == C.PL_LOST_REFUSED then choice.full[lost] = true else choice.full = {} end
-=======
   pause(job, answer.after or 0)
   if ev.a == C.PL_LOST_REFUSED then
     choice.full[lost] = true
   else
     choice.full, choice.deadline = {}, nil
   end
->>>>>>> reviewc
   local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,
     n > 0 and lost.numerics or nil)
   if not ok then
@@ -226,7 +220,7 @@ function M.move(server, job, choice, ev)
     return nil, refused
   end
   if not choice.worker then return true end   -- it was over before it could go on
-  if not UNCOUNTED[ev.a] then choice.moves = (choice.moves or 0) + 1 end
+  if is_counted(ev, lost) then choice.moves = (choice.moves or 0) + 1 end
   tell(server, job, n, choice.worker, lost)
   requests.note(job, ("moved to %s (%s: %s)"):format(choice.worker_name, lost.name,
     cluster.LOST[ev.a]), choice.sent_ns)
