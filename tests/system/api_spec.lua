@@ -609,7 +609,7 @@ end)
 
 describe("metrics", function()
   it("count what was asked and answered", function()
-    local s = serving.start { "--max-model-len", "256" }
+    local s = serving.start { "--max-model-len", "2048" }
     local prompt, out, choices = 0, 0, 0
     for i = 1, 12 do
       local r = s:post(i % 2 == 0 and COMPLETION or CHAT,
@@ -621,7 +621,9 @@ describe("metrics", function()
     end
     s:post(COMPLETION, completion { stop = { "e", "a", "\239\191\189" }, max_tokens = 100 })
     s:post(COMPLETION, { prompt = "" })
-    local gone = s:begin("POST", COMPLETION, completion { max_tokens = 240 })
+    local gone = s:begin("POST", COMPLETION, completion { max_tokens = 1900, stream = true,
+      ignore_eos = true })
+    assert.is_truthy(gone.connection:receive())       -- it runs
     gone.connection:close()
     assert.is_true(s:idle())
     local text = s:get("/metrics").text
@@ -641,7 +643,7 @@ describe("metrics", function()
     assert.equal(14, count(("vllm:request_params_n_count{%s}"):format(labels)))
     assert.equal(14, count(("vllm:request_prompt_tokens_count{%s}"):format(labels)))
     assert.equal(14, count(("vllm:request_params_max_tokens_count{%s}"):format(labels)))
-    local asked = 12 * 13 / 2 + 100 + 240
+    local asked = 12 * 13 / 2 + 100 + 1900
     assert.equal(asked, count(("vllm:request_params_max_tokens_sum{%s}"):format(labels)))
     assert.equal(choices + 2, count(("vllm:e2e_request_latency_seconds_count{%s}")
       :format(labels)))
