@@ -50,7 +50,9 @@ local function open(server, x, job, choice)
     end
   end
   choice.stream, choice.id, choice.state = stream, C.pl_stream_id(stream), { offset = 0 }
-  flow.listen(choice.id, "piece", "done", "lost")
+  flow.listen(choice.id, "done", "lost")
+  choice.streamed = plan.stream
+  if plan.stream then flow.listen(choice.id, "piece") end
   return true
 end
 
@@ -75,7 +77,8 @@ function M.close(server, choice)
   moves.left(choice)
   server.live[choice.id] = nil
   C.pl_stream_close(choice.stream)
-  flow.forget(choice.id, "piece", "done", "lost")
+  flow.forget(choice.id, "done", "lost")
+  if choice.streamed then flow.forget(choice.id, "piece") end
 end
 
 -- The next event of these kinds, after as many moves as it takes; "done" where none is

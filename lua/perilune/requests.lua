@@ -56,20 +56,22 @@ end
 -- A result from how a request's choices ended (their `last`, a pl_stream_end): the first
 -- to be scheduled, the first token of all, the last one.
 function M.outcome(choices, finish_names)
-  local out = { tokens = 0, cached = 0, finish = "stop" }
-  local function first(field, ns)
-    if ns > 0 and (not out[field] or ns < out[field]) then out[field] = ns end
-  end
+  local tokens, cached, finish = 0, 0, "stop"
+  local scheduled, first, latest = math.huge, math.huge, 0
   for _, choice in ipairs(choices) do
     local e = choice.last
-    out.tokens = out.tokens + e.n_tokens
-    out.cached = math.max(out.cached, e.n_cached)
-    out.finish = finish_names[e.finish] or "error"
-    first("scheduled", tonumber(e.scheduled_ns))
-    first("first", e.n_tokens > 0 and tonumber(e.first_ns) or 0)
-    out.last = math.max(out.last or 0, e.n_tokens > 0 and tonumber(e.last_ns) or 0)
+    tokens, cached = tokens + e.n_tokens, math.max(cached, e.n_cached)
+    finish = finish_names[e.finish] or "error"
+    local at = tonumber(e.scheduled_ns)
+    if at > 0 then scheduled = math.min(scheduled, at) end
+    if e.n_tokens > 0 then
+      first = math.min(first, tonumber(e.first_ns))
+      latest = math.max(latest, tonumber(e.last_ns))
+    end
   end
-  return out
+  return { tokens = tokens, cached = cached, finish = finish, last = latest,
+    scheduled = scheduled < math.huge and scheduled or nil,
+    first = first < math.huge and first or nil }
 end
 
 -- `result`: finish, and where they are known why, tokens, cached, scheduled, first, last.
