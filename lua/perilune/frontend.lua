@@ -139,7 +139,7 @@ end
 
 -- Ends what still runs: who is being answered gets what there is.
 function Server:cut_off()
-  for _, job in pairs(self.jobs) do job:cancel({}) end
+  for job in pairs(self.jobs) do job:cancel({}) end
   for _, stream in pairs(self.live) do C.pl_stream_cancel(stream) end
 end
 

@@ -108,16 +108,20 @@ local function generate(kind)
   end
 end
 
--- POST /v1/cancel/{id}: the request of that id, ours or the client's X-Request-Id, ends
--- with what there is of it.
+-- POST /v1/cancel/{id}: the requests of that id, ours or the client's X-Request-Id, end
+-- with what there is of them.
 local function cancel(server, x, headers, _, path)
-  local id = path:match "^/v1/cancel/(.+)$"
-  local job = server.jobs[id] or server.jobs[id:match "^%a+%-(.+)$" or ""]
-  if not job then
+  local id, found = path:match "^/v1/cancel/(.+)$", false
+  for job in pairs(server.jobs) do
+    if job.id == id or job.answer.id == id then
+      job:cancel({})
+      found = true
+    end
+  end
+  if not found then
     return serve.refuse(x, { status = 404, headers = headers,
       message = "No such request is under way." })
   end
-  job:cancel({})
   reply(x, 200, json.encode(json.object("id", id, "object", "request.cancelled",
     "cancelled", true)), headers)
 end

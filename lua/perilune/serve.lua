@@ -328,9 +328,9 @@ function M.generate(server, x, kind, headers, who)
   if server.log_requests then log_request(job) end
   local limit = time_limit(server, x)
   if limit then server:set_deadline(job, arrived, limit, TOO_LATE) end
-  server.jobs[job.id] = job
+  server.jobs[job] = true
   local ok, why = xpcall(answer_job, debug.traceback, server, x, job)
-  if server.jobs[job.id] == job then server.jobs[job.id] = nil end
+  server.jobs[job] = nil
   job.ended = true
   if ok then return end
   requests.done(job, { finish = "error", why = "a defect of perilune's" })
