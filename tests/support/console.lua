@@ -54,6 +54,12 @@ function Console:type(lines, words)
   return self:sh(("$PERILUNE attach %s <'%s'"):format(words or "", file))
 end
 
+-- Whether a terminal can be made up: an empty root has no /dev/pts.
+function M.has_terminals()
+  return (scratch.sh(("'%s' -c 'import os; os.openpty()'"):format(
+    os.getenv "PERILUNE_PYTHON" or "python3"))) == 0
+end
+
 -- Talks to a command in a terminal, by the steps of pty_talk.py: exit code and all that was
 -- shown.
 function Console:talk(command, steps)
