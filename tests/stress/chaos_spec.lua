@@ -4,7 +4,7 @@ local chaos = require "stress.chaos"
 local process = require "support.process"
 local requests = require "stress.requests"
 
-local SECONDS = tonumber(os.getenv "PERILUNE_CHAOS_SECONDS") or (process.slow and 60 or 120)
+local SECONDS = tonumber(os.getenv "PERILUNE_CHAOS_SECONDS") or (process.slow and 30 or 120)
 local SEED = tonumber(os.getenv "PERILUNE_SEED") or 1
 local MOVES = math.max(1, math.min(10, math.floor(SECONDS / 12)))
 
