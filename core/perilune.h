@@ -551,7 +551,6 @@ void pl_terminal_catch(int on);            /* Ctrl-C is counted instead of endin
 int pl_terminal_interrupts(void);          /* how many since the last call */
 int pl_terminal_key(int timeout_ms);       /* a byte typed, without Enter; -1: none */
 void pl_terminal_keys(int on);             /* such bytes come one by one, unseen */
-int pl_terminal_size(int *rows, int *columns);   /* of standard output; 0: it has none */
 
 /* A line that a person edits, with history. Standard input is a terminal. */
 typedef struct pl_line pl_line;

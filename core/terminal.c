@@ -11,7 +11,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -66,13 +65,4 @@ int pl_terminal_key(int timeout_ms)
     unsigned char key;
     if (poll(&p, 1, timeout_ms) < 1 || read(STDIN_FILENO, &key, 1) != 1) return -1;
     return key;
-}
-
-int pl_terminal_size(int *rows, int *columns)
-{
-    struct winsize size;
-    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || !size.ws_col) return 0;
-    *rows = size.ws_row;
-    *columns = size.ws_col;
-    return 1;
 }
