@@ -55,8 +55,7 @@ pl_status pl_links_peer(pl_links *ls, int32_t peer, pl_buf *out); /* lua: pl_pee
 
 /* The link to a peer that said hello; NULL: there is none such (any more). */
 pl_link *pl_links_find(pl_links *ls, int32_t peer);
-int32_t pl_link_peer(const pl_link *l);   /* 0: it has said no hello */
-uint64_t pl_link_epoch(const pl_link *l); /* ours: grows with every loss */
+int32_t pl_link_peer(const pl_link *l); /* 0: it has said no hello */
 /* While held, a link is kept alive and watched: so many sequences and calls are under
  * way. */
 void pl_link_hold(pl_link *l);

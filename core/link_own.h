@@ -37,7 +37,7 @@ struct pl_link {
     uint64_t key; /* the peer's id as a number */
     int32_t peer;
     char subject[PL_LINK_SUBJECT], reply[PL_LINK_SUBJECT];
-    uint64_t generation;   /* what pl_link_epoch tells */
+    uint64_t generation;   /* grows with every loss: whether one came meanwhile */
     uint64_t mine, theirs; /* epochs; theirs 0: not known */
     int wire;              /* the version to speak */
     bool up;               /* they have named `mine`, so frames may carry messages */

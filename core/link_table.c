@@ -97,11 +97,6 @@ int32_t pl_link_peer(const pl_link *l)
     return l->peer;
 }
 
-uint64_t pl_link_epoch(const pl_link *l)
-{
-    return l->generation;
-}
-
 void pl_link_hold(pl_link *l)
 {
     if (!l->held++ && !l->first) l->watched_ns = pl_now_ns();

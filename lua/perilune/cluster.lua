@@ -141,7 +141,7 @@ local function add_peer(self, peer, hello)
   for i = 0, hello.engines - 1 do
     table.insert(self.of_peer[peer], join(self, { entry = entry, peer = peer, index = i,
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
-      numerics = hello.model.numerics, state = hello.state, hello = hello }))
+      numerics = hello.model.numerics, state = hello.state }))
   end
   log.info("%s is here: %s, %s", hello.name, hello.model.names[1],
     hello.host or "somewhere")
@@ -198,7 +198,6 @@ local function on_hello(self, peer)
   end
   for _, w in ipairs(workers) do
     w.name = hello.engines > 1 and hello.name .. "." .. w.index or hello.name
-    w.hello = hello
     set_state(w, hello.state)
   end
 end
