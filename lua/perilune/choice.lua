@@ -77,6 +77,7 @@ function M.close(server, choice)
   moves.left(choice)
   server.live[choice.id] = nil
   C.pl_stream_close(choice.stream)
+  choice.stream = nil
   flow.forget(choice.id, "done", "lost")
   if choice.streamed then flow.forget(choice.id, "piece") end
 end
@@ -131,10 +132,14 @@ end
 
 local BROKEN = { status = 500, message = "Internal server error" }
 
-local function finish(job, choice)
+local function ended(choice)
   choice.last = new_end()
   C.pl_stream_result(choice.stream, choice.last)
   moves.left(choice)
+end
+
+local function finish(job, choice)
+  ended(choice)
   -- Nobody would go on with it: that was no wish of its client's.
   if choice.refused then choice.last.finish = C.PL_FINISH_ERROR end
   if choice.last.finish == C.PL_FINISH_ERROR then
@@ -184,7 +189,7 @@ end
 -- Waits until a choice that was cancelled has ended.
 function M.settle(choice)
   flow.await(choice.id, "done")
-  moves.left(choice)
+  ended(choice)
 end
 
 return M

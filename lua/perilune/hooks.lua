@@ -3,7 +3,7 @@
 --
 --     local refused = hooks.ask(server, "admit", req)          nil: come in
 --     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
---     hooks.ask(server, "done", req, result)
+--     hooks.tell(done, req, result)
 --
 -- A hook cannot stop the world, and never breaks a request: where it fails or answers
 -- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
@@ -20,6 +20,7 @@ local schema = require "perilune.schema"
 local settings = require "perilune.recipe"
 local values = require "perilune.values"
 local verdict = require "perilune.verdict"
+local view = require "perilune.hook_view"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -30,55 +31,8 @@ M.PROBATION, M.BUDGET = 64, 1e6
 local QUIET_NS = 60e9                       -- between two lines about one hook's errors
 local MAX_REACHED = 4096                    -- functions and tables seen behind a hook
 
--- resolved recipe -> path of a hook -> its state
+-- a hook's function -> its path -> its state, which does not hold the function
 local states = setmetatable({}, { __mode = "k" })
-
--- ---- what requests look like to hooks -----------------------------------------------
-
-local FACTS, HEADERS = {}, {}               -- keys that no recipe can spell
-
-local Headers = {
-  __index = function(self, name)
-    local exchange = rawget(self, FACTS).exchange
-    if not exchange or type(name) ~= "string" then return nil end
-    local v = C.pl_exchange_header(exchange, name)
-    return v ~= nil and ffi.string(v) or nil
-  end,
-  __newindex = function() error("headers are read-only", 2) end,
-}
-
-local COMPUTED = {
-  blocks = function(facts) return math.ceil(facts.total / facts.block_size) end,
-  headers = function(facts)
-    local headers = facts[HEADERS]
-    if not headers then
-      headers = setmetatable({ [FACTS] = facts }, Headers)
-      facts[HEADERS] = headers
-    end
-    return headers
-  end,
-}
-local PLAIN = { id = true, model = true, tokens = true, total = true, max_tokens = true,
-  stream = true, priority = true, moves = true }
-
-local View = {
-  __index = function(self, key)
-    local facts = rawget(self, FACTS)
-    if PLAIN[key] then return facts[key] end
-    if COMPUTED[key] then return COMPUTED[key](facts) end
-    error(("req has no '%s'"):format(tostring(key)), 2)
-  end,
-  __newindex = function(_, key)
-    error(("req is read-only; '%s' assigned"):format(tostring(key)), 2)
-  end,
-}
-
--- A request as a hook sees it. `facts`: id, model, tokens (of the prompt), total (with
--- the answer so far), max_tokens, stream, priority, moves, block_size, exchange. A hook
--- may keep the view: the exchange is taken from it when the hook has answered.
-function M.view(facts)
-  return setmetatable({ [FACTS] = facts }, View)
-end
 
 -- ---- answers ------------------------------------------------------------------------
 
@@ -172,16 +126,13 @@ local function place(fn)
   return info.what == "C" and "C" or ("%s:%d"):format(file, info.linedefined)
 end
 
-local function state_of(recipe, path, fn)
-  local of = states[recipe]
-  if not of then
-    of = {}
-    states[recipe] = of
-  end
+local function state_of(path, fn)
+  local of = states[fn] or {}
+  states[fn] = of
   local state = of[path]
-  if state and state.fn == fn then return state end
-  state = { fn = fn, path = path, left = M.PROBATION, quiet_until = 0, unsaid = 0,
-    errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
+  if state then return state end
+  state = { path = path, place = place(fn), left = M.PROBATION, quiet_until = 0,
+    unsaid = 0, errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
     seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
   of[path] = state
   flush(fn)
@@ -198,7 +149,7 @@ local SPENT = {}                            -- what a hook is stopped with
 -- was stopped. Once stopped it is stopped at each further instruction, for it may hold a
 -- pcall; `on_probation` itself is let go on.
 local on_probation
-function on_probation(state, a, b)
+function on_probation(fn, a, b)
   local compiles, stopped = jit.status(), nil
   local hook, mask, count = debug.gethook()
   local function again()
@@ -211,15 +162,15 @@ function on_probation(state, a, b)
     debug.sethook(again, "", 1)
     error(SPENT, 0)
   end, "", M.BUDGET)
-  local ok, answer = xpcall(state.fn, explain, a, b)
+  local ok, answer = xpcall(fn, explain, a, b)
   debug.sethook(hook, mask, count)
   if compiles then jit.on() end
   return ok, answer, stopped
 end
 
-local function timed(state, a, b)
+local function timed(state, fn, a, b)
   local began = C.pl_now_ns()
-  local ok, answer = xpcall(state.fn, explain, a, b)
+  local ok, answer = xpcall(fn, explain, a, b)
   C.pl_metric_observe(state.seconds, tonumber(C.pl_now_ns() - began) * 1e-9)
   return ok, answer
 end
@@ -228,7 +179,7 @@ local function refuse(state, where)
   state.refused = true
   C.pl_metric_add(state.errors, 1)
   log.warning("hook %s (%s) is refused: it took more than %d instructions, and was at "
-    .. "%s; the default answers until it is replaced", state.path, place(state.fn),
+    .. "%s; the default answers until it is replaced", state.path, state.place,
     M.BUDGET, where)
 end
 
@@ -242,37 +193,49 @@ local function failed(state, why)
   local more = state.unsaid > 0 and (" (and %d times since the last such line)"):format(
     state.unsaid) or ""
   log.error("hook %s (%s) failed, the default answers: %s%s", state.path,
-    place(state.fn), why, more)
+    state.place, why, more)
   state.quiet_until, state.unsaid = now + QUIET_NS, 0
 end
 
-local function call(state, req, about)
-  if state.left == 0 then return timed(state, req, about) end
+local function call(state, fn, req, about)
+  if state.left == 0 then return timed(state, fn, req, about) end
   state.left = state.left - 1
-  local ok, answer, stopped = on_probation(state, req, about)
+  local ok, answer, stopped = on_probation(fn, req, about)
   if not stopped then return ok, answer end
   refuse(state, stopped)
   return nil
 end
 
--- The answer of the hook at a path, or the default where there is none, or none that is
--- of use. `req`: of `view`; `about`: what the hook is told besides. Of admit: nil, come
--- in, or { status, message, headers }; of migrate: { fail, message } or { avoid, after };
--- message is for the client.
-function M.ask(server, path, req, about)
-  local fn = settings.get(server.recipe, path)
-  if not fn then return default(server, path, req, about) end
-  local state = state_of(server.recipe, path, fn)
-  if state.refused then return default(server, path, req, about) end
-  local ok, v = call(state, req, about)
-  rawget(req, FACTS).exchange = nil
+-- What a hook's answer means: true and that; false where it gave none that is of use.
+local function answer_of(path, fn, req, about)
+  local state = state_of(path, fn)
+  if state.refused then return false end
+  local ok, v = call(state, fn, req, about)
   if ok then
     local good, means = READERS[path](v)
-    if good then return means end
+    if good then return true, means end
     v = ("it answered %s; wanted is %s"):format(values.show(v, true), means)
   end
   if ok ~= nil then failed(state, v) end
+  return false
+end
+
+-- The answer of the hook at a path, or the default where there is none, or none that is
+-- of use. `req`: of hook_view.lua; `about`: what the hook is told besides. Of admit: nil,
+-- come in, or { status, message, headers }; of migrate: { fail, message } or { avoid,
+-- after }; message is for the client.
+function M.ask(server, path, req, about)
+  local fn, good, means = settings.get(server.recipe, path), nil, nil
+  if fn then good, means = answer_of(path, fn, req, about) end
+  view.close(req)
+  if good then return means end
   return default(server, path, req, about)
+end
+
+-- Tells a hook `done`, which may have been replaced since, what became of a request.
+function M.tell(fn, req, result)
+  answer_of("done", fn, req, result)
+  view.close(req)
 end
 
 -- What there is to say of a recipe's hooks at the start: those that nothing asks yet.
@@ -294,8 +257,9 @@ end
 
 -- Of a hook for people: "trusted", "on probation", "refused"; nil while it was not asked.
 function M.standing(recipe, path)
-  local state = states[recipe] and states[recipe][path]
-  if not state or state.fn ~= settings.get(recipe, path) then return nil end
+  local fn = settings.get(recipe, path)
+  local state = fn and states[fn] and states[fn][path]
+  if not state then return nil end
   if state.refused then return "refused" end
   return state.left > 0 and "on probation" or "trusted"
 end

@@ -7,6 +7,8 @@
 --
 -- An id comes from X-Request-Id, or is drawn. Another's word goes to logs, headers and
 -- other processes only if it is one plain word; else it is as if none had come.
+-- Whose it is: where API keys are in force, whoever has the key that it brought, under a
+-- name made of the key that does not give it away; else whom X-Tenant-Id names.
 -- `traceparent` is W3C's (Trace Context, level 1): who.trace = { trace_id, parent_id,
 -- flags, header }, its header to be sent on.
 
@@ -75,6 +77,14 @@ function M.settle(who, x, wanted)
     label(who, x)
   end
   return who.id
+end
+
+-- Who sends the request, or nil. A header says nothing against a key: who has one could
+-- speak for all others.
+function M.tenant(who, x)
+  if not who.key then return M.id(header(x, "x-tenant-id")) end
+  local hash = C.pl_weights_fingerprint(nil, who.key, #who.key, 0)
+  return "key-" .. bit.tohex(hash, 16):sub(1, 8)
 end
 
 return M

@@ -156,19 +156,10 @@ local function refused_for_good(ev)
   return ev.a == C.PL_LOST_REFUSED and ev.b == C.PL_EINVAL
 end
 
-local progress = ffi.new "pl_stream_end"
-
--- The tokens it has so far; nobody writes them while the stream is lost.
-local function n_tokens(choice)
-  C.pl_stream_result(choice.stream, progress)
-  return progress.n_tokens
-end
-
 -- Asks whether the choice may move, and how: the answer of hooks.lua.
 local function ask(server, job, choice, ev, lost)
   if not is_counted(ev, lost) then return {} end
-  local facts = job:facts(choice, n_tokens(choice))
-  local answer = hooks.ask(server, "migrate", hooks.view(facts), { name = lost.name,
+  local answer = hooks.ask(server, "migrate", job:look(choice), { name = lost.name,
     reason = cluster.LOST[ev.a], numerics = lost.numerics })
   if answer.too_long then server.metrics:too_long(job) end
   return answer
@@ -196,7 +187,8 @@ end
 -- or nil and what is to be said of it.
 function M.move(server, job, choice, ev)
   local lost = choice.worker
-  local why, n = ffi.string(C.pl_stream_why(choice.stream)), n_tokens(choice)
+  local why = ffi.string(C.pl_stream_why(choice.stream))
+  local n = requests.so_far(choice).n_tokens   -- nobody adds to it while it is lost
   M.left(choice)
   if refused_for_good(ev) then return nil, { status = 400, message = why } end
   if not UNCOUNTED[ev.a] then cluster.suspect(lost) end

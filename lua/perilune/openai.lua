@@ -161,17 +161,17 @@ local function same(a, b)
   return diff == 0
 end
 
--- vLLM wants a key below /v1 alone; who sets thresholds can keep everybody out.
-local function authorized(server, x, path, method)
+-- vLLM wants a key below /v1 alone; who sets thresholds can keep everybody out. The key
+-- that the request brought is who.key from then on.
+local function authorized(server, x, path, method, who)
   local guarded = path:sub(1, 3) == "/v1"
     or (path == "/busy_threshold" and method == "POST")
   if #server.api_keys == 0 or not guarded then return true end
   local token = (header(x, "authorization") or ""):match "^[Bb]earer (.+)$"
-  local ok = false
   for _, key in ipairs(server.api_keys) do
-    if token and same(token, key) then ok = true end
+    if token and same(token, key) then who.key = key end
   end
-  return ok
+  return who.key ~= nil
 end
 
 local function allowed(list, value)
@@ -247,7 +247,7 @@ local function dispatch(server, x, who)
   if not handler then
     return no(x, headers .. allow_header(route), 405, "Method Not Allowed")
   end
-  if not authorized(server, x, path, method) then
+  if not authorized(server, x, path, method, who) then
     return reply(x, 401, '{"error":"Unauthorized"}',
       headers .. "WWW-Authenticate: Bearer\r\n")
   end

@@ -8,7 +8,7 @@
 -- Times are of pl_now_ns. A record costs a request a table and a line per stage.
 
 local pl = require "perilune.ffi"
-local C = pl.C
+local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
@@ -53,24 +53,38 @@ function M.note(job, stage, ns)
   stages[#stages + 1], stages[#stages + 2] = stage, ns and tonumber(ns) or now()
 end
 
--- A result from how a request's choices ended (their `last`, a pl_stream_end): the first
--- to be scheduled, the first token of all, the last one.
+local progress = ffi.new "pl_stream_end"
+
+-- How far a choice has come, or how it ended: a pl_stream_end, good until the next call;
+-- nil: no worker ever took it.
+function M.so_far(choice)
+  if choice.last then return choice.last end
+  if not choice.stream then return nil end
+  C.pl_stream_result(choice.stream, progress)
+  return progress
+end
+
+-- What a request's choices have come to: tokens of all, the most that one had cached,
+-- when the first was scheduled and got its first token, when the last token came. Of
+-- several ways to end the worst counts.
 function M.outcome(choices, finish_names)
-  local tokens, cached, finish = 0, 0, "stop"
+  local tokens, cached, finish = 0, 0, C.PL_FINISH_NONE
   local scheduled, first, latest = math.huge, math.huge, 0
   for _, choice in ipairs(choices) do
-    local e = choice.last
-    tokens, cached = tokens + e.n_tokens, math.max(cached, e.n_cached)
-    finish = finish_names[e.finish] or "error"
-    local at = tonumber(e.scheduled_ns)
-    if at > 0 then scheduled = math.min(scheduled, at) end
-    if e.n_tokens > 0 then
-      first = math.min(first, tonumber(e.first_ns))
-      latest = math.max(latest, tonumber(e.last_ns))
+    local e = M.so_far(choice)
+    if e then
+      tokens, cached = tokens + e.n_tokens, math.max(cached, e.n_cached)
+      finish = math.max(finish, e.finish)
+      local at = tonumber(e.scheduled_ns)
+      if at > 0 then scheduled = math.min(scheduled, at) end
+      if e.n_tokens > 0 then
+        first = math.min(first, tonumber(e.first_ns))
+        latest = math.max(latest, tonumber(e.last_ns))
+      end
     end
   end
-  return { tokens = tokens, cached = cached, finish = finish, last = latest,
-    scheduled = scheduled < math.huge and scheduled or nil,
+  return { tokens = tokens, cached = cached, finish = finish_names[finish],
+    last = latest, scheduled = scheduled < math.huge and scheduled or nil,
     first = first < math.huge and first or nil }
 end
 

@@ -12,8 +12,7 @@ local answer = require "perilune.answer"
 local choice_of = require "perilune.choice"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
-local hooks = require "perilune.hooks"
-local identity = require "perilune.identity"
+local job_of = require "perilune.job"
 local log = require "perilune.log"
 local buffer = require "string.buffer"
 local overload = require "perilune.overload"
@@ -65,16 +64,6 @@ local function write(x, text)
 end
 
 -- ---- a request ---------------------------------------------------------------------
-
-local function choices_of(plan)
-  local list = {}
-  for i, prompt in ipairs(plan.prompts) do
-    for k, seq in ipairs(prompt.seqs) do
-      list[#list + 1] = { index = (i - 1) * plan.n + k - 1, prompt = prompt, seq = seq }
-    end
-  end
-  return list
-end
 
 local function close_from(choices, first)
   for i = first, #choices do
@@ -190,44 +179,6 @@ local function log_request(job)
     #plan.prompts, tokens, plan.n)
 end
 
-local Job = {}
-Job.__index = Job
-
-local function new_job(server, x, plan, arrived, headers, who)
-  local id = identity.settle(who, x, plan.request_id)
-  local entry = server.models:find(plan.model_key)
-  return setmetatable({ plan = plan, headers = headers, id = id, arrived = arrived,
-    entry = entry, model = entry.key, log = who.log, exchange = x,
-    choices = choices_of(plan), answer = answer.new(plan, entry.ctx, id, entry.key,
-      math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }, Job)
-end
-
--- Ends a request before its time; `refused`: what to say, or {} for what there is so far.
-function Job:cancel(refused)
-  if self.over then return end
-  self.over = refused
-  for _, c in ipairs(self.choices) do
-    if c.stream and not c.last then C.pl_stream_cancel(c.stream) end
-  end
-end
-
--- What hooks see of it (hooks.lua), for one of its choices that has n tokens.
-function Job:facts(choice, n)
-  local prompt = choice.prompt
-  return { id = self.id, model = self.model, tokens = prompt.n_tokens,
-    total = prompt.n_tokens + n, max_tokens = prompt.max_tokens,
-    stream = self.plan.stream, priority = self.plan.priority, moves = choice.moves or 0,
-    block_size = self.entry.identity.block_size, exchange = self.exchange }
-end
-
--- The same of the whole, before it begins: of all its prompts together.
-function Job:facts_at_start()
-  local facts, n = self:facts(self.choices[1], 0), 0
-  for _, prompt in ipairs(self.plan.prompts) do n = n + prompt.n_tokens end
-  facts.tokens, facts.total = n, n
-  return facts
-end
-
 -- Why the request may not come in; nil: it may.
 local function refusal(server, job)
   if server.stopping then
@@ -240,25 +191,7 @@ local function refusal(server, job)
     local no = overload.check(server, cluster.counts(job.entry))
     if no then return no end
   end
-  if not server.recipe.admit then return nil end
-  return hooks.ask(server, "admit", hooks.view(job:facts_at_start()))
-end
-
-local function seconds(from, to)
-  return math.max(0, tonumber(to - from) / 1e9)
-end
-
--- Tells the hook `done` of each choice what became of it.
-local function tell_done(server, job)
-  for _, c in ipairs(server.recipe.done and job.choices or {}) do
-    local last = c.last
-    hooks.ask(server, "done", hooks.view(job:facts(c, last.n_tokens)), {
-      worker = c.worker_name, cached = last.n_cached, tokens = last.n_tokens,
-      finish = job.answer.FINISH[last.finish], moves = c.moves or 0,
-      ttft = last.n_tokens > 0 and seconds(job.arrived, last.first_ns) or nil,
-      itl = last.n_tokens > 1 and seconds(last.first_ns, last.last_ns)
-        / (last.n_tokens - 1) or nil })
-  end
+  return job:admit(server)
 end
 
 local TOO_LATE = { status = 504, message = "The request has taken too long." }
@@ -272,23 +205,37 @@ local function time_limit(server, x)
   return limit > 0 and limit or nil
 end
 
-local function log_end(job)
-  job.log:info("Aborted Request ID: %s (%s)", job.id,
-    job.over and (job.over.message or "told to") or "its client is gone")
+-- Why it was ended before its time.
+local function why_over(job)
+  return job.over and (job.over.message or "told to") or "its client is gone"
 end
 
--- Says no to a job that was taken on.
+local function log_end(job)
+  job.log:info("Aborted Request ID: %s (%s)", job.id, why_over(job))
+end
+
+-- Says no to a job that was taken on; what became of it.
 local function turn_away(server, x, job, refused)
   server.metrics:refused(job, refused.status, refused.error_type)
   if refused.cancelled then
     server.metrics:cancelled(job, not job.over)
     log_end(job)
   end
-  requests.done(job, { finish = refused.cancelled and "abort" or "refused",
-    why = refused.message })
-  return M.refuse(x, refused, job.headers)
+  M.refuse(x, refused, job.headers)
+  return job:outcome(refused.cancelled and "abort" or "refused", refused.message)
 end
 
+-- Why its choices did not all end as they would have by themselves; nil: they did.
+local function why_ended(job)
+  for _, c in ipairs(job.choices) do
+    if c.refused then return c.refused.message end
+  end
+  for _, c in ipairs(job.choices) do
+    if c.last.finish == C.PL_FINISH_ABORT then return why_over(job) end
+  end
+end
+
+-- Answers a request; what became of it.
 local function answer_job(server, x, job)
   local no = refusal(server, job)
   if no then
@@ -308,9 +255,22 @@ local function answer_job(server, x, job)
     server.metrics:refused(job, 500)
     error(why, 0)
   end
-  requests.done(job, requests.outcome(job.choices, job.answer.FINISH))
   if server.metrics:done(job, job.choices) == "cancelled" then log_end(job) end
-  tell_done(server, job)
+  return job:outcome(nil, why_ended(job))
+end
+
+-- The request has ended, one way or the other.
+local function close_job(job, result)
+  job.ended = true
+  requests.done(job, result)
+  job:tell_done(result)
+end
+
+-- Ends requests that nobody will go on with: the process closes.
+function M.abandon(server)
+  for job in pairs(server.jobs) do
+    close_job(job, job:outcome("abort", "the process ended"))
+  end
 end
 
 -- /v1/chat/completions and /v1/completions. `headers`: CORS and the like, for the answer;
@@ -322,19 +282,18 @@ function M.generate(server, x, kind, headers, who)
     server.metrics:refused({ plan = { kind = kind } }, plan.refused.status)
     return M.refuse(x, plan.refused, headers)
   end
-  local job = new_job(server, x, plan, arrived, headers, who)
+  local job = job_of.new(server, x, plan, arrived, headers, who)
   server.metrics:started(job)
   requests.begin(job)
   if server.log_requests then log_request(job) end
   local limit = time_limit(server, x)
   if limit then server:set_deadline(job, arrived, limit, TOO_LATE) end
   server.jobs[job] = true
-  local ok, why = xpcall(answer_job, debug.traceback, server, x, job)
+  local ok, result = xpcall(answer_job, debug.traceback, server, x, job)
   server.jobs[job] = nil
-  job.ended = true
-  if ok then return end
-  requests.done(job, { finish = "error", why = "a defect of perilune's" })
-  error(why, 0)
+  if ok then return close_job(job, result) end
+  close_job(job, job:outcome("error", "a defect of perilune's"))
+  error(result, 0)
 end
 
 return M

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- How hooks are asked, and what happens when they do not answer as they should.
 local hooks = require "perilune.hooks"
+local hook_view = require "perilune.hook_view"
 local log = require "perilune.log"
 local metrics_rows = require "perilune.metrics_rows"
 local pl = require "perilune.ffi"
@@ -16,7 +17,7 @@ local function req(more)
   local facts = { id = "r1", model = "m", tokens = 20, total = 20, max_tokens = 7,
     stream = true, priority = 3, moves = 0, block_size = 16 }
   for key, value in pairs(more or {}) do facts[key] = value end
-  return hooks.view(facts)
+  return hook_view.new(facts)
 end
 
 local function errors(hook)
@@ -59,7 +60,7 @@ describe("a hook", function()
                 hooks.ask(s, "migrate", req { moves = 1 }, LOST))
     assert.same({ fail = "Worker worker/1 was lost (gone); migration limit exhausted" },
                 hooks.ask(s, "migrate", req { moves = 2 }, LOST))
-    assert.is_nil(hooks.ask(s, "done", req(), {}))
+    assert.is_nil(hooks.tell(s.recipe.done or function() end, req(), {}))
     s = server "migration_limit = 2, migration_max_seq_len = 30"
     assert.is_truthy(hooks.ask(s, "migrate", req { total = 30 }, LOST).avoid)
     local answer = hooks.ask(s, "migrate", req { total = 31 }, LOST)
@@ -124,14 +125,14 @@ describe("a hook", function()
         if kept[1] then error(tostring(kept[1].headers["x-a"]) .. kept[1].id, 0) end
         kept[1] = req
       end]])
-    hooks.ask(s, "done", req { exchange = pl.ffi.cast("pl_exchange *", 1) })
-    hooks.ask(s, "done", req())
+    hooks.tell(s.recipe.done, req { exchange = pl.ffi.cast("pl_exchange *", 1) })
+    hooks.tell(s.recipe.done, req())
     said_once "the default answers: nilr1"
   end)
 
   it("is told what became of a request", function()
     local s = server "done = function(req, r) error(req.id .. ' ' .. r.tokens, 0) end"
-    assert.is_nil(hooks.ask(s, "done", req(), { tokens = 5 }))
+    hooks.tell(s.recipe.done, req(), { tokens = 5 })
     said_once "the default answers: r1 5"
   end)
 

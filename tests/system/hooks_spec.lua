@@ -69,6 +69,61 @@ describe("hooks of a process", function()
     assert.is_truthy(s:stop():find("done: worker/0 3 3 length red\n", 1, true))
   end)
 
+  it("know who asks: by the key, or where there is none by a header", function()
+    local text = [[
+      return { %s worker = {}, admit = function(req)
+        return pl.reject(400, tostring(req.tenant) .. " wants " .. req.n)
+      end }]]
+    local function tenant(headers)
+      return s:post(COMPLETION, SHORT, headers).json.error.message:match "^(.*) wants 1$"
+    end
+    start(text:format "")
+    assert.equal("nil", tenant {})
+    assert.equal("blue", tenant { ["X-Tenant-Id"] = "blue" })
+    for _, bad in ipairs { "two words", "gr\195\188n", ("x"):rep(257) } do
+      assert.equal("nil", tenant { ["X-Tenant-Id"] = bad })
+    end
+    write(text:format "http = { api_key = { 'first', 'second' } },")
+    reload "http.api_key changed"
+    local function by_key(key)
+      return tenant { Authorization = "Bearer " .. key, ["X-Tenant-Id"] = "blue" }
+    end
+    local first, second = by_key "first", by_key "second"
+    assert.matches("^key%-%x%x%x%x%x%x%x%x$", first)
+    assert.matches("^key%-%x%x%x%x%x%x%x%x$", second)
+    assert.not_equal(first, second)
+    write(text:format "http = { api_key = { 'second', 'first' } },")
+    reload "http.api_key changed"
+    assert.equal(first, by_key "first")
+    assert.is_nil(s:stop():find("first", 1, true))
+  end)
+
+  it("limit how many requests of a tenant are under way: docs/hooks.md", function()
+    local f = assert(io.open "docs/hooks.md")
+    local text = f:read("*a"):match "```lua\n(%-%- limit.lua.-)```"
+    f:close()
+    path = dir.write("r.lua", text)
+    s = serving.start({ "--at-most", "2" }, nil, path)
+    local long = { prompt = "x", max_tokens = 1900, ignore_eos = true, stream = true }
+    local function tell(of) return { ["X-Tenant-Id"] = of } end
+    for _ = 1, 3 do
+      local open = {}
+      for i = 1, 2 do
+        open[i] = s:begin("POST", COMPLETION, long, tell "red")
+        open[i].connection:receive(10000)
+      end
+      reload "is read again"
+      assert.equal(429, status(tell "red"))
+      assert.equal(200, status(tell "blue"))
+      for _, answer in ipairs(open) do answer.connection:close() end
+      assert.is_truthy(process.wait_for(10, function()
+        return status(tell "red") == 200
+      end))
+      assert.is_true(s:idle())
+    end
+    s:stop()
+  end)
+
   it("that fail or do not end let requests in", function()
     start [[
       return { worker = {}, admit = function(req)
