@@ -297,9 +297,37 @@ static bool hold_body(pl_conn *c, long long more)
     return before + more <= MAX_BODIES * h->options.max_body;
 }
 
+/* Whether it asks how this process is: who asks must hear that Lua does not answer. */
+static bool is_probe(const pl_request *r)
+{
+    static const char *const paths[] = {"/health", "/live", "/ping"};
+    const char *path = r->head.data + r->path;
+    for (int i = 0; i < PL_COUNT(paths); i++)
+        if (strcmp(path, paths[i]) == 0) return true;
+    return false;
+}
+
+static bool answer_for_lua(pl_conn *c)
+{
+    char why[PL_STALL_TEXT];
+    if (c->local || !is_probe(&c->parser.request) ||
+        !pl_loop_stalled(c->http->loop, why, sizeof why))
+        return false;
+    pl_buf body = {0};
+    pl_buf_add_str(&body, "{\"status\":\"unhealthy\",\"message\":\"");
+    pl_buf_add_json(&body, why, strlen(why));
+    pl_buf_add_str(&body, "\"}");
+    pl_exchange_answer(pl_conn_out(c), 503, &body, c->parser.llhttp.method == HTTP_HEAD);
+    pl_buf_fini(&body);
+    leave(c);
+    flush(c);
+    return true;
+}
+
 static void begin_exchange(pl_conn *c)
 {
     pl_http *h = c->http;
+    if (answer_for_lua(c)) return;
     if (!c->local &&
         atomic_load(&h->shared.n_exchanges) >= 2 * h->options.max_connections) {
         refuse(c, 503, "too many requests are being handled");

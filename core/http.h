@@ -3,7 +3,8 @@
  * http.h - HTTP/1.1: listeners, connections, exchanges.
  *
  * Owns     sockets, what has arrived and what is still to be sent; deadlines.
- * Ignores  what is asked and answered, except for errors of HTTP itself.
+ * Ignores  what is asked and answered, except for errors of HTTP itself, and for who asks
+ *          how the process is while Lua does not poll.
  * Thread   io, but for pl_exchange_* in perilune.h (lua) and what says otherwise.
  *
  * A connection:

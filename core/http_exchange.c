@@ -97,6 +97,13 @@ static const char *error_type(int status)
     }
 }
 
+void pl_exchange_answer(pl_buf *out, int status, const pl_buf *body, bool head_only)
+{
+    add_head(out, status, "application/json", NULL, 0);
+    pl_buf_printf(out, "Content-Length: %zu\r\nConnection: close\r\n\r\n", body->len);
+    if (!head_only) pl_buf_add(out, body->data, body->len);
+}
+
 void pl_exchange_answer_error(pl_buf *out, int status, const char *message,
                               bool head_only)
 {
@@ -105,9 +112,7 @@ void pl_exchange_answer_error(pl_buf *out, int status, const char *message,
     pl_buf_add_json(&body, message, strlen(message));
     pl_buf_printf(&body, "\",\"type\":\"%s\",\"param\":null,\"code\":%d}}",
                   error_type(status), status);
-    add_head(out, status, "application/json", NULL, 0);
-    pl_buf_printf(out, "Content-Length: %zu\r\nConnection: close\r\n\r\n", body.len);
-    if (!head_only) pl_buf_add(out, body.data, body.len);
+    pl_exchange_answer(out, status, &body, head_only);
     pl_buf_fini(&body);
 }
 

@@ -57,6 +57,8 @@ pl_exchange *pl_exchange_open(pl_loop *loop, pl_http_shared *shared, pl_conn *co
                               pl_request *request, int32_t id, const char *peer);
 /* io: the connection is gone; drops its reference. */
 void pl_exchange_lost(pl_exchange *x);
+/* A whole answer of JSON, after which the connection is closed. */
+void pl_exchange_answer(pl_buf *out, int status, const pl_buf *body, bool head_only);
 void pl_exchange_answer_error(pl_buf *out, int status, const char *message,
                               bool head_only);
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct signal_watch {
     uv_signal_t handle;
@@ -14,7 +15,9 @@ typedef struct signal_watch {
 
 enum {
     WATCH_MS = 250, /* how often io looks whether Lua polls */
-    STALL_MS = 1000
+    STALL_MS = 1000,
+    LEAVE_MS = 5000, /* what a second signal leaves to an end in good order */
+    EXIT_FORCED = 128 + SIGTERM
 };
 
 struct pl_loop {
@@ -22,6 +25,8 @@ struct pl_loop {
     uv_timer_t watch;
     int stalls_metric;
     int64_t told_of; /* io: the poll whose stall was reported */
+    int n_stops;     /* io: signals that ask for the end */
+    int64_t leave_ns;
     uv_async_t wake;
     signal_watch signals[3];
     pthread_t thread;
@@ -40,7 +45,7 @@ struct pl_loop {
     bool deaf;    /* nobody will poll any more */
     bool polling, watched;
     int64_t polled_ns; /* when the last poll ended */
-    char doing[128];
+    char doing[256];
 };
 
 /* ---- notes: to io ------------------------------------------------------------------ */
@@ -262,20 +267,43 @@ void pl_loop_doing(pl_loop *l, const char *what)
     pl_unlock(&l->tell);
 }
 
+/* When the last poll ended, if Lua ought to have come back since; else 0. */
+static int64_t stalled_since(pl_loop *l, char *doing, size_t room)
+{
+    pl_lock(&l->tell);
+    int64_t polled = l->watched && !l->polling ? l->polled_ns : 0;
+    snprintf(doing, room, "%s%s", *l->doing ? "; it is in " : "", l->doing);
+    pl_unlock(&l->tell);
+    return pl_now_ns() - polled < (int64_t)STALL_MS * 1000000 ? 0 : polled;
+}
+
+bool pl_loop_stalled(pl_loop *l, char *why, size_t room)
+{
+    char doing[sizeof l->doing + 16];
+    int64_t since = stalled_since(l, doing, sizeof doing);
+    if (!since) return false;
+    snprintf(why, room, "Lua has not polled for %.1f s: no request begins%s",
+             (double)(pl_now_ns() - since) * 1e-9, doing);
+    return true;
+}
+
+static _Noreturn void leave(const char *why)
+{
+    pl_log(PL_LOG_WARN, "a second signal ends the process: %s", why);
+    _exit(EXIT_FORCED);
+}
+
 static void on_watch(uv_timer_t *timer)
 {
     pl_loop *l = timer->data;
-    char doing[sizeof l->doing];
-    pl_lock(&l->tell);
-    int64_t polled = l->watched && !l->polling ? l->polled_ns : 0;
-    memcpy(doing, l->doing, sizeof doing);
-    pl_unlock(&l->tell);
-    int64_t ms = (pl_now_ns() - polled) / 1000000;
-    if (!polled || polled == l->told_of || ms < STALL_MS) return;
-    l->told_of = polled;
+    char why[PL_STALL_TEXT];
+    if (l->leave_ns && pl_now_ns() > l->leave_ns)
+        leave("it has not come to an end in good order");
+    int64_t since = stalled_since(l, why, sizeof why);
+    if (!since || since == l->told_of || !pl_loop_stalled(l, why, sizeof why)) return;
+    l->told_of = since;
     pl_metric_add(l->stalls_metric, 1);
-    pl_log(PL_LOG_WARN, "Lua has not polled for %d ms: no request begins%s%s", (int)ms,
-           *doing ? "; it is in " : "", doing);
+    pl_log(PL_LOG_WARN, "%s", why);
 }
 
 static void start_watch(pl_loop *l)
@@ -290,9 +318,26 @@ static void start_watch(pl_loop *l)
 
 /* ---- the thread -------------------------------------------------------------------- */
 
+/* Lua ends the process in good order. Where it does not come to that, as in a hook that
+ * runs for ever, a second signal does without. */
+static void ask_to_stop(pl_loop *l, int number)
+{
+    char why[PL_STALL_TEXT];
+    bool stalled = pl_loop_stalled(l, why, sizeof why);
+    if (l->n_stops++ == 0) {
+        if (stalled)
+            pl_log(PL_LOG_WARN, "signal %d: %s; a second signal ends the process", number,
+                   why);
+        return;
+    }
+    if (stalled) leave(why);
+    if (!l->leave_ns) l->leave_ns = pl_now_ns() + (int64_t)LEAVE_MS * 1000000;
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     signal_watch *w = (signal_watch *)handle;
+    if (number != SIGHUP) ask_to_stop(handle->data, number);
     w->news.event.a = number;
     pl_loop_tell(handle->data, &w->news);
 }

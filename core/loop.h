@@ -65,5 +65,11 @@ bool pl_loop_tell_newest(pl_loop *l, pl_news *news, int32_t a, int32_t b);
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms); /* lua */
 /* lua: what it does between two polls; NULL: it is not watched. */
 void pl_loop_doing(pl_loop *l, const char *what);
+/* any: whether Lua has not polled for a second though it should have, and what there is
+ * to say of that. */
+bool pl_loop_stalled(pl_loop *l, char *why, size_t room);
+enum {
+    PL_STALL_TEXT = 384 /* room for it */
+};
 
 #endif

@@ -8,7 +8,6 @@ local host = require "perilune.host"
 local log = require "perilune.log"
 local models = require "perilune.models"
 local openai = require "perilune.openai"
-local serve = require "perilune.serve"
 local settings = require "perilune.recipe"
 local C, ffi = pl.C, pl.ffi
 
@@ -146,7 +145,6 @@ end
 
 -- After the last event: gives back what is open. Whether all threads have ended.
 function Server:close()
-  serve.abandon(self)
   for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
   C.pl_job_stop(self.rt)
   if host.join(JOIN_SECONDS) then return true end

@@ -3,7 +3,7 @@
 --
 --     local refused = hooks.ask(server, "admit", req)          nil: come in
 --     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
---     hooks.tell(done, req, result)
+--     hooks.tell(server, done, req, result)
 --
 -- A hook cannot stop the world, and never breaks a request: where it fails or answers
 -- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
@@ -131,8 +131,10 @@ local function state_of(path, fn)
   states[fn] = of
   local state = of[path]
   if state then return state end
-  state = { path = path, place = place(fn), left = M.PROBATION, quiet_until = 0,
-    unsaid = 0, errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
+  local where = place(fn)
+  state = { path = path, place = where, doing = ("the hook %s (%s)"):format(path, where),
+    left = M.PROBATION, quiet_until = 0, unsaid = 0,
+    errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
     seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
   of[path] = state
   flush(fn)
@@ -206,11 +208,21 @@ local function call(state, fn, req, about)
   return nil
 end
 
+-- The same, and io knows what Lua is in: nobody but that thread can name a hook which
+-- does not come back.
+local function watched(process, state, fn, req, about)
+  if not process then return call(state, fn, req, about) end
+  process:doing(state.doing)
+  local ok, answer = call(state, fn, req, about)
+  process:doing ""
+  return ok, answer
+end
+
 -- What a hook's answer means: true and that; false where it gave none that is of use.
-local function answer_of(path, fn, req, about)
+local function answer_of(server, path, fn, req, about)
   local state = state_of(path, fn)
   if state.refused then return false end
-  local ok, v = call(state, fn, req, about)
+  local ok, v = watched(server.process, state, fn, req, about)
   if ok then
     local good, means = READERS[path](v)
     if good then return true, means end
@@ -226,15 +238,15 @@ end
 -- after }; message is for the client.
 function M.ask(server, path, req, about)
   local fn, good, means = settings.get(server.recipe, path), nil, nil
-  if fn then good, means = answer_of(path, fn, req, about) end
+  if fn then good, means = answer_of(server, path, fn, req, about) end
   view.close(req)
   if good then return means end
   return default(server, path, req, about)
 end
 
 -- Tells a hook `done`, which may have been replaced since, what became of a request.
-function M.tell(fn, req, result)
-  answer_of("done", fn, req, result)
+function M.tell(server, fn, req, result)
+  answer_of(server, "done", fn, req, result)
   view.close(req)
 end
 

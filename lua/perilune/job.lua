@@ -3,7 +3,7 @@
 --
 --     job:admit(server)             asks `admit`; nil: it is let in
 --     job:look(choice)              the request as hooks see it
---     job:tell_done(result)         tells `done`, once, if it was let in
+--     job:tell_done(server, result) tells `done`, once, if it was let in
 --
 -- A request that was let in is told to the `done` that the recipe had at that moment,
 -- whatever replaces it meanwhile: so what one pair of hooks has counted in, the same pair
@@ -136,11 +136,11 @@ function Job:outcome(finish, why)
 end
 
 -- Tells `done` what became of it, an outcome.
-function Job:tell_done(result)
+function Job:tell_done(server, result)
   local done = self.done
   if not done then return end
   self.done = nil
-  hooks.tell(done, self:look(), told_of(self, result))
+  hooks.tell(server, done, self:look(), told_of(self, result))
 end
 
 return M

@@ -20,6 +20,7 @@ local log = require "perilune.log"
 local metrics = require "perilune.metrics"
 local models = require "perilune.models"
 local observe = require "perilune.observe"
+local serve = require "perilune.serve"
 local settings = require "perilune.recipe"
 local system = require "perilune.system"
 local throughput = require "perilune.throughput"
@@ -94,7 +95,10 @@ end
 
 -- Reads the recipe again: true and what changed; or nil and why.
 function Process:reload()
-  return live.reload(self)
+  self:doing "the recipe's file, which it reads again"
+  local ok, said = live.reload(self)
+  self:doing ""
+  return ok, said
 end
 
 -- What Lua does until it says otherwise, for the log of one that does not come back.
@@ -116,7 +120,7 @@ local function on_signal(self, ev)
     log.info("stopping: signal %d", ev.a)
     return drain.stop(self)
   end
-  live.reload(self)
+  self:reload()
 end
 
 -- ---- opening ------------------------------------------------------------------------
@@ -237,6 +241,7 @@ local function run(self)
   collectgarbage("setpause", GC_PAUSE)
   self:doing ""
   local ran, failed = flow.run(self.rt)
+  if self.server then serve.abandon(self.server) end
   self:doing(nil)
   return ran, failed
 end

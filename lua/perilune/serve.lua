@@ -260,16 +260,16 @@ local function answer_job(server, x, job)
 end
 
 -- The request has ended, one way or the other.
-local function close_job(job, result)
+local function close_job(server, job, result)
   job.ended = true
   requests.done(job, result)
-  job:tell_done(result)
+  job:tell_done(server, result)
 end
 
 -- Ends requests that nobody will go on with: the process closes.
 function M.abandon(server)
   for job in pairs(server.jobs) do
-    close_job(job, job:outcome("abort", "the process ended"))
+    close_job(server, job, job:outcome("abort", "the process ended"))
   end
 end
 
@@ -291,8 +291,8 @@ function M.generate(server, x, kind, headers, who)
   server.jobs[job] = true
   local ok, result = xpcall(answer_job, debug.traceback, server, x, job)
   server.jobs[job] = nil
-  if ok then return close_job(job, result) end
-  close_job(job, job:outcome("error", "a defect of perilune's"))
+  if ok then return close_job(server, job, result) end
+  close_job(server, job, job:outcome("error", "a defect of perilune's"))
   error(result, 0)
 end
 

@@ -60,7 +60,7 @@ describe("a hook", function()
                 hooks.ask(s, "migrate", req { moves = 1 }, LOST))
     assert.same({ fail = "Worker worker/1 was lost (gone); migration limit exhausted" },
                 hooks.ask(s, "migrate", req { moves = 2 }, LOST))
-    assert.is_nil(hooks.tell(s.recipe.done or function() end, req(), {}))
+    assert.is_nil(hooks.tell(s, s.recipe.done or function() end, req(), {}))
     s = server "migration_limit = 2, migration_max_seq_len = 30"
     assert.is_truthy(hooks.ask(s, "migrate", req { total = 30 }, LOST).avoid)
     local answer = hooks.ask(s, "migrate", req { total = 31 }, LOST)
@@ -125,14 +125,14 @@ describe("a hook", function()
         if kept[1] then error(tostring(kept[1].headers["x-a"]) .. kept[1].id, 0) end
         kept[1] = req
       end]])
-    hooks.tell(s.recipe.done, req { exchange = pl.ffi.cast("pl_exchange *", 1) })
-    hooks.tell(s.recipe.done, req())
+    hooks.tell(s, s.recipe.done, req { exchange = pl.ffi.cast("pl_exchange *", 1) })
+    hooks.tell(s, s.recipe.done, req())
     said_once "the default answers: nilr1"
   end)
 
   it("is told what became of a request", function()
     local s = server "done = function(req, r) error(req.id .. ' ' .. r.tokens, 0) end"
-    hooks.tell(s.recipe.done, req(), { tokens = 5 })
+    hooks.tell(s, s.recipe.done, req(), { tokens = 5 })
     said_once "the default answers: r1 5"
   end)
 

@@ -212,6 +212,81 @@ describe("hooks of a process", function()
   end)
 end)
 
+describe("a hook that runs for ever once it is trusted", function()
+  local dir, s
+  before_each(function() dir = scratch.folder() end)
+  after_each(function()
+    if s then s.process:remove() end
+    s = nil
+    dir.remove()
+  end)
+
+  -- A server whose hook of that name is trusted; it loops for who sends X-Loop.
+  local function start(hook)
+    s = serving.start({}, nil, dir.write("loops.lua", ([[
+      local function hook(req)
+        local n = req.headers["x-loop"] and math.huge or 0
+        for i = 1, n do n = n + i end
+      end
+      return { %s = hook, worker = {} }]]):format(hook)))
+    for _ = 1, require("perilune.hooks").PROBATION + 1 do
+      assert.equal(200, s:post(COMPLETION, SHORT).status)
+    end
+  end
+
+  local function await(words)
+    assert.is_truthy(process.wait_for(20, function()
+      return s.process:log():find(words, 1, true)
+    end), s.process:log())
+  end
+
+  -- Lua is in the hook, and all else goes on: who asks how it is hears of that.
+  local function loops(hook)
+    start(hook)
+    local running = s:begin("POST", COMPLETION, { prompt = "x", stream = true,
+      max_tokens = 300, ignore_eos = true })
+    running.connection:receive(10000)
+    s:begin("POST", COMPLETION, SHORT, { ["X-Loop"] = "1" })
+    local words = ("it is in the hook %s (%s/loops.lua:1)"):format(hook, dir.path)
+    await(words)
+    assert.matches("WARNING [^\n]*Lua has not polled for [^\n]*%(", s.process:log())
+    for _, path in ipairs { "/health", "/live", "/ping" } do
+      local r = s:get(path)
+      assert.equal(503, r.status)
+      assert.equal("unhealthy", r.json.status)
+      assert.is_truthy(r.json.message:find(words, 1, true), r.json.message)
+    end
+    local r = s:request("HEAD", "/health")
+    assert.same({ 503, "" }, { r.status, r.text })
+  end
+
+  for _, hook in ipairs { "admit", "done" } do
+    it("is named, and a second signal ends the process: " .. hook, function()
+      loops(hook)
+      s.process:signal "TERM"
+      await "a second signal ends the process"
+      s.process:signal(hook == "admit" and "TERM" or "INT")
+      assert.equal(128 + 15, s.process:wait(20))
+      assert.matches("a second signal ends the process: Lua has not polled[^\n]*loops.lua:1",
+        s.process:log())
+    end)
+  end
+
+  it("is named while the process ends", function()
+    start "done"
+    s:begin("POST", COMPLETION, { prompt = "x", max_tokens = 1900, ignore_eos = true },
+      { ["X-Loop"] = "1" })
+    assert.is_truthy(process.wait_for(10, function()
+      return s:metric "vllm:num_requests_running" > 0
+    end))
+    s.process:signal "TERM"
+    await "draining: 30 s"
+    s.process:signal "TERM"
+    await "the hook done"
+    assert.equal(128 + 15, s.process:wait(20))
+  end)
+end)
+
 describe("overload", function()
   local s
   after_each(function()
