@@ -8,6 +8,7 @@ local card = require "perilune.card"
 local cjson = require "cjson.safe"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
+local models = require "perilune.models"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -23,7 +24,8 @@ function M.identity(recipe, w, summary)
     ffi.string(C.pl_model_numerics(w.engines[1].model))
   local seed = os.getenv "PYTHONHASHSEED"
   return {
-    names = summary.names, fingerprint = summary.fingerprint, vocab = summary.vocab,
+    names = summary.names, known_as = models.known_as(recipe, w.desc),
+    fingerprint = summary.fingerprint, vocab = summary.vocab,
     max_model_len = w.length, block_size = pool.block_size, numerics = numerics,
     kv_layout = ("pages of %d bytes"):format(
       tonumber(C.pl_model_block_bytes(w.engines[1].model))),

@@ -28,6 +28,7 @@ local REFRESH_SECONDS = 0.5
 local LOOK_SECONDS, ASK_AGAIN_SECONDS = 0.01, 1
 local MAX_WORKERS = 4096
 local MAX_INTERVAL = 2 ^ 24
+local MAX_NAME = 4096                       -- bytes: a path may be so long
 
 M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
   [C.PL_LOST_LEFT] = "left", [C.PL_LOST_RESET] = "reset", [C.PL_LOST_BUS] = "bus away",
@@ -37,16 +38,20 @@ local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
 end
 
--- `models`: of models.lua. `wanted(names)`: whether to serve a model of these names.
-function M.new(rt, models, wanted)
-  return setmetatable({ rt = rt, models = models, wanted = wanted, workers = {},
-    of_peer = {}, fetching = {}, refused = {}, strangers = {}, turn = 0 }, Cluster)
+-- `models`: of models.lua. `matches(model)`: whether to serve what a hello says of its
+-- model; nil and why not. `changed()` is called when workers come, go, or change state.
+function M.new(rt, models, matches, changed)
+  return setmetatable({ rt = rt, models = models, matches = matches, changed = changed,
+    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {}, turn = 0 },
+    Cluster)
 end
 
 local function join(self, w)
   w.streams, w.n, w.suspect_until, w.others = {}, 0, 0, 0
+  w.changed = self.changed
   self.workers[#self.workers + 1] = w
   table.insert(w.entry.workers, w)
+  self.changed()
   return w
 end
 
@@ -69,20 +74,33 @@ end
 local SAME = { "fingerprint", "vocab", "max_model_len", "block_size", "kv_layout",
   "hash_algo", "hash_seed" }
 
-local function differing(entry, model)
-  for _, field in ipairs(SAME) do
-    if entry.identity[field] ~= model[field] then
-      return ("%s is %s, here it is %s"):format(field, tostring(model[field]),
-        tostring(entry.identity[field]))
-    end
-  end
+local function is_name(v)
+  return type(v) == "string" and #v <= MAX_NAME and not v:find "%c"
 end
 
-local function refuse_stranger(self, hello, why)
-  local key = hello.name .. why
-  if self.strangers[key] then return end
-  self.strangers[key] = true
-  log.warning("%s is not taken: %s", hello.name, why)
+-- A value of a hello, for the log.
+local function shown(v)
+  return (is_name(v) or type(v) == "number") and tostring(v) or "malformed"
+end
+
+-- What forbids a model to join the workers of an entry, with both sides' values; or nil.
+local function differing(entry, model)
+  local list, first = {}, entry.workers[1]
+  for _, field in ipairs(SAME) do
+    local theirs, ours = model[field], entry.identity[field]
+    if theirs ~= ours then
+      list[#list + 1] = ("its %s is %s, that of %s is %s"):format(field, shown(theirs),
+        first and first.name or "the last one", shown(ours))
+    end
+  end
+  return list[1] and table.concat(list, "; ")
+end
+
+-- Logs why a process is not taken: once, however often it says hello.
+local function refuse(self, peer, name, why)
+  if self.said[peer] == why then return end
+  self.said[peer] = why
+  log.warning("%s is not taken: %s", name, why)
 end
 
 -- A new entry of that model, from its card.
@@ -124,11 +142,37 @@ local function is_count(v)
   return type(v) == "number" and v >= 1 and v % 1 == 0
 end
 
+local function are_names(list)
+  if type(list) ~= "table" then return false end
+  for _, name in ipairs(list) do
+    if not is_name(name) then return false end
+  end
+  return true
+end
+
 local function well_formed(hello)
   local m = type(hello) == "table" and hello.model
-  return type(m) == "table" and type(m.names) == "table" and type(hello.name) == "string"
-    and type(m.names[1]) == "string" and is_count(hello.engines) and hello.engines <= 64
+  return type(m) == "table" and is_name(hello.name) and are_names(m.names) and m.names[1]
+    and are_names(m.known_as) and is_count(hello.engines) and hello.engines <= 64
     and is_count(m.block_size) and is_count(m.max_num_batched_tokens)
+end
+
+-- Why a worker that said hello is not wanted, or nil.
+local function unwanted(self, hello)
+  if well_formed(hello) then
+    local ok, why = self.matches(hello.model)
+    return not ok and why or nil
+  end
+  return ("what it says of its model is not understood (its version is %s, ours %s)")
+    :format(shown(hello.version), ffi.string(C.pl_version()))
+end
+
+-- One that rounds in another way is taken, but a request is moved to it last.
+local function tell_numerics(entry, hello)
+  local first = entry.workers[1]
+  if not first or first.numerics == hello.model.numerics then return end
+  log.warning("%s rounds in another way than %s: its numerics are %s, not %s", hello.name,
+    first.name, shown(hello.model.numerics), shown(first.numerics))
 end
 
 local function add_peer(self, peer, hello)
@@ -136,15 +180,16 @@ local function add_peer(self, peer, hello)
   if not self.of_peer[peer] then return end           -- it left meanwhile
   if not entry or #self.workers >= MAX_WORKERS then
     self.of_peer[peer], self.refused[peer] = nil, true
-    return refuse_stranger(self, hello, why or "there are too many workers")
+    return refuse(self, peer, hello.name, why or "there are too many workers")
   end
+  log.info("%s is here: %s, %s", hello.name, hello.model.names[1],
+    hello.host or "somewhere")
+  tell_numerics(entry, hello)
   for i = 0, hello.engines - 1 do
     table.insert(self.of_peer[peer], join(self, { entry = entry, peer = peer, index = i,
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state }))
   end
-  log.info("%s is here: %s, %s", hello.name, hello.model.names[1],
-    hello.host or "somewhere")
 end
 
 -- Takes the streams away from a worker that wants to go: each is then lost, and moves.
@@ -156,6 +201,7 @@ local function set_state(w, state)
   if w.state == state then return end
   w.state = state
   if state == "leaving" then recall(w) end
+  w.changed()
 end
 
 -- Empties a worker of this process: who runs there may finish within so many seconds, the
@@ -186,7 +232,10 @@ local function on_hello(self, peer)
   local said = hello_of(self, peer)
   local hello = said and said.hello
   if type(hello) ~= "table" or not hello.model then return end
-  if not well_formed(hello) or not self.wanted(hello.model.names) then return end
+  local why = unwanted(self, hello)
+  if why then
+    return refuse(self, peer, shown(hello.name), why)
+  end
   local workers = self.of_peer[peer]
   if not workers then
     self.of_peer[peer] = {}
@@ -204,7 +253,7 @@ end
 
 local function on_gone(self, peer, why)
   local workers, last = self.of_peer[peer] or {}, false
-  self.of_peer[peer], self.refused[peer] = nil, nil
+  self.of_peer[peer], self.refused[peer], self.said[peer] = nil, nil, nil
   for _, w in ipairs(workers) do
     w.was_leaving = w.state ~= "ready" or why == C.PL_LOST_LEFT
     w.state = "lost"
@@ -213,6 +262,7 @@ local function on_gone(self, peer, why)
     last = last or #w.entry.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end
+  if workers[1] then self.changed() end
   if not last then return end
   local again = self.refused                -- who was a stranger to those may serve now
   self.refused = {}

@@ -8,7 +8,6 @@ local host = require "perilune.host"
 local log = require "perilune.log"
 local models = require "perilune.models"
 local openai = require "perilune.openai"
-local settings = require "perilune.recipe"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -46,20 +45,6 @@ function Server:set_deadline(job, arrived, seconds, refused)
   flow.spawn(watch_deadlines, self)
 end
 
--- Which models a frontend serves: those it sees, or, where its recipe names one, that.
-local function wanted_by(recipe)
-  local origin = settings.origin(recipe, "model")
-  local named = recipe.model and origin ~= "default" and origin:sub(1, 1) ~= "$"
-    and recipe.model
-  return function(names)
-    if not named then return true end
-    for _, name in ipairs(names) do
-      if name == named then return true end
-    end
-    return false
-  end
-end
-
 -- Copies live options to where each request looks for them: at the start, and after each
 -- change.
 function Server:refresh()
@@ -89,7 +74,9 @@ function M.new(recipe, rt, alone)
       credentials = http.allow_credentials },
   }, Server)
   self:refresh()
-  self.cluster = cluster.new(rt, self.models, wanted_by(recipe))
+  local matches, wanted = models.wanted(recipe)
+  self.wanted = wanted
+  self.cluster = cluster.new(rt, self.models, matches, function() self:tell() end)
   return self
 end
 
@@ -108,6 +95,7 @@ function Server:open()
   local port = C.pl_listen(self.rt, http.host, http.port)
   if port < 0 then return pl.refusal(port) end
   self.url = ("http://%s:%d"):format(http.host, port)
+  self:tell()
   return port
 end
 
@@ -118,6 +106,25 @@ function Server:missing()
   end
   return self.cluster.workers[1] and "no worker takes requests now"
     or "no worker is here"
+end
+
+-- Says, where that has changed, whether anybody can be served.
+function Server:tell()
+  if not self.url or self.stopping then return end
+  local why = self:missing() or ""
+  if why == self.told then return end
+  local was = self.told
+  self.told = why
+  if why == "" then
+    local names = {}
+    for i, entry in ipairs(self.models.list) do names[i] = entry.key end
+    log.info("serving %s at %s", table.concat(names, ", "), self.url)
+  elseif was then
+    log.warning("%s; requests wait at %s", why, self.url)
+  else
+    log.info("waiting for a worker of %s in namespace '%s' at %s", self.wanted,
+      self.recipe.namespace, self.url)
+  end
 end
 
 -- What serves, as health.lua tells it.

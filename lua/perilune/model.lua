@@ -109,10 +109,13 @@ local function with_files(paths, act, ...)
   return result
 end
 
-local function name_of(path)
+-- The name of a model at that path, whether or not the path exists here: org/name for a
+-- snapshot in the hub's cache, otherwise the name of the file or folder.
+function M.name(path)
+  if #path > 1 then path = path:gsub("/+$", "") end
   local org, name = path:match "models%-%-([^/]-)%-%-([^/]+)/snapshots/[^/]+$"
   if org then return org .. "/" .. name end
-  return (path:match "([^/]+)$" or path):gsub("%.gguf$", "")
+  return ((path:match "([^/]+)$" or path):gsub("%.gguf$", ""))
 end
 
 -- What the fingerprint says of a model besides its files: the options, in a fixed order.
@@ -160,7 +163,7 @@ local function describe(path, opts)
   else
     desc = with_files({ path }, describe_file, path)
   end
-  desc.path, desc.name = path, name_of(path)
+  desc.path, desc.name = path, M.name(path)
   generation.apply(desc, opts)
   return with_files(desc.files, complete, desc)
 end

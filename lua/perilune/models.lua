@@ -9,6 +9,8 @@
 local pl = require "perilune.ffi"
 local buffer = require "string.buffer"
 local log = require "perilune.log"
+local model = require "perilune.model"
+local settings = require "perilune.recipe"
 local template = require "perilune.template"
 local C, ffi = pl.C, pl.ffi
 
@@ -54,6 +56,65 @@ function M.summary(recipe, w)
     priority = recipe.worker.scheduling_policy == "priority",
   }
 end
+
+-- ---- which models a frontend serves -------------------------------------------------
+
+local function quoted(list)
+  return "'" .. table.concat(list, "', '") .. "'"
+end
+
+local function has_any(list, wanted)
+  for _, name in ipairs(list) do
+    if wanted[name] then return true end
+  end
+  return false
+end
+
+local function set_of(list)
+  local set = {}
+  for _, item in ipairs(list) do set[item] = true end
+  return set
+end
+
+-- An option that the recipe or a flag sets; the environment's is a fallback for workers.
+local function stated(recipe, option)
+  if recipe[option] == nil then return nil end
+  local origin = settings.origin(recipe, option)
+  return origin ~= "default" and origin:sub(1, 1) ~= "$" and recipe[option] or nil
+end
+
+-- What a worker's model is known by besides the names that it is served under: how its
+-- own recipe spells it, and the name that its path gives.
+function M.known_as(recipe, desc)
+  return { recipe.model, desc.name }
+end
+
+-- The models that a frontend's recipe asks for: matches(m), where m = { names, known_as }
+-- is what a worker says of its model, is true, or nil and why not; and text for the log.
+--
+-- A path means something on one host only, so processes compare names: the spelling of a
+-- recipe that both may share, the served names, and what M.name makes of a path.
+function M.wanted(recipe)
+  local path = stated(recipe, "model")
+  local served = list_of(stated(recipe, "served_model_name"))
+  local by_path = path and set_of { path, model.name(path) }
+  local by_name = served[1] and set_of(served)
+  local function matches(m)
+    if by_path and not has_any(m.names, by_path)
+        and not has_any(m.known_as, by_path) then
+      return nil, ("its model is %s, wanted '%s'"):format(
+        quoted { m.known_as[1] or m.names[1] }, path)
+    end
+    if by_name and not has_any(m.names, by_name) then
+      return nil, ("it serves %s, wanted %s"):format(quoted(m.names), quoted(served))
+    end
+    return true
+  end
+  if served[1] then return matches, "model " .. quoted(served) end
+  return matches, path and "model " .. quoted { path } or "any model"
+end
+
+-- ---- contexts -----------------------------------------------------------------------
 
 -- What the frontend's live options say of a context.
 local function fill(recipe, ctx)

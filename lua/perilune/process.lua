@@ -194,8 +194,6 @@ local function open_doors(self)
   if self.server then
     local port, why = self.server:open()
     if not port then return nil, why end
-    log.info("serving %s at %s", self.summary and self.summary.names[1]
-      or "what it finds on the bus", self.server.url)
   elseif self.recipe.metrics_endpoint_port then
     return open_system(self)
   end

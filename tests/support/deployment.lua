@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- deployment.lua - a deployment as processes: a nats-server, frontends, workers.
+-- deployment.lua - a deployment as processes: a nats-server, frontends, workers, all of
+-- them started from one recipe, which names the model and the bus.
 --
 --   local f = deployment.start { workers = 4, worker = { "--threads", "1" } }
 --   local r = f.frontends[1]:post("/v1/completions", { prompt = "x" })
@@ -9,9 +10,12 @@
 local client = require "perilune.client"
 local nats = require "support.nats"
 local process = require "support.process"
+local scratch = require "scratch"
 local serving = require "support.serving"
 
-local M = { RECIPE = "recipes/agg.lua" }
+local M = {}
+
+local RECIPE = "return { model = %q, bus = %q, http = { port = 0 }, worker = {} }"
 
 -- Sanitizers make all of this slower by far.
 local START_SECONDS, STOP_SECONDS = 60, 60
@@ -105,9 +109,11 @@ function Deployment:launch(role, flags, how)
   local program = table.remove(inside, 1)
   local words = inside
   if program then words[#words + 1] = process.own_path() end
-  for _, word in ipairs { "run", M.RECIPE, role, "--bus", how and how.bus or self.bus,
-      "--log-format", "text" } do
+  for _, word in ipairs { "run", self.recipe, role, "--log-format", "text" } do
     words[#words + 1] = word
+  end
+  if how and how.bus then
+    words[#words + 1], words[#words + 2] = "--bus", how.bus
   end
   for _, flag in ipairs(flags) do words[#words + 1] = flag end
   local env = {}
@@ -136,7 +142,7 @@ end
 
 -- A worker that is being started: it is there once is_there says so.
 function Deployment:begin_worker(how)
-  local words = { "--model", self.model, "--metrics-endpoint-port", "0" }
+  local words = { "--metrics-endpoint-port", "0" }
   for _, flag in ipairs(self.worker) do words[#words + 1] = flag end
   local member = self:launch("worker", words, how)
   self.workers[#self.workers + 1] = member
@@ -151,9 +157,7 @@ end
 
 -- Does not wait for workers.
 function Deployment:add_frontend()
-  local words = { "--port", "0" }
-  for _, flag in ipairs(self.frontend) do words[#words + 1] = flag end
-  local member = self:launch("frontend", words)
+  local member = self:launch("frontend", self.frontend)
   self.frontends[#self.frontends + 1] = member
   reached(member, member:await(REACHED.frontend))
   return member
@@ -191,9 +195,11 @@ end
 function M.start(options)
   local o = options or {}
   local self = setmetatable({ nats = o.nats or nats.start(), owns_nats = not o.nats,
-    model = o.model or serving.MODEL, worker = o.worker or {}, frontend = o.frontend or {},
-    env = o.env or {}, workers = {}, frontends = {}, all = {} }, Deployment)
+    worker = o.worker or {}, frontend = o.frontend or {}, env = o.env or {}, workers = {},
+    frontends = {}, all = {}, dir = scratch.folder() }, Deployment)
   self.bus = o.bus or self.nats.url
+  self.recipe = self.dir.write("recipe.lua",
+    RECIPE:format(o.model or serving.MODEL, self.bus))
   local ok, why = pcall(open_all, self, o)
   if not ok then
     self:remove()
@@ -217,6 +223,7 @@ end
 function Deployment:remove()
   for _, member in ipairs(self.all) do member.process:remove() end
   self.all = {}
+  self.dir.remove()
   if self.owns_nats then self.nats:close() end
 end
 

@@ -117,8 +117,8 @@ describe("a deployment", function()
 
   setup(function()
     dir = scratch.folder()
-    dir.write("recipe.lua",
-      "return { worker = {}, admit = function() end, http = { port = 0 } }")
+    dir.write("recipe.lua", ("return { model = %q, worker = {}, "
+      .. "admit = function() end, http = { port = 0 } }"):format(serving.MODEL))
     nats = process.start({ "-a", "127.0.0.1", "-p", "-1" }, {}, "nats-server")
     local url = "nats://127.0.0.1:" .. told(nats, "client connections on 127.0.0.1:(%d+)")
     local function start(...)
@@ -131,7 +131,7 @@ describe("a deployment", function()
     frontend = start "frontend"
     front = at(tonumber(told(frontend, "at http://[%d.]+:(%d+)\n")))
     assert.equal(503, front:get("/health").status)
-    worker = start("worker", "--model", serving.MODEL, "--metrics-endpoint-port", "0",
+    worker = start("worker", "--metrics-endpoint-port", "0",
       "--canary-wait", "0.1")
     work = at(tonumber(told(worker, "at http://[%d.]+:(%d+)\n")))
     local config = read("examples/prometheus.yml")

@@ -78,7 +78,6 @@ describe("a deployment", function()
       .. "migration limit exhausted [request_id=w]")
     assert.is_nil(log:find("Aborted Request ID", 1, true))
     assert.equal(0, front:metric "dynamo_frontend_model_cancellation_total")
-    assert.is_nil(log:find("model = ", 1, true))       -- it has none, so it names none
   end)
 
   it("is seen and drained by name, from anywhere on the bus", function()
@@ -137,11 +136,32 @@ describe("a deployment", function()
     has(front.process:log(), "Aborted Request ID: mine (told to)")
   end)
 
+  it("serves a model whose path the frontend spells in its own way", function()
+    start { workers = 1, worker = { "--served-model-name", "tiny" } }
+    local here = select(2, scratch.sh "pwd"):gsub("%s+$", "")
+    for _, path in ipairs { here .. "/tests/golden/llama/", "./tests/golden/llama",
+        "/nowhere/llama", "tiny" } do
+      f.frontend = { "--model", path }
+      local front = f:add_frontend()
+      front:await "(serving tiny at )"
+      assert.equal(200, front:post(COMPLETION, { model = "tiny", prompt = "x" }).status)
+      front:signal "TERM"
+      front:ended()
+      f:forget(front)
+    end
+    f.frontend = { "--model", "other" }
+    local front = f:add_frontend()
+    front:await "(waiting for a worker of model 'other' in namespace 'perilune' at )"
+    front:await "(worker/0 is not taken: its model is 'tests/golden/llama', wanted 'other')"
+    assert.equal(503, front:get "/health".status)
+    assert.is_nil(front.process:log():find "serving ")
+  end)
+
   it("does not take a worker of another kind, and says why", function()
     local front = start { workers = 1 }
     f.worker = { "--device", "null", "--num-gpu-blocks-override", "512", "--block-size", "32" }
     f:add_worker()
-    front:await "(worker/1 is not taken: block_size is 32, here it is 16)\n"
+    front:await "(worker/1 is not taken: its block_size is 32, that of worker/0 is 16)\n"
     assert.equal(1, #front:get("/health").json.instances)
   end)
 end)

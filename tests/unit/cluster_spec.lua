@@ -6,11 +6,12 @@ local cjson = require "cjson"
 local cluster = require "perilune.cluster"
 local fleet = require "support.fleet"
 local flow = require "perilune.flow"
+local log = require "perilune.log"
 local pl = require "perilune.ffi"
 local C = pl.C
 
 local function hello(name, changes)
-  local model = { names = { "m" }, fingerprint = "f", vocab = 9, max_model_len = 99,
+  local model = { names = { "m" }, known_as = { "m.gguf" }, fingerprint = "f", vocab = 9, max_model_len = 99,
     block_size = 16, max_num_batched_tokens = 64, numerics = "n" }
   local h = { name = name, state = "ready", engines = 1, model = model }
   for k, v in pairs(changes or {}) do
@@ -32,15 +33,19 @@ function Models:add(summary)
 end
 
 describe("the workers that a frontend sees", function()
-  local f, front, c, ask, read
+  local f, front, c, ask, read, warning
+  local n_changes, warnings                 -- what is told
   local asked, answer                       -- of cards: how often; what comes
 
   before_each(function()
     f = fleet.open { kind = "null" }
     front = f:process { hello = false }
     c = cluster.new(front.rt, setmetatable({ n_added = 0 }, Models),
-      function() return true end)
+      function(m) return m.names[1] ~= "no", "its model is 'no', wanted 'm'" end,
+      function() n_changes = n_changes + 1 end)
     ask, read, asked = calls.ask, card.read, 0
+    warning, warnings, n_changes = log.warning, {}, 0
+    log.warning = function(...) warnings[#warnings + 1] = string.format(...) end
     answer = function() return "card" end
     calls.ask = function(_, peer)
       asked = asked + 1
@@ -51,7 +56,7 @@ describe("the workers that a frontend sees", function()
     C.pl_log_level(C.PL_LOG_ERROR)
   end)
   after_each(function()
-    calls.ask, card.read = ask, read
+    calls.ask, card.read, log.warning = ask, read, warning
     C.pl_log_level(C.PL_LOG_INFO)
     f:close()
   end)
@@ -145,6 +150,52 @@ describe("the workers that a frontend sees", function()
     assert.equal("new", names())
   end)
 
+  it("says once whom it does not take, with the values of both sides", function()
+    local said = {}
+    local list = { hello "first", hello("other", { names = { "no" } }),
+      hello("small", { block_size = 32, vocab = 7 }), hello("new", { known_as = 5 }),
+      hello("round", { numerics = "m" }), hello("forged", { fingerprint = "f\nERROR" }) }
+    run(function()
+      for i, text in ipairs(list) do
+        local peer, p = worker(text)
+        tell(peer)
+        await(function() return #c.workers + #warnings >= i end)
+        for state in pairs { ready = 1, draining = 1 } do
+          local again = text:gsub('"ready"', '"' .. state .. '"')
+          C.pl_bus_hello(p.rt, again, #again)
+          tell(peer)
+          flow.sleep(0.02)
+        end
+      end
+    end)
+    for _, line in ipairs(warnings) do said[line:match "^%S+"] = line end
+    assert.equal(5, #warnings)
+    assert.same({
+      other = "other is not taken: its model is 'no', wanted 'm'",
+      small = "small is not taken: its vocab is 7, that of first is 9; "
+        .. "its block_size is 32, that of first is 16",
+      new = ("new is not taken: what it says of its model is not understood "
+        .. "(its version is malformed, ours %s)"):format(pl.ffi.string(C.pl_version())),
+      round = "round rounds in another way than first: its numerics are m, not n",
+      forged = "forged is not taken: its fingerprint is malformed, that of first is f",
+    }, said)
+    assert.equal("first round", names())
+  end)
+
+  it("tells of each change of who is here", function()
+    local a = worker(hello "a")
+    run(function()
+      tell(a)
+      await(function() return c.workers[1] end)
+      assert.equal(1, n_changes)
+      cluster.resume(c.workers[1])
+      assert.equal(1, n_changes)
+      tell(a, C.PL_LOST_GONE)
+      await(function() return not c.workers[1] end)
+    end)
+    assert.equal(2, n_changes)
+  end)
+
   it("hears what a worker said while its card was on its way", function()
     local a, p = worker(hello "a")
     answer = function()
@@ -165,7 +216,8 @@ describe("the workers that a frontend sees", function()
   it("takes no nonsense", function()
     local peers = {}
     for i, changes in ipairs { { engines = 0 }, { engines = 1.5 }, { engines = "2" },
-        { names = {} }, { names = "m" }, { block_size = 0 }, { block_size = "16" },
+        { names = {} }, { names = "m" }, { names = { "m", 5 } }, { names = { "a\nb" } },
+        { known_as = { {} } }, { block_size = 0 }, { block_size = "16" },
         { max_num_batched_tokens = cjson.null } } do
       peers[i] = worker(hello("w" .. i, changes))
     end

@@ -20,7 +20,7 @@ describe("a running choice that every worker refuses", function()
     C.pl_log_level(C.PL_LOG_ERROR)
     local f = fleet.open()
     local front, entry, n_lines = f:process { engines = 1 }, { workers = {} }, 0
-    local c = cluster.new(front.rt, {}, nil)
+    local c = cluster.new(front.rt, {}, nil, function() end)
     local home = c:add_local { name = "worker/0", entry = entry, numerics = "n",
       engine = front.engines[1].engine }
     for i = 1, 2 do
