@@ -17,7 +17,8 @@ enum {
     MAX_LEAVING = 64,    /* beyond max_connections: those told that we are full */
     MAX_LOCAL = 64,      /* connections of the owner's; they count apart */
     MAX_BODIES = 16,     /* times max_body: what all requests together may hold */
-    BACKLOG = 1024
+    BACKLOG = 1024,
+    MAX_REFUSED_LINES = 20 /* of the log, a second */
 };
 
 enum {
@@ -67,6 +68,8 @@ struct pl_http {
     int n_conns, n_local;
     int32_t last_id;
     bool stopping;
+    int64_t refused_since; /* the second that n_refused is of */
+    int n_refused;
     pl_http_shared shared;
     char input[READ_BYTES];
 };
@@ -280,11 +283,27 @@ static void leave(pl_conn *c)
         set_deadline(c, write_ms(c));
 }
 
+/* What is no request costs its sender nothing, so lines about it have a bound. */
+static void log_refusal(pl_conn *c, int status, const char *why)
+{
+    pl_http *h = c->http;
+    int64_t now = now_of(c);
+    if (now - h->refused_since >= 1000) {
+        if (h->n_refused > MAX_REFUSED_LINES)
+            pl_log(PL_LOG_INFO, "%d more requests were refused",
+                   h->n_refused - MAX_REFUSED_LINES);
+        h->refused_since = now;
+        h->n_refused = 0;
+    }
+    if (h->n_refused++ < MAX_REFUSED_LINES)
+        pl_log(PL_LOG_INFO, "%s - refused: %s: %d", c->peer, why, status);
+}
+
 static void refuse(pl_conn *c, int status, const char *why)
 {
     pl_exchange_answer_error(pl_conn_out(c), status, why,
                              c->parser.llhttp.method == HTTP_HEAD);
-    pl_log(PL_LOG_INFO, "%s - refused: %s: %d", c->peer, why, status);
+    log_refusal(c, status, why);
     leave(c);
     flush(c);
 }

@@ -8,6 +8,13 @@
 #define FROM_NOTE(n) ((pl_exchange *)((char *)(n)-offsetof(pl_exchange, note)))
 #define FROM_NEWS(n, field) ((pl_exchange *)((char *)(n)-offsetof(pl_exchange, field)))
 
+enum {
+    CLIENT_LEFT = 499
+};
+
+/* Who is turned away for want of room is told when to come again, in seconds. */
+static const char RETRY_AFTER[] = "Retry-After: 1\r\n";
+
 static const char *phrase_of(int status)
 {
     static const struct {
@@ -99,7 +106,8 @@ static const char *error_type(int status)
 
 void pl_exchange_answer(pl_buf *out, int status, const pl_buf *body, bool head_only)
 {
-    add_head(out, status, "application/json", NULL, 0);
+    const char *again = status == 503 ? RETRY_AFTER : "";
+    add_head(out, status, "application/json", again, strlen(again));
     pl_buf_printf(out, "Content-Length: %zu\r\nConnection: close\r\n\r\n", body->len);
     if (!head_only) pl_buf_add(out, body->data, body->len);
 }
@@ -279,22 +287,36 @@ void pl_exchange_release(pl_exchange *x)
 void pl_exchange_label(pl_exchange *x, const char *fields, size_t len)
 {
     pl_lock(&x->lock);
-    x->label.len = 0;
     pl_buf_add(&x->label, fields, len);
     pl_unlock(&x->lock);
 }
 
 /* ---- io ---------------------------------------------------------------------------- */
 
+/* A field of its line: the name, then the value, each ended by a NUL. */
+static void add_field(pl_buf *label, const char *name, const char *value)
+{
+    pl_buf_add(label, name, strlen(name) + 1);
+    pl_buf_add(label, value, strlen(value) + 1);
+}
+
+/* The exchange is over. Without an answer its client has left, which counts as 499 as it
+ * does for nginx, or it was cut off here. */
 static void log_access(pl_exchange *x, int status)
 {
     x->logged = true;
     if (x->local) return; /* who takes it says what of it is worth a line */
     const char *query = pl_exchange_query(x);
+    bool gone = atomic_load(&x->gone);
+    if (!status) status = gone ? CLIENT_LEFT : 503;
+    char ms[24];
+    snprintf(ms, sizeof ms, "%lld", (long long)(pl_now_ns() - x->arrived_ns) / 1000000);
     pl_lock(&x->lock);
     pl_buf label = x->label;
     x->label = (pl_buf){0};
     pl_unlock(&x->lock);
+    add_field(&label, "#ms", ms);
+    if (gone) add_field(&label, "reason", "the client is gone");
     pl_log_with(PL_LOG_INFO, &label, "%s - \"%s %.512s%s%.256s HTTP/1.%d\" %d", x->peer,
                 pl_exchange_method(x), pl_exchange_path(x), *query ? "?" : "", query,
                 x->request.minor, status);
@@ -323,8 +345,9 @@ static void deliver(pl_exchange *x)
     x->out.len = 0;
     if (!c || ended) pl_buf_fini(&x->out);
     pl_unlock(&x->lock);
-    if (status && c && !x->logged) log_access(x, status);
-    if (!c || !(ended || cut)) return;
+    if (!(ended || cut)) return;
+    if (!x->logged) log_access(x, status);
+    if (!c) return;
     x->conn = NULL;
     unlink_watches(x, cut && !ended);
     if (ended)
@@ -400,6 +423,7 @@ pl_exchange *pl_exchange_open(pl_loop *loop, pl_http_shared *shared, pl_conn *co
     pl_exchange *x = pl_alloc(sizeof *x);
     x->id = id;
     atomic_init(&x->refs, 2);
+    x->arrived_ns = pl_now_ns();
     x->loop = loop;
     pl_loop_take(loop);
     x->shared = shared;

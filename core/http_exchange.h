@@ -33,6 +33,7 @@ struct pl_exchange {
     pl_request request; /* does not change */
     char peer[64];
     bool local; /* does not change either */
+    int64_t arrived_ns;
 
     pl_conn *conn;     /* io; NULL: answered, or gone */
     pl_watch *watches; /* io */

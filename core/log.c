@@ -66,6 +66,13 @@ static void add_word(pl_buf *line, const char *s, size_t len)
         add_quoted(line, s, len);
 }
 
+/* A field whose name begins with '#' is a whole number, and is one in JSON too. */
+static bool is_number(const char *name, const char *value, size_t len)
+{
+    return *name == '#' && len > 0 && len < 16 && strspn(value, "0123456789") == len &&
+           (*value != '0' || len == 1);
+}
+
 static void add_fields(pl_buf *line, const char *at, const char *end, bool json)
 {
     const char *name, *value;
@@ -73,10 +80,12 @@ static void add_fields(pl_buf *line, const char *at, const char *end, bool json)
     const char *before = json ? "," : " [";
     while (next_string(&at, end, &name, &name_len) &&
            next_string(&at, end, &value, &value_len)) {
+        bool number = is_number(name, value, value_len);
+        size_t skip = *name == '#';
         pl_buf_add_str(line, before);
-        (json ? add_quoted : add_word)(line, name, name_len);
+        (json ? add_quoted : add_word)(line, name + skip, name_len - skip);
         pl_buf_add_str(line, json ? ":" : "=");
-        (json ? add_quoted : add_word)(line, value, value_len);
+        (json && !number ? add_quoted : add_word)(line, value, value_len);
         before = json ? "," : " ";
     }
     if (!json && *before == ' ' && !before[1]) pl_buf_add_str(line, "]");

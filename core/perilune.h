@@ -52,7 +52,8 @@ enum { PL_LOG_DEBUG = 0, PL_LOG_INFO = 1, PL_LOG_WARN = 2, PL_LOG_ERROR = 3 };
 void pl_log_level(int level);
 void pl_log_json(int on);                 /* a JSON object a line, or (0) a line of text */
 void pl_log_write(int level, const char *text, size_t len);
-/* With what belongs to it: a name, NUL, its value, NUL, and so on; 1 KiB at most. */
+/* With what belongs to it: a name, NUL, its value, NUL, and so on; 1 KiB at most. A name
+ * that begins with '#', which is not shown, has a whole number. */
 void pl_log_fields(int level, const char *text, size_t len, const char *fields,
                    size_t fields_len);
 
@@ -412,7 +413,7 @@ void pl_exchange_begin(pl_exchange *x, int status, const char *type, const char 
 void pl_exchange_write(pl_exchange *x, const char *data, size_t len);
 void pl_exchange_end(pl_exchange *x);
 void pl_exchange_release(pl_exchange *x);      /* Lua is through with it; unanswered: cut off */
-/* Before it is answered: fields, as pl_log_fields has them, of the line that the log gets. */
+/* Before its answer ends: more fields, as pl_log_fields has them, of its line in the log. */
 void pl_exchange_label(pl_exchange *x, const char *fields, size_t len);
 
 enum { PL_STREAM_SSE = 0,                  /* C writes before + JSON text + after, per piece */

@@ -55,18 +55,19 @@ end
 
 local NAMELESS = log.with {}
 
--- Its lines in the log carry what is known of it, the one of its answer too.
-local function label(who, x)
-  local fields = who.id and "request_id\0" .. who.id .. "\0" or ""
-  if who.trace then fields = fields .. "trace_id\0" .. who.trace.trace_id .. "\0" end
-  who.log = log.with_packed(fields)
-  C.pl_exchange_label(x, fields, #fields)
+-- From now on its lines in the log carry this too, the one of its answer as well. The id
+-- comes last here, for other processes take the first field to be it (pl_seq_label).
+local function label(who, x, name, value)
+  local field = name .. "\0" .. value .. "\0"
+  who.log = log.with_packed(field .. who.log:packed())
+  C.pl_exchange_label(x, field, #field)
 end
 
 function M.of(x)
   local id, parent = header(x, "x-request-id"), header(x, "traceparent")
   local who = { id = M.id(id), trace = parent and M.trace(parent), log = NAMELESS }
-  if who.id or who.trace then label(who, x) end
+  if who.trace then label(who, x, "trace_id", who.trace.trace_id) end
+  if who.id then label(who, x, "request_id", who.id) end
   return who
 end
 
@@ -74,7 +75,7 @@ end
 function M.settle(who, x, wanted)
   if not who.id then
     who.id = M.id(wanted) or M.draw()
-    label(who, x)
+    label(who, x, "request_id", who.id)
   end
   return who.id
 end

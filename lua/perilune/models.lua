@@ -131,15 +131,33 @@ local function context(summary, tok, key)
   for _, name in ipairs(summary.names) do known[name] = true end
   if summary.path then known[summary.path] = true end
   return {
-    key = key, names = known, text = tok.text, vocab = summary.vocab,
-    max_model_len = summary.max_model_len, defaults = summary.generation,
-    eos_ids = summary.eos_ids, priority = summary.priority,
+    key = key, names = known, served = summary.names, text = tok.text,
+    vocab = summary.vocab, max_model_len = summary.max_model_len,
+    defaults = summary.generation, eos_ids = summary.eos_ids, priority = summary.priority,
     prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
     bos_token = tok.bos_token, eos_token = tok.eos_token,
     chat_template = own or tok.chat_template,
     tool_template = own or tok.tool_template or tok.chat_template,
     max_n = 16384, max_choices = M.MAX_CHOICES,
   }
+end
+
+-- Models that are named to who asks for one that is not there.
+local MAX_NAMED = 16
+
+-- What is said of a name that none of these contexts has.
+function M.unknown(contexts, name)
+  local names = {}
+  for _, ctx in ipairs(contexts) do
+    for _, served in ipairs(ctx.served) do names[#names + 1] = "`" .. served .. "`" end
+  end
+  local more, here = #names - MAX_NAMED, "No worker is here yet."
+  if #names > 0 then
+    here = ("Served here: %s%s."):format(
+      table.concat(names, ", ", 1, math.min(#names, MAX_NAMED)),
+      more > 0 and (" and %d more"):format(more) or "")
+  end
+  return ("The model `%s` does not exist. %s"):format(name:sub(1, 200), here)
 end
 
 -- The contexts as bytes, for Lua states of their own; C's objects go as addresses.

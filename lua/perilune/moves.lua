@@ -11,6 +11,7 @@ local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local hooks = require "perilune.hooks"
 local requests = require "perilune.requests"
+local waits = require "perilune.waits"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -76,16 +77,20 @@ end
 -- A worker for the choice, waited for until its deadline; nil: none came, or the request
 -- is over.
 local function find(server, job, choice, avoid, numerics)
+  local wait, w
   while not is_over(job) do
-    local w = server.cluster:choose(job.entry, avoid, choice.full, numerics)
-    if w then return w end
-    if now() > choice.deadline or server.waiting >= server.recipe.http.max_waiting then
-      return nil
+    w = server.cluster:choose(job.entry, avoid, choice.full, numerics)
+    if w or now() > choice.deadline
+        or server.waiting >= server.recipe.http.max_waiting then
+      break
     end
+    wait = wait or waits.begin(server, job.log, "waits for a worker that takes it")
     server.waiting = server.waiting + 1
     flow.sleep(LOOK_SECONDS)
     server.waiting = server.waiting - 1
   end
+  waits.done(server, wait)
+  return w
 end
 
 -- Whether all that take requests had no room for the choice.

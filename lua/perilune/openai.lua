@@ -4,8 +4,10 @@
 -- Bodies, fields, defaults and errors are OpenAI's as vLLM has them (docs/http.md).
 
 local pl = require "perilune.ffi"
+local access = require "perilune.access"
 local identity = require "perilune.identity"
 local json = require "perilune.json"
+local models_of = require "perilune.models"
 local overload = require "perilune.overload"
 local serve = require "perilune.serve"
 local system = require "perilune.system"
@@ -52,16 +54,16 @@ local function models(server, x, headers)
   reply(x, 200, json.encode(list), headers)
 end
 
-local function tokenize(server, x, headers)
-  local plan = serve.plan(server, x, "tokenize")
+local function tokenize(server, x, headers, who)
+  local plan = serve.plan(server, x, "tokenize", who)
   if plan.refused then return refuse(x, plan, headers) end
   reply(x, 200, json.encode(json.object("count", #plan.ids, "max_model_len",
     plan.max_model_len, "tokens", json.array(plan.ids), "token_strs",
     plan.strings and json.array(plan.strings) or json.null)), headers)
 end
 
-local function detokenize(server, x, headers)
-  local plan = serve.plan(server, x, "detokenize")
+local function detokenize(server, x, headers, who)
+  local plan = serve.plan(server, x, "detokenize", who)
   if plan.refused then return refuse(x, plan, headers) end
   reply(x, 200, json.encode(json.object("prompt", plan.text)), headers)
 end
@@ -126,10 +128,26 @@ local function cancel(server, x, headers, _, path)
     "cancelled", true)), headers)
 end
 
+-- GET /v1/models/{id}: the card of a model, by any of the names it is served under.
+local function model(server, x, headers, _, path)
+  local id = path:match "^/v1/models/(.+)$"
+  for _, entry in ipairs(server.models.list) do
+    for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
+      if name == id then
+        return reply(x, 200, json.encode(model_card(entry, name)), headers)
+      end
+    end
+  end
+  serve.refuse(x, { status = 404, param = "model", headers = headers,
+    message = models_of.unknown(server.models.contexts, id) })
+end
+
 local ROUTES = {
   ["/v1/chat/completions"] = { POST = generate "chat" },
   ["/v1/completions"] = { POST = generate "completion" },
   ["/v1/models"] = { GET = models },
+  ["/v1/models/{id}"] = { GET = model },
+  ["/v1/cancel/{id}"] = { POST = cancel },
   ["/tokenize"] = { POST = tokenize },
   ["/detokenize"] = { POST = detokenize },
   ["/health"] = { GET = system.frontend_health },
@@ -149,6 +167,27 @@ local SERVED = {
   end,
   ["/reset_prefix_cache"] = function(server) return server.dev_mode end,
 }
+
+local function is_served(server, path)
+  return not SERVED[path] or SERVED[path](server)
+end
+
+-- The route of a path; those that end in an id go by all that comes before it.
+local function route_of(server, path)
+  local name = path:find "{" and "" or path
+  if not ROUTES[name] then
+    name = (path:match "^(/v1/%l+/)." or "") .. "{id}"
+  end
+  return is_served(server, name) and ROUTES[name] or nil
+end
+
+local function paths_of(server)
+  local list = {}
+  for path in pairs(ROUTES) do
+    if is_served(server, path) then list[#list + 1] = path end
+  end
+  return list
+end
 
 -- ---- who may ------------------------------------------------------------------------
 
@@ -224,12 +263,6 @@ local function no(x, headers, status, message)
   return serve.refuse(x, { status = status, message = message, headers = headers })
 end
 
-local function allow_header(route)
-  local methods = {}
-  for m in pairs(route) do methods[#methods + 1] = m end
-  return "Allow: " .. table.concat(methods, ", ") .. "\r\n"
-end
-
 -- Answers one exchange.
 local function dispatch(server, x, who)
   local method = ffi.string(C.pl_exchange_method(x))
@@ -239,15 +272,17 @@ local function dispatch(server, x, who)
     return preflight(server, x, headers)
   end
   headers = headers .. request_id(server, x, who)
-  local route = ROUTES[path] or path:find "^/v1/cancel/." and { POST = cancel }
-  if not route or (SERVED[path] and not SERVED[path](server)) then
-    return no(x, headers, 404, "Not Found")
+  local route = route_of(server, path)
+  if not route then
+    return no(x, headers, 404, system.no_path(path, paths_of(server)))
   end
   local handler = route[method == "HEAD" and "GET" or method]
   if not handler then
-    return no(x, headers .. allow_header(route), 405, "Method Not Allowed")
+    local why, allow = system.no_method(method, path:sub(1, 200), route)
+    return no(x, headers .. allow, 405, why)
   end
   if not authorized(server, x, path, method, who) then
+    access.refused(x, "no valid key")
     return reply(x, 401, '{"error":"Unauthorized"}',
       headers .. "WWW-Authenticate: Bearer\r\n")
   end

@@ -8,6 +8,7 @@
 
 local json = require "perilune.json"
 local live = require "perilune.live"
+local models = require "perilune.models"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
 
@@ -121,7 +122,7 @@ function M.post(server, body)
     return refused(400, "model is required.", "model")
   end
   if not serves(server, doc.model) then
-    return refused(404, ("The model `%s` does not exist."):format(doc.model), "model")
+    return refused(404, models.unknown(server.models.contexts, doc.model), "model")
   end
   local asked, why, name = asked_for(doc)
   if not asked then return refused(400, why, name) end

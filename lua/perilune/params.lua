@@ -270,12 +270,12 @@ function M.truncation(req, ctx)
   return k
 end
 
-local UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
+M.UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
   "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
   "kv_transfer_params" }
 
 function M.refuse_unsupported(req)
-  for _, name in ipairs(UNSUPPORTED) do
+  for _, name in ipairs(M.UNSUPPORTED) do
     local v = given(req, name)
     if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
   end
@@ -287,12 +287,12 @@ function M.refuse_unsupported(req)
 end
 
 -- Fields that change nothing here: what they may be, so that a mistake is not hidden.
-local UNUSED = { length_penalty = M.number, spaces_between_special_tokens = M.boolean,
+M.UNUSED = { length_penalty = M.number, spaces_between_special_tokens = M.boolean,
   user = M.string, parallel_tool_calls = M.boolean, include_reasoning = M.boolean,
   reasoning_effort = M.string }
 
 function M.check_unused(req)
-  for name, read in pairs(UNUSED) do read(req, name) end
+  for name, read in pairs(M.UNUSED) do read(req, name) end
 end
 
 -- Sets max_tokens: what was asked, capped by generation_config's max_new_tokens, or the

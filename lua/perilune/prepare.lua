@@ -14,7 +14,9 @@
 -- the pool only, where it hashes the prompt's blocks.
 
 local pl = require "perilune.ffi"
+local fields = require "perilune.fields"
 local json = require "perilune.json"
+local models = require "perilune.models"
 local params = require "perilune.params"
 local messages = require "perilune.messages"
 local prompts_of = require "perilune.prompts"
@@ -170,7 +172,7 @@ local function context_of(contexts, name)
   for _, ctx in ipairs(contexts) do
     if name and ctx.names[name] or not name and #contexts == 1 then return ctx end
   end
-  if name then refuse(("The model `%s` does not exist."):format(name), "model", 404) end
+  if name then refuse(models.unknown(contexts, name), "model", 404) end
   if contexts[1] then refuse("model must be given: there are several.", "model") end
   refuse("No worker is here yet.", nil, 503)
 end
@@ -308,6 +310,7 @@ local function plan_of(contexts, kind, doc)
   local ctx = context_of(contexts, params.string(req, "model"))
   local plan = M[kind](ctx, req, C.pl_json_find(doc, "prompt"), doc)
   plan.model_key = ctx.key
+  plan.idle = fields.idle(req, kind)
   return plan
 end
 

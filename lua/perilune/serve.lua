@@ -8,9 +8,11 @@
 -- job.over and cancels its streams.
 
 local pl = require "perilune.ffi"
+local access = require "perilune.access"
 local answer = require "perilune.answer"
 local choice_of = require "perilune.choice"
 local cluster = require "perilune.cluster"
+local fields = require "perilune.fields"
 local flow = require "perilune.flow"
 local job_of = require "perilune.job"
 local log = require "perilune.log"
@@ -18,6 +20,8 @@ local buffer = require "string.buffer"
 local overload = require "perilune.overload"
 local prepare = require "perilune.prepare"
 local requests = require "perilune.requests"
+local system = require "perilune.system"
+local waits = require "perilune.waits"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -28,22 +32,18 @@ local len_out = ffi.new "size_t[1]"
 -- Bodies from this size on are prepared in the pool: below it, it takes some 100 us.
 local BIG = 16384
 
--- The plan for an exchange's body, or nil if the client went away meanwhile.
-function M.plan(server, x, kind)
-  local body = C.pl_exchange_body(x, len_out)
-  local len = len_out[0]
-  -- A template of the client's may take long, however small the request is.
-  local small = len < BIG and not server.recipe.http.trust_request_chat_template
-  if small or not server.has_pool then
-    return prepare.run(server.models.contexts, kind, body, len)
-  end
+-- The plan for an exchange's body, made in the pool.
+local function pooled(server, x, kind, who)
   local arg = kind .. "\n" .. server.models.blob
   local id = C.pl_job_push(server.rt, x, arg, #arg)
   if id < 0 then
     return { refused = { status = 503,
       message = "Too many large requests are waiting." } }
   end
+  local wait = waits.begin(server, who.log, ("of %s is being prepared, or is in line "
+    .. "for that"):format(ffi.string(C.pl_exchange_peer(x))))
   local job = ffi.cast(job_ptr, flow.await(id, "job").object)
+  waits.done(server, wait)
   flow.forget(id, "job")
   local result = C.pl_job_result(job, len_out)
   local plan = buffer.decode(ffi.string(result, len_out[0]))
@@ -51,12 +51,25 @@ function M.plan(server, x, kind)
   return plan
 end
 
+-- The plan for an exchange's body. `who`: identity.lua's.
+function M.plan(server, x, kind, who)
+  local body = C.pl_exchange_body(x, len_out)
+  local len = len_out[0]
+  -- A template of the client's may take long, however small the request is.
+  local small = len < BIG and not server.recipe.http.trust_request_chat_template
+  local plan = (small or not server.has_pool)
+    and prepare.run(server.models.contexts, kind, body, len)
+    or pooled(server, x, kind, who)
+  if plan.idle then fields.tell(plan.idle, kind, who.log) end
+  return plan
+end
+
 -- Says no: `refused` is status, message and perhaps param, headers, trace.
 function M.refuse(x, refused, headers)
   if refused.trace then log.error("request failed: " .. refused.trace) end
   local body = answer.error_body(refused.message, refused.status, refused.param)
-  local all = (refused.headers or "") .. (headers or "")
-  C.pl_exchange_reply(x, refused.status, "application/json", all, #all, body, #body)
+  access.refused(x, refused.message)
+  system.reply(x, refused.status, body, (refused.headers or "") .. (headers or ""))
 end
 
 local function write(x, text)
@@ -138,24 +151,35 @@ local function with_all(each, server, job, x)
   flow.join(tasks)
 end
 
+-- What went wrong with one of them, or nil.
+local function refused_of(choices)
+  for _, c in ipairs(choices) do
+    if c.refused then return c.refused end
+  end
+end
+
 local function stream(server, x, job, choices)
   begin_stream(x, job, choices)
   with_all(choice_of.follow, server, job, x)
   local last = answer.DONE
+  local n_prompt, n_out, cached = totals(choices, job.plan)
   if job.plan.include_usage or server.force_usage then
-    local usage = job.answer:usage(totals(choices, job.plan))
-    last = job.answer:usage_chunk(usage) .. last
+    last = job.answer:usage_chunk(job.answer:usage(n_prompt, n_out, cached)) .. last
   end
+  access.served(x, choices, n_prompt, n_out)
+  local refused = refused_of(choices)
+  if refused then access.refused(x, refused.message) end
   write(x, last)
   C.pl_exchange_end(x)
 end
 
 local function whole(server, x, job, choices)
   with_all(choice_of.gather, server, job, x)
-  local refused
-  for _, c in ipairs(choices) do refused = refused or c.refused end
+  local refused = refused_of(choices)
+  local n_prompt, n_out, cached = totals(choices, job.plan)
+  access.served(x, choices, n_prompt, n_out)
   if refused then return M.refuse(x, refused, job.headers) end
-  local body = job.answer:body(choices, job.answer:usage(totals(choices, job.plan)))
+  local body = job.answer:body(choices, job.answer:usage(n_prompt, n_out, cached))
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
 end
 
@@ -227,9 +251,8 @@ end
 
 -- Why its choices did not all end as they would have by themselves; nil: they did.
 local function why_ended(job)
-  for _, c in ipairs(job.choices) do
-    if c.refused then return c.refused.message end
-  end
+  local refused = refused_of(job.choices)
+  if refused then return refused.message end
   for _, c in ipairs(job.choices) do
     if c.last.finish == C.PL_FINISH_ABORT then return why_over(job) end
   end
@@ -277,7 +300,7 @@ end
 -- `who`: identity.lua's.
 function M.generate(server, x, kind, headers, who)
   local arrived = C.pl_now_ns()
-  local plan = M.plan(server, x, kind)
+  local plan = M.plan(server, x, kind, who)
   if plan.refused then
     server.metrics:refused({ plan = { kind = kind } }, plan.refused.status)
     return M.refuse(x, plan.refused, headers)

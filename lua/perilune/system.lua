@@ -6,15 +6,26 @@
 --   flow.on("request", function(ev) system.handle({ health = h, metrics = m }, x) end)
 
 local pl = require "perilune.ffi"
+local access = require "perilune.access"
+local json = require "perilune.json"
 local log = require "perilune.log"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
 local JSON = "application/json"
+-- Bytes of a stranger's path that are said back.
+local MAX_PATH = 200
+
+-- In how many seconds a client may come again that was told 503, where nobody knows it
+-- better.
+local RETRY_AFTER = "Retry-After: 1\r\n"
 
 function M.reply(x, status, body, headers, kind)
   headers = headers or ""
+  if status == 503 and not headers:find "Retry%-After:" then
+    headers = headers .. RETRY_AFTER
+  end
   C.pl_exchange_reply(x, status, kind or JSON, headers, #headers, body, #body)
 end
 
@@ -39,12 +50,40 @@ local ROUTES = {
   ["/health"] = M.worker_health, ["/live"] = M.live, ["/metrics"] = M.metrics,
 }
 
+-- What is said of a path that is not there; `paths`: a list of those that are.
+function M.no_path(path, paths)
+  table.sort(paths)
+  return ("Not Found: no path '%s' here; there are %s"):format(path:sub(1, MAX_PATH),
+    table.concat(paths, ", "))
+end
+
+-- The same of a method, and the header that goes with it; `route`: by method.
+function M.no_method(method, path, route)
+  local methods = {}
+  for name in pairs(route) do methods[#methods + 1] = name end
+  if route.GET then methods[#methods + 1] = "HEAD" end
+  table.sort(methods)
+  local allowed = table.concat(methods, ", ")
+  return ("Method Not Allowed: %s takes %s, not %s"):format(path, allowed, method),
+    "Allow: " .. allowed .. "\r\n"
+end
+
+local function refuse(x, status, why, headers)
+  access.refused(x, why)
+  M.reply(x, status, json.encode { error = why }, headers)
+end
+
 local function dispatch(server, x)
   local method = ffi.string(C.pl_exchange_method(x))
-  local route = ROUTES[ffi.string(C.pl_exchange_path(x))]
-  if not route then return M.reply(x, 404, '{"error":"Not Found"}') end
+  local path = ffi.string(C.pl_exchange_path(x))
+  local route = ROUTES[path]
+  if not route then
+    local paths = {}
+    for name in pairs(ROUTES) do paths[#paths + 1] = name end
+    return refuse(x, 404, M.no_path(path, paths))
+  end
   if method ~= "GET" and method ~= "HEAD" then
-    return M.reply(x, 405, '{"error":"Method Not Allowed"}', "Allow: GET, HEAD\r\n")
+    return refuse(x, 405, M.no_method(method, path, { GET = route }))
   end
   route(server, x)
 end

@@ -72,9 +72,10 @@ describe("/busy_threshold", function()
   end)
   teardown(function() log.info = info end)
   before_each(function()
-    local entry = { key = "m", ctx = { names = { m = true, n = true } } }
+    local entry = { key = "m", ctx = { names = { m = true, n = true },
+      served = { "m", "n" } } }
     server = { recipe = resolve("--active-decode-blocks-threshold", "0.25"),
-      models = { list = { entry } } }
+      models = { list = { entry }, contexts = { entry.ctx } } }
     server.process = { recipe = server.recipe }
   end)
 
@@ -112,7 +113,7 @@ describe("/busy_threshold", function()
     assert.equal("400 The body must be a JSON object.", (refused "[]"))
     assert.equal("400 The body must be a JSON object.", (refused "{"))
     assert.equal("400 model is required.", (refused "{}"))
-    assert.equal("404 The model `x` does not exist.", (refused '{"model":"x"}'))
+    assert.equal("404 The model `x` does not exist. Served here: `m`, `n`.", (refused '{"model":"x"}'))
     local why, param = refused [[{"model":"m","active_decode_blocks_threshold":0.5,
       "active_prefill_tokens_threshold":-1}]]
     assert.equal("400 active_prefill_tokens_threshold is -1; it wants an integer, at "

@@ -246,9 +246,10 @@ describe("raw HTTP", function()
       first[i].x = s:request()
     end
     local c = s:connect()
-    local status, body = c:answer()
+    local status, body, head = c:answer()
     assert.equal(503, status)
     assert.is_truthy(body:find("too many connections", 1, true))
+    assert.equal("1", head:match "\r\nRetry%-After: (%d+)\r\n")
     c:close()
     for i = 1, 3 do
       s:reply(first[i].x, 200)

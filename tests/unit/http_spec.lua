@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 local pl = require "perilune.ffi"
+local captured = require "support.captured"
 local server = require "support.server"
 local C, ffi = pl.C, pl.ffi
 
@@ -231,25 +232,71 @@ describe("http", function()
     c:close()
   end)
 
-  it("logs each request as it is answered", function()
-    ffi.cdef "int dup(int); int dup2(int, int); int open(const char *, int, ...);"
-    local name = os.tmpname()
-    local fd, err = ffi.C.open(name, 1), ffi.C.dup(2)
-    ffi.C.dup2(fd, 2)
+  -- What the log gets while fn runs.
+  local function logged(fn)
     C.pl_log_level(C.PL_LOG_INFO)
-    local c = s:connect "GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
-    s:reply(s:request(), 404)
-    c:answer()
-    c:close()
+    local text = captured(fn)
     C.pl_log_level(C.PL_LOG_ERROR)
-    ffi.C.dup2(err, 2)
-    ffi.C.close(err)
-    ffi.C.close(fd)
-    local file = assert(io.open(name))
-    local line = file:read "*a"
-    file:close()
-    os.remove(name)
-    assert.is_truthy(line:find '^INFO .* 127%.0%.0%.1:%d+ %- "GET /a%?b HTTP/1.1" 404\n$')
+    return text
+  end
+
+  local LINE = '^INFO .* 127%%.0%%.0%%.1:%%d+ %%- "GET %s HTTP/1.1" %s\n$'
+
+  it("logs each request once it is over, with what Lua says of it", function()
+    assert.matches(LINE:format("/a%?b", "404 %[ms=%d+%]"), logged(function()
+      local c = s:connect "GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
+      s:reply(s:request(), 404)
+      c:answer()
+      c:close()
+    end))
+    assert.matches(LINE:format("/s", '200 %[tokens=12 reason="a \\"b\\n" ms=%d+%]'),
+      logged(function()
+        local c = s:connect "GET /s HTTP/1.1\r\nHost: h\r\n\r\n"
+        local x = s:request()
+        C.pl_exchange_begin(x, 200, "text/plain", nil, 0)
+        C.pl_exchange_write(x, "some", 4)
+        c:receive()
+        for _, fields in ipairs { "#tokens\00012\0", 'reason\0a "b\n\0' } do
+          C.pl_exchange_label(x, fields, #fields)
+        end
+        C.pl_exchange_end(x)
+        C.pl_exchange_release(x)
+        c:receive()
+        c:close()
+      end))
+  end)
+
+  it("logs those whose client left, as 499 where there was no answer", function()
+    for status, begin in pairs { [499] = false, [200] = true } do
+      local text = logged(function()
+        local c = s:connect "GET /left HTTP/1.1\r\nHost: h\r\n\r\n"
+        local x = s:request()
+        if begin then C.pl_exchange_begin(x, 200, "text/plain", nil, 0) end
+        c:close()
+        assert.equal(C.PL_EV_GONE, (s:event()))
+        C.pl_exchange_release(x)
+        s:connect("GET / HTTP/1.1\r\nHost: h\r\n\r\n"):close()   -- the io thread is past it
+        local after = s:request()
+        s:event()
+        C.pl_exchange_release(after)
+      end)
+      assert.matches(LINE:format("/left", status
+        .. ' %[ms=%d+ reason="the client is gone"%]'):gsub("\n%$$", "\n"), text)
+    end
+  end)
+
+  it("does not log more refusals than it says, however many come", function()
+    local began = C.pl_now_ns()
+    local text = logged(function()
+      for _ = 1, 200 do
+        local c = s:connect "nonsense\r\n\r\n"
+        c:read_all()
+        c:close()
+      end
+    end)
+    local n = select(2, text:gsub("refused: [^\n]*: 400\n", ""))
+    local seconds = math.ceil(tonumber(C.pl_now_ns() - began) / 1e9)
+    assert.is_true(n >= 20 and n <= 20 * (seconds + 1), text)
   end)
 
   it("closes with requests, streams and clients still there", function()

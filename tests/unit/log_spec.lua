@@ -2,33 +2,9 @@
 -- Lines of the log: text for people, JSON for programs, each on its line.
 local pl = require "perilune.ffi"
 local cjson = require "cjson.safe"
+local captured = require "support.captured"
 local log = require "perilune.log"
-local C, ffi = pl.C, pl.ffi
-
-ffi.cdef [[
-int t_log_dup(int) __asm__("dup");
-int t_log_dup2(int, int) __asm__("dup2");
-int t_log_open(const char *, int, ...) __asm__("open");
-int t_log_close(int) __asm__("close");
-]]
-local WRITE = 1
-
--- What fn writes to standard error.
-local function written(fn)
-  local name = os.tmpname()
-  local file, before = ffi.C.t_log_open(name, WRITE), ffi.C.t_log_dup(2)
-  ffi.C.t_log_dup2(file, 2)
-  local ok, why = pcall(fn)
-  ffi.C.t_log_dup2(before, 2)
-  ffi.C.t_log_close(before)
-  ffi.C.t_log_close(file)
-  local f = assert(io.open(name))
-  local text = f:read "*a"
-  f:close()
-  os.remove(name)
-  assert(ok, why)
-  return text
-end
+local C = pl.C
 
 local function lines(text)
   local list = {}
@@ -46,7 +22,7 @@ describe("a log", function()
   after_each(plain)
 
   it("is text, with fields at the end of a line", function()
-    local text = written(function()
+    local text = captured(function()
       log.info("%d workers", 2)
       log.with({ request_id = "a-1", trace_id = "ff" }):warning("lost %s", "it")
       log.with({}):error "100%"
@@ -62,7 +38,7 @@ describe("a log", function()
 
   it("is a JSON object a line", function()
     log.format "json"
-    local list = lines(written(function()
+    local list = lines(captured(function()
       log.info('say "%s"\n\tand \1 \255', "x")
       log.with({ request_id = "a", trace_id = "b" }):debug "unseen"
       log.with({ request_id = "a", trace_id = "b" }):error "seen"
@@ -77,8 +53,24 @@ describe("a log", function()
       { second.message, second.level, second.request_id, second.trace_id })
   end)
 
+  it("has whole numbers as numbers, where they are named so and are such", function()
+    local function line_of(name, value)
+      return captured(function() log.with({ [name] = value }):info "m" end)
+    end
+    assert.matches("m %[n=12%]\n$", line_of("#n", "12"))
+    log.format "json"
+    for value, kind in pairs { ["12"] = "number", ["0"] = "number", ["007"] = "string",
+        [""] = "string", ["1,\"x\":2"] = "string", ["-1"] = "string",
+        [("9"):rep(40)] = "string" } do
+      local n = assert(cjson.decode(line_of("#n", value))).n
+      assert.equal(kind, type(n))
+      assert.equal(value, tostring(n))
+    end
+    assert.equal("12", cjson.decode(line_of("n", "12")).n)
+  end)
+
   it("is JSON where nobody reads along", function()
-    local text = written(function()
+    local text = captured(function()
       log.format "auto"
       log.info "x"
     end)
@@ -87,11 +79,11 @@ describe("a log", function()
 
   it("keeps hostile fields on their line", function()
     local hostile = { a = 'q"] \\', b = "two\nlines", c = "", d = ("x"):rep(300) }
-    local text = lines(written(function() log.with(hostile):info "m" end))
+    local text = lines(captured(function() log.with(hostile):info "m" end))
     assert.equal(1, #text)
     assert.is_truthy(text[1]:find([[a="q\"] \\" b="two\nlines" c="" d=xxx]], 1, true))
     log.format "json"
-    local json = lines(written(function() log.with(hostile):info "m" end))
+    local json = lines(captured(function() log.with(hostile):info "m" end))
     assert.equal(1, #json)
     local got = assert(cjson.decode(json[1]))
     for name, value in pairs(hostile) do assert.equal(value, got[name]) end
@@ -102,7 +94,7 @@ describe("a log", function()
       { "a\0b\0" .. ("k"):rep(2000) .. "\0v\0", { a = "b" } } }
     log.format "json"
     for _, case in ipairs(cases) do
-      local got = assert(cjson.decode(written(function()
+      local got = assert(cjson.decode(captured(function()
         C.pl_log_fields(C.PL_LOG_INFO, "m", 1, case[1], #case[1])
       end)))
       got.time, got.level, got.message = nil, nil, nil
@@ -112,15 +104,15 @@ describe("a log", function()
 
   it("cuts what is too long", function()
     log.format "json"
-    local got = cjson.decode(written(function() log.info(("é"):rep(5000)) end))
+    local got = cjson.decode(captured(function() log.info(("é"):rep(5000)) end))
     assert.equal(("é"):rep(992), got.message)
     log.format "text"
-    assert.is_true(#written(function() log.info(("x"):rep(5000)) end) < 2100)
+    assert.is_true(#captured(function() log.info(("x"):rep(5000)) end) < 2100)
   end)
 
   it("changes its level while it runs", function()
     local about = log.with { request_id = "r" }
-    local list = lines(written(function()
+    local list = lines(captured(function()
       about:debug "1"
       log.level "debug"
       about:debug "2"
