@@ -217,6 +217,8 @@ local function converse(console, line)
       remember(line, text)
       local whole = evaluate(console, before .. text, true) ~= nil
       before = whole and "" or before .. text .. "\n"
+    else
+      evaluate(console, "", true)           -- Enter alone asks for news
     end
   end
 end

@@ -6,12 +6,16 @@
 -- is typed is logged, with what it changed.
 
 local complete = require "perilune.console_complete"
+local console_pl = require "perilune.console_pl"
 local help = require "perilune.console_help"
+local hooks = require "perilune.hooks"
+local live = require "perilune.live"
 local log = require "perilune.log"
 local json = require "perilune.json"
 local object = require "perilune.console_object"
 local objects = require "perilune.console_objects"
 local recipe = require "perilune.console_recipe"
+local recipe_print = require "perilune.recipe_print"
 local run = require "perilune.console_run"
 
 local M = { workers = objects.all_workers }
@@ -51,20 +55,17 @@ local LIBRARIES = {
 
 LIBRARIES.table.concat = run.concat
 
--- `pl` as recipes have it, where it is plain: functions, and tables of functions.
-local function view_of_pl()
-  local pl = require "perilune"
-  return setmetatable({}, { __metatable = false,
-    __index = function(_, key)
-      local v = pl[key]
-      if key == "log" or key == "load" or key == "extend" or key == "args" then
-        error(("pl.%s is not for the console"):format(key), 2)
-      end
-      return type(v) == "table" and sealed("pl." .. key, v) or v
-    end,
-    __newindex = function(_, key)
-      error(("pl.%s cannot be assigned to"):format(tostring(key)), 2)
-    end })
+-- From now on the console of that name is told, with what it evaluates next, when the
+-- hook it has set fails. By its name: a hook outlives its console.
+local function watch(session, path)
+  local name = session.name
+  if not name then return end
+  run.outside(hooks.watch, session.process.recipe, path, function(why)
+    local to = sessions[name]
+    if not to then return end
+    local news = to.news[path] or { n = 0 }
+    news.n, news.why, to.news[path] = news.n + 1, why, news
+  end)
 end
 
 -- A change, announced; live.lua logs it.
@@ -74,7 +75,23 @@ local function set(session, path, value)
   if not ok then
     error(hint and ("%s   (%s)"):format(said, hint) or tostring(said), 0)
   end
+  if type(value) == "function" then watch(session, path) end
   session.out[#session.out + 1] = said
+end
+
+local function keep(session, name, value)
+  local said = run.outside(live.keep, session.process, name, value, "the console")
+  session.out[#session.out + 1] = said
+end
+
+-- What has failed since the last time of the hooks that this console has set.
+local function tell_news(session)
+  for path, news in pairs(session.news) do
+    local out, times = session.out, news.n > 1 and (" %d times"):format(news.n) or ""
+    out[#out + 1] = ("the hook %s, set here, failed%s, the default answers: %s"):format(
+      path, times, news.why)
+  end
+  session.news = {}
 end
 
 local function words(session)
@@ -97,11 +114,12 @@ local function words(session)
       session.out[#session.out + 1] = said
     end,
     print = function(...)
+      if recipe_print.hook then return recipe_print.print(...) end   -- it is a hook now
       local parts = {}
       for i = 1, select("#", ...) do parts[i] = object.show((select(i, ...))) end
       session.out[#session.out + 1] = table.concat(parts, "\t")
     end,
-    pl = view_of_pl(),
+    pl = console_pl.pl(process, function(name, v) keep(session, name, v) end),
   }
 end
 
@@ -127,7 +145,7 @@ end
 local function session_of(process, name)
   local session = name and sessions[name]
   if not session then
-    session = { process = process, variables = {}, out = {} }
+    session = { process = process, name = name, variables = {}, out = {}, news = {} }
     session.env = world(session)
   end
   if not name then return session end       -- of one use
@@ -210,10 +228,13 @@ function M.eval(process, request)
   session.by, session.out = request.by, {}
   local chunk, why, more = compile(text, session.env)
   if not chunk and more and body.interactive == true then return { more = true } end
-  tell(session, text)
+  if text:find "%S" then tell(session, text) end
   if not chunk then return { error = message_of(why, text) } end
+  tell_news(session)
   process:doing("the console")
+  recipe_print.console = function(said) session.out[#session.out + 1] = said end
   local ok, result = run.run(request.gone, evaluate, session, chunk, body.json == true)
+  recipe_print.console = nil
   process:doing ""
   if ok then return result end
   local message = message_of(result, text)

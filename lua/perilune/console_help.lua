@@ -16,6 +16,7 @@ local WORDS = {
   { "metrics(\"cache\")", "series of /metrics whose name has that in it" },
   { "options()", "every option and who set it; options(\"worker\"): some" },
   { "recipe", "the recipe; recipe.worker.cost = function(req, w) ... end changes it" },
+  { "pl", "what hooks use; pl.keep is what the recipe keeps over a reload" },
   { "log_level(\"debug\")", "what is logged from now on" },
   { "reload()", "reads the recipe's file again; what was changed here goes" },
   { "help(x)", "about an option, a hook, a word of this list, or what was printed" },

@@ -5,11 +5,12 @@
 -- What an object is about is kept beside it: it cannot be reached through it.
 
 local json = require "perilune.json"
+local lru = require "perilune.lru"
 
 local M = {}
 
 local MOST_BYTES = 64 * 1024
-local MOST_ITEMS, MOST_DEPTH = 100, 4
+local MOST_ITEMS, MOST_DEPTH, MOST_LINE = 100, 4, 200
 
 local private = setmetatable({}, { __mode = "k" })
 local classes = setmetatable({}, { __mode = "k" })
@@ -134,6 +135,7 @@ function show(v, depth, seen)
   local kind = type(v)
   if kind == "string" then return quote(v) end
   if kind == "number" then return number(v) end
+  if lru.is(v) then v = lru.contents(v) end
   if kind == "table" and not getmetatable(v) then
     return show_table(v, depth, seen or {})
   end
@@ -153,6 +155,12 @@ function M.text(v)
   if spec then return spec.explain(data) end
   if type(v) == "string" then return v end
   return show(v, 0)
+end
+
+-- The same in a line, with quotes around strings, and cut where it is long.
+function M.line(v)
+  local text = show(v, 1)
+  return #text > MOST_LINE and text:sub(1, MOST_LINE - 3) .. "..." or text
 end
 
 -- The same, bounded.
@@ -190,6 +198,8 @@ function plain(v, depth, seen)
   elseif kind == "string" then
     seen.room = seen.room - #v
     return seen.room >= 0 and cut(v) or "..."
+  elseif lru.is(v) then
+    return plain_table(lru.contents(v), depth, seen)
   elseif kind == "table" and (not getmetatable(v) or json.is_array(v)) then
     return plain_table(v, depth, seen)
   elseif kind == "boolean" then

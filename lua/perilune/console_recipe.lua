@@ -4,6 +4,7 @@
 -- Reading recipe.worker.cost gives the hook, which can be called; assigning to it, or to
 -- an option that is live, goes through process:set. What is fixed is refused here.
 
+local hooks = require "perilune.hooks"
 local nearest = require "perilune.nearest"
 local object = require "perilune.console_object"
 local run = require "perilune.console_run"
@@ -27,7 +28,7 @@ local function cells_of(list, wanted)
   for _, s in ipairs(list) do
     if not wanted or s.path:find(wanted, 1, true) then
       local live = s.row == nil and "hook" or s.row.live and "live" or ""
-      if s.path:match "^args%." then live = "" end
+      if s.path:match "^args%." then live = "live" end
       cells[#cells + 1] = { s.path, shown(s), live, s.origin }
       json[#json + 1] = { path = s.path, live = live ~= "", set_by = s.origin,
         value = s.value ~= nil and shown(s) or nil }
@@ -43,6 +44,19 @@ function M.options(process, wanted)
     empty = ("no option has '%s' in its name"):format(tostring(wanted)) }
 end
 
+-- How a hook does: how often it was asked, how long it takes, what went wrong.
+local function report(hook)
+  if not hooks.is_asked(hook.path) then return "nothing asks it yet" end
+  local a = hooks.about(hook.process.recipe, hook.path)
+  if not a then return "not asked yet" end
+  local text = ("asked %d times%s; %s%s"):format(a.calls,
+    a.mean and (", %.1fus each"):format(a.mean * 1e6) or "", a.standing,
+    a.standing == "on probation" and (", %d calls to go"):format(a.left) or "")
+  if a.errors == 0 then return text end
+  return ("%s\n  %d errors; the last %.0f s ago: %s"):format(text, a.errors, a.error_ago,
+    a.error)
+end
+
 local Hook = object.class {
   name = "a hook", doc = "a function that the recipe answers a question with",
   call = function(hook, ...)
@@ -51,10 +65,14 @@ local Hook = object.class {
   end,
   explain = function(hook)
     local info = debug.getinfo(hook.fn, "S")
-    return ("%s   %s:%d   %s; set by %s"):format(hook.path, info.short_src,
-      info.linedefined, hook.doc, hook.origin)
+    return ("%s   %s:%d   %s; set by %s\n  %s"):format(hook.path, info.short_src,
+      info.linedefined, hook.doc, hook.origin, report(hook))
   end,
-  plain = function(hook) return { path = hook.path, set_by = hook.origin } end,
+  plain = function(hook)
+    local out = hooks.about(hook.process.recipe, hook.path) or { calls = 0 }
+    out.path, out.set_by = hook.path, hook.origin
+    return out
+  end,
 }
 
 local function path_of(data, key)
@@ -89,7 +107,10 @@ local function copy(value)
   return out
 end
 
+local Args
+
 local function index(data, key)
+  if key == "args" and not data.name then return Args(data) end
   if is_section(data, key) then
     return Section { process = data.process, set = data.set, name = key,
       section = schema.section_of(key) }
@@ -101,7 +122,7 @@ local function index(data, key)
   if value ~= nil and row and row.secret then return SECRET end
   if type(value) ~= "function" then return copy(value) end
   local path = path_of(data, name)
-  return Hook { fn = value, path = path, doc = hook,
+  return Hook { fn = value, path = path, doc = hook, process = data.process,
     origin = settings.origin(data.process.recipe, path) or "?" }
 end
 
@@ -112,7 +133,7 @@ local function unwrap(value)
 end
 
 local function assign(data, key, value)
-  if is_section(data, key) then
+  if is_section(data, key) or key == "args" and not data.name then
     error(("recipe.%s cannot be replaced as a whole, only its fields"):format(key), 3)
   end
   local row = look_up(data, key)
@@ -144,9 +165,45 @@ Section = object.class {
   names = function(data)
     local names = schema.names(data.section)
     if not data.name then
-      names[#names + 1] = "http"
+      names[#names + 1], names[#names + 2] = "args", "http"
       for _, pool in ipairs(data.process.recipe.pools) do names[#names + 1] = pool end
     end
+    return names
+  end,
+}
+
+-- ---- its own arguments --------------------------------------------------------------
+
+local function own_rows(data)
+  local list = {}
+  for _, s in ipairs(settings.settings(data.process.recipe)) do
+    if s.path:find "^args%." then list[#list + 1] = s end
+  end
+  return list
+end
+
+Args = object.class {
+  name = "recipe.args", doc = "the recipe's own arguments; assign to change one",
+  index = function(data, key)
+    local path = "args." .. tostring(key)
+    if not settings.find(data.process.recipe, path) then
+      error(("the recipe has no argument '%s'"):format(tostring(key)), 3)
+    end
+    return copy(settings.get(data.process.recipe, path))
+  end,
+  assign = function(data, key, value) data.set("args." .. tostring(key), value) end,
+  explain = function(data)
+    local list = own_rows(data)
+    if #list == 0 then return "the recipe has no arguments of its own" end
+    return object.columns((cells_of(list)))
+  end,
+  plain = function(data)
+    local _, json = cells_of(own_rows(data))
+    return json
+  end,
+  names = function(data)
+    local names = {}
+    for i, s in ipairs(own_rows(data)) do names[i] = s.path:match "[^.]*$" end
     return names
   end,
 }

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- help.lua - what `perilune help` says: the commands, one option, or all of them.
 
+local hook_help = require "perilune.hook_help"
 local metrics = require "perilune.metrics"
 local nearest = require "perilune.nearest"
 local schema = require "perilune.schema"
@@ -136,8 +137,7 @@ function M.about(word)
   if row then return row_text(row) end
   for section, hooks in pairs(schema.hooks) do
     if hooks[name] then
-      return ("%s   a hook: a function %s\n  %s"):format(
-        name, WHERE[section], hooks[name])
+      return hook_help.text(name, WHERE[section], section == "top")
     end
   end
   local names = {}

@@ -39,6 +39,7 @@ local View = {
     if COMPUTED[key] then return COMPUTED[key](facts) end
     error(("req has no '%s'"):format(tostring(key)), 2)
   end,
+  __tostring = function(self) return "request " .. rawget(self, FACTS).id end,
   __newindex = function(_, key)
     error(("req is read-only; '%s' assigned"):format(tostring(key)), 2)
   end,

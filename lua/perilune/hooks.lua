@@ -15,6 +15,7 @@
 local pl = require "perilune.ffi"
 local log = require "perilune.log"
 local public = require "perilune"
+local recipe_print = require "perilune.recipe_print"
 local rows = require "perilune.metrics_rows"
 local schema = require "perilune.schema"
 local settings = require "perilune.recipe"
@@ -132,8 +133,9 @@ local function state_of(path, fn)
   local state = of[path]
   if state then return state end
   local where = place(fn)
-  state = { path = path, place = where, doing = ("the hook %s (%s)"):format(path, where),
-    left = M.PROBATION, quiet_until = 0, unsaid = 0,
+  state = { path = path, place = where, name = ("the hook %s (%s)"):format(path, where),
+    left = M.PROBATION, calls = 0, timed = 0, time = 0, n_errors = 0, quiet_until = 0,
+    unsaid = 0,
     errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
     seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
   of[path] = state
@@ -170,23 +172,33 @@ function on_probation(fn, a, b)
   return ok, answer, stopped
 end
 
-local function timed(state, fn, a, b)
-  local began = C.pl_now_ns()
-  local ok, answer = xpcall(fn, explain, a, b)
-  C.pl_metric_observe(state.seconds, tonumber(C.pl_now_ns() - began) * 1e-9)
-  return ok, answer
+-- One call of it is over. Its mean time starts anew when it is trusted, for what is
+-- interpreted is slower.
+local function count(state, seconds)
+  state.calls, state.timed = state.calls + 1, state.timed + 1
+  state.time = state.time + seconds
+  if state.left == 0 then return C.pl_metric_observe(state.seconds, seconds) end
+  state.left = state.left - 1
+  if state.left == 0 then state.timed, state.time = 0, 0 end
+end
+
+-- Keeps what went wrong, for people, and tells who set it.
+local function note_error(state, why)
+  C.pl_metric_add(state.errors, 1)
+  state.n_errors, state.error, state.error_ns = state.n_errors + 1, why, C.pl_now_ns()
+  if state.on_error then state.on_error(why) end
 end
 
 local function refuse(state, where)
   state.refused = true
-  C.pl_metric_add(state.errors, 1)
-  log.warning("hook %s (%s) is refused: it took more than %d instructions, and was at "
-    .. "%s; the default answers until it is replaced", state.path, state.place,
-    M.BUDGET, where)
+  local why = ("it took more than %d instructions, and was at %s"):format(M.BUDGET, where)
+  note_error(state, why)
+  log.warning("hook %s (%s) is refused: %s; the default answers until it is replaced",
+    state.path, state.place, why)
 end
 
 local function failed(state, why)
-  C.pl_metric_add(state.errors, 1)
+  note_error(state, why)
   local now = tonumber(C.pl_now_ns())
   if now < state.quiet_until then
     state.unsaid = state.unsaid + 1
@@ -200,21 +212,27 @@ local function failed(state, why)
 end
 
 local function call(state, fn, req, about)
-  if state.left == 0 then return timed(state, fn, req, about) end
-  state.left = state.left - 1
-  local ok, answer, stopped = on_probation(fn, req, about)
+  local began = C.pl_now_ns()
+  local ok, answer, stopped
+  if state.left == 0 then
+    ok, answer = xpcall(fn, explain, req, about)
+  else
+    ok, answer, stopped = on_probation(fn, req, about)
+  end
+  count(state, tonumber(C.pl_now_ns() - began) * 1e-9)
   if not stopped then return ok, answer end
   refuse(state, stopped)
   return nil
 end
 
--- The same, and io knows what Lua is in: nobody but that thread can name a hook which
+-- The same, while io and the log know what Lua is in: nobody but io can name a hook that
 -- does not come back.
 local function watched(process, state, fn, req, about)
-  if not process then return call(state, fn, req, about) end
-  process:doing(state.doing)
+  recipe_print.hook = state.name
+  if process then process:doing(state.name) end
   local ok, answer = call(state, fn, req, about)
-  process:doing ""
+  if process then process:doing "" end
+  recipe_print.hook = nil
   return ok, answer
 end
 
@@ -267,13 +285,27 @@ function M.is_asked(path)
   return READERS[path] ~= nil
 end
 
--- Of a hook for people: "trusted", "on probation", "refused"; nil while it was not asked.
-function M.standing(recipe, path)
-  local fn = settings.get(recipe, path)
-  local state = fn and states[fn] and states[fn][path]
-  if not state then return nil end
+local function standing(state)
   if state.refused then return "refused" end
   return state.left > 0 and "on probation" or "trusted"
+end
+
+-- Of the hook at a path, for people: standing ("trusted", "on probation", "refused"),
+-- left (calls of its probation), calls, mean (seconds), errors, and of the last one
+-- `error` and error_ago (seconds). nil while it was not asked.
+function M.about(recipe, path)
+  local fn = settings.get(recipe, path)
+  local state = fn and states[fn] and states[fn][path]
+  if not state or state.calls == 0 then return nil end
+  return { standing = standing(state), left = state.left, calls = state.calls,
+    mean = state.timed > 0 and state.time / state.timed or nil, errors = state.n_errors,
+    error = state.error, error_ago = state.error
+      and tonumber(C.pl_now_ns() - state.error_ns) * 1e-9 or nil }
+end
+
+-- From now on calls on_error(why) each time that the hook which stands at a path fails.
+function M.watch(recipe, path, on_error)
+  state_of(path, settings.get(recipe, path)).on_error = on_error
 end
 
 return M

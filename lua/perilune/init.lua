@@ -26,7 +26,7 @@ local function argument(row)
     error(("pl.args: '%s' is an option of perilune's own already"):format(name), 3)
   end
   local made = { name = name, default = default, doc = doc or "",
-                 kind = row.kind or type(default),
+                 kind = row.kind or type(default), live = true,
                  min = row.min, max = row.max, choices = row.choices }
   if made.kind == "table" and default[1] then made.kind = "strings" end
   if default == nil or made.kind == "function" then
@@ -65,14 +65,15 @@ function pl.args(rows)
   for _, row in ipairs(rows) do
     local made = argument(row)
     settle(made, current)
-    out[made.name] = made.value
+    out[made.name] = made
   end
   return setmetatable({}, {
     __index = function(_, key)
-      if out[key] == nil then
+      local made = out[key]
+      if not made then
         error(("pl.args has no row '%s'"):format(tostring(key)), 2)
       end
-      return out[key]
+      return made.value                     -- a console may have changed it
     end,
     __newindex = function(_, key)
       error(("argument '%s' assigned; it is its user's to set"):format(key), 2)

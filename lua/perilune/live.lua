@@ -28,6 +28,11 @@ local function shown(value, row)
   return values.public(row, value)
 end
 
+local function short(value)
+  local text = shown(value)
+  return #text > 80 and text:sub(1, 77) .. "..." or text
+end
+
 -- cost and pick answer the same question: of one pool the recipe has one of them.
 local function rival(recipe, path)
   local pool, key = path:match "^(.-)%.(%a+)$"
@@ -63,9 +68,21 @@ local function set_option(recipe, path, row, value, by)
     shown(was, row), origin)
 end
 
--- Sets a hook or a live option. `by` says who: "the console". Answers true and what is
--- to be told of it, which the log has too; or nil, why and perhaps a hint, and all is as
--- it was. nil takes a hook away, or an option that may be unset.
+-- Sets what the recipe keeps under a name; nil: nothing. What is to be told of it.
+function M.keep(process, name, value, by)
+  local kept = settings.kept(process.recipe)
+  local was = kept[name]
+  kept[name] = value
+  local text = ("pl.keep.%s = %s from %s (was %s). The recipe takes it up when it is "
+    .. "read again: reload()."):format(name, short(value), by, short(was))
+  log.info("%s", text)
+  return text
+end
+
+-- Sets a hook, a live option or one of the recipe's own arguments. `by` says who: "the
+-- console". Answers true and what is to be told of it, which the log has too; or nil, why
+-- and perhaps a hint, and all is as it was. nil takes a hook away, or an option that may
+-- be unset.
 function M.set(process, path, value, by)
   local recipe = process.recipe
   local canonical, row, hint = settings.find(recipe, path)

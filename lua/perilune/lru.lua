@@ -52,4 +52,17 @@ function M:put(key, value)
   self.n = self.n + 1
 end
 
+-- ---- for people: recipes see the table alone ------------------------------------------
+
+function M.is(v)
+  return type(v) == "table" and debug.getmetatable(v) == M
+end
+
+-- What is in it, as a plain table.
+function M.contents(self)
+  local out = {}
+  for key, e in pairs(self.entries) do out[key] = e.value end
+  return out
+end
+
 return M

@@ -140,7 +140,8 @@ local function resolve(name, words, getenv, kept)
     return nil, problems
   end
   local own = private[resolved]
-  own.name, own.words, own.getenv, own.kept = name, words, getenv, info.kept
+  own.name, own.words, own.getenv = name, words, getenv
+  own.kept, own.args = info.kept, info.args
   return resolved
 end
 
@@ -178,10 +179,24 @@ function M.get(resolved, path)
   return s and s.value
 end
 
+-- What it keeps over a reload (pl.keep): a table by name, which may be written.
+function M.kept(resolved)
+  return private[resolved].kept
+end
+
+-- The row of one of the recipe's own arguments (pl.args), or nil.
+local function argument(own, name)
+  for _, row in ipairs(own.args) do
+    if row.name == name then return row end
+  end
+end
+
 -- What a path means: its canonical form, its row, or for a hook no row and its doc. Nil,
 -- why, hint where the recipe has no such thing.
 function M.find(resolved, path)
   local name, key = path:match "^(.-)%.([^.]*)$"
+  local own_row = name == "args" and argument(private[resolved], key)
+  if own_row then return path, own_row end
   local section = name and schema.section_of(name) or not name and "top"
   if not section or (name and not private[resolved].fields[name]) then
     return nil, ("the recipe has no '%s'"):format(path)
@@ -200,13 +215,16 @@ function M.change(resolved, path, value, origin)
   local own = private[resolved]
   local name, key = path:match "^(.-)%.([^.]*)$"
   own.settings[path] = { value = value, origin = origin }
+  local row = name == "args" and argument(own, key)
+  if row then row.value = value end         -- which is what the recipe's hooks read
   local fields = own.fields[name or ""]
   if fields then fields[key or path] = value end
 end
 
--- Takes over what another resolving of it kept.
+-- Takes over what another resolving of it kept, and its own arguments.
 function M.adopt(resolved, other)
   private[resolved].kept = private[other].kept
+  private[resolved].args = private[other].args
 end
 
 -- Every setting in the schema's order: a list of { path, value, origin, row }. Hooks come

@@ -7,6 +7,7 @@
 
 local flags = require "perilune.flags"
 local lines = require "perilune.recipe_lines"
+local recipe_print = require "perilune.recipe_print"
 local schema = require "perilune.schema"
 
 local M = {}
@@ -30,8 +31,9 @@ local function pick(from, names)
   return out
 end
 
-local safe = pick(_G, [[assert error ipairs next pairs pcall print rawequal rawget rawset
+local safe = pick(_G, [[assert error ipairs next pairs pcall rawequal rawget rawset
   select setmetatable tonumber tostring type unpack xpcall]])
+safe.print = recipe_print.print
 local libraries = {
   string = pick(string, [[byte char find format gmatch gsub len lower match rep
     reverse sub upper]]),

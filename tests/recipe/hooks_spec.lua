@@ -1,12 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- How hooks are asked, and what happens when they do not answer as they should.
 local hooks = require "perilune.hooks"
+local help = require "perilune.help"
+local hook_help = require "perilune.hook_help"
 local hook_view = require "perilune.hook_view"
+local live = require "perilune.live"
 local log = require "perilune.log"
 local metrics_rows = require "perilune.metrics_rows"
 local pl = require "perilune.ffi"
 local public = require "perilune"
 local recipe = require "perilune.recipe"
+local schema = require "perilune.schema"
 local scratch = require "scratch"
 local C = pl.C
 
@@ -28,7 +32,8 @@ end
 describe("a hook", function()
   local dir, said, kept
   setup(function()
-    dir, kept = scratch.folder(), { error = log.error, warning = log.warning }
+    dir, kept = scratch.folder(),
+      { error = log.error, warning = log.warning, info = log.info }
     for level in pairs(kept) do
       log[level] = function(text, ...) said[#said + 1] = level .. ": " .. text:format(...) end
     end
@@ -202,12 +207,12 @@ describe("a hook", function()
             return pl.reject(429, "no")
           end]])
         assert.equal(429, hooks.ask(s, "admit", req { id = "r2" }).status)
-        assert.equal("on probation", hooks.standing(s.recipe, "admit"))
+        assert.equal("on probation", (hooks.about(s.recipe, "admit") or {}).standing)
         local before = errors "admit"
         assert.is_nil(hooks.ask(s, "admit", req()))
         said_once("warning: hook admit (", "r.lua:4) is refused", "and was at ", "r.lua:")
         assert.equal(before + 1, errors "admit")
-        assert.equal("refused", hooks.standing(s.recipe, "admit"))
+        assert.equal("refused", (hooks.about(s.recipe, "admit") or {}).standing)
         assert.is_nil(hooks.ask(s, "admit", req { id = "r2" }))
         assert.is_nil(debug.gethook())
         assert.is_true((jit.status()))
@@ -233,7 +238,7 @@ describe("a hook", function()
       end
       limit[1] = math.huge
       assert.is_nil(hooks.ask(s, "admit", req()))
-      assert.equal("refused", hooks.standing(s.recipe, "admit"))
+      assert.equal("refused", (hooks.about(s.recipe, "admit") or {}).standing)
     end)
 
     it("is trusted after its calls, and timed from then on; anew when it is replaced",
@@ -244,14 +249,14 @@ describe("a hook", function()
         pl.ffi.new("double[?]", #row[4], row[4]), #row[4])
       local before = C.pl_metric_value(seconds)
       for _ = 1, hooks.PROBATION do hooks.ask(s, "admit", req()) end
-      assert.equal("trusted", hooks.standing(s.recipe, "admit"))
+      assert.equal("trusted", (hooks.about(s.recipe, "admit") or {}).standing)
       assert.equal(before, C.pl_metric_value(seconds))
       hooks.ask(s, "admit", req())
       assert.equal(before + 1, C.pl_metric_value(seconds))
       recipe.change(s.recipe, "admit", function() end, "a test")
-      assert.is_nil(hooks.standing(s.recipe, "admit"))
+      assert.is_nil((hooks.about(s.recipe, "admit") or {}).standing)
       hooks.ask(s, "admit", req())
-      assert.equal("on probation", hooks.standing(s.recipe, "admit"))
+      assert.equal("on probation", (hooks.about(s.recipe, "admit") or {}).standing)
       assert.equal(before + 1, C.pl_metric_value(seconds))
     end)
   end)
@@ -262,6 +267,78 @@ describe("a hook", function()
     local again = migrate({ moves = 2 }, LOST)
     assert.equal("worker/1", again.avoid)
     assert.equal(0.2, again.after)
+  end)
+
+  it("prints to the log, under its name", function()
+    local s = server("admit = admit", [[
+      print("loaded", 1)
+      local function admit(req)
+        print("saw", req.tokens, nil)
+        if req.id == "bad" then error "no" end
+      end]])
+    assert.same({ "info: the recipe: loaded\t1" }, said)
+    for _, id in ipairs { "good", "bad" } do
+      said = {}
+      hooks.ask(s, "admit", req { id = id })
+      assert.matches("^info: the hook admit %(%S+r.lua:3%): saw\t20\tnil$", said[1])
+    end
+    for _ = 1, hooks.PROBATION do hooks.ask(s, "admit", req()) end
+    said = {}
+    hooks.ask(s, "admit", req())
+    assert.matches("^info: the hook admit ", said[1])
+    said = {}
+    s.recipe.admit(req())
+    assert.same({ "info: the recipe: saw\t20\tnil" }, said)
+  end)
+
+  it("reads the recipe's arguments as they are now", function()
+    local s = server("admit = function(req) return pl.reject(400, tostring(opt.most)) end",
+      'local opt = pl.args { { "most", 5, "x", min = 1 }, { "mode", "a", "y", choices = { "a", "b" } } }')
+    local function most() return hooks.ask(s, "admit", req()).message end
+    assert.equal("5", most())
+    assert.matches("^args.most = 7 from a test %(was 5, default%)%. ",
+      select(2, live.set(s, "args.most", 7, "a test")))
+    assert.equal("7", most())
+    assert.equal("a test", recipe.origin(s.recipe, "args.most"))
+    for value, why in pairs { [0] = "args.most is 0; it wants a number, at least 1",
+        x = "args.most is 'x'; it wants a number, at least 1" } do
+      assert.equal(why, select(2, live.set(s, "args.most", value, "a test")))
+    end
+    assert.equal("args.most is nil; it wants a number, at least 1",
+      select(2, live.set(s, "args.most", nil, "a test")))
+    assert.is_nil((live.set(s, "args.mode", "c", "a test")))
+    assert.equal("7", most())
+    assert.matches("args.most changed 7 %-> 5", select(2, live.reload(s)))
+    assert.equal("5", most())
+    live.set(s, "args.most", 8, "a test")
+    assert.equal("8", most())
+  end)
+
+  it("is explained by help, with an example that works", function()
+    for section, names in pairs(schema.hooks) do
+      for name in pairs(names) do
+        local text = assert(help.about(name))
+        for _, words in ipairs { name .. "%(req", "\n  is given\n    req ", "\n  answers\n    %S",
+            "\n  without it: %S", "\n  example\n    %S" } do assert.matches(words, text) end
+        local file = dir.write("e.lua", hook_help.hooks[name].example)
+        local value = public.load(file)
+        assert.is_function((section == "top" and value or value.worker or value.decode)[name])
+        assert.equal(section == "top", hooks.is_asked(name))
+        assert.equal(section == "top", text:find("not asked yet", 1, true) == nil)
+        if hooks.is_asked(name) then
+          local r = assert(recipe.resolve(file, {}, function() end))
+          local s = { recipe = r }
+          for _, tokens in ipairs { 20, 5000 } do
+            if name == "done" then
+              hooks.tell(s, r.done, req { tokens = tokens }, { tokens = 3 })
+            else
+              hooks.ask(s, name, req { tokens = tokens, moves = 2 }, LOST)
+            end
+          end
+          assert.equal(0, hooks.about(r, name).errors, table.concat(said, "\n"))
+        end
+      end
+    end
   end)
 
   it("that nothing asks yet is known by its path", function()

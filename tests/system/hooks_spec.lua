@@ -2,6 +2,9 @@
 -- Hooks in a real process: asked, failing, endless, swapped by SIGHUP under load; and
 -- overload as a client sees it.
 
+local cjson = require "cjson.safe"
+local console = require "support.console"
+local locals = require "perilune.local"
 local process = require "support.process"
 local scratch = require "scratch"
 local serving = require "support.serving"
@@ -122,6 +125,27 @@ describe("hooks of a process", function()
       assert.is_true(s:idle())
     end
     s:stop()
+  end)
+
+  it("are set, watched and heard from a console", function()
+    local home, env = console.folder()
+    s = serving.start({}, env)
+    local function type_in(text, name)
+      local answer = {}
+      local c = locals.connection(home.path .. "/perilune/frontend-0.sock", 10000)
+      assert(c:request("POST", "/eval", cjson.encode { text = text, console = name },
+        function(piece) answer[#answer + 1] = piece end))
+      c:close()
+      return cjson.decode(table.concat(answer)).text
+    end
+    type_in("recipe.admit = function(req) print('asked', req.tokens) return req.nope end", "mine")
+    for _ = 1, 3 do assert.equal(200, status()) end
+    assert.equal("the hook admit, set here, failed 3 times, the default answers: console:1: "
+      .. "req has no 'nope'", type_in("", "mine"))
+    assert.equal("", type_in("", "other"))
+    assert.is_truthy(type_in("recipe.admit"):find "\n  asked 3 times, %S+us each; on probation, 61 ")
+    assert.equal(3, said " the hook admit (console:1): asked\t")
+    home.remove()
   end)
 
   it("that fail or do not end let requests in", function()

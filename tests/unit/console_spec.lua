@@ -3,6 +3,8 @@
 local admin = require "perilune.admin"
 local console = require "perilune.console"
 local engine = require "support.engine"
+local hooks = require "perilune.hooks"
+local hook_view = require "perilune.hook_view"
 local json = require "perilune.json"
 local recipe = require "perilune.recipe"
 local run = require "perilune.console_run"
@@ -11,8 +13,9 @@ local scratch = require "scratch"
 describe("the console", function()
   local e, dir, server, changes, gone, doing
 
-  local HOOKED = [[
-return {
+  local HOOKED = 'local pl = require "perilune" pl.args { { "share", 5, "x", min = 1 } } '
+    .. 'pl.keep("seen", pl.lru(3)):put("red", { 1 }) pl.keep("n", "x") return {' .. [[
+
   http = { port = 0, api_key = "hush" },
   worker = { cost = function(n) local i = 0 while i ~= n do i = i + 1 end return i end },
 }]]
@@ -263,6 +266,79 @@ return {
     end)
   end)
 
+  it("sees and sets what the recipe keeps", function()
+    shows('n = "x"\nseen = { red = { 1 } }', "pl.keep")
+    shows("1", "pl.keep.seen:get('red')[1]")
+    shows("x\tx", "pl.keep.n, pl.keep('n')")
+    shows("pl.keep.n = 7 from the console (was x). The recipe takes it up when it is read again: "
+      .. "reload().", "pl.keep.n = 7")
+    shows("7", "pl.keep.n")
+    assert.equal(7, recipe.kept(server.recipe).n)
+    assert.equal(7, recipe.kept(recipe.again(server.recipe)).n)
+    eval "pl.keep.new = { 1 }"
+    eval "pl.keep.n = nil"
+    shows('new = { 1 }\nseen = { red = { 1 } }', "pl.keep")
+    fails("keeps no 'n'", "pl.keep.n")
+    fails("wants a name", "pl.keep[1] = 2")
+    assert.equal('{"new":[1],"seen":{"red":[1]}}', json.encode(eval("pl.keep", { json = true }).value))
+    eval("pl.keep.seen:put('loop', function(n) local i = 0 while i ~= n do i = i + 1 end end)")
+    local spin = recipe.kept(server.recipe).seen:get "loop"
+    for i = 1, 2000 do spin(i) end
+    run.SECONDS = 0.3
+    fails("budget", "pl.keep.seen:get 'loop' (-1)")
+    recipe.kept(server.recipe).seen:put("loop", nil)
+  end)
+
+  it("sees and sets the recipe's own arguments", function()
+    assert.matches("args.share +5 +live +default", eval("recipe.args").text)
+    shows("5", "recipe.args.share")
+    shows("args.share replaced", "recipe.args.share = 9")
+    assert.same({ "args.share", 9, "the console" }, changes[1])
+    fails("the recipe has no argument 'shar'", "recipe.args.shar")
+    fails("cannot be replaced as a whole", "recipe.args = {}")
+    assert.equal(1, #changes)
+  end)
+
+  it("shows what pl has", function()
+    local text = eval("pl").text
+    assert.is_truthy(text:find("pl.lru(n)  ", 1, true) and text:find("pl.keep  ", 1, true))
+    shows("429", "pl.reject(429, 'no').status")
+    assert.matches("^pl   ", eval("help(pl)").text)
+    assert.matches("^pl.keep   ", eval("help(pl.keep)").text)
+  end)
+
+  it("tells how a hook does", function()
+    assert.matches("nothing asks it yet$", eval("recipe.worker.cost").text)
+    local set = server.set
+    function server:set(path, v)
+      recipe.change(self.recipe, path, v, "the console")
+      return true, path .. " replaced"
+    end
+    local function ask()
+      hooks.ask(server, "admit", hook_view.new { id = "r", tokens = 7, total = 7, block_size = 16 })
+    end
+    local mine = { console = "mine" }
+    eval("recipe.admit = function(r) print('saw', r.tokens) if r.tokens > 5 then r.nope() end end", mine)
+    assert.matches("\n  not asked yet$", eval("recipe.admit").text)
+    ask()
+    ask()
+    shows("2", "1 + 1")                              -- another console's business
+    shows("the hook admit, set here, failed 2 times, the default answers: "
+      .. "console:1: req has no 'nope'\n2", "1 + 1", mine)
+    shows("2", "1 + 1", mine)
+    assert.matches("\n  asked 2 times, [%d.]+us each; on probation, 62 calls to go\n  "
+      .. "2 errors; the last %d+ s ago: console:1: req has no 'nope'$", eval("recipe.admit").text)
+    ask()
+    assert.equal(3, json.decode(json.encode(eval("recipe.admit", { json = true }).value)).errors)
+    eval("recipe.admit = function() while true do end end", mine)
+    ask()
+    shows("the hook admit, set here, failed, the default answers: it took more than 1000000 "
+      .. "instructions, and was at console:1", "", mine)
+    assert.matches("\n  asked 1 times, [%d.]+us each; refused\n", eval("recipe.admit").text)
+    server.set = set
+    recipe.change(server.recipe, "admit", nil, "default")
+  end)
+
   it("says where Lua is meanwhile", function()
     eval "1"
     assert.same({ "the console", "" }, doing)
@@ -316,6 +392,11 @@ return {
       assert.is_truthy(complete("metrics('vllm:prefix"):find "vllm:prefix_cache_hits_total")
       assert.equal("floor( fmod( frexp(", (complete "math.f"))
       assert.is_truthy(complete "":find "requests%(")
+      assert.equal("keep", (complete "pl.k"))
+      assert.equal("reject( retry(", (complete "pl.re"))
+      assert.equal("new seen", (complete "pl.keep."))
+      assert.equal("args", (complete "recipe.ar"))
+      assert.equal("share", (complete "recipe.args."))
     end)
 
     it("nothing, where there is nothing, and evaluates nothing", function()

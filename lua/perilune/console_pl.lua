@@ -1,0 +1,102 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- console_pl.lua - `pl` as the console has it: what hooks use, and what the recipe keeps.
+
+local object = require "perilune.console_object"
+local pl = require "perilune"
+local run = require "perilune.console_run"
+local settings = require "perilune.recipe"
+
+local M = {}
+
+local DOCS = {
+  { "version", "which perilune this is" },
+  { "now()", "the clock of hooks, in seconds" },
+  { "random()", "a number from 0 and below 1" },
+  { "lru(n)", "a table of at most n entries that forgets those unused for longest" },
+  { "reject(status, why, after)", "admit: no" },
+  { "retry { avoid =, after = }", "migrate: go on elsewhere" },
+  { "fail(why)", "migrate: the request ends here" },
+  { "keep", "what the recipe keeps over a reload: pl.keep.NAME, pl.keep.NAME = value" },
+}
+local ELSEWHERE = { log = true, load = true, extend = true, args = true }
+
+-- ---- pl.keep ------------------------------------------------------------------------
+
+local function kept(data)
+  return settings.kept(data.process.recipe)
+end
+
+local function names_of(data)
+  local names = {}
+  for name in pairs(kept(data)) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+-- What is kept may hold functions of the recipe's, which may be compiled and not end.
+local function get(data, name)
+  local value = kept(data)[name]
+  if value == nil then
+    error(("the recipe keeps no '%s'   (pl.keep lists what it keeps)"):format(
+      tostring(name)), 3)
+  end
+  run.forget()
+  return value
+end
+
+local function listed(data)
+  local list = {}
+  for i, name in ipairs(names_of(data)) do
+    list[i] = ("%s = %s"):format(name, object.line(kept(data)[name]))
+  end
+  return #list > 0 and table.concat(list, "\n") or "the recipe keeps nothing"
+end
+
+local Keep = object.class {
+  name = "pl.keep", doc = "what the recipe keeps over a reload, by name",
+  index = get, call = function(data, name) return get(data, name) end,
+  assign = function(data, name, value)
+    if type(name) ~= "string" then error("pl.keep: wants a name", 3) end
+    data.keep(name, value)
+  end,
+  explain = listed, names = names_of,
+  plain = function(data)
+    local out = {}
+    for name, value in pairs(kept(data)) do out[name] = value end
+    return out
+  end,
+}
+
+-- ---- pl -----------------------------------------------------------------------------
+
+local function member(data, key)
+  if key == "keep" then return Keep(data) end
+  if ELSEWHERE[key] then error(("pl.%s is not for the console"):format(key), 3) end
+  return pl[key]
+end
+
+local Pl = object.class {
+  name = "pl", doc = "what hooks use, and what the recipe keeps",
+  index = member,
+  explain = function()
+    local cells = {}
+    for i, row in ipairs(DOCS) do cells[i] = { "pl." .. row[1], row[2] } end
+    return object.columns(cells)
+  end,
+  plain = function() return { version = pl.version } end,
+  names = function()
+    local names = {}
+    for i, row in ipairs(DOCS) do
+      local name, called = row[1]:match "^(%l+)([%( ]?)"
+      names[i] = called == "" and name or name .. "("
+    end
+    return names
+  end,
+}
+
+-- For a process; keep(name, value) is called for what is assigned to pl.keep.
+function M.pl(process, keep)
+  return Pl { process = process, keep = keep }
+end
+
+return M
