@@ -13,8 +13,8 @@
  * So io never calls it: the publisher does.
  *
  *   unconnected --Connect--> connected <--lost, found--> reconnecting --refused--> closed
- *        ^                                                                            |
- *        +--------------------------------anew, after RETRY_MS------------------------+
+ *     |      ^                                                                        |
+ *     +refused+------------------------anew, after a pause----------------------------+
  */
 #include "bus_own.h"
 
@@ -29,12 +29,16 @@ enum {
     RECONNECT_JITTER_MS = 50,
     PING_MS = 600, /* a server that does not answer two of them is away */
     WRITE_MS = 1000,
-    RETRY_MS = 1000,
+    RETRY_MS = 100, /* before the next attempt to connect; doubled each time, up to: */
+    RETRY_MAX_MS = 1000,
+    WARN_MS = 1000, /* between two warnings that it is away; doubled each time, up to: */
+    WARN_MAX_MS = 60000,
     CALLBACK_MS = 500, /* a callback waits for room so long */
     FAREWELL_MS = 500, /* what was sent before the end has so long to go out */
     CLOSE_MS = 5000,
     PENDING = 65536, /* messages that nats.c keeps for us, then it drops */
     PENDING_BYTES = 64 << 20,
+    WHY = 256, /* bytes of a reason */
     MAX_URLS = 32
 };
 
@@ -49,9 +53,14 @@ typedef struct nats {
     bool asleep, leaving;
     bool closed;           /* nats.c has given the connection up */
     bool connected;        /* there is one, and no callback said otherwise */
+    char why[WHY];         /* nats.c's last word on why there is none; "": none */
+    int64_t away_ns;       /* since when there is none */
+    int64_t warn_ns;       /* when to warn of that next */
+    int warn_ms;           /* and how much later again */
     uint64_t n_reconnects; /* as of when io was last told that the bus is there */
     int n_live; /* connections and subscriptions whose callbacks may still come */
     int64_t logged_ns;
+    char *url; /* the publisher's */
 } nats;
 
 /* ---- the library: opened by the first bus, closed by the last ------------------------
@@ -128,10 +137,18 @@ static void on_message(natsConnection *nc, natsSubscription *sub, natsMsg *msg, 
     pl_bus_push(&n->bus, item, CALLBACK_MS);
 }
 
-static void tell(nats *n, bool there)
+/* why: where it is not there; NULL or "": nats.c does not say. */
+static void tell(nats *n, bool there, const char *why)
 {
     pl_lock(&n->lock);
+    if (!there && n->connected) {
+        n->away_ns = n->warn_ns = pl_now_ns();
+        n->warn_ms = WARN_MS;
+        n->why[0] = 0;
+    }
     n->connected = there;
+    if (why && *why) snprintf(n->why, sizeof n->why, "%s", why);
+    pl_wake(&n->lock); /* the publisher: it warns */
     pl_unlock(&n->lock);
     int kind = there ? PL_ITEM_HERE : PL_ITEM_AWAY;
     pl_bus_push(&n->bus, pl_bus_item_open(kind, "", NULL, NULL, 0), 0);
@@ -141,8 +158,13 @@ static void on_connected(natsConnection *nc, void *arg)
 {
     nats *n = arg;
     int64_t max = natsConnection_GetMaxPayload(nc);
+    char url[512], place[PL_BUS_PLACE];
     if (max > 0) atomic_store(&n->max, max);
-    tell(n, true);
+    if (natsConnection_GetConnectedUrl(nc, url, sizeof url) == NATS_OK) {
+        pl_bus_place(url, strlen(url), place);
+        pl_log(PL_LOG_INFO, "the bus is there: %s", place);
+    }
+    tell(n, true, NULL);
     /* Only now: io hears of what comes from here on after it was told. */
     uint64_t reconnects = count_reconnects(nc);
     pl_lock(&n->lock);
@@ -152,8 +174,9 @@ static void on_connected(natsConnection *nc, void *arg)
 
 static void on_disconnected(natsConnection *nc, void *arg)
 {
-    (void)nc;
-    tell(arg, false);
+    const char *why = NULL;
+    natsConnection_GetLastError(nc, &why);
+    tell(arg, false, why);
 }
 
 static void one_less(void *arg)
@@ -171,11 +194,9 @@ static void on_closed(natsConnection *nc, void *arg)
     const char *why = NULL;
     natsConnection_GetLastError(nc, &why);
     pl_lock(&n->lock);
-    bool leaving = n->leaving;
     n->closed = true;
     pl_unlock(&n->lock);
-    if (!leaving) complain(n, "the connection was refused", why);
-    tell(n, false);
+    tell(n, false, why);
     one_less(n);
 }
 
@@ -208,6 +229,13 @@ static bool subscribe(nats *n, natsConnection *nc, natsSubscription **subs)
     return true;
 }
 
+/* What nats.c says without the place in its source, "(conn.c:1905): ". */
+static const char *last_error(void)
+{
+    const char *text = nats_GetLastError(NULL), *at = text ? strstr(text, "): ") : NULL;
+    return text && *text == '(' && at ? at + 3 : text;
+}
+
 /* NULL: the server refuses us, or there is none that could be. */
 static natsConnection *connect_now(nats *n, natsSubscription **subs)
 {
@@ -216,15 +244,14 @@ static natsConnection *connect_now(nats *n, natsSubscription **subs)
     n->closed = false;
     n->n_live++; /* until on_closed */
     pl_unlock(&n->lock);
-    natsStatus s = natsConnection_Connect(&nc, n->options);
-    if (s != NATS_OK && s != NATS_NOT_YET_CONNECTED) {
-        complain(n, "cannot connect", nats_GetLastError(NULL));
+    if (natsConnection_Connect(&nc, n->options) != NATS_OK) {
+        tell(n, false, last_error());
         one_less(n);
         return NULL;
     }
     if (!subscribe(n, nc, subs))
         natsConnection_Close(nc);
-    else if (s == NATS_OK)
+    else
         on_connected(nc, n);
     return nc;
 }
@@ -252,12 +279,45 @@ static void publish(nats *n, natsConnection *nc, const pl_bus_item *item)
         complain(n, "cannot publish", natsStatus_GetText(s));
 }
 
+/* Warns, less and less often, while the bus is away. To look for the reason may take
+ * seconds, so the lock is not held meanwhile. */
+static void warn_away(nats *n)
+{
+    char why[WHY];
+    int64_t now = pl_now_ns();
+    pl_lock(&n->lock);
+    bool due = !n->connected && !n->leaving && now >= n->warn_ns;
+    if (due) {
+        n->warn_ns = now + n->warn_ms * INT64_C(1000000);
+        n->warn_ms = PL_MIN(2 * n->warn_ms, WARN_MAX_MS);
+    }
+    int seconds = (int)((now - n->away_ns) / INT64_C(1000000000));
+    snprintf(why, sizeof why, "%s", n->why);
+    pl_unlock(&n->lock);
+    if (!due) return;
+    pl_buf text = {0};
+    pl_bus_diagnose(n->url, *why ? why : "the connection was lost", &text);
+    if (seconds)
+        pl_log(PL_LOG_WARN, "the bus has been away for %d s: %.*s", seconds,
+               (int)text.len, text.data);
+    else
+        pl_log(PL_LOG_WARN, "the bus is away: %.*s; trying again", (int)text.len,
+               text.data);
+    pl_buf_fini(&text);
+}
+
 /* The next to publish; NULL: it is time to leave, or to connect anew. */
 static pl_bus_item *next_item(nats *n)
 {
     pl_bus_item *item = NULL;
     pl_lock(&n->lock);
     while (!n->closed && !(item = pl_bus_line_pop(&n->out)) && !n->leaving) {
+        if (!n->connected) {
+            pl_unlock(&n->lock);
+            warn_away(n);
+            pl_lock(&n->lock);
+            if (n->closed || n->leaving || n->out.first) continue;
+        }
         n->asleep = true;
         pl_wait(&n->lock, 1000);
         n->asleep = false;
@@ -266,9 +326,9 @@ static pl_bus_item *next_item(nats *n)
     return item;
 }
 
-static bool pause_or_leave(nats *n)
+static bool pause_or_leave(nats *n, int ms)
 {
-    int64_t until = pl_now_ns() + RETRY_MS * INT64_C(1000000), left;
+    int64_t until = pl_now_ns() + ms * INT64_C(1000000), left;
     pl_lock(&n->lock);
     while (!n->leaving && (left = until - pl_now_ns()) > 0)
         pl_wait(&n->lock, (int)(left / 1000000) + 1);
@@ -281,10 +341,10 @@ static void *run_publisher(void *arg)
 {
     nats *n = arg;
     bool leave = false;
-    while (!leave) {
+    for (int pause = RETRY_MS; !leave; pause = PL_MIN(2 * pause, RETRY_MAX_MS)) {
         natsSubscription *subs[PL_BUS_SUBJECTS] = {NULL};
+        int64_t began = pl_now_ns(), until = 0;
         natsConnection *nc = connect_now(n, subs);
-        int64_t until = 0;
         for (pl_bus_item *item; nc && (item = next_item(n));) {
             publish(n, nc, item);
             pl_free(item);
@@ -295,7 +355,9 @@ static void *run_publisher(void *arg)
             if (until && pl_now_ns() > until) break;
         }
         if (nc) disconnect(n, nc, subs);
-        leave = pause_or_leave(n);
+        warn_away(n);
+        if (pl_now_ns() - began > CLOSE_MS * INT64_C(1000000)) pause = RETRY_MS;
+        leave = pause_or_leave(n, pause);
     }
     nats_ReleaseThreadMemory();
     return NULL;
@@ -331,6 +393,7 @@ static void close_nats(pl_bus *b)
     put_library();
     pl_bus_line_fini(&n->out);
     pl_mutex_fini(&n->lock);
+    pl_free(n->url);
 }
 
 static pl_status send_item(pl_bus *b, const char *subject, const char *reply,
@@ -460,7 +523,6 @@ static void set_behaviour(nats *n, natsOptions *o, const char *id)
     natsOptions_SetReconnectJitter(o, RECONNECT_JITTER_MS, RECONNECT_JITTER_MS);
     natsOptions_SetReconnectBufSize(o, 1); /* 0 is 8 MiB; links send again themselves */
     natsOptions_UseGlobalMessageDelivery(o, true);
-    natsOptions_SetRetryOnFailedConnect(o, true, on_connected, n);
     natsOptions_SetReconnectedCB(o, on_connected, n);
     natsOptions_SetDisconnectedCB(o, on_disconnected, n);
     natsOptions_SetClosedCB(o, on_closed, n);
@@ -487,6 +549,9 @@ pl_bus *pl_bus_open_nats(pl_loop *loop, const pl_bus_options *o, const char *id,
     pl_mutex_init(&n->lock);
     pl_bus_line_init(&n->out);
     atomic_init(&n->max, PL_BUS_MAX_DEFAULT);
+    n->url = pl_strndup(o->url, strlen(o->url));
+    n->away_ns = n->warn_ns = pl_now_ns();
+    n->warn_ms = WARN_MS;
     take_library();
     if (configure(n, o, id) == PL_OK) return &n->bus;
     pl_bus_close(&n->bus);

@@ -80,6 +80,14 @@ pl_bus *pl_bus_open_local(pl_loop *loop, const pl_bus_options *o, const char *id
                           const pl_bus_hooks *hooks);
 pl_bus *pl_bus_open_nats(pl_loop *loop, const pl_bus_options *o, const char *id,
                          const pl_bus_hooks *hooks);
+/* bus_probe.c: where a NATS URL leads, "HOST:PORT", without user and password. */
+enum {
+    PL_BUS_PLACE = 300
+};
+void pl_bus_place(const char *url, size_t len, char out[PL_BUS_PLACE]);
+/* Why none of the servers in `urls` serves us: each is tried. `why`: what is the matter
+ * with one that answers. Waits up to a second or two for each of the first few. */
+void pl_bus_diagnose(const char *urls, const char *why, pl_buf *out);
 /* The public key of the user whose seed is in that file, as NATS writes it. */
 enum {
     PL_NKEY_LEN = 56

@@ -248,8 +248,6 @@ static void on_state(void *ctx, bool there)
     bool first = !ls->there_ns;
     ls->there = there;
     pl_metric_set(ls->metrics.connected, there);
-    pl_log(there ? PL_LOG_INFO : PL_LOG_WARN,
-           there ? "the bus is there" : "the bus is away");
     if (there) {
         ls->impatient = false;
         ls->there_ns = first ? 1 : now; /* nothing was missed before the first time */

@@ -9,6 +9,8 @@ local cjson = require "cjson.safe"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
 local models = require "perilune.models"
+local schema = require "perilune.schema"
+local values = require "perilune.values"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -110,6 +112,13 @@ local function on_bus(process, ev)
   process:take_name(taken_names(process))
   log.info("called %s in namespace %s", process.name, process.recipe.namespace)
   M.hello(process)
+end
+
+-- Where this process waits for its bus to come, or to come back: why; else nil.
+function M.trouble(process)
+  if not process.on_bus or process.bus_there then return nil end
+  return ("the bus at %s is away"):format(
+    values.public(schema.find("bus", "top"), process.recipe.bus))
 end
 
 -- ---- joining ------------------------------------------------------------------------

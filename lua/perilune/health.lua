@@ -20,12 +20,13 @@ M.__index = M
 M.STALL_SECONDS = 60
 
 -- `missing()`: why nothing can be served though the process itself is well, or nil;
+-- `note()`: what is amiss while requests are served all the same, or nil;
 -- `instances()`: what serves, a list of { component, instance_id, transport, ready }.
 -- Without it, this process's engines.
 function M.new(o)
   return setmetatable({ namespace = o.namespace or "perilune", missing = o.missing,
-    instances = o.instances, engines = {}, stats = ffi.new "pl_engine_stats",
-    began = C.pl_now_ns() }, M)
+    note = o.note, instances = o.instances, engines = {},
+    stats = ffi.new "pl_engine_stats", began = C.pl_now_ns() }, M)
 end
 
 function M:add_engine(index, engine)
@@ -97,6 +98,7 @@ function M:frontend()
       "endpoint", "generate", "instance_id", it.instance_id, "transport", it.transport,
       "status", it.ready and "ready" or "notready")
   end
+  if not word then why = self.note and self.note() end
   local body = json.object("status", word or "healthy", "message", why or json.null,
     "endpoints", json.array(endpoints), "instances", json.array(instances))
   return word and 503 or 200, json.encode(body)

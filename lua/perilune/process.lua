@@ -204,7 +204,8 @@ local function open_parts(self)
   local recipe = self.recipe
   self.metrics = metrics.new { namespace = recipe.namespace,
     model = self.roles.frontend and self.summary and self.summary.names[1] or nil }
-  self.health = health.new { namespace = recipe.namespace }
+  self.health = health.new { namespace = recipe.namespace,
+    missing = function() return bus.trouble(self) end }
   for _, hook in ipairs(hooks.unasked(recipe)) do
     log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook)
   end
@@ -213,7 +214,11 @@ local function open_parts(self)
       not recipe.bus and #self.w.engines == 1)
     self.server.metrics, self.server.process = self.metrics, self
     self.server.health = self.health
-    self.health.missing = function() return self.server:missing() end
+    self.health.missing = function()
+      local why, away = self.server:missing(), bus.trouble(self)
+      return why and away and why .. ": " .. away or why
+    end
+    self.health.note = function() return bus.trouble(self) end
     self.health.instances = function() return self.server:instances() end
   end
   if self.w then

@@ -67,6 +67,17 @@ describe("health", function()
     assert.equal(200, (h:frontend()))
   end)
 
+  it("tells what is amiss though requests are served", function()
+    local why
+    local h = health.new { note = function() return "the bus is away" end,
+      missing = function() return why end }
+    local status, body = body_of(h:frontend())
+    assert.same({ 200, "healthy", "the bus is away" }, { status, body.status, body.message })
+    why = "no worker is here"
+    status, body = body_of(h:frontend())
+    assert.same({ 503, "unhealthy", why }, { status, body.status, body.message })
+  end)
+
   it("says that it drains, and lives", function()
     local h = health.new {}
     h:drain(true)
