@@ -53,7 +53,7 @@ function M.hello(process)
     name = process.name, role = process.role, state = process.state, host = host_name(),
     pid = process.pid, version = ffi.string(C.pl_version()), recipe = process.recipe.file,
     recipe_hash = process.recipe_hash, started = tonumber(process.started) / 1e9,
-    url = process.server and process.server.url, model = process.identity,
+    url = process.server and process.url, model = process.identity,
     engines = process.w and #process.w.engines,
   }
   C.pl_bus_hello(process.rt, text, #text)

@@ -6,6 +6,7 @@
 local engine = require "perilune.ffi"
 local flags = require "perilune.flags"
 local help = require "perilune.help"
+local model = require "perilune.model"
 local nearest = require "perilune.nearest"
 local recipe = require "perilune.recipe"
 local values = require "perilune.values"
@@ -18,9 +19,14 @@ local function complain(text, hint)
   return 2
 end
 
-local function report(problems)
+-- What went wrong with the recipe of that name; perhaps it is a model.
+local function report(name, problems)
   local code = 1
   for _, problem in ipairs(problems) do
+    if problem.no_recipe and model.resolve(name) then
+      return complain(("'%s' is no recipe, a Lua file; a model is served by its own word")
+                        :format(name), "perilune serve " .. name)
+    end
     if problem.usage then code = 2 end
     io.stderr:write(problem.text, "\n")
     if problem.hint then io.stderr:write("    ", problem.hint, "\n") end
@@ -73,26 +79,48 @@ end
 
 local function describe(name)
   local about, problems = recipe.about(name)
-  if not about then return report(problems) end
+  if not about then return report(name, problems) end
   print(about.head ~= "" and about.head or about.file)
   if about.args[1] then print("\n" .. flags.help(about.args)) end
-  print "\nperilune help options says what every recipe takes"
+  print("\n" .. help.common())
   return 0
 end
 
-function words.run(...)
-  local name, given, named = recipe_words("run", ...)
-  if not name then return given end
-  if asked_for_help(given) then return describe(name) end
+local function start(name, given, named)
   local resolved, problems = recipe.resolve(name, given)
-  if not resolved then return report(problems) end
+  if not resolved then return report(name, problems) end
   local roles, bad = role_set(resolved, named)
   if not roles then return bad end
   if not resolved.model and roles.worker then
-    return complain("no model: name one by --model or $PERILUNE_MODEL",
-                    "./dev run fetches a small one")
+    return complain("no model: name one, as in perilune serve MODEL, or by --model or "
+                    .. "$PERILUNE_MODEL", "./dev run fetches a small one")
   end
   return require("perilune.process").run(resolved, roles)
+end
+
+function words.run(...)
+  if asked_for_help { (...) } then
+    print(help.run .. help.common())
+    return 0
+  end
+  local name, given, named = recipe_words("run", ...)
+  if not name then return given end
+  if asked_for_help(given) then return describe(name) end
+  return start(name, given, named)
+end
+
+-- perilune serve MODEL: the recipe of that name, given the model as its flag.
+function words.serve(...)
+  local given = { ... }
+  if asked_for_help(given) then
+    print(help.serve .. help.common())
+    return 0
+  end
+  if given[1] and not given[1]:match "^%-" then
+    local name = table.remove(given, 1)
+    given[#given + 1] = "--model=" .. name
+  end
+  return start("serve", given, {})
 end
 
 local function shown(setting)
@@ -106,7 +134,7 @@ function words.check(...)
   if not name then return given end
   if asked_for_help(given) then return describe(name) end
   local resolved, problems = recipe.resolve(name, given)
-  if not resolved then return report(problems) end
+  if not resolved then return report(name, problems) end
   local roles, bad = role_set(resolved, named)
   if not roles then return bad end
   print(resolved.file)

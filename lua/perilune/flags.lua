@@ -2,8 +2,9 @@
 -- flags.lua - the words of a command line: which are flags, and what they say.
 --
 -- A flag is --name value, --name=value, --name (of a boolean) or --no-name; - and _ are
--- the same in a name. What kind of value a name takes is known only later, by its row: so
--- a flag keeps all the words that follow it until a row claims it.
+-- the same in a name. A word such as -c is a flag too, one that nobody here has. What
+-- kind of value a name takes is known only later, by its row: so a flag keeps all the
+-- words that follow it until a row claims it.
 
 local nearest = require "perilune.nearest"
 local values = require "perilune.values"
@@ -16,8 +17,10 @@ function M.parse(words)
   local into = parsed.words
   for _, word in ipairs(words) do
     local name, value = word:match "^%-%-([^=]+)=?(.*)$"
-    if name then
-      local flag = { word = "--" .. name, name = name:gsub("-", "_"), values = {} }
+    local short = word:match "^%-%a[%w-]*"
+    if name or short then
+      local flag = { word = name and "--" .. name or short,
+        name = name and name:gsub("-", "_") or short, values = {} }
       if word:find("=", 1, true) then
         flag.values[1], flag.closed = value, true
       end
@@ -95,7 +98,7 @@ function M.options(rows, words)
   end
   for _, flag in ipairs(parsed.flags) do
     if not flag.used then
-      local near = nearest(flag.name, names)
+      local near = nearest((flag.name:gsub("^%-", "")), names)
       return nil, ("no flag '%s'"):format(flag.word),
              near and ("did you mean '%s'?"):format(M.spell(near)) or nil
     end

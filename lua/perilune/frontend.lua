@@ -85,18 +85,14 @@ function Server:handle(x)
   openai.handle(self, x)
 end
 
--- Listens; the port, or nil and why.
-function Server:open()
+-- From now on it can answer, at that URL.
+function Server:open(url)
   for _ = 1, POOL_THREADS do
     host.spawn("perilune.pool", tonumber(ffi.cast("uintptr_t", self.rt)))
   end
   self.has_pool = true
-  local http = self.recipe.http
-  local port = C.pl_listen(self.rt, http.host, http.port)
-  if port < 0 then return pl.refusal(port) end
-  self.url = ("http://%s:%d"):format(http.host, port)
+  self.url = url
   self:tell()
-  return port
 end
 
 -- Why nobody can be served, or nil.

@@ -12,7 +12,8 @@ local M = {}
 local USAGE = [[
 perilune serves language models.
 
-  perilune run RECIPE [ROLE] [--option v]  serve; a recipe is a Lua file: agg is one
+  perilune serve MODEL [--option value]    serve a model: a GGUF file, a folder, Org/Name
+  perilune run RECIPE [ROLE] [--option v]  serve by a recipe, a Lua file such as agg;
                                            ROLE: frontend or worker, alone, on a bus
   perilune check RECIPE [--option value]   say every value and who set it
   perilune ps [--bus URL]                  the processes that run here, or on a bus
@@ -29,6 +30,42 @@ perilune serves language models.
 function M.usage()
   return USAGE
 end
+
+-- The options that most people change first.
+local COMMON = { "served_model_name", "host", "port", "api_key", "max_model_len",
+  "kv_cache_memory_bytes", "max_num_seqs", "threads", "chat_template", "log_level" }
+
+-- They as flags, and how to see the rest.
+function M.common()
+  local out = {}
+  for _, name in ipairs(COMMON) do
+    local row = schema.find(name)
+    local default = row.unset and "" or (" (%s)"):format(values.show(row.default))
+    out[#out + 1] = ("  --%-22s %s%s"):format(name:gsub("_", "-"), row.doc, default)
+  end
+  out[#out + 1] = "\nperilune help OPTION says more of one; all: perilune help options"
+  return table.concat(out, "\n")
+end
+
+M.serve = [[
+perilune serve MODEL [--option value]
+
+  MODEL   a GGUF file; a folder with config.json and safetensors; or what `hf download`
+          left in its cache: Org/Name, Org/Name/FILE.gguf
+
+It runs recipes/serve.lua. The flags that matter most:
+]]
+
+M.run = [[
+perilune run RECIPE [ROLE] [--option value]
+
+  RECIPE  a Lua file, or the name of one that came with perilune: agg
+  ROLE    frontend or worker: that part of it alone, on a bus (--bus)
+  --model says which model, unless the recipe does
+
+`perilune run RECIPE --help` says what a recipe is for, and its own flags.
+The flags that matter most:
+]]
 
 local WHERE = {
   top = "at the top of a recipe", http = "in http = { ... }",

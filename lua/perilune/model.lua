@@ -13,6 +13,7 @@ local F = require "perilune.model_fields"
 local config = require "perilune.model_config"
 local generation = require "perilune.model_generation"
 local gguf = require "perilune.model_gguf"
+local machine = require "perilune.machine"
 local pl = require "perilune.ffi"
 local tensors = require "perilune.model_tensors"
 
@@ -38,32 +39,50 @@ local function is_plain(text)
   return text:find "^[%w._/-]+$" and not text:find("..", 1, true)
 end
 
+-- org/name, or name alone; org/name/x.gguf.
 local function is_hub_name(name)
-  local _, slashes = name:gsub("/", "")
-  return is_plain(name) and slashes <= 1 and not name:find "^[/.]" and not name:find "/$"
+  if not is_plain(name) or name:find "^[/.]" or name:find "//" then return false end
+  if name:find "%.gguf$" then return name:find "^[^/]+/[^/]+/." ~= nil end
+  return name:find "^[^/]+$" ~= nil or name:find "^[^/]+/[^/]+$" ~= nil
 end
 
-local function find_snapshot(name, opts)
-  local folder = cache_folder(opts.getenv or os.getenv)
-  local repo = folder .. "/models--" .. name:gsub("/", "--")
+-- The folder in the hub's cache of a repository's files, which need not be there.
+local function snapshot_of(repo, folder, opts)
+  repo = folder .. "/models--" .. repo:gsub("/", "--")
   local revision = opts.revision or "main"
   local ref = repo .. "/refs/" .. revision
   if F.kind_of(ref) == "file" then
     revision = F.read_text(ref, 256):match "^%s*(.-)%s*$"
   end
-  local path = repo .. "/snapshots/" .. revision
-  if is_plain(revision) and F.kind_of(path .. "/config.json") then return path end
+  return is_plain(revision) and repo .. "/snapshots/" .. revision or nil
+end
+
+-- What a name means: a repository of the hub in its local cache, one GGUF file of it
+-- (org/name/x.gguf), or a model that was fetched here.
+local function find_named(name, opts)
+  local getenv = opts.getenv or os.getenv
+  local fetched = ("%s/%s.gguf"):format(machine.cache_folder(getenv), name)
+  if F.kind_of(fetched) == "file" then return fetched end
+  local folder = cache_folder(getenv)
+  local repo, file = name:match "^([^/]+/[^/]+)/(.+)$"
+  local path = snapshot_of(repo or name, folder, opts)
+  if path and F.kind_of(path .. "/" .. (file or "config.json")) then
+    return file and path .. "/" .. file or path
+  end
+  if not file and path and F.kind_of(path) == "folder" then
+    F.refuse("PL_ENOTFOUND", "'%s' holds no config.json; to serve a GGUF file of it: "
+             .. "%s/FILE.gguf", path, name)
+  end
   F.refuse("PL_ENOTFOUND", "'%s' is no folder with a config.json, no .gguf file, and not "
-           .. "in '%s'; to get it: huggingface-cli download %s", name, folder, name)
+           .. "in '%s'; to get it: hf download %s", name, folder,
+           file and repo .. " " .. file or name)
 end
 
 local function resolve(name, opts)
   local kind = F.kind_of(name)
   local path = #name > 1 and name:gsub("/+$", "") or name
   if kind == "file" or F.kind_of(path .. "/config.json") == "file" then return path end
-  if is_hub_name(name) and not name:find "%.gguf$" then
-    return find_snapshot(name, opts)
-  end
+  if is_hub_name(name) then return find_named(name, opts) end
   if kind == "folder" then
     F.refuse("PL_ENOTFOUND", "'%s' holds no config.json; a GGUF model is named by its "
              .. "file", name)

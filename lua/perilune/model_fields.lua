@@ -29,13 +29,17 @@ end
 
 -- ---- files ---------------------------------------------------------------------------
 
--- "file", "folder", or nil.
+local EACCES, EISDIR = 13, 21
+
+-- "file", "folder", or nil. What is there and may not be read is refused: to call it
+-- absent would send people looking for it elsewhere.
 function M.kind_of(path)
-  local f = io.open(path, "rb")
+  local f, why, failed = io.open(path, "rb")
+  if failed == EACCES then M.refuse("PL_EIO", "%s", why) end
   if not f then return nil end
   local _, _, code = f:read(0)
   f:close()
-  return code == 21 and "folder" or "file"
+  return code == EISDIR and "folder" or "file"
 end
 
 function M.read_text(path, limit)

@@ -8,6 +8,7 @@ local pl = require "perilune.ffi"
 local admin = require "perilune.admin"
 local bus = require "perilune.bus"
 local cluster = require "perilune.cluster"
+local door = require "perilune.door"
 local drain = require "perilune.drain"
 local flow = require "perilune.flow"
 local frontend = require "perilune.frontend"
@@ -134,20 +135,6 @@ local function runtime_options(http)
   return o
 end
 
--- Says whether a signal has come, while nobody polls for events: before flow.run.
-local function watcher(rt)
-  local events, asked = ffi.new "pl_event[8]", false
-  return function()
-    for i = 0, C.pl_poll(rt, events, 8, 0) - 1 do
-      if events[i].kind == C.PL_EV_SIGNAL and events[i].a ~= SIGHUP then
-        log.info("stopping: signal %d", events[i].a)
-        asked = true
-      end
-    end
-    return asked
-  end
-end
-
 -- The workers of this process, for its own frontend.
 local function serve_own(self)
   local w, server = self.w, self.server
@@ -181,23 +168,13 @@ local function open_workers(self)
   return true
 end
 
--- A worker's own port, for what it tells of itself.
-local function open_system(self)
-  local host_name, port = self.recipe.http.host, self.recipe.metrics_endpoint_port
-  port = C.pl_listen(self.rt, host_name, port)
-  if port < 0 then return pl.refusal(port) end
-  log.info("metrics and health at http://%s:%d", host_name, port)
-  return true
-end
-
-local function open_doors(self)
+-- Says where it can be reached, now that it can answer.
+local function announce(self)
   if self.server then
-    local port, why = self.server:open()
-    if not port then return nil, why end
-  elseif self.recipe.metrics_endpoint_port then
-    return open_system(self)
+    self.server:open(self.url)
+  elseif self.url then
+    log.info("metrics and health at %s", self.url)
   end
-  return true
 end
 
 local function open_parts(self)
@@ -229,7 +206,8 @@ local function open_parts(self)
     local ok, why = bus.open(self)
     if not ok then return nil, why end
   end
-  return open_doors(self)
+  announce(self)
+  return true
 end
 
 local function run(self)
@@ -260,7 +238,7 @@ end
 
 -- Loads what the roles need. true; nil and why; or false: a signal came first.
 local function load_workers(self)
-  local recipe, asked, why = self.recipe, watcher(self.rt), nil
+  local recipe, asked, why = self.recipe, door.watcher(self.rt), nil
   if self.roles.worker then
     self.w, why = worker.open(recipe, recipe.worker, asked)
     if self.w then self.summary, why = models.summary(recipe, self.w) end
@@ -272,9 +250,23 @@ local function load_workers(self)
   return true
 end
 
+-- A frontend's port, or a worker's own, for what it tells of itself.
+local function open_door(self)
+  local recipe = self.recipe
+  local port, flag = recipe.http.port, "--port"
+  if not self.roles.frontend then
+    port, flag = recipe.metrics_endpoint_port, "--metrics-endpoint-port"
+  end
+  if not port then return true end
+  local url, why = door.open(self.rt, recipe.http.host, port, flag)
+  self.url = url
+  return url and true, why
+end
+
 -- With the runtime open, for it watches for signals: loads, serves, closes.
 local function load_and_run(self)
-  local ok, why = load_workers(self)
+  local ok, why = open_door(self)
+  if ok then ok, why = load_workers(self) end
   if ok then ok, why = run_and_end(self) end
   C.pl_runtime_close(self.rt)
   if self.w then worker.close(self.w) end

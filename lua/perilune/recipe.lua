@@ -132,7 +132,8 @@ local function resolve(name, words, getenv, kept)
   end
   local ok, value, info = pcall(load.load, name, parsed, kept)
   if not ok then
-    return nil, { { text = tostring(value), usage = value.usage } }
+    return nil, { { text = tostring(value), usage = value.usage,
+      no_recipe = value.no_recipe } }
   end
   local resolved, problems = finish(value, info, parsed, getenv)
   if problems then
@@ -146,8 +147,9 @@ local function resolve(name, words, getenv, kept)
 end
 
 -- Loads, checks and resolves a recipe. `words`: the command line after its name (flags).
--- What is resolved, or nil and a list of problems { text, hint, usage }, in order of
--- place; `usage`: the command line is wrong, not the recipe.
+-- What is resolved, or nil and a list of problems { text, hint, usage, no_recipe }, in
+-- order of place; `usage`: the command line is wrong, not the recipe; `no_recipe`: what
+-- it names is none.
 function M.resolve(name, words, getenv)
   return resolve(name, words or {}, getenv or os.getenv, {})
 end
@@ -163,7 +165,10 @@ end
 -- pl.args; or nil and its problems.
 function M.about(name)
   local ok, value, info = pcall(load.load, name)
-  if not ok then return nil, { { text = tostring(value), usage = value.usage } } end
+  if not ok then
+    return nil, { { text = tostring(value), usage = value.usage,
+      no_recipe = value.no_recipe } }
+  end
   return { file = info.file, head = info.head, args = info.args }
 end
 

@@ -6,6 +6,7 @@
 --   --hf-overrides.rope_theta 1e6  a field of a table; as --hf-overrides '{...}' is JSON
 
 local check = require "perilune.recipe_check"
+local elsewhere = require "perilune.flags_elsewhere"
 local flags = require "perilune.flags"
 local json = require "cjson.safe"
 local nearest = require "perilune.nearest"
@@ -27,9 +28,11 @@ local function find(name, section)
 end
 
 -- Takes a flag's name apart: the section that it names, its row, whether it is negated,
--- and what is left for a table: "hf_overrides.rope_theta" leaves { "rope_theta" }.
+-- and what is left for a table: "hf_overrides.rope_theta" leaves { "rope_theta" }. A flag
+-- of one dash has no row.
 local function analyse(flag)
   local parts = {}
+  if flag.word:sub(1, 2) ~= "--" then return { name = flag.word:sub(2) } end
   for part in (flag.word:sub(3) .. "."):gmatch "([^.]*)%." do parts[#parts + 1] = part end
   local section = parts[1]:gsub("-", "_")
   if #parts > 1 and schema.section_of(section) then
@@ -74,6 +77,8 @@ local function paths(row, section, pools)
 end
 
 local function unknown(problems, flag, what, args)
+  local text, known = ("no option '%s'"):format(flag.word), elsewhere.hint(flag.word)
+  if known then return add(problems, text, known) end
   local names = {}
   for _, section in ipairs(schema.sections) do
     for _, row in ipairs(schema.rows[section]) do names[#names + 1] = row.name end
@@ -84,8 +89,7 @@ local function unknown(problems, flag, what, args)
   local hint = near and ("did you mean '%s%s'?"):format(
     flags.spell(what.section and what.section .. "." or ""), near:gsub("_", "-"))
   if row then hint = hint .. "  " .. check.describe(row) end
-  add(problems, ("no option '%s'"):format(flag.word),
-      hint or "perilune help options lists them all")
+  add(problems, text, hint or "perilune help options lists them all")
 end
 
 local function apply(flag, settings, pools, args, problems)

@@ -15,14 +15,17 @@ local M = {}
 -- Tables come from recipes; who gave each of their fields its value is kept beside them.
 local origins = setmetatable({}, { __mode = "k" })
 
+local HEAD = 4096
+
 local loading = {}                          -- loads under way, the innermost last
 
 -- What this file raises where it knows better than Lua's position: text that is whole.
 local problem = { __tostring = function(self) return self.text end }
 
--- `usage`: the command line is to blame, not the recipe.
-function M.fail(text, usage)
-  error(setmetatable({ text = text, usage = usage }, problem), 0)
+-- `usage`: the command line is to blame, not the recipe; `no_recipe`: for what it names
+-- is none.
+function M.fail(text, usage, no_recipe)
+  error(setmetatable({ text = text, usage = usage, no_recipe = no_recipe }, problem), 0)
 end
 
 local function pick(from, names)
@@ -68,16 +71,26 @@ local function environment(load)
   })
 end
 
+local function is_binary(text) return text:find "%z" or text:sub(1, 1) == "\27" end
+
+-- A file's text; of a binary one the head alone, for models are named here by mistake.
 local function read(path)
   local file = io.open(path, "rb")
   if not file then return nil end
-  local text = file:read "*a"               -- nil: a folder
+  local text, _, failed = file:read(HEAD)
+  if not failed then
+    text = text or ""
+    if not is_binary(text) then text = text .. file:read "*a" end
+  end
   file:close()
-  return text
+  return text                               -- nil: a folder
 end
 
 local function run(load, path, text)
-  if text:sub(1, 1) == "\27" then M.fail(path .. ": bytecode; it wants Lua's text") end
+  if is_binary(text) then
+    local named = #loading == 1 and path == load.file
+    M.fail(path .. ": is binary; a recipe is Lua's text", named, named)
+  end
   local chunk, why = loadstring(text, "@" .. path)
   if not chunk then M.fail(why) end
   load.files[#load.files + 1] = { path = path, line = lines(text) }
@@ -124,7 +137,7 @@ local function find(name, from)
     end
   end
   local text = ("no recipe '%s': looked here and in '%s'"):format(name, places[#places])
-  M.fail(from and from.file .. ": " .. text or text, not from)
+  M.fail(from and from.file .. ": " .. text or text, not from, not from)
 end
 
 -- Where a load says a path was set: its own file first, then those it required.

@@ -18,8 +18,9 @@ local machine = require "perilune.machine"
 
 local top = {
   { "model", machine.fetched_model,
-    "a GGUF file, or a folder with config.json and safetensors", kind = "string",
-    env = { "PERILUNE_MODEL" }, unset = "the model that ./dev run fetched" },
+    "a GGUF file, a folder with config.json and safetensors, or Org/Name",
+    kind = "string", env = { "PERILUNE_MODEL" },
+    unset = "the model that ./dev run fetched" },
   { "served_model_name", nil, "names that requests may use; answers carry the first",
     kind = "strings", unset = "the name of the model's file or folder" },
   { "tokenizer", nil, "folder of tokenizer.json, where it is not with the model",

@@ -1,4 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
+local help = require "perilune.help"
 local scratch = require "scratch"
 
 -- The program run with these words: exit code, stdout, stderr.
@@ -78,15 +79,77 @@ return { worker = { seed = opt.how_wide } }]])
       assert.equal(0, code)
       assert.equal("r.lua - a recipe of its own.\n\n  perilune run r.lua --wide 3\n\n"
                    .. "  --how-wide         in metres (2)\n\n"
-                   .. "perilune help options says what every recipe takes\n", out)
+                   .. help.common() .. "\n", out)
+    end
+  end)
+
+  it("shows the flags that matter, and how to see all", function()
+    for _, words in ipairs { "serve --help", "serve -h", "serve some.gguf --help",
+                             "serve --port 1 some.gguf --help", "run --help", "run -h" } do
+      local code, out, err = run(words)
+      assert.equal("", err)
+      assert.equal(0, code, words)
+      assert.is_truthy(out:find(help.common() .. "\n", 1, true), out)
+      assert.matches("\n  %-%-port +port to listen at", out)
+      assert.matches("all: perilune help options\n$", out)
+      for line in out:gmatch "[^\n]+" do assert.is_true(#line <= 100, line) end
+    end
+  end)
+
+  it("tells a model from a recipe", function()
+    local dir = scratch.folder()
+    finally(dir.remove)
+    local gguf = dir.write("m.gguf", "GGUF\3\0\0\0" .. ("x"):rep(1e6))
+    dir.write("folder/config.json", "{}")
+    dir.write("hub/models--Org--Name/refs/main", "1")
+    dir.write("hub/models--Org--Name/snapshots/1/config.json", "{}")
+    for _, word in ipairs { "run", "check" } do
+      for _, name in ipairs { gguf, dir.path .. "/folder", "Org/Name",
+                              dir.write("m.safetensors", "\16\0\0\0\0\0\0\0{}") } do
+        local code, out, err = run(word .. " " .. name,
+          "HF_HUB_CACHE=" .. dir.path .. "/hub")
+        assert.equal(2, code)
+        assert.equal("", out)
+        assert.equal(("perilune: '%s' is no recipe, a Lua file; a model is served by its own "
+          .. "word\n    perilune serve %s\n"):format(name, name), err)
+      end
+    end
+    local code, _, err = run("check " .. dir.write("x.lua", "return require 'm'"))
+    assert.equal(1, code)
+    assert.is_nil(err:find("perilune serve", 1, true), err)
+  end)
+
+  it("serves what is no file by its name, and says how to get it", function()
+    for _, words in ipairs { "serve Org/Other --log-format text --port 0",
+                             "serve --log-format text --port 0 --model Org/Other" } do
+      local code, _, err = run(words, "HF_HUB_CACHE=/nonexistent")
+      assert.equal(1, code)
+      assert.matches("'Org/Other' is no folder[^\n]* to get it: hf download Org/Other\n", err)
+    end
+  end)
+
+  it("knows flags of other servers", function()
+    for words, hint in pairs {
+      ["serve -m x"] = "no option '-m'\n    here: serve MODEL, or --model\n",
+      ["serve x -c 4096"] = "no option '-c'\n    here: --max-model-len\n",
+      ["run agg --port 1 -np 4"] = "no option '-np'\n    here: --max-num-seqs\n",
+      ["check agg --ctx_size=1"] = "no option '--ctx_size'\n    here: --max-model-len\n",
+      ["serve x -port 1"] = "no option '-port'\n    did you mean '--port'?  port to listen "
+        .. "at; 0: any that is free (default 8000)\n",
+    } do
+      local code, out, err = run(words)
+      assert.equal(2, code)
+      assert.equal("", out)
+      assert.equal(hint, err)
     end
   end)
 
   it("does not run without a model, and says how to come by one", function()
     local code, _, err = run "run agg"
     assert.equal(2, code)
-    assert.equal("perilune: no model: name one by --model or $PERILUNE_MODEL\n"
-                 .. "    ./dev run fetches a small one\n", err)
+    assert.equal("perilune: no model: name one, as in perilune serve MODEL, or by --model "
+                 .. "or $PERILUNE_MODEL\n    ./dev run fetches a small one\n", err)
+    assert.equal(err, select(3, run "serve"))
     assert.matches("\n  model +some.gguf +%$PERILUNE_MODEL\n",
                    select(2, run("check agg", "PERILUNE_MODEL=some.gguf")))
   end)

@@ -1,4 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
+local elsewhere = require "perilune.flags_elsewhere"
 local recipe = require "perilune.recipe"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
@@ -80,8 +81,8 @@ describe("flags", function()
     assert.equal("did you mean '--max-num-seqs'?  "
                  .. "sequences that run at once (default 256)", hint)
     assert.is_true(usage)
-    text, hint = refused("--gpu-memory-utilization", "0.9")
-    assert.equal("no option '--gpu-memory-utilization'", text)
+    text, hint = refused("--wholly-unheard-of", "0.9")
+    assert.equal("no option '--wholly-unheard-of'", text)
     assert.equal("perilune help options lists them all", hint)
     text, hint = refused("--worker.blok-size", "5")
     assert.equal("no option '--worker.blok-size'", text)
@@ -161,5 +162,38 @@ describe("the schema", function()
     file:close()
     assert.equal(require("perilune.help").options() .. "\n", text,
                  "write it anew: perilune help options > docs/options.md")
+  end)
+end)
+
+describe("flags of other servers", function()
+  local names = {}
+  for _, row in ipairs(elsewhere.ROWS) do
+    for _, flag in ipairs(row) do names[#names + 1] = flag end
+  end
+
+  it("are none of ours, and each stands in one row", function()
+    local seen = {}
+    for _, flag in ipairs(names) do
+      assert.is_nil(seen[flag], flag)
+      seen[flag] = true
+      local name = flag:gsub("^%-+", ""):gsub("-", "_")
+      assert.is_true(flag:sub(1, 2) ~= "--" or not schema.find(name), flag)
+    end
+  end)
+
+  it("are answered with an option that there is, or why there is none", function()
+    for _, row in ipairs(elsewhere.ROWS) do
+      assert.is_true((row.to == nil) ~= (row.why == nil), row[1])
+      for option in (row.to or row.why):gmatch "%-%-([%l][%l%d.-]+)" do
+        local name = option:gsub("^worker%.", ""):gsub("%..*", ""):gsub("-", "_")
+        assert.is_truthy(schema.find(name), option)
+      end
+      for _, flag in ipairs(row) do
+        local text, hint, usage = refused(flag, "1")
+        assert.equal(("no option '%s'"):format(flag), text)
+        assert.is_truthy(hint:find(row.to or row.why, 1, true), hint)
+        assert.is_true(usage)
+      end
+    end
   end)
 end)

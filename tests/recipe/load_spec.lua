@@ -90,7 +90,7 @@ return { worker = worker }]])
   end)
 
   it("may not be bytecode, broken, or no table", function()
-    assert.equal("r.lua: bytecode; it wants Lua's text",
+    assert.equal("r.lua: is binary; a recipe is Lua's text",
                  problems(string.dump(function() return {} end)))
     assert.equal("r.lua: returns nil; a recipe returns a table", problems "local x = 1")
     assert.matches("^r.lua:2: ", problems "return {\n  worker = = {} }")

@@ -46,6 +46,32 @@ describe("a server that cannot begin", function()
     complains(1, { "ERROR", dir.path }, { "agg", "--model", dir.path })
   end)
 
+  -- Without the right to read everything, in case root runs the tests.
+  local function unprivileged(words)
+    local all = { "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search",
+      process.own_path(), "serve", unpack(words) }
+    if os.execute "[ $(id -u) = 0 ]" ~= 0 then table.remove(all, 2) end
+    local p = process.start(all, nil, "setpriv")
+    local code, log = p:wait(30), p:log()
+    p:remove()
+    return code, log
+  end
+
+  it("says that it may not read a model", function()
+    local file = dir.write("secret.gguf", "GGUF")
+    local folder = dir.write("secret/config.json", "{}"):match "^(.*)/"
+    local inside = dir.write("inside/config.json", "{}")
+    os.execute(("chmod 0 '%s' '%s' '%s'"):format(file, folder, inside))
+    for path, named in pairs { [file] = file, [folder] = folder,
+        [inside:match "^(.*)/"] = inside } do
+      local code, log = unprivileged { path, "--port", "0", "--log-format", "text" }
+      assert.equal(1, code, log)
+      assert.is_truthy(log:find("ERROR [^\n]*: Permission denied"), log)
+      assert.is_truthy(log:find(named, 1, true), log)
+    end
+    os.execute(("chmod 700 '%s'"):format(folder))
+  end)
+
   it("says what is wrong with a file", function()
     for name, text in pairs { ["empty.gguf"] = "", ["bad.gguf"] = "GGUF\3\0\0\0\255\255",
         ["text.gguf"] = ("hello"):rep(1000) } do
@@ -60,8 +86,15 @@ describe("a server that cannot begin", function()
 
   it("says that its port or its host is taken or none", function()
     local s = serving.start()
-    complains(1, { "ERROR", tostring(s.port) },
-      { "agg", "--model", serving.MODEL, "--port", tostring(s.port) })
+    local taken, holder = tostring(s.port), ("(process %d)"):format(s.process.pid)
+    complains(1, { "ERROR", taken, holder, "--port chooses" },
+      { "agg", "--model", serving.MODEL, "--port", taken })
+    -- It is known before the model is looked for.
+    complains(1, { "ERROR", taken, holder, "--port chooses" },
+      { "agg", "--model", "/nowhere/model.gguf", "--port", taken })
+    complains(1, { "ERROR", taken, holder, "--metrics-endpoint-port chooses" },
+      { "agg", "worker", "--model", "/nowhere/model.gguf", "--metrics-endpoint-port", taken,
+        "--bus", "nats://127.0.0.1:1" })
     s:stop()
     complains(1, { "ERROR", "no.such.host.invalid" },
       { "agg", "--model", serving.MODEL, "--host", "no.such.host.invalid" })

@@ -20,6 +20,8 @@ describe("model.resolve", function()
       ["models--org--name/snapshots/" .. revision .. "/config.json"] = "{}",
       ["models--org--half/refs/main"] = revision,
       ["models--org--bad/refs/main"] = "../../elsewhere",
+      ["models--org--files/refs/main"] = revision,
+      ["models--org--files/snapshots/" .. revision .. "/x-Q4_1.gguf"] = "GGUF",
     }
   end
 
@@ -49,6 +51,29 @@ describe("model.resolve", function()
     assert.equal(found, by_revision)
   end)
 
+  it("finds one GGUF file of a repository in the local cache", function()
+    local folder_of = cache()
+    local opts = { getenv = function() return folder_of end }
+    assert.equal(folder_of .. "/models--org--files/snapshots/0123abcd/x-Q4_1.gguf",
+                 model.resolve("org/files/x-Q4_1.gguf", opts))
+    local none, message = model.resolve("org/files", opts)
+    assert.is_nil(none)
+    assert.truthy(message:find("org/files/FILE.gguf", 1, true), message)
+    none, message = model.resolve("org/files/y.gguf", opts)
+    assert.is_nil(none)
+    assert.truthy(message:find("hf download org/files y.gguf", 1, true), message)
+  end)
+
+  it("finds by its name what was fetched here", function()
+    local folder_of = files.folder { ["perilune/small.Q4_1.gguf"] = "GGUF" }
+    local opts = { getenv = function(key)
+      return key == "XDG_CACHE_HOME" and folder_of or nil
+    end }
+    assert.equal(folder_of .. "/perilune/small.Q4_1.gguf",
+                 model.resolve("small.Q4_1", opts))
+    assert.is_nil((model.resolve("small.Q4_0", opts)))
+  end)
+
   it("says how to get what is not there", function()
     local folder_of = cache()
     local opts = { getenv = function(key)
@@ -57,7 +82,7 @@ describe("model.resolve", function()
     for _, name in ipairs { "org/other", "org/half", "org/bad", "gpt2" } do
       local path, message, kind = model.resolve(name, opts)
       assert.is_nil(path)
-      assert.truthy(message:find("huggingface-cli download " .. name, 1, true), message)
+      assert.truthy(message:find("hf download " .. name, 1, true), message)
       assert.equal("PL_ENOTFOUND", kind)
     end
   end)
@@ -69,7 +94,7 @@ describe("model.resolve", function()
     assert.equal("PL_ENOTFOUND", kind)
     assert.truthy(message:find("holds no config.json", 1, true))
     for _, name in ipairs { "/no/such/folder", "a/b/c", "../x", "x.gguf", "a b",
-                            "org/" } do
+                            "org/", "a//x.gguf", "a/x.gguf", "/a/b/x.gguf" } do
       none, message = model.resolve(name, { getenv = function() return path end })
       assert.is_nil(none)
       assert.truthy(message:find("no model at '" .. name .. "'", 1, true), message)
