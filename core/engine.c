@@ -162,6 +162,7 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     r->id = s->id;
     r->max_total = max_total_of(e, s);
     r->n_cached = -1;
+    atomic_init(&r->stage, STAGE_IN_LINE);
     if (s->named_by == e) {
         r->names = s->names;
         r->n_names = r->names_cap = s->n_names;
@@ -198,6 +199,7 @@ static pl_status enter(pl_engine *e, run *r)
     fit(e, r);
     r->arrival = s->arrivals++;
     r->since_ns = pl_clock_now(e->options.clock);
+    atomic_store(&r->wait_ns, r->since_ns);
     r->n_unread = r->seq->n_tokens;
     s->n_unread += r->n_unread;
     pl_index_insert(s, r);

@@ -97,6 +97,8 @@ static void preempt(pl_engine *e, run *r)
 {
     pl_run_remove(&e->running, r);
     pl_engine_drop(e, r);
+    if (atomic_load(&r->stage) == STAGE_ANSWERING)
+        atomic_store(&r->wait_ns, pl_clock_now(e->options.clock));
     pl_line_push(e, r);
     e->stats.preemptions++;
     e->moved = true;
@@ -158,6 +160,7 @@ static bool place(pl_engine *e, run *r, int32_t hits)
     r->n_named = r->n_found = hits;
     r->n_computed = hits * e->block_size;
     r->state = RUN_REMOTE;
+    atomic_store(&r->stage, STAGE_REMOTE);
     pl_run_push(&e->remote, r);
     pl_run_push(&e->placed, r);
     e->moved = true;
@@ -284,6 +287,8 @@ void pl_engine_build(pl_engine *e)
         run *r = e->running.items[i];
         if (!r->n_now) continue;
         build_seq(e, r, n_rows, &s->seqs[n_seqs]);
+        if (atomic_load_explicit(&r->stage, memory_order_relaxed) != STAGE_ANSWERING)
+            atomic_store(&r->stage, r->n_computed);
         s->runs[n_seqs++] = r;
         n_rows += r->n_now;
         r->n_computed += r->n_now;

@@ -4,8 +4,8 @@
  *
  * Owns     the order of those who wait, who has which id, who has news.
  * Ignores  what a step is.
- * Thread   `news`, `in_inbox`, `next_news` and all of `shared`: any, under the lock. The
- *          rest: step.
+ * Thread   `news`, `in_inbox`, `next_news`, `say_ns` and all of `shared`: any, under the
+ *          lock. `stage`, `wait_ns`: step writes, any reads. The rest: step.
  *
  * A sequence's run:
  *
@@ -35,6 +35,12 @@ typedef enum run_state {
     RUN_RUNNING,
     RUN_ENDED,
 } run_state;
+
+enum { /* what `stage` says besides how many tokens of the prompt are read */
+    STAGE_IN_LINE = -1,
+    STAGE_REMOTE = -2,
+    STAGE_ANSWERING = -3
+};
 
 enum {
     NEWS_SUBMIT = 1,
@@ -66,6 +72,10 @@ typedef struct run {
     bool told;        /* its first token is out */
     bool spoiled;     /* what it found in the cache was not computed after all */
     pl_logprob *prompt_top;
+
+    atomic_int stage;
+    atomic_llong wait_ns; /* since when it waits for its next token, by the clock */
+    int64_t say_ns;       /* when the log is told of that again */
 
     int news;
     bool in_inbox;

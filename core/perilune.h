@@ -272,7 +272,7 @@ pl_status pl_seq_bias(pl_seq *s, const int32_t *ids, const float *values, int n)
 pl_status pl_seq_allow(pl_seq *s, const int32_t *ids, int n);
 pl_status pl_seq_bad_word(pl_seq *s, const int32_t *ids, int n);   /* one sequence of ids; call again for more */
 pl_status pl_seq_salt(pl_seq *s, const char *salt, size_t len);
-/* What the logs of other processes call it: fields as pl_log_fields has them, the first its
+/* What the logs of engines and other processes call it: fields as pl_log_fields has them, the first its
  * request's id; visible ASCII. PL_EINVAL. */
 pl_status pl_seq_label(pl_seq *s, const char *fields, size_t len);
 void pl_seq_remote(pl_seq *s, int32_t n_tokens);   /* KV of the first n will arrive from elsewhere; ignored with prompt_logprobs */
@@ -336,6 +336,7 @@ void pl_engine_cancel(pl_engine *e, int32_t seq);          /* unknown ids are no
 void pl_engine_arrived(pl_engine *e, int32_t seq, int ok); /* remote KV is here; not ok: recompute */
 pl_status pl_engine_reset_cache(pl_engine *e);             /* PL_EAGAIN while blocks are in use */
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);
+void pl_engine_tell_waits(pl_engine *e);                   /* to the log: who has waited long, for what; each second */
 typedef struct pl_step_info {              /* a step that is over; times by pl_now_ns */
     int64_t number, began_ns, submitted_ns, collected_ns, ended_ns;
     int32_t seqs, rows, prompt_rows;       /* of its rows, those that read a prompt */

@@ -35,7 +35,7 @@ end
 
 -- ---- giving it away -----------------------------------------------------------------
 
--- The logs of other processes call it as this one does.
+-- An engine's log, here or elsewhere, calls it as this one does.
 local function label(job, seq)
   local fields = job.log:packed()
   if #fields > 0 then C.pl_seq_label(seq, fields, #fields) end
@@ -43,7 +43,7 @@ end
 
 local function put(job, choice, w)
   local seq = choice.seq and ffi.cast(seq_ptr, choice.seq.address) or nil
-  if seq and w.peer then label(job, seq) end
+  if seq then label(job, seq) end
   local at = C.pl_now_ns()
   local status
   if w.engine then

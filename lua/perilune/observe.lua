@@ -1,10 +1,14 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- observe.lua - an engine of this process is counted, watched and, when idle, tried.
 
+local pl = require "perilune.ffi"
 local canary = require "perilune.canary"
 local flow = require "perilune.flow"
+local C = pl.C
 
 local M = {}
+
+local TELL_SECONDS = 1
 
 -- What a frontend says of a model: metrics.lua's config. `w`: a worker (worker.lua) of
 -- `pool`, an entry of the recipe.
@@ -23,6 +27,14 @@ local function cache_of(pool, w)
   }
 end
 
+-- Says now and then whose sequences wait long: here, for a step may be long too.
+local function tell_waits(engine)
+  while true do
+    flow.sleep(TELL_SECONDS)
+    C.pl_engine_tell_waits(engine)
+  end
+end
+
 -- Engine `e` of the workers `w` (worker.lua), before it starts. `o`: rt, metrics, health,
 -- recipe, pool, model (the name that it is counted under).
 function M.engine(index, e, w, o)
@@ -32,6 +44,7 @@ function M.engine(index, e, w, o)
   flow.spawn(canary.run, { rt = o.rt, text = w.tokenizer.text, engine = e.engine,
     index = index, health = o.health, token = (w.tokenizer.prefix_ids or {})[1],
     wait = function() return o.recipe.canary_wait end })
+  flow.spawn(tell_waits, e.engine)
 end
 
 return M

@@ -30,6 +30,16 @@ describe("a request that waits for a worker", function()
     return answer
   end
 
+  it("is named in the log while it waits", function()
+    local answer = waiting "zero"
+    assert(process.wait_for(30, function()
+      return front.process:log():find(
+        "a request waits for a worker that takes it: for %d+ s so far %[request_id=zero%]\n")
+    end), front.process:log())
+    answer.connection:close()
+    assert(process.wait_for(5, function() return load() == 0 end))
+  end)
+
   it("is told so when it is cancelled", function()
     local answer = waiting "one"
     assert.equal(200, front:post("/v1/cancel/one", "").status)
@@ -53,6 +63,27 @@ describe("a request that waits for a worker", function()
     answer:finish()
     assert.equal(503, answer.status)
     assert.is_nil(front:ended():find "\nERROR")
+  end)
+end)
+
+describe("a prompt that cannot begin", function()
+  it("is named in the log, with what it waits for", function()
+    local server = serving.start({ "--device", "null", "--max-num-seqs", "1" },
+      { PERILUNE_NULL_STEP_US = "10000" })
+    local body = { prompt = "x", max_tokens = 1500, ignore_eos = true }
+    local first = server:begin("POST", "/v1/completions", body)
+    process.wait_for(20, function() return server:metric "vllm:num_requests_running" == 1 end)
+    body.stream = true
+    local late = server:begin("POST", "/v1/completions", body, { ["X-Request-Id"] = "late" })
+    assert(process.wait_for(30, function()
+      return server.process:log():find("a prompt of 2 tokens waits in line: it needs up to "
+        .. "1 blocks, %d+ of %d+ are in use; running 1 of at most 1, waiting 1: for %d+ s so "
+        .. "far %[request_id=late%]\n")
+    end), server.process:log())
+    late.connection:close()
+    first.connection:close()
+    assert.is_true(server:idle())
+    server:stop()
   end)
 end)
 

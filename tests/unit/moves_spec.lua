@@ -30,7 +30,8 @@ describe("a running choice that every worker refuses", function()
     end
     local server = { cluster = c, waiting = 0, metrics = { moved = function() end },
       recipe = { bus_patience = 1, http = { max_waiting = 9, overload_status = 529 } } }
-    local quiet = { info = function() n_lines = n_lines + 1 end, warning = function() end }
+    local quiet = { info = function() n_lines = n_lines + 1 end, warning = function() end,
+      packed = function() return "" end }
     local x, client = exchange(front)
     local st = front:stream({ 1, 2 }, { max_tokens = 1900, ignore_eos = 1 },
       { keep = true })
