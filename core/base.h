@@ -16,6 +16,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+/* For plug-ins (device.h); the rest of core is hidden from them. */
+#define PL_PLUGIN __attribute__((visibility("default")))
 #define PL_PRINTF(a, b) __attribute__((format(printf, a, b)))
 #define PL_COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
 #define PL_MIN(a, b) ((a) < (b) ? (a) : (b))
@@ -24,8 +26,8 @@
 /* Records why, for this thread, and returns `code`. Only the function that decides that
  * it is an error says so; those above pass the code up with PL_TRY. */
 #define pl_fail(code, ...) pl_fail_at(__FILE__, __LINE__, code, __VA_ARGS__)
-pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt, ...)
-    PL_PRINTF(4, 5);
+PL_PLUGIN pl_status pl_fail_at(const char *file, int line, pl_status code,
+                               const char *fmt, ...) PL_PRINTF(4, 5);
 #define PL_TRY(expr)                                 \
     do {                                             \
         pl_status pl_try_status = (expr);            \
@@ -33,19 +35,19 @@ pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt
     } while (0)
 
 #define pl_log(level, ...) pl_log_at(level, __VA_ARGS__)
-void pl_log_at(int level, const char *fmt, ...) PL_PRINTF(2, 3);
+PL_PLUGIN void pl_log_at(int level, const char *fmt, ...) PL_PRINTF(2, 3);
 /* With fields (pl_log_fields); NULL: none. */
 void pl_log_with(int level, const pl_buf *fields, const char *fmt, ...) PL_PRINTF(3, 4);
 
 /* Small host allocations: they abort when memory is exhausted. pl_free takes NULL. */
-void *pl_alloc(size_t bytes);                 /* zeroed */
-void *pl_realloc(void *p, size_t bytes);      /* what is added is not zeroed */
-char *pl_strndup(const char *s, size_t len);  /* ends in NUL */
-void *pl_memdup(const void *p, size_t bytes); /* NULL for 0 bytes */
-void pl_free(void *p);
+PL_PLUGIN void *pl_alloc(size_t bytes);                 /* zeroed */
+PL_PLUGIN void *pl_realloc(void *p, size_t bytes);      /* what is added is not zeroed */
+char *pl_strndup(const char *s, size_t len);            /* ends in NUL */
+PL_PLUGIN void *pl_memdup(const void *p, size_t bytes); /* NULL for 0 bytes */
+PL_PLUGIN void pl_free(void *p);
 /* Aligned to 64 bytes, zeroed; NULL when exhausted (big pools report). */
-void *pl_alloc_big(size_t bytes);
-void pl_free_big(void *p, size_t bytes);
+PL_PLUGIN void *pl_alloc_big(size_t bytes);
+PL_PLUGIN void pl_free_big(void *p, size_t bytes);
 
 /* Growing bytes. */
 void pl_buf_reserve(pl_buf *b, size_t more);

@@ -1,33 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * device.h - what a backend fills in: memory, matrices, and the ops that a model walks
- * over.
+ * device.h - what a backend fills in: memory, matrices, and either the ops that a model
+ * walks over, or `run`, which computes a whole step by itself.
  *
  * Owns     the device's threads or streams, and how weights and KV lie in its memory.
  * Ignores  architectures, sequences, blocks' owners.
  * Thread   lua while loading; then step.
  *
- * Ops may run at once (the CPU) or be queued; `end` waits for them. float * below is the
- * device's memory, except in pl_rows and pl_draw, which are the host's and live until the
- * end. A device that computes whole steps by itself has `step` instead of the ops.
+ * A walk's ops are done when they return. Steps that are run may be in flight: as many as
+ * `depth` says, collected in their order. float * below is the device's memory, except in
+ * pl_rows, pl_draw and pl_step, which are the host's.
+ *
+ * A backend may live in a library of its own, libperilune_NAME.so beside the program; it
+ * exports a pl_backend called perilune_backend, and finds what it needs of base.h and
+ * step.h in the program.
  */
 #ifndef PL_DEVICE_H
 #define PL_DEVICE_H
 
 #include "base.h"
-#include "sample.h"
+#include "device_plan.h"
+#include "step.h"
 
-typedef struct pl_matrix pl_matrix; /* weights, packed as the device likes them */
 /* Rows of activations, in every form that matrices read; as many as the op that wrote
  * them was about. */
 typedef struct pl_acts pl_acts;
-
-typedef struct pl_attention {
-    int32_t n_heads, n_kv_heads, head_dim, block_size;
-    int32_t kv_type, n_layers;
-    int32_t rope_pairs;
-    float norm_eps, scale;
-} pl_attention;
 
 typedef struct pl_rows { /* what the ops of one walk are about */
     int32_t n;
@@ -55,26 +52,22 @@ typedef struct pl_heads { /* one layer's attention, after its projections */
     char *kv;
 } pl_heads;
 
-typedef struct pl_experts {
-    int32_t n, n_used, ffn, hidden, renormalize;
-    const pl_matrix *router;
-    pl_matrix *const *gate, *const *up, *const *down;
-} pl_experts;
-
 typedef struct pl_draw {       /* what is wanted of one row's logits */
     const pl_sampler *sampler; /* NULL: logprobs of `target` and the n_top best */
-    int32_t target, n_top, position;
+    int32_t target, n_top;
     int32_t *token;  /* where the sampled one goes */
     pl_logprob *top; /* room for 1 + n_top; NULL: none are wanted */
     float *logits;   /* not NULL: only a copy of the logits is wanted */
 } pl_draw;
 
+typedef struct pl_planned pl_planned; /* what a device made of a plan */
+
 typedef struct pl_device_ops {
     void (*close)(pl_device *d);
     const char *(*kernels)(const pl_device *d);
     const char *(*numerics)(const pl_device *d, bool reduced);
-    /* Whole steps: answers every draw. */
-    pl_status (*step)(pl_device *d, int32_t vocab, const pl_draw *draws, int n);
+    /* How a block lies in memory: equal names and shapes, exchangeable blocks. */
+    const char *(*kv_layout)(const pl_device *d);
 
     void *(*alloc)(pl_device *d, size_t bytes); /* zeroed; NULL: exhausted */
     void (*free)(pl_device *d, void *p, size_t bytes);
@@ -82,14 +75,22 @@ typedef struct pl_device_ops {
     pl_status (*kv_check)(pl_device *d, const pl_attention *a);
     size_t (*kv_bytes)(pl_device *d, const pl_attention *a); /* of one block */
     /* n rows of k columns, from row-major data of a pl_type. `reduced` lets activations
-     * be quantized by 32 for quantized weights, bf16 for bf16 ones; else they are f32. */
+     * be quantized by 32 for quantized weights, bf16 for bf16 ones; else they are f32. A
+     * device that takes no weights has no matrix_open. */
     pl_status (*matrix_open)(pl_device *d, int type, int64_t n, int64_t k,
                              const void *data, bool reduced, pl_matrix **out);
     void (*matrix_close)(pl_device *d, pl_matrix *w);
     size_t (*matrix_bytes)(const pl_matrix *w);
+
+    /* Whole steps. The plan and what it points to live until it is discarded. */
+    pl_status (*prepare)(pl_device *d, const pl_plan *plan, pl_planned **out);
+    void (*discard)(pl_planned *p);
+    pl_status (*run)(pl_planned *p, pl_step *s);      /* starts it */
+    pl_status (*wait)(pl_planned *p, int timeout_ms); /* the oldest; PL_EAGAIN: not yet */
+
+    /* The walk's ops, where there is no `run`. */
     pl_status (*acts_open)(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out);
     void (*acts_close)(pl_device *d, pl_acts *a);
-
     void (*begin)(pl_device *d, const pl_rows *rows);
     void (*embed)(pl_device *d, const pl_matrix *table, float *x, int stride);
     void (*norm)(pl_device *d, const float *x, int stride, const float *weight, float eps,
@@ -108,17 +109,28 @@ typedef struct pl_device_ops {
                  const float *weight, float eps, pl_acts *out);
     void (*sample)(pl_device *d, float *logits, int32_t vocab, const pl_draw *draws,
                    int n);
-    pl_status (*end)(pl_device *d, int timeout_ms);
 } pl_device_ops;
 
 struct pl_device {
     const pl_device_ops *ops;
+    int32_t depth; /* steps in flight at once: 1 or 2 */
 };
 
-/* Bytes of n values of a row, or 0 where n is no multiple of the type's block. */
-size_t pl_type_bytes(int type, int64_t n);
+/* Goes up with every change of this header, step.h or what they include. */
+enum {
+    PL_DEVICE_ABI = 1
+};
 
-pl_device *pl_device_cpu_open(const char *kernels, int n_threads);
-pl_device *pl_device_null_open(void);
+typedef struct pl_backend {
+    int32_t abi; /* PL_DEVICE_ABI */
+    const char *name;
+    pl_device *(*open)(
+        const pl_device_options *options); /* NULL: the last error says why */
+} pl_backend;
+
+extern const pl_backend pl_backend_cpu, pl_backend_null;
+
+/* Bytes of n values of a row, or 0 where n is no multiple of the type's block. */
+PL_PLUGIN size_t pl_type_bytes(int type, int64_t n);
 
 #endif

@@ -307,12 +307,6 @@ static void cpu_begin(pl_device *d, const pl_rows *rows)
     pl_cpu_of(d)->rows = rows;
 }
 
-static pl_status cpu_end(pl_device *d, int timeout_ms)
-{
-    (void)d, (void)timeout_ms;
-    return PL_OK;
-}
-
 static const char *cpu_kernels(const pl_device *d)
 {
     return ((const pl_cpu *)(const void *)d)->k->name;
@@ -322,6 +316,13 @@ static const char *cpu_kernels(const pl_device *d)
 static const char *cpu_numerics(const pl_device *d, bool reduced)
 {
     return reduced && ((const pl_cpu *)(const void *)d)->k->bf16 ? "cpu-1-bf16" : "cpu-1";
+}
+
+/* K by position within a dimension, V by dimension within a position: kv_of has it. */
+static const char *cpu_kv_layout(const pl_device *d)
+{
+    (void)d;
+    return "cpu-1";
 }
 
 static void cpu_close(pl_device *d)
@@ -340,6 +341,7 @@ static const pl_device_ops cpu_ops = {
     .close = cpu_close,
     .kernels = cpu_kernels,
     .numerics = cpu_numerics,
+    .kv_layout = cpu_kv_layout,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .write = cpu_write,
@@ -361,7 +363,6 @@ static const pl_device_ops cpu_ops = {
     .experts = pl_cpu_experts,
     .pick = cpu_pick,
     .sample = cpu_sample,
-    .end = cpu_end,
 };
 
 #if defined(__x86_64__)
@@ -404,20 +405,20 @@ static int count_cores(void)
     return (int)PL_MAX(1, sysconf(_SC_NPROCESSORS_ONLN));
 }
 
-pl_device *pl_device_cpu_open(const char *kernels, int n_threads)
+static pl_device *cpu_open(const pl_device_options *o)
 {
-    const pl_cpu_kernels *k = choose(kernels);
+    const pl_cpu_kernels *k = choose(o->kernels);
     if (!k) {
         pl_fail(PL_EUNSUPPORTED,
-                "no kernels '%s' on this CPU, wanted 'auto' (%s) or another", kernels,
+                "no kernels '%s' on this CPU, wanted 'auto' (%s) or another", o->kernels,
                 choose(NULL)->name);
         return NULL;
     }
-    if (!n_threads) n_threads = count_cores();
     pl_cpu *c = pl_alloc(sizeof *c);
     c->device.ops = &cpu_ops;
     c->k = k;
-    c->pool = pl_pool_open(n_threads);
+    c->device.depth = PL_MAX(o->depth, 1);
+    c->pool = pl_pool_open(o->n_threads ? o->n_threads : count_cores());
     if (!c->pool) {
         pl_fail(PL_ENOMEM, "no memory for a device");
         pl_free(c);
@@ -426,3 +427,5 @@ pl_device *pl_device_cpu_open(const char *kernels, int n_threads)
     c->samplers = pl_alloc((size_t)pl_pool_threads(c->pool) * sizeof *c->samplers);
     return &c->device;
 }
+
+const pl_backend pl_backend_cpu = {PL_DEVICE_ABI, "cpu", cpu_open};

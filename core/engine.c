@@ -56,21 +56,21 @@ static pl_status check_options(const pl_engine_options *o, int32_t max_positions
     return PL_OK;
 }
 
-static void open_step(step *s, const pl_engine_options *o)
+static void open_flights(pl_engine *e)
 {
-    size_t n_rows = (size_t)o->max_num_batched_tokens, n_seqs = (size_t)o->max_num_seqs;
-    s->tokens = pl_alloc(n_rows * sizeof *s->tokens);
-    s->targets = pl_alloc(n_rows * sizeof *s->targets);
-    s->seqs = pl_alloc(n_seqs * sizeof *s->seqs);
-    s->runs = pl_alloc(n_seqs * sizeof(run *));
+    const pl_engine_options *o = &e->options;
+    for (int i = 0; i < PL_COUNT(e->flights); i++) {
+        e->flights[i].step = pl_step_open(o->max_num_batched_tokens, o->max_num_seqs);
+        e->flights[i].runs = pl_alloc((size_t)o->max_num_seqs * sizeof(run *));
+    }
 }
 
-static void close_step(step *s)
+static void close_flights(pl_engine *e)
 {
-    pl_free(s->tokens);
-    pl_free(s->targets);
-    pl_free(s->seqs);
-    pl_free(s->runs);
+    for (int i = 0; i < PL_COUNT(e->flights); i++) {
+        pl_step_close(e->flights[i].step);
+        pl_free(e->flights[i].runs);
+    }
 }
 
 static void publish(pl_engine *e);
@@ -80,7 +80,8 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     pl_namer namer;
     if (check_options(o, pl_model_max_positions(model)) < 0 ||
         pl_namer_init(&namer, o->hash_algo, o->hash_seed) < 0 ||
-        pl_model_kv_open(model, o->n_blocks) < 0)
+        pl_model_kv_open(model, o->n_blocks, o->max_num_batched_tokens, o->max_num_seqs) <
+            0)
         return NULL;
     pl_engine *e = pl_alloc(sizeof *e);
     e->options = *o;
@@ -91,7 +92,7 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     e->metrics[PL_OBSERVE_STEP_TOKENS] = e->metrics[PL_OBSERVE_SECONDS] = -1;
     e->namer = namer;
     e->kv = pl_kv_open(o->n_blocks);
-    open_step(&e->step, o);
+    open_flights(e);
     e->shared = pl_alloc(sizeof *e->shared);
     e->shared->steps = pl_alloc(N_STEPS * sizeof *e->shared->steps);
     pl_mutex_init(&e->shared->lock);
@@ -110,7 +111,7 @@ void pl_engine_close(pl_engine *e)
     pl_free(e->shared->index);
     pl_free(e->shared->steps);
     pl_free(e->shared);
-    close_step(&e->step);
+    close_flights(e);
     pl_kv_close(e->kv);
     pl_free(e->running.items);
     pl_free(e->waiting.items);
@@ -378,6 +379,7 @@ static void begin(pl_engine *e)
     int news = 0;
     e->began_ns = pl_clock_now(e->options.clock);
     e->moved = false;
+    e->landed.number = 0;
     pl_lock(&e->shared->lock);
     e->shared->stepping = true;
     for (run *r; (r = pl_inbox_pop(e->shared, &news));) take_news(e, r, news);
@@ -400,7 +402,7 @@ static int64_t count_read(pl_engine *e)
 /* With the lock held, once the step is counted. */
 static void remember(pl_engine *e, shared *s)
 {
-    pl_step_info *i = &e->info;
+    pl_step_info *i = &e->landed;
     if (!i->number) return;
     i->ended_ns = e->stats.last_step_ns;
     i->running = e->stats.running;
@@ -422,7 +424,7 @@ static void publish(pl_engine *e)
     mine->blocks_used = mine->blocks - pl_kv_free(e->kv);
     mine->blocks_cached = pl_kv_cached(e->kv);
     mine->last_step_ns = pl_now_ns();
-    e->moved = e->moved && (e->running.n || e->waiting.n);
+    e->moved = e->n_flying || (e->moved && (e->running.n || e->waiting.n));
     int64_t n_read = count_read(e);
     pl_lock(&s->lock);
     s->n_unread -= n_read;
@@ -433,75 +435,100 @@ static void publish(pl_engine *e)
     remember(e, s);
     s->stepping = false;
     pl_unlock(&s->lock);
-    for (int32_t i = 0; i < e->ended.n; i++) pl_run_free(e->ended.items[i]);
+    for (int32_t i = 0; i < e->ended.n; i++) {
+        run *r = e->ended.items[i];
+        r->state = RUN_GONE;
+        if (!r->n_flying) pl_run_free(r);
+    }
     e->ended.n = 0;
 }
 
-static pl_status collect(pl_engine *e, const pl_result **results)
-{
-    pl_status status;
-    for (int i = 1;
-         (status = pl_model_collect(e->model, COLLECT_MS, results)) == PL_EAGAIN; i++)
-        /* It cannot be given up: the device may still write to the blocks. */
-        if (i % SLOW_WAITS == 0)
-            pl_log(PL_LOG_WARN, "a step of %d tokens has taken %d s so far",
-                   e->step.batch.n_rows, i * COLLECT_MS / 1000);
-    return status;
-}
+/* ---- a step's way --------------------------------------------------------------- */
 
 /* Of a step's rows, those of tokens that were given, not made here. */
-static int32_t prompt_rows(const step *s)
+static int32_t prompt_rows(const flight *f)
 {
     int32_t n = 0;
-    for (int32_t i = 0; i < s->batch.n_seqs; i++) {
-        const run *r = s->runs[i];
-        int32_t left = r->seq->n_given - (r->n_computed - r->n_now);
-        n += PL_MAX(0, PL_MIN(left, r->n_now));
+    for (int32_t i = 0; i < f->step->n_seqs; i++) {
+        const pl_step_seq *q = &f->step->seqs[i];
+        n += PL_MAX(0, PL_MIN(f->runs[i]->seq->n_given - q->position, q->n_rows));
     }
     return n;
 }
 
-static pl_status compute(pl_engine *e, bool counted, const pl_result **results)
-{
-    pl_step_info *i = &e->info;
-    *i = (pl_step_info){.number = counted ? e->stats.steps : 0,
-                        .began_ns = e->woke_ns,
-                        .submitted_ns = pl_now_ns(),
-                        .seqs = e->step.batch.n_seqs,
-                        .rows = e->step.batch.n_rows,
-                        .prompt_rows = prompt_rows(&e->step)};
-    pl_status status = pl_model_submit(e->model, &e->step.batch);
-    if (status == PL_OK) status = collect(e, results);
-    i->collected_ns = pl_now_ns();
-    return status;
-}
-
 /* Whether it counts: trials of an idle engine do not. */
-static bool count_step(pl_engine *e)
+static bool count_step(pl_engine *e, const flight *f)
 {
     int32_t n_rows = 0;
-    for (int32_t i = 0; i < e->step.batch.n_seqs; i++)
-        if (!e->step.runs[i]->seq->uncounted) n_rows += e->step.runs[i]->n_now;
+    for (int32_t i = 0; i < f->step->n_seqs; i++)
+        if (!f->runs[i]->seq->uncounted) n_rows += f->step->seqs[i].n_rows;
     if (!n_rows) return false;
     e->stats.steps++;
     pl_metric_observe(e->metrics[PL_OBSERVE_STEP_TOKENS], n_rows);
     return true;
 }
 
+/* Plans a step and sends it off; false when there was nothing to compute, or it failed at
+ * once. */
+static bool launch(pl_engine *e)
+{
+    flight *f = pl_engine_flight(e, e->n_flying);
+    pl_engine_plan(e);
+    pl_engine_build(e, f);
+    if (!f->step->n_seqs) return false;
+    e->moved = true;
+    f->info = (pl_step_info){.number = count_step(e, f) ? e->stats.steps : 0,
+                             .began_ns = e->woke_ns,
+                             .submitted_ns = pl_now_ns(),
+                             .seqs = f->step->n_seqs,
+                             .rows = f->step->n_rows,
+                             .prompt_rows = prompt_rows(f)};
+    if (pl_model_submit(e->model, f->step) < 0) {
+        pl_engine_tell_failure(e, e->n_flying, 1);
+        return false;
+    }
+    e->n_flying++;
+    return true;
+}
+
+static pl_status collect(pl_engine *e, const flight *f)
+{
+    pl_status status;
+    for (int i = 1; (status = pl_model_collect(e->model, COLLECT_MS)) == PL_EAGAIN; i++)
+        /* It cannot be given up: the device may still write to the blocks. */
+        if (i % SLOW_WAITS == 0)
+            pl_log(PL_LOG_WARN, "a step of %d tokens has taken %d s so far",
+                   f->step->n_rows, i * COLLECT_MS / 1000);
+    return status;
+}
+
+/* Waits for the oldest step and tells what it brought. Those behind it build on it: if it
+ * failed, so have they. */
+static void land(pl_engine *e)
+{
+    flight *f = pl_engine_flight(e, 0);
+    int32_t n = 1;
+    pl_status status = collect(e, f);
+    f->info.collected_ns = pl_now_ns();
+    e->landed = f->info;
+    if (status == PL_OK) {
+        pl_engine_tell(e, f);
+    } else {
+        pl_engine_tell_failure(e, 0, e->n_flying);
+        for (; n < e->n_flying; n++) collect(e, pl_engine_flight(e, n));
+    }
+    e->oldest = (e->oldest + n) % PL_COUNT(e->flights);
+    e->n_flying -= n;
+}
+
+/* Sends a step off and, where no more may fly or nothing is left to plan, waits for the
+ * oldest. */
 static pl_token_batch *run_step(pl_engine *e)
 {
-    const pl_result *results = NULL;
     e->woke_ns = pl_now_ns();
     begin(e);
-    pl_engine_plan(e);
-    pl_engine_build(e);
-    if (e->step.batch.n_seqs > 0) {
-        e->moved = true;
-        if (compute(e, count_step(e), &results) == PL_OK)
-            pl_engine_tell(e, results);
-        else
-            pl_engine_tell_failure(e);
-    }
+    bool sent = launch(e);
+    if (e->n_flying && (!sent || e->n_flying == pl_model_depth(e->model))) land(e);
     pl_token_batch *batch = pl_engine_batch(e);
     publish(e);
     return batch;
@@ -560,6 +587,7 @@ pl_status pl_engine_start(pl_engine *e, pl_engine_sink sink, void *ctx)
 static pl_token_batch *end_all(pl_engine *e)
 {
     begin(e);
+    while (e->n_flying) land(e);
     while (e->running.n)
         pl_engine_end(e, e->running.items[e->running.n - 1], PL_FINISH_ABORT);
     while (e->waiting.n)

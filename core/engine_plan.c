@@ -16,6 +16,10 @@
  * Blocks get their names when their tokens are planned, so that two equal prompts in one
  * step are computed once: rows of one step see the KV of rows before them. If the step
  * fails the names are taken back.
+ *
+ * While a step is in flight the next one is planned as if nobody ended in it: who was
+ * given a token goes on with it, unseen. Blocks may be given to others at once, since
+ * steps are computed in their order.
  */
 #include "engine_state.h"
 
@@ -48,6 +52,7 @@ void pl_engine_name(pl_engine *e, run *r, int32_t n_tokens)
 {
     r->n_found = r->n_named;
     if (!e->options.enable_prefix_caching) return;
+    n_tokens = PL_MIN(n_tokens, r->seq->n_tokens); /* the last may be unknown yet */
     pl_engine_chain(e, r, n_tokens / e->block_size);
     int32_t n = PL_MIN(n_tokens / e->block_size, r->n_names);
     for (; r->n_named < n; r->n_named++)
@@ -69,6 +74,8 @@ static int32_t want_tokens(const pl_engine *e, const run *r, int32_t n_computed)
 {
     int32_t n = r->seq->n_tokens - n_computed,
             cap = e->options.long_prefill_token_threshold;
+    /* The last token that it may have needs no computing. */
+    if (r->n_pending) n += PL_MIN(r->n_pending, r->max_total - 1 - r->seq->n_tokens);
     return cap > 0 ? PL_MIN(n, cap) : n;
 }
 
@@ -111,6 +118,7 @@ static int32_t plan_running(pl_engine *e, int32_t budget)
     for (int32_t i = 0; i < e->running.n && budget > 0; i++) {
         run *r = e->running.items[i], *victim = NULL;
         int32_t n = PL_MIN(want_tokens(e, r, r->n_computed), budget);
+        if (n == 0) continue; /* the step in flight brings its last token */
         while (victim != r && !extend(e, r, n)) {
             victim = find_victim(e);
             budget += victim->n_now;
@@ -243,56 +251,41 @@ void pl_engine_plan(pl_engine *e)
     if (left > 0) plan_waiting(e, left);
 }
 
-/* ---- the batch ------------------------------------------------------------------ */
+/* ---- the step ------------------------------------------------------------------- */
 
-/* The tokens that follow those of the rows, as far as the prompt goes. */
-static void set_targets(const run *r, int32_t *targets)
+static void build_seq(pl_engine *e, run *r, pl_step *s)
 {
-    for (int32_t i = 0; i < r->n_now; i++) {
-        int32_t next = r->n_computed + i + 1;
-        targets[i] = next < r->seq->n_given ? r->seq->tokens[next] : -1;
-    }
-}
-
-static void build_seq(pl_engine *e, run *r, int32_t first, pl_batch_seq *s)
-{
-    *s = (pl_batch_seq){
-        .first = first,
-        .n_rows = r->n_now,
-        .position = r->n_computed,
-        .n_blocks = r->n_blocks,
-        .blocks = r->blocks,
-    };
-    memcpy(e->step.tokens + first, r->seq->tokens + r->n_computed,
-           (size_t)r->n_now * sizeof *r->seq->tokens);
-    if (r->n_computed + r->n_now == r->seq->n_tokens) {
-        s->want |= PL_WANT_TOKEN;
-        s->sampler = pl_seq_sampler(r->seq);
+    const pl_seq *seq = r->seq;
+    int32_t n_known = PL_MIN(r->n_now, seq->n_tokens - r->n_computed);
+    pl_step_seq *q = pl_step_add(s, r->n_computed, seq->tokens + r->n_computed, n_known,
+                                 r->blocks, r->n_blocks);
+    if (n_known < r->n_now) pl_step_add_drawn(s, q, r->place);
+    if (r->n_computed + r->n_now == seq->n_tokens + r->n_pending) {
+        pl_step_want_token(s, q, pl_seq_sampler(r->seq));
+        r->n_pending++;
     } else {
         e->stats.chunked++;
     }
-    if (r->seq->params.prompt_logprobs >= 0 && !r->told) {
-        s->want |= PL_WANT_ROWS;
-        s->n_prompt_top = r->seq->params.prompt_logprobs;
-        s->targets = e->step.targets + first;
-        set_targets(r, e->step.targets + first);
-    }
+    if (seq->params.prompt_logprobs >= 0 && !r->told && r->n_computed < seq->n_given)
+        pl_step_want_rows(s, q, seq->tokens + r->n_computed + 1,
+                          PL_MIN(r->n_now, seq->n_given - r->n_computed - 1),
+                          seq->params.prompt_logprobs);
 }
 
-void pl_engine_build(pl_engine *e)
+void pl_engine_build(pl_engine *e, flight *f)
 {
-    step *s = &e->step;
-    int32_t n_rows = 0, n_seqs = 0;
+    pl_step *s = f->step;
+    pl_step_clear(s);
     for (int32_t i = 0; i < e->running.n; i++) {
         run *r = e->running.items[i];
         if (!r->n_now) continue;
-        build_seq(e, r, n_rows, &s->seqs[n_seqs]);
+        build_seq(e, r, s);
+        r->place = s->n_seqs - 1;
+        f->runs[r->place] = r;
         if (atomic_load_explicit(&r->stage, memory_order_relaxed) != STAGE_ANSWERING)
             atomic_store(&r->stage, r->n_computed);
-        s->runs[n_seqs++] = r;
-        n_rows += r->n_now;
         r->n_computed += r->n_now;
+        r->n_now = 0;
+        r->n_flying++;
     }
-    assert(n_rows <= e->options.max_num_batched_tokens);
-    s->batch = (pl_batch){n_rows, n_seqs, s->tokens, s->seqs};
 }

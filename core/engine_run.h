@@ -34,6 +34,7 @@ typedef enum run_state {
     RUN_ORPHAN,
     RUN_RUNNING,
     RUN_ENDED,
+    RUN_GONE, /* told, and known to nobody; a step in flight still has it */
 } run_state;
 
 enum { /* what `stage` says besides how many tokens of the prompt are read */
@@ -58,14 +59,17 @@ typedef struct run {
     int64_t since_ns; /* its submit */
     int32_t at;       /* its place in the waiting heap */
 
-    int32_t n_computed; /* tokens whose KV is in the cache once the step is over */
-    int32_t n_now;      /* of these, in the step that is being made; 0: not in it */
+    int32_t n_computed; /* tokens whose KV is in the cache once all steps have landed */
+    int32_t n_now;      /* in the step that is being planned; 0: not in it */
+    int32_t n_pending;  /* tokens that steps in flight will draw for it */
+    int32_t n_flying;   /* steps in flight that have it */
+    int32_t place;      /* its sequence in the last of these */
     int32_t *blocks;    /* room for max_total tokens, from its first admission on */
     int32_t n_blocks;
     pl_name *names; /* of full blocks */
     int32_t n_names, names_cap;
     int32_t n_named; /* blocks that are to be found by them */
-    int32_t n_found; /* n_named when the step that is being made began */
+    int32_t n_found; /* n_named before it was planned */
 
     int32_t n_unread; /* tokens of its prompt that `shared` counts as unread */
     int32_t n_cached; /* prompt tokens that needed no computing; -1: never admitted */

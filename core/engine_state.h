@@ -2,7 +2,7 @@
  *
  * engine_state.h - the engine itself, as its files share it.
  *
- * Owns     the step that is being made.
+ * Owns     the step that is being made, and those in flight.
  * Thread   step; `shared`: see engine_run.h.
  */
 #ifndef PL_ENGINE_STATE_H
@@ -17,13 +17,12 @@ typedef struct outcome {
     run *run;
 } outcome;
 
-/* A step, from its making to its collection. */
-typedef struct step {
-    pl_batch batch;
-    int32_t *tokens, *targets;
-    pl_batch_seq *seqs;
-    run **runs; /* of each of seqs */
-} step;
+/* A step on its way, from its making until it has landed. */
+typedef struct flight {
+    pl_step *step;
+    run **runs; /* of each of its sequences */
+    pl_step_info info;
+} flight;
 
 struct pl_engine {
     pl_engine_options options;
@@ -35,17 +34,18 @@ struct pl_engine {
     run_list running; /* in order of admission */
     run_list waiting; /* a heap */
     run_list remote;  /* and orphans */
-    run_list ended;   /* to be freed when the step is over */
-    step step;
-    bool moved; /* this step changed something: the next one may do more */
+    run_list ended;   /* since the last publish */
+    flight flights[2];
+    int32_t oldest, n_flying; /* of these: the one that lands next; how many fly */
+    bool moved;               /* something changed: another step may do more */
 
     outcome *outs; /* of this step */
     int32_t n_outs, outs_cap;
     run_list placed, started; /* in this step */
     int64_t began_ns;         /* by the engine's clock */
     int64_t woke_ns;          /* the same in real time */
-    pl_step_info info; /* of the step that is being made; number 0: it computed nothing */
-    pl_token_batch *last; /* without a thread: what pl_engine_tokens shows */
+    pl_step_info landed;      /* what is told of the step that has; number 0: nothing */
+    pl_token_batch *last;     /* without a thread: what pl_engine_tokens shows */
     pl_engine_stats stats;
 
     shared *shared; /* apart, so that a const engine can be asked under the lock */
@@ -54,9 +54,15 @@ struct pl_engine {
     void *sink_ctx;
 };
 
+/* The step that has been in flight for i others; from n_flying on, one to be made. */
+static inline flight *pl_engine_flight(pl_engine *e, int32_t i)
+{
+    return &e->flights[(e->oldest + i) % PL_COUNT(e->flights)];
+}
+
 /* engine_plan.c: who is in the next step, with how many tokens */
 void pl_engine_plan(pl_engine *e);
-void pl_engine_build(pl_engine *e);
+void pl_engine_build(pl_engine *e, flight *f);
 /* Names the blocks that are full once n_tokens are computed. */
 void pl_engine_name(pl_engine *e, run *r, int32_t n_tokens);
 void pl_engine_drop(pl_engine *e, run *r); /* its blocks; what it computed is forgotten */
@@ -66,8 +72,9 @@ void pl_engine_chain(const pl_engine *e, run *r,
 /* engine_tell.c: what a step brought, and to whom */
 void pl_engine_end(pl_engine *e, run *r, int finish); /* without a token */
 void pl_engine_orphan(pl_engine *e, run *r);          /* a remote one is cancelled */
-void pl_engine_tell(pl_engine *e, const pl_result *results);
-void pl_engine_tell_failure(pl_engine *e);
+void pl_engine_tell(pl_engine *e, const flight *f);
+/* The last error is why a step failed; all in it and in those that build on it end. */
+void pl_engine_tell_failure(pl_engine *e, int32_t first, int32_t n);
 pl_token_batch *pl_engine_batch(pl_engine *e); /* NULL: nothing to tell */
 
 #endif

@@ -45,6 +45,16 @@ static void push_end(pl_engine *e, run *r, int finish)
     count_end(e, r, finish);
 }
 
+static void leave(pl_engine *e, run *r)
+{
+    if (r->state == RUN_WAITING)
+        pl_line_remove(e, r);
+    else if (r->state == RUN_RUNNING)
+        pl_run_remove(&e->running, r);
+    else if (r->state != RUN_INBOX)
+        pl_run_remove(&e->remote, r);
+}
+
 static void retire(pl_engine *e, run *r)
 {
     pl_engine_drop(e, r);
@@ -54,12 +64,7 @@ static void retire(pl_engine *e, run *r)
 
 void pl_engine_end(pl_engine *e, run *r, int finish)
 {
-    if (r->state == RUN_WAITING)
-        pl_line_remove(e, r);
-    else if (r->state == RUN_RUNNING)
-        pl_run_remove(&e->running, r);
-    else if (r->state != RUN_INBOX)
-        pl_run_remove(&e->remote, r);
+    leave(e, r);
     if (r->state != RUN_ORPHAN) push_end(e, r, finish);
     retire(e, r);
 }
@@ -74,13 +79,13 @@ void pl_engine_orphan(pl_engine *e, run *r)
 
 /* A prompt's logprobs come in as many parts as its computing took; they lie by position.
  */
-static void keep_rows(run *r, const pl_batch_seq *s, const pl_logprob *rows)
+static void keep_rows(run *r, const pl_step_seq *q)
 {
-    size_t width = 1 + (size_t)s->n_prompt_top, n = (size_t)r->seq->n_given - 1;
-    if (!r->prompt_top && n) r->prompt_top = pl_alloc(n * width * sizeof *rows);
-    for (int32_t i = 0; i < s->n_rows && s->targets[i] >= 0; i++)
-        memcpy(r->prompt_top + (size_t)(s->position + i) * width,
-               rows + (size_t)i * width, width * sizeof *rows);
+    size_t width = 1 + (size_t)q->n_top, n = (size_t)r->seq->n_given - 1;
+    if (!r->prompt_top && n) r->prompt_top = pl_alloc(n * width * sizeof *q->rows);
+    for (int32_t i = 0; i < q->n_rows && q->targets[i] >= 0; i++)
+        memcpy(r->prompt_top + (size_t)(q->position + i) * width,
+               q->rows + (size_t)i * width, width * sizeof *q->rows);
 }
 
 static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
@@ -88,8 +93,7 @@ static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
     if (sampled->token < 0 || sampled->token >= e->vocab) {
         pl_log(PL_LOG_ERROR, "the model answered token %d of %d", sampled->token,
                e->vocab);
-        push_end(e, r, PL_FINISH_ERROR);
-        retire(e, r);
+        pl_engine_end(e, r, PL_FINISH_ERROR);
         return;
     }
     pl_seq_append(r->seq, sampled->token);
@@ -106,42 +110,52 @@ static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
     e->stats.generation_tokens += !r->seq->uncounted;
     if (t->finish == PL_FINISH_NONE) return;
     count_end(e, r, t->finish);
+    if (r->state == RUN_RUNNING) pl_engine_name(e, r, r->n_computed);
+    leave(e, r);
     retire(e, r);
 }
 
-/* Takes those that ended out of the running, all at once. */
-static void close_ranks(pl_engine *e)
+/* One step less has it; false when it has ended meanwhile, or did so now. */
+static bool lands(run *r, const pl_step_seq *q)
 {
-    int32_t n = 0;
-    for (int32_t i = 0; i < e->running.n; i++)
-        if (e->running.items[i]->state != RUN_ENDED)
-            e->running.items[n++] = e->running.items[i];
-    e->running.n = n;
+    r->n_flying--;
+    r->n_pending -= (q->want & PL_WANT_TOKEN) != 0;
+    if (r->state == RUN_GONE && !r->n_flying)
+        pl_run_free(r);
+    else if (r->state != RUN_GONE && r->state != RUN_ENDED)
+        return true;
+    return false;
 }
 
-void pl_engine_tell(pl_engine *e, const pl_result *results)
+void pl_engine_tell(pl_engine *e, const flight *f)
 {
-    for (int32_t i = 0; i < e->step.batch.n_seqs; i++) {
-        const pl_batch_seq *s = &e->step.seqs[i];
-        run *r = e->step.runs[i];
-        r->n_now = 0;
-        if (s->want & PL_WANT_ROWS) keep_rows(r, s, results[i].rows);
-        if (s->want & PL_WANT_TOKEN) tell_token(e, r, &results[i].sampled);
+    for (int32_t i = 0; i < f->step->n_seqs; i++) {
+        const pl_step_seq *q = &f->step->seqs[i];
+        run *r = f->runs[i];
+        if (!lands(r, q)) continue;
+        if (q->want & PL_WANT_ROWS) keep_rows(r, q);
+        if (q->want & PL_WANT_TOKEN) tell_token(e, r, &q->sampled);
     }
-    close_ranks(e);
 }
 
-void pl_engine_tell_failure(pl_engine *e)
+/* The blocks that it was to fill are not found any more: nobody knows what is in them. */
+static void fail_step(pl_engine *e, const flight *f)
 {
-    pl_log(PL_LOG_ERROR, "a step of %d tokens failed: %s (%s)", e->step.batch.n_rows,
-           pl_error_text(), pl_error_where());
-    for (int32_t i = 0; i < e->step.batch.n_seqs; i++) {
-        push_end(e, e->step.runs[i], PL_FINISH_ERROR);
-        retire(e, e->step.runs[i]);
+    for (int32_t i = 0; i < f->step->n_seqs; i++) {
+        const pl_step_seq *q = &f->step->seqs[i];
+        for (int32_t k = q->position / e->block_size; k < q->n_blocks; k++)
+            pl_kv_forget(e->kv, q->blocks[k]);
+        if (lands(f->runs[i], q)) pl_engine_end(e, f->runs[i], PL_FINISH_ERROR);
     }
-    close_ranks(e);
-    /* These may have found blocks that this step was to fill. */
-    for (int32_t i = 0; i < e->placed.n; i++) e->placed.items[i]->spoiled = true;
+}
+
+void pl_engine_tell_failure(pl_engine *e, int32_t first, int32_t n)
+{
+    pl_log(PL_LOG_ERROR, "a step of %d tokens failed: %s (%s)",
+           pl_engine_flight(e, first)->step->n_rows, pl_error_text(), pl_error_where());
+    for (int32_t i = 0; i < n; i++) fail_step(e, pl_engine_flight(e, first + i));
+    /* These may have found such blocks. */
+    for (int32_t i = 0; i < e->remote.n; i++) e->remote.items[i]->spoiled = true;
 }
 
 /* ---- the batch: one allocation -------------------------------------------------- */

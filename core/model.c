@@ -99,7 +99,7 @@ static pl_status open_checks(pl_device *device, const pl_model_options *o)
         {"max_positions", o->max_positions, 1, 1 << 27},
     };
     PL_TRY(check_bounds(all, PL_COUNT(all)));
-    return device->ops->step ? PL_OK : check_options(o);
+    return device->ops->matrix_open ? check_options(o) : PL_OK;
 }
 
 pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
@@ -121,12 +121,15 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
     pl_model *m = pl_alloc(sizeof *m);
     m->device = device;
     m->o = *o;
-    if (device->ops->step) m->o.n_layers = 0;
-    m->attention = a;
+    if (!pl_model_takes_weights(m)) m->o.n_layers = 0;
+    m->plan.attention = a;
     m->slots = pl_alloc((size_t)(m->o.n_layers + 1) * PL_N_ROLES * sizeof *m->slots);
     snprintf(m->numerics, sizeof m->numerics, "%s-%s-%s",
              device->ops->numerics(device, o->activations == PL_Q8_0),
              o->activations == PL_Q8_0 ? "q8" : "f32",
+             o->kv_type == PL_F16 ? "f16" : "f32");
+    snprintf(m->kv_layout, sizeof m->kv_layout, "%s, %d layers of %d heads of %d, %s",
+             device->ops->kv_layout(device), m->o.n_layers, o->n_kv_heads, o->head_dim,
              o->kv_type == PL_F16 ? "f16" : "f32");
     return m;
 }
@@ -231,7 +234,10 @@ static pl_status put_vector(pl_model *m, pl_slot *slot, int type, int64_t n,
     size_t bytes = (size_t)n * sizeof *host;
     slot->vector = m->device->ops->alloc(m->device, bytes);
     if (slot->vector) m->device->ops->write(m->device, slot->vector, host, bytes);
-    pl_free(host);
+    if (slot == pl_model_slot(m, PL_ROLE_ROPE_FREQS, -1))
+        m->rope_factors = host;
+    else
+        pl_free(host);
     return slot->vector ? PL_OK : pl_fail(PL_ENOMEM, "no %zu bytes on the device", bytes);
 }
 
@@ -278,7 +284,8 @@ static const char *spell_dims(const int64_t *dims, int n)
 
 static pl_status check_place(const pl_model *m, int role, int layer, int e)
 {
-    if (m->device->ops->step) return pl_fail(PL_EINVAL, "this device takes no tensors");
+    if (!pl_model_takes_weights(m))
+        return pl_fail(PL_EINVAL, "this device takes no tensors");
     if (m->ready)
         return pl_fail(PL_EINVAL, "the model is ready, it takes no more tensors");
     if (role < 0 || role >= PL_N_ROLES)
@@ -435,7 +442,7 @@ static pl_status dummy_slot(pl_model *m, int role, int layer)
 
 pl_status pl_model_dummy(pl_model *m)
 {
-    if (m->device->ops->step) return PL_OK;
+    if (!pl_model_takes_weights(m)) return PL_OK;
     if (m->ready)
         return pl_fail(PL_EINVAL, "the model is ready, it takes no more tensors");
     for (int layer = -1; layer < m->o.n_layers; layer++) {
@@ -464,16 +471,25 @@ static pl_status check_slot(const pl_model *m, int role, int layer)
     return pl_fail(PL_EFORMAT, "layer %d has no %s", layer, role_names[role]);
 }
 
-pl_status pl_model_ready(pl_model *m)
+static pl_status check_slots(const pl_model *m)
 {
-    if (m->ready) return PL_OK;
-    for (int layer = -1; !m->device->ops->step && layer < m->o.n_layers; layer++) {
+    for (int layer = -1; layer < m->o.n_layers; layer++) {
         for (int role = 0; role < PL_N_ROLES; role++) {
             if (in_layer(role) == (layer >= 0)) PL_TRY(check_slot(m, role, layer));
         }
     }
-    if (!m->device->ops->step) pl_model_rope_open(m);
-    PL_TRY(pl_model_walk_open(m));
+    return PL_OK;
+}
+
+pl_status pl_model_ready(pl_model *m)
+{
+    if (m->ready) return PL_OK;
+    if (pl_model_takes_weights(m)) {
+        PL_TRY(check_slots(m));
+        pl_model_rope_fill(m);
+    }
+    pl_model_plan_fill(m);
+    if (!m->device->ops->run) PL_TRY(pl_model_walk_open(m));
     m->ready = true;
     return PL_OK;
 }
@@ -496,7 +512,10 @@ void pl_model_close(pl_model *m)
     for (int i = 0; i < (m->o.n_layers + 1) * PL_N_ROLES; i++) {
         close_slot(m, i % PL_N_ROLES, m->slots + i);
     }
+    pl_model_kv_close(m);
     pl_model_walk_close(m);
+    pl_free(m->layers);
+    pl_free(m->rope_factors);
     pl_free(m->inv_freq);
     pl_free(m->slots);
     pl_free(m);
@@ -522,12 +541,17 @@ int64_t pl_model_weight_bytes(const pl_model *m)
 
 int64_t pl_model_block_bytes(const pl_model *m)
 {
-    return (int64_t)m->device->ops->kv_bytes(m->device, &m->attention);
+    return (int64_t)m->device->ops->kv_bytes(m->device, &m->plan.attention);
 }
 
 const char *pl_model_numerics(const pl_model *m)
 {
     return m->numerics;
+}
+
+const char *pl_model_kv_layout(const pl_model *m)
+{
+    return m->kv_layout;
 }
 
 int32_t pl_model_vocab(const pl_model *m)
@@ -543,4 +567,9 @@ int32_t pl_model_block_size(const pl_model *m)
 int32_t pl_model_max_positions(const pl_model *m)
 {
     return m->o.max_positions;
+}
+
+int32_t pl_model_depth(const pl_model *m)
+{
+    return m->device->depth;
 }

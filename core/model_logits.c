@@ -8,48 +8,44 @@
 
 typedef struct trial {
     const int32_t *tokens, *lens;
-    int n_seqs, step;
+    int n_seqs, n_blocks, step;
     int32_t **blocks;
-    pl_batch_seq *seqs;
-    int32_t *rows;
     float *logits;
 } trial;
 
 /* Up to `step` rows of every sequence from position `done` on. */
-static int trial_batch(pl_model *m, const trial *t, int done)
+static void trial_fill(const pl_model *m, const trial *t, int done, pl_step *s)
 {
-    int n_rows = 0, n = 0;
-    size_t vocab = (size_t)m->o.vocab, start = 0;
-    m->n_draws = 0;
+    size_t start = 0;
+    pl_step_clear(s);
     for (int i = 0; i < t->n_seqs; start += (size_t)t->lens[i++]) {
         int some = PL_MIN(t->lens[i] - done, t->step);
         if (some <= 0) continue;
-        t->seqs[n++] = (pl_batch_seq){
-            .first = n_rows, .n_rows = some, .position = done, .blocks = t->blocks[i]};
-        for (int k = 0; k < some; k++) {
-            size_t at = start + (size_t)(done + k);
-            t->rows[n_rows] = t->tokens[at];
-            pl_model_draw(m, n_rows++, (pl_draw){.logits = t->logits + at * vocab});
-        }
+        size_t at = start + (size_t)done;
+        pl_step_seq *q =
+            pl_step_add(s, done, t->tokens + at, some, t->blocks[i], t->n_blocks);
+        q->want = PL_WANT_LOGITS;
+        q->logits = t->logits + at * (size_t)m->o.vocab;
     }
-    return n;
 }
 
 static pl_status trial_run(pl_model *m, const trial *t, int longest)
 {
-    for (int done = 0; done < longest; done += t->step) {
-        int n = trial_batch(m, t, done);
-        pl_batch batch = {t->seqs[n - 1].first + t->seqs[n - 1].n_rows, n, t->rows,
-                          t->seqs};
-        PL_TRY(pl_model_walk(m, &batch));
-        PL_TRY(m->device->ops->end(m->device, 1000000));
+    pl_status status = PL_OK;
+    pl_step *s = pl_step_open(m->plan.max_rows, t->n_seqs);
+    for (int done = 0; status == PL_OK && done < longest; done += t->step) {
+        trial_fill(m, t, done, s);
+        status = pl_model_submit(m, s);
+        if (status == PL_OK) status = pl_model_collect(m, 1000000);
     }
-    return PL_OK;
+    pl_step_close(s);
+    return status;
 }
 
 /* Sequence i's block k: dealt from the last sequence's last down, by turns. */
-static void deal_blocks(trial *t, int n_blocks)
+static void deal_blocks(trial *t)
 {
+    int n_blocks = t->n_blocks;
     for (int i = 0; i < t->n_seqs; i++) {
         t->blocks[i] = pl_alloc((size_t)n_blocks * sizeof(int32_t));
         for (int k = 0; k < n_blocks; k++)
@@ -62,7 +58,7 @@ pl_status pl_model_logits(pl_model *m, const int32_t *tokens, const int32_t *len
 {
     int longest = 0;
     int64_t total = 0;
-    if (!m->ready || m->kv || m->device->ops->step) {
+    if (!m->ready || m->plan.kv || !pl_model_takes_weights(m)) {
         return pl_fail(PL_EINVAL,
                        "wanted a model that is ready, computes and is not in use");
     }
@@ -84,18 +80,19 @@ pl_status pl_model_logits(pl_model *m, const int32_t *tokens, const int32_t *len
         }
     }
     int n_blocks = (longest + m->o.block_size - 1) / m->o.block_size;
-    PL_TRY(pl_model_kv_open(m, n_blocks * n_seqs));
-    trial t = {
-        .tokens = tokens, .lens = lens, .n_seqs = n_seqs, .step = step, .logits = logits};
+    int64_t rows = PL_MIN((int64_t)n_seqs * PL_MIN(step, longest), total);
+    PL_TRY(pl_model_kv_open(m, n_blocks * n_seqs, (int32_t)rows, n_seqs));
+    trial t = {.tokens = tokens,
+               .lens = lens,
+               .n_seqs = n_seqs,
+               .n_blocks = n_blocks,
+               .step = step,
+               .logits = logits};
     t.blocks = pl_alloc((size_t)n_seqs * sizeof *t.blocks);
-    t.seqs = pl_alloc((size_t)n_seqs * sizeof *t.seqs);
-    t.rows = pl_alloc((size_t)total * sizeof *t.rows);
-    deal_blocks(&t, n_blocks);
+    deal_blocks(&t);
     pl_status s = trial_run(m, &t, longest);
     for (int i = 0; i < n_seqs; i++) pl_free(t.blocks[i]);
     pl_free(t.blocks);
-    pl_free(t.seqs);
-    pl_free(t.rows);
     pl_model_kv_close(m);
     return s;
 }
@@ -113,7 +110,6 @@ static pl_status linear_on(pl_device *d, const pl_tensor *t, bool q8, const floa
         pl_linear l = {w, NULL, out, (int32_t)t->dims[0], false};
         ops->load(d, rows, n_rows, x);
         ops->linear(d, &l, 1, x);
-        s = ops->end(d, 1000000);
     }
     ops->acts_close(d, x);
     if (w) ops->matrix_close(d, w);
@@ -129,7 +125,7 @@ pl_status pl_kernel_linear(const char *kernels, int n_threads, const pl_tensor *
     if (!row || t->bytes != (int64_t)row * t->dims[0] || n_rows < 1) {
         return pl_fail(PL_EINVAL, "wanted a matrix of whole rows and at least one row");
     }
-    pl_device *d = pl_device_open("cpu", kernels, n_threads);
+    pl_device *d = pl_device_open(&(pl_device_options){"cpu", kernels, n_threads, 0});
     if (!d) return PL_EUNSUPPORTED;
     pl_status s = linear_on(d, t, activations == PL_Q8_0, rows, n_rows, out);
     pl_device_close(d);

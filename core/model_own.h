@@ -27,30 +27,28 @@ typedef struct pl_slot { /* a role in a layer: one of the three */
 struct pl_model {
     pl_device *device;
     pl_model_options o;
-    pl_attention attention;
-    pl_slot *slots;    /* [1 + layer][role] */
-    double *inv_freq;  /* head_dim / 2 */
-    double rope_scale; /* of cos and sin */
+    pl_slot *slots;      /* [1 + layer][role] */
+    float *rope_factors; /* head_dim / 2, the host's; NULL: none */
     bool ready;
-    char numerics[64];
+    char numerics[64], kv_layout[128];
 
-    char *kv;
-    int32_t n_blocks;
+    pl_plan plan; /* attention from the start, the rest once it is ready */
+    pl_layer *layers;
+    double *inv_freq;
+    pl_planned *planned; /* by a device that runs steps */
 
+    pl_step *flying[2]; /* steps in flight, oldest first */
+    int32_t n_flying;
+
+    /* A walk's scratch. */
     float *x, *qkv, *ffn, *logits;
     pl_acts *normed, *attended, *gated, *picked;
     int32_t *positions;
     const int32_t **blocks;
     float *cos, *sin;
-
-    pl_draw *draws; /* of the step; which row of the batch each is about */
+    pl_draw *draws; /* of the step; which row of it each is about */
     int32_t *draw_rows, *picks;
     int32_t n_draws, draws_cap;
-    pl_result *results;
-    int32_t results_cap;
-    pl_logprob *tops;
-    size_t tops_cap;
-    bool in_flight;
 };
 
 static inline pl_slot *pl_model_slot(const pl_model *m, int role, int layer)
@@ -58,12 +56,17 @@ static inline pl_slot *pl_model_slot(const pl_model *m, int role, int layer)
     return m->slots + (size_t)(layer + 1) * PL_N_ROLES + role;
 }
 
-void pl_model_rope_open(pl_model *m);
+/* Whether its device takes weights; else it may have no layers. */
+static inline bool pl_model_takes_weights(const pl_model *m)
+{
+    return m->device->ops->matrix_open != NULL;
+}
+
+void pl_model_plan_fill(pl_model *m); /* from the slots */
+void pl_model_rope_fill(pl_model *m);
 void pl_model_rope_at(const pl_model *m, int32_t position, float *cos, float *sin);
 pl_status pl_model_walk_open(pl_model *m);
 void pl_model_walk_close(pl_model *m);
-/* The walk alone: m->draws say what is wanted, m->draw_rows after which rows. */
-pl_status pl_model_walk(pl_model *m, const pl_batch *batch);
-void pl_model_draw(pl_model *m, int32_t row, pl_draw draw);
+void pl_model_walk(pl_model *m, pl_step *step);
 
 #endif

@@ -36,18 +36,18 @@ static double yarn(const pl_model_options *o, double inv, int i)
     return inv / o->rope_factor * ramp + inv * (1 - ramp);
 }
 
-void pl_model_rope_open(pl_model *m)
+void pl_model_rope_fill(pl_model *m)
 {
     const pl_model_options *o = &m->o;
-    const float *factors = pl_model_slot(m, PL_ROLE_ROPE_FREQS, -1)->vector;
+    const float *factors = m->rope_factors;
     int half = o->head_dim / 2;
     pl_free(m->inv_freq);
     m->inv_freq = pl_alloc((size_t)half * sizeof *m->inv_freq);
-    m->rope_scale = 1;
+    m->plan.rope_scale = 1;
     if (o->rope_scaling == PL_ROPE_YARN) {
-        m->rope_scale = o->rope_attention > 0 ? (double)o->rope_attention
-                        : o->rope_factor > 1  ? 0.1 * log(o->rope_factor) + 1
-                                              : 1;
+        m->plan.rope_scale = o->rope_attention > 0 ? (double)o->rope_attention
+                             : o->rope_factor > 1  ? 0.1 * log(o->rope_factor) + 1
+                                                   : 1;
     }
     for (int i = 0; i < half; i++) {
         double inv = pow(o->rope_theta, -2.0 * i / o->head_dim);
@@ -56,13 +56,14 @@ void pl_model_rope_open(pl_model *m)
         if (o->rope_scaling == PL_ROPE_YARN) inv = yarn(o, inv, i);
         m->inv_freq[i] = factors ? inv / factors[i] : inv;
     }
+    m->plan.inv_freq = m->inv_freq;
 }
 
 void pl_model_rope_at(const pl_model *m, int32_t position, float *cosines, float *sines)
 {
     for (int i = 0; i < m->o.head_dim / 2; i++) {
         double angle = position * m->inv_freq[i];
-        cosines[i] = (float)(cos(angle) * m->rope_scale);
-        sines[i] = (float)(sin(angle) * m->rope_scale);
+        cosines[i] = (float)(cos(angle) * m->plan.rope_scale);
+        sines[i] = (float)(sin(angle) * m->plan.rope_scale);
     }
 }

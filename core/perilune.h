@@ -222,9 +222,13 @@ enum { PL_ROLE_EMBED = 0, PL_ROLE_NORM, PL_ROLE_HEAD, PL_ROLE_ROPE_FREQS,       
        PL_ROLE_FFN_NORM, PL_ROLE_GATE, PL_ROLE_UP, PL_ROLE_DOWN, PL_ROLE_ROUTER,
        PL_N_ROLES };
 typedef struct pl_device pl_device;
-/* "cpu" or "null" (answers at once, computes nothing). `kernels`: "auto", "scalar",
- * "avx2", "avx512", "avx512bf16". n_threads 0: one per core. */
-pl_device *pl_device_open(const char *name, const char *kernels, int n_threads);
+typedef struct pl_device_options {
+    const char *name;                      /* "cpu"; "null" (computes nothing); or a plug-in's, libperilune_NAME.so beside the program */
+    const char *kernels;                   /* NULL, "auto"; the CPU's: "scalar", "avx2", "avx512", "avx512bf16" */
+    int32_t n_threads;                     /* 0: one per core */
+    int32_t depth;                         /* steps in flight at once, 1 or 2; 0: as suits the device */
+} pl_device_options;
+pl_device *pl_device_open(const pl_device_options *options);
 void pl_device_close(pl_device *d);
 const char *pl_device_kernels(const pl_device *d);          /* the variant chosen */
 typedef struct pl_model pl_model;
@@ -238,6 +242,7 @@ pl_status pl_model_ready(pl_model *m);     /* all there, all of the right shape 
 int64_t pl_model_weight_bytes(const pl_model *m);
 int64_t pl_model_block_bytes(const pl_model *m);            /* KV of one block, all layers */
 const char *pl_model_numerics(const pl_model *m);           /* equal ids: equal bits */
+const char *pl_model_kv_layout(const pl_model *m);          /* equal layouts: blocks can be exchanged */
 
 /* For tests and tools, while no engine has the model. Walks n_seqs sequences of lens[i]
  * tokens (one after another in `tokens`) together, at most `step` rows of each at a time,

@@ -214,6 +214,7 @@ static void keep_allowed(pl_sample_scratch *s, float *row, int32_t vocab,
 
 static void mask_bad_words(float *row, const pl_sampler *p)
 {
+    if (!p->bad_words_len) return;
     const int32_t *end = p->tokens + p->n_tokens;
     int32_t n_output = p->n_tokens - p->n_prompt;
     for (int32_t i = 0; i < p->bad_words_len; i += 1 + p->bad_words[i]) {

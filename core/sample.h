@@ -16,7 +16,7 @@
 typedef struct pl_sampler {
     pl_params params;
     int32_t position;      /* of the token to be drawn: with the seed, it keys the draw */
-    const int32_t *tokens; /* prompt and output so far */
+    const int32_t *tokens; /* prompt and output so far, for penalties and bad words */
     int32_t n_prompt, n_tokens;
     const int32_t *allowed; /* NULL: all */
     int32_t n_allowed;

@@ -12,6 +12,7 @@ M.lines = {
   { "stream", "job", "link", "events" },
   { "model", "kv", "http", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
+  { "step" },
   { "sample", "json", "client", "terminal" },
   { "base" },
 }

@@ -29,8 +29,7 @@ function M.identity(recipe, w, summary)
     names = summary.names, known_as = models.known_as(recipe, w.desc),
     fingerprint = summary.fingerprint, vocab = summary.vocab,
     max_model_len = w.length, block_size = pool.block_size, numerics = numerics,
-    kv_layout = ("pages of %d bytes"):format(
-      tonumber(C.pl_model_block_bytes(w.engines[1].model))),
+    kv_layout = ffi.string(C.pl_model_kv_layout(w.engines[1].model)),
     hash_algo = pool.prefix_caching_hash_algo,
     hash_seed = seed ~= "random" and seed or "vllm-none-hash",
     max_num_seqs = pool.max_num_seqs, blocks = w.blocks,

@@ -147,7 +147,8 @@ local function add_engine(self, recipe, pool, kind, stopped)
   self.engines[#self.engines + 1] = e
   return fill(e, {
     { "device", function()
-      local d = C.pl_device_open(kind, pool.kernels, pool.threads)
+      local d = C.pl_device_open(ffi.new("pl_device_options", {
+        name = kind, kernels = pool.kernels, n_threads = pool.threads }))
       if d == nil then return pl.refusal(C.PL_EINVAL) end
       return d
     end },

@@ -157,7 +157,8 @@ static void open_engine(void)
                            .enable_prefix_caching = 1,
                            .enable_chunked_prefill = 1,
                            .max_waiting = 8};
-    pl_model *model = pl_model_open(pl_device_open("null", "auto", 1), &m);
+    pl_model *model =
+        pl_model_open(pl_device_open(&(pl_device_options){.name = "null"}), &m);
     MUST(model && pl_model_dummy(model) == 0 && pl_model_ready(model) == 0);
     honest.engine = pl_engine_open(model, &e);
     MUST(honest.engine && pl_runtime_attach(honest.rt, honest.engine) == 0);

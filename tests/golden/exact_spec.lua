@@ -7,6 +7,7 @@
 -- Variants with the same numerics id share the answers given alone. $PERILUNE_MIXES: how
 -- many mixes in all (200).
 
+local open_device = require "support.device"
 local engine = require "support.engine"
 local golden = require "support.golden"
 local pl = require "perilune.ffi"
@@ -122,7 +123,7 @@ end
 
 -- Whether this CPU has the variant: the device says which one it took.
 local function has(variant)
-  local d = C.pl_device_open("cpu", variant, 1)
+  local d = open_device("cpu", variant, 1)
   if d == nil then return false end
   C.pl_device_close(d)
   return true
@@ -146,7 +147,8 @@ describe("exactness", function()
   local answers = {}
   for i, combo in ipairs(combos) do
     it(("%s, %s, %d threads"):format(combo.name, combo.variant, combo.threads), function()
-      local loaded = engine.load(combo.path, { kernels = combo.variant, threads = combo.threads })
+      local loaded = engine.load(combo.path, { kernels = combo.variant,
+        threads = combo.threads, depth = combo.threads })   -- with 2, two steps in flight
       local key = combo.name .. ffi.string(C.pl_model_numerics(loaded.model))
       local prompts = cases(math.min(loaded.desc.options.vocab, 500))
       answers[key] = answers[key] or alone(loaded, prompts)

@@ -2,6 +2,7 @@
 -- Matrix kernels: every variant, any tile and any number of threads give the bits of
 -- plain C; and plain C gives what the types' definitions say.
 
+local open_device = require "support.device"
 local bit = require "bit"
 local quant = require "support.quant"
 local pl = require "perilune.ffi"
@@ -10,7 +11,7 @@ local C, ffi = pl.C, pl.ffi
 local VARIANTS = { "avx2", "avx512", "avx512bf16" }
 
 local function has(variant)
-  local d = C.pl_device_open("cpu", variant, 1)
+  local d = open_device("cpu", variant, 1)
   C.pl_device_close(d)
   return d ~= nil
 end

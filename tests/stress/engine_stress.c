@@ -35,6 +35,7 @@ enum {
 typedef struct text { /* a sequence as its client knows it */
     int32_t tokens[MAX_PROMPT + MAX_OUT];
     int32_t n_prompt, n, max_tokens, n_remote;
+    int32_t n_stops; /* the first so many ids end it */
     bool wants_rows, placed;
     int32_t id;
     int finish;
@@ -95,6 +96,8 @@ static void hear(world *w, const pl_token *token)
     w->n_ended++;
     if (token->finish == PL_FINISH_LENGTH)
         MUST(t->n - t->n_prompt == t->max_tokens);
+    else if (token->finish == PL_FINISH_STOP)
+        MUST(t->n_stops && token->token < t->n_stops && token->stop_reason >= 0);
     else
         MUST(token->token < 0);
 }
@@ -149,6 +152,10 @@ static pl_seq *open_seq(world *w, int at)
     pl_seq *s = pl_seq_open(t->tokens, t->n_prompt, &p);
     MUST(s);
     pl_seq_remote(s, t->n_remote);
+    int32_t stops[25];
+    t->n_stops = dice(w, key, 50, 3) == 0 ? PL_COUNT(stops) : 0;
+    for (int32_t i = 0; i < t->n_stops; i++) stops[i] = i;
+    MUST(pl_seq_stop_ids(s, stops, t->n_stops) == PL_OK);
     t->id = pl_seq_id(s);
     return s;
 }
@@ -233,7 +240,8 @@ static void open_world(world *w, uint64_t seed)
     w->seed = seed;
     w->model = (pl_model){.vocab = 500,
                           .block_size = 1 + (int32_t)dice(w, 0, 40, 8),
-                          .max_positions = 1000};
+                          .max_positions = 1000,
+                          .depth = 1 + (int32_t)dice(w, 0, 48, 2)};
     w->model.fail_submit = w->model.fail_collect = seed % 2 ? 20 : 0;
     int32_t room = (MAX_PROMPT + MAX_OUT) / w->model.block_size + 2;
     pl_engine_options o = {
@@ -262,8 +270,6 @@ static void close_world(world *w)
 {
     pl_engine_close(w->engine);
     pl_mutex_fini(&w->lock);
-    pl_free(w->model.rows);
-    pl_free(w->model.results);
 }
 
 static void wait_for(world *w, int n)
@@ -302,10 +308,11 @@ static void run_round(world *w, uint64_t seed, bool cut_short)
     MUST(w->n_ended == N);
     pl_engine_stats s;
     pl_engine_stats_get(w->engine, &s);
-    printf(
-        "seed %llu: %lld steps, %lld rows, %lld preempted, %lld cached, %lld aborted\n",
-        (unsigned long long)seed, (long long)s.steps, (long long)w->model.n_rows,
-        (long long)s.preemptions, (long long)s.cached_tokens, (long long)s.aborted);
+    printf("seed %llu, depth %d: %lld steps, %lld rows, %lld preempted, %lld cached, "
+           "%lld aborted\n",
+           (unsigned long long)seed, w->model.depth, (long long)s.steps,
+           (long long)w->model.n_rows, (long long)s.preemptions,
+           (long long)s.cached_tokens, (long long)s.aborted);
     for (pl_token_batch *b; (b = pop_placed(w));) pl_token_batch_put(b);
     close_world(w);
 }
@@ -314,7 +321,11 @@ static void run_round(world *w, uint64_t seed, bool cut_short)
  * has found already: what comes from elsewhere for that one must not be built upon. */
 static void test_spoiled(void)
 {
-    pl_model m = {.vocab = 500, .block_size = 4, .max_positions = 100, .fail_collect = 1};
+    pl_model m = {.vocab = 500,
+                  .block_size = 4,
+                  .max_positions = 100,
+                  .depth = 1,
+                  .fail_collect = 1};
     pl_engine_options o = {.n_blocks = 20,
                            .max_num_seqs = 4,
                            .max_num_batched_tokens = 50,
@@ -344,8 +355,6 @@ static void test_spoiled(void)
     MUST(pl_engine_submit(e, late) == PL_ECANCELED);
     pl_seq_close(late);
     pl_engine_close(e);
-    pl_free(m.rows);
-    pl_free(m.results);
 }
 
 static void count_end(void *ctx, pl_token_batch *batch)
@@ -357,7 +366,7 @@ static void count_end(void *ctx, pl_token_batch *batch)
 /* Whoever asks while a sequence ends sees it there or gone, not half. */
 static void test_counts(void)
 {
-    pl_model m = {.vocab = 500, .block_size = 4, .max_positions = 100};
+    pl_model m = {.vocab = 500, .block_size = 4, .max_positions = 100, .depth = 2};
     pl_engine_options o = {.n_blocks = 20,
                            .max_num_seqs = 4,
                            .max_num_batched_tokens = 50,
@@ -379,8 +388,6 @@ static void test_counts(void)
         }
     }
     pl_engine_close(e);
-    pl_free(m.rows);
-    pl_free(m.results);
 }
 
 int main(int argc, char **argv)

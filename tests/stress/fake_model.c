@@ -20,8 +20,10 @@ int32_t fake_expect(const pl_model *m, const int32_t *tokens, int32_t n)
     return fake_token(m, context);
 }
 
-pl_status pl_model_kv_open(pl_model *m, int32_t n_blocks)
+pl_status pl_model_kv_open(pl_model *m, int32_t n_blocks, int32_t max_rows,
+                           int32_t max_seqs)
 {
+    (void)max_rows, (void)max_seqs;
     m->n_blocks = n_blocks;
     m->kv = pl_alloc((size_t)n_blocks * (size_t)m->block_size * sizeof *m->kv);
     return PL_OK;
@@ -54,61 +56,63 @@ int32_t pl_model_max_positions(const pl_model *m)
     return m->max_positions;
 }
 
+int32_t pl_model_depth(const pl_model *m)
+{
+    return m->depth;
+}
+
 static bool fails(const pl_model *m, int one_in)
 {
     return one_in && pl_random_at(m->n_steps, 0, 3) % (uint64_t)one_in == 0;
 }
 
-static uint64_t *slot(const pl_model *m, const pl_batch_seq *s, int32_t position)
+static uint64_t *slot(const pl_model *m, const pl_step_seq *q, int32_t position)
 {
-    int32_t block = s->blocks[position / m->block_size];
-    if (block < 1 || block >= m->n_blocks || position / m->block_size >= s->n_blocks)
+    int32_t block = q->blocks[position / m->block_size];
+    if (block < 1 || block >= m->n_blocks || position / m->block_size >= q->n_blocks)
         abort();
     return &m->kv[block * m->block_size + position % m->block_size];
 }
 
-pl_status pl_model_submit(pl_model *m, const pl_batch *batch)
+pl_status pl_model_submit(pl_model *m, pl_step *s)
 {
-    if (m->batch) abort(); /* one at a time */
+    if (m->n_flying == m->depth) abort();
     m->n_steps++;
     if (fails(m, m->fail_submit)) return pl_fail(PL_EIO, "the device is on fire");
-    m->batch = batch;
+    m->flying[m->n_flying++] = s;
     return PL_OK;
 }
 
-static void compute(pl_model *m, const pl_batch_seq *s, const int32_t *tokens,
-                    pl_result *out, pl_logprob *rows)
+static void compute(const pl_model *m, pl_step_seq *q, const int32_t *tokens)
 {
-    uint64_t context = s->position ? *slot(m, s, s->position - 1) : 0;
-    out->rows = rows;
-    for (int32_t i = 0; i < s->n_rows; i++) {
+    uint64_t context = q->position ? *slot(m, q, q->position - 1) : 0;
+    pl_logprob *rows = q->rows;
+    for (int32_t i = 0; i < q->n_rows; i++) {
         context = fake_next(context, tokens[i]);
-        *slot(m, s, s->position + i) = context;
-        for (int32_t j = 0; (s->want & PL_WANT_ROWS) && j <= s->n_prompt_top; j++)
-            *rows++ = (pl_logprob){j ? j : s->targets[i], j + 1, (float)(context >> 40)};
+        *slot(m, q, q->position + i) = context;
+        for (int32_t j = 0; (q->want & PL_WANT_ROWS) && j <= q->n_top; j++)
+            *rows++ = (pl_logprob){j ? j : q->targets[i], j + 1, (float)(context >> 40)};
     }
-    if (s->want & PL_WANT_TOKEN)
-        out->sampled = (pl_sampled){fake_token(m, context), 0, NULL};
+    if (q->want & PL_WANT_TOKEN) q->sampled.token = fake_token(m, context);
 }
 
-pl_status pl_model_collect(pl_model *m, int timeout_ms, const pl_result **out)
+pl_status pl_model_collect(pl_model *m, int timeout_ms)
 {
     (void)timeout_ms;
-    const pl_batch *b = m->batch;
-    m->batch = NULL;
-    size_t n_top = 0;
-    for (int32_t i = 0; i < b->n_seqs; i++)
-        n_top += (size_t)b->seqs[i].n_rows * (1 + (size_t)b->seqs[i].n_prompt_top);
-    m->rows = pl_realloc(m->rows, n_top * sizeof *m->rows);
-    m->results = pl_realloc(m->results, (size_t)b->n_seqs * sizeof *m->results);
-    if (fails(m, m->fail_collect)) return pl_fail(PL_EIO, "the device is gone");
-    size_t at = 0;
-    for (int32_t i = 0; i < b->n_seqs; i++) {
-        const pl_batch_seq *s = &b->seqs[i];
-        compute(m, s, b->tokens + s->first, &m->results[i], m->rows + at);
-        at += (size_t)s->n_rows * (1 + (size_t)s->n_prompt_top);
+    pl_step *s = m->flying[0], *next = m->n_flying > 1 ? m->flying[1] : NULL;
+    m->flying[0] = next;
+    m->n_flying--;
+    if (fails(m, m->fail_collect)) {
+        m->fail_next = next != NULL; /* it builds on this one */
+        return pl_fail(PL_EIO, "the device is gone");
     }
-    m->n_rows += b->n_rows;
-    *out = m->results;
+    if (m->fail_next) {
+        m->fail_next = false;
+        return pl_fail(PL_EIO, "the device was gone");
+    }
+    for (int32_t i = 0; i < s->n_seqs; i++)
+        compute(m, &s->seqs[i], s->tokens + s->seqs[i].first);
+    if (next) pl_step_resolve(next, s);
+    m->n_rows += s->n_rows;
     return PL_OK;
 }

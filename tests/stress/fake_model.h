@@ -13,10 +13,11 @@ struct pl_model {
     int32_t vocab, block_size, max_positions;
     int32_t n_blocks;
     uint64_t *kv;
-    pl_result *results;
-    pl_logprob *rows;
-    const pl_batch *batch;
+    int32_t depth;
+    pl_step *flying[2]; /* oldest first; computed when they are collected */
+    int32_t n_flying;
     int fail_submit, fail_collect; /* one in so many fails; 0: none */
+    bool fail_next;
     uint64_t n_steps;
     int64_t n_rows; /* computed so far */
 };

@@ -5,6 +5,7 @@
 --   local id = e:submit({ 1, 2, 3 }, { temperature = 0, max_tokens = 8, logprobs = 5 })
 --   local r = e:run()[id]      -- r.tokens, r.tops, r.finish, r.cached, r.prompt
 
+local open_device = require "support.device"
 local pl = require "perilune.ffi"
 local model = require "perilune.model"
 local C, ffi = pl.C, pl.ffi
@@ -31,8 +32,8 @@ M.status = status
 function M.load(path, opts)
   opts = opts or {}
   local desc = assert(model.describe(path, opts))
-  local device = need(C.pl_device_open(opts.device or "cpu", opts.kernels or "auto",
-    opts.threads or 2))
+  local device = assert(open_device(opts.device or "cpu", opts.kernels or "auto",
+    opts.threads or 2, opts.depth))
   return { desc = desc, device = device, model = assert(model.load(desc, device, opts)) }
 end
 

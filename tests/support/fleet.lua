@@ -8,6 +8,7 @@
 --   st:send(front:peer(worker), 0)
 --   local answer = st:finish()       -- text, tokens, tops, prompt, finish, ...
 
+local open_device = require "support.device"
 local cjson = require "cjson"
 local engine = require "support.engine"
 local golden = require "support.golden"
@@ -45,7 +46,7 @@ local function load(kind)
     local model, device = null.model()
     return { model = model, device = device }
   end
-  local device = need(C.pl_device_open("cpu", "auto", 1))
+  local device = assert(open_device "cpu")
   local o = ffi.new "pl_model_options"
   for k, v in pairs(SLOW) do o[k] = v end
   local model = need(C.pl_model_open(device, o))

@@ -2,6 +2,7 @@
 -- null.lua - for tests: engines on the "null" device, stepped by hand and checked after
 -- each step, and sequences for them.
 
+local open_device = require "support.device"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
@@ -28,8 +29,8 @@ local function must(v)
   return v ~= nil and v or error(ffi.string(C.pl_error_text()), 2)
 end
 
-function M.model(device_name)
-  local device = must(C.pl_device_open(device_name or "null", "auto", 1))
+function M.model(device_name, depth)
+  local device = assert(open_device(device_name or "null", nil, 1, depth))
   local model = must(C.pl_model_open(device, fill(ffi.new "pl_model_options", MODEL)))
   assert(C.pl_model_dummy(model) == 0 and C.pl_model_ready(model) == 0)
   return model, device
@@ -42,9 +43,10 @@ end
 local Engine = {}
 Engine.__index = Engine
 
--- `device`: "cpu" for a model that computes, if only from dummy weights.
-function M.engine(more, device_name)
-  local model, device = M.model(device_name)
+-- `device`: "cpu" for a model that computes, if only from dummy weights. `depth`: steps in
+-- flight at once.
+function M.engine(more, device_name, depth)
+  local model, device = M.model(device_name, depth)
   local handle = must(C.pl_engine_open(model, M.options(more)))
   return setmetatable({ handle = handle, model = model, device = device, ends = {},
                         tokens = {}, first = {} }, Engine)

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- null_engine.lua - an engine on the "null" device whose sequences say what the test wants:
 -- its tokens depend on their position alone, so a vocabulary can be made to fit.
+local open_device = require "support.device"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
@@ -22,7 +23,7 @@ local Engine = {}
 Engine.__index = Engine
 
 function M.open(rt)
-  local device = must(C.pl_device_open("null", "auto", 1))
+  local device = assert(open_device "null")
   local model = must(C.pl_model_open(device, fill(ffi.new "pl_model_options", {
     n_layers = 1, hidden = 32, n_heads = 2, n_kv_heads = 1, head_dim = 16, ffn = 32,
     vocab = M.VOCAB, max_positions = 4096, norm_eps = 1e-5, rope_theta = 10000, tied = 1,

@@ -10,7 +10,7 @@ local function threads()
   return tonumber(status:match "Threads:%s*(%d+)")
 end
 local before = threads()
-local device = pl.C.pl_device_open("cpu", "auto", 0)
+local device = pl.C.pl_device_open(pl.ffi.new("pl_device_options", { name = "cpu" }))
 print(threads() - before)
 pl.C.pl_device_close(device)
 ]]

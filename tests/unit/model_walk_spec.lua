@@ -2,6 +2,7 @@
 -- The walk over a model of made up weights: what a row comes to depends on its sequence
 -- alone. And the refusals of a model that is being put together.
 
+local open_device = require "support.device"
 local quant = require "support.quant"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
@@ -26,8 +27,8 @@ end
 local function ok(status) assert.is_true(status >= 0, ffi.string(C.pl_error_text())) end
 
 local function with_model(more, kernels, threads, run)
-  local device = C.pl_device_open("cpu", kernels, threads)
-  if device == nil then return false end
+  local device = open_device("cpu", kernels, threads)
+  if not device then return false end
   local model = C.pl_model_open(device, options(more))
   assert.is_true(model ~= nil, ffi.string(C.pl_error_text()))
   run(model)
@@ -221,7 +222,7 @@ describe("a model put together", function()
   end)
 
   it("refuses options that cannot be", function()
-    local device = C.pl_device_open("cpu", "auto", 1)
+    local device = open_device("cpu", "auto", 1)
     local function bad(pattern, more)
       assert.is_true(C.pl_model_open(device, options(more)) == nil)
       assert.matches(pattern, ffi.string(C.pl_error_text()))
@@ -247,18 +248,18 @@ end)
 
 describe("a device", function()
   it("is found by name, with kernels that the CPU has", function()
-    assert.is_true(C.pl_device_open("gpu", "auto", 1) == nil)
+    assert.is_nil(open_device("gpu", "auto", 1))
     assert.equal("no device 'gpu', wanted 'cpu' or 'null'", ffi.string(C.pl_error_text()))
-    assert.is_true(C.pl_device_open("cpu", "avx1024", 1) == nil)
+    assert.is_nil(open_device("cpu", "avx1024", 1))
     assert.matches("no kernels 'avx1024' on this CPU", ffi.string(C.pl_error_text()))
-    assert.is_true(C.pl_device_open("cpu", "auto", -1) == nil)
-    local d = C.pl_device_open("cpu", "scalar", 3)
+    assert.is_nil(open_device("cpu", "auto", -1))
+    local d = open_device("cpu", "scalar", 3)
     assert.equal("scalar", ffi.string(C.pl_device_kernels(d)))
     C.pl_device_close(d)
   end)
 
   it("may compute nothing", function()
-    local d = C.pl_device_open("null", nil, 0)
+    local d = open_device("null", nil, 0)
     local m = C.pl_model_open(d, options { n_layers = 0, hidden = 0, block_size = 3 })
     ok(C.pl_model_ready(m))
     assert.equal(0, tonumber(C.pl_model_weight_bytes(m)))
