@@ -63,6 +63,11 @@ M.routes["/resume"] = { POST = function(process, request)
   return ok and 200 or 409, { text = ok, error = why }
 end }
 
+M.routes["/drained"] = { POST = function(process, request)
+  local answer, why = process:drained(request.body.worker)
+  return answer and 200 or 409, { text = answer and json.encode(answer), error = why }
+end }
+
 M.routes["/steps"] = { GET = function(process)
   local out = { name = process.name, workers = json.array() }
   for _, w in ipairs(console.workers(process)) do

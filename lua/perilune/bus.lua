@@ -157,6 +157,11 @@ local function handlers(process)
       if not process.w then return nil, "it has no model" end
       return card.write(process.summary, process.w.desc, process.recipe.tokenizer)
     end,
+    about = function() return cjson.encode(admin.describe(process)) end,
+    drained = function(name)
+      local answer, why = process:drained(name)
+      return answer and cjson.encode(answer), why
+    end,
     drain = function(name) return process:begin_drain(name, "the bus") end,
     resume = function(name) return process:resume(name, "the bus") end,
     console = function(text) return console(process, text) end,

@@ -24,7 +24,7 @@ local function now()
 end
 
 -- Whether nothing runs here.
-local function is_idle(self)
+function M.is_idle(self)
   if self.server and self.server.in_flight > 0 then return false end
   for _, e in ipairs(self.w and self.w.engines or {}) do
     C.pl_engine_stats_get(e.engine, self.stats)
@@ -37,10 +37,10 @@ end
 
 local function wait_idle(self, seconds)
   local deadline = now() + seconds
-  while not is_idle(self) and now() < deadline and self.state ~= "ready" do
+  while not M.is_idle(self) and now() < deadline and self.state ~= "ready" do
     flow.sleep(LOOK_SECONDS)
   end
-  return is_idle(self)
+  return M.is_idle(self)
 end
 
 -- Says how it stands, to the others too.

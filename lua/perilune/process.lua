@@ -35,6 +35,8 @@ local Process = {}
 Process.__index = Process
 
 local SIGHUP = 1
+-- How long who asks whether it is drained waits for a yes.
+local DRAINED_NS = 2e9
 -- What a model's loading leaves is marked anew by each collection: when the heap has
 -- grown to this many percent, not 200, so that requests pay for half as many.
 local GC_PAUSE = 400
@@ -75,6 +77,22 @@ function Process:resume(name, by)
   log.info("resume of %s, asked for by %s", name or self.name, by)
   if w then cluster.resume(w) else drain.set_state(self, "ready") end
   return ("%s takes requests"):format(name or self.name)
+end
+
+-- Whether it, or its worker of that name, is drained, waited for a moment: a table; or
+-- nil and why not.
+function Process:drained(name)
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  local deadline, done = tonumber(C.pl_now_ns()) + DRAINED_NS
+  repeat
+    local state = (w or self).state
+    done = state ~= "ready" and (w and w.n == 0 or not w and drain.is_idle(self))
+    if done or state == "ready" then break end
+    flow.sleep(0.02)
+  until tonumber(C.pl_now_ns()) > deadline
+  return { drained = done, state = (w or self).state,
+    drain_timeout = self.recipe.drain_timeout }
 end
 
 -- ---- for the console ----------------------------------------------------------------

@@ -35,35 +35,65 @@ function M.cells(p)
     recipe .. " " .. tostring(p.recipe_hash or ""):sub(1, 8) }
 end
 
--- What a process on the bus says of itself, in the form of `collect`.
-local function from_bus(said)
-  local hello, stalled, load = said.hello, false, nil
-  for _, e in ipairs(type(said.engines) == "table" and said.engines or {}) do
-    load = load or { running = 0, waiting = 0, blocks = 0, blocks_used = 0 }
-    for field in pairs(load) do load[field] = load[field] + (tonumber(e[field]) or 0) end
-    stalled = stalled or (tonumber(e.busy_ms) or 0) > 60000
-  end
+-- What a process that has not answered has said in its hello.
+local function from_hello(said)
+  local hello = said.hello
   local model = type(hello.model) == "table" and hello.model.names
-  return { name = tostring(hello.name), role = hello.role, load = load,
-    model = type(model) == "table" and model[1] or nil, host = hello.host,
-    pid = hello.pid, state = hello.state, version = hello.version,
-    health = hello.state ~= "ready" and hello.state or stalled and "stalled" or "ok",
+  return { name = hello.name, role = hello.role, pid = hello.pid, state = hello.state,
+    model = type(model) == "table" and model[1], version = hello.version,
+    health = said.silent and "no answer" or hello.state,
     uptime = tonumber(engine.C.pl_wall_ns()) / 1e9 - (tonumber(hello.started) or 0),
     recipe = hello.recipe, recipe_hash = hello.recipe_hash }
 end
 
-local function collect_all(options)
-  if not options.bus then
-    local list, why = locals.about()
-    for _, p in ipairs(list or {}) do p.path = nil end
-    return list, why
+-- What is shown of a process, and of what kind it is: others may say anything.
+local KINDS = { name = "string", role = "string", pid = "number", model = "string",
+  health = "string", state = "string", load = "table", uptime = "number",
+  version = "string", recipe = "string", recipe_hash = "string", bus = "string",
+  host = "string" }
+
+local function is_number(v)
+  return type(v) == "number" and math.abs(v) < 2 ^ 53
+end
+
+local function numbers_of(load)
+  local out = json.object()
+  for _, field in ipairs { "running", "waiting", "blocks", "blocks_used", "requests" } do
+    if is_number(load[field]) then json.set(out, field, load[field]) end
   end
+  return out
+end
+
+local function checked(said, name)
+  local out = {}
+  for field, kind in pairs(KINDS) do
+    if type(said[field]) == kind and (kind ~= "number" or is_number(said[field])) then
+      out[field] = said[field]
+    end
+  end
+  out.name = out.name or name
+  out.load = out.load and numbers_of(out.load)
+  return out
+end
+
+local function on_bus(options)
   local v, why = visit.open(options)
   if not v then return nil, why end
   local out = {}
-  for i, said in ipairs(v:list()) do out[i] = from_bus(said) end
+  for i, said in ipairs(v:list()) do
+    local about = type(said.about) == "table" and said.about or from_hello(said)
+    about.host = said.hello.host
+    out[i] = checked(about, tostring(said.hello.name))
+  end
   v:close()
   return out
+end
+
+local function collect_all(options)
+  if options.bus then return on_bus(options) end
+  local list, why = locals.about()
+  for i, p in ipairs(list or {}) do list[i] = checked(p, p.name) end
+  return list, why
 end
 
 function M.run(words, complain)

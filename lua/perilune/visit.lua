@@ -20,7 +20,10 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
-local CONNECT_SECONDS, LISTEN_SECONDS = 3, 0.4
+-- All say hello each half second, and at once to who comes (core/link_presence.c); on a
+-- busy machine that may take longer. One that is asked for by name is waited for.
+local CONNECT_SECONDS, LISTEN_SECONDS, NAME_SECONDS = 3, 0.5, 3
+local ABOUT_MS = 2000
 
 local NAMES = { "bus", "namespace", "bus_user", "bus_password", "bus_token",
   "bus_nkey_seed", "bus_credentials", "bus_tls_ca", "bus_tls_cert", "bus_tls_key",
@@ -73,6 +76,21 @@ function Visit:close()
   C.pl_runtime_close(self.rt)
 end
 
+local function count(peers)
+  local n = 0
+  for _ in pairs(peers) do n = n + 1 end
+  return n
+end
+
+-- Until nobody new has been heard of for a while.
+local function listen(self)
+  local deadline = tonumber(C.pl_now_ns()) + CONNECT_SECONDS * 1e9
+  repeat
+    local n = count(self.peers)
+    flow.sleep(LISTEN_SECONDS)
+  until count(self.peers) == n or tonumber(C.pl_now_ns()) > deadline
+end
+
 -- Goes to the bus and looks who is there; or nil and why. Close it.
 function M.open(options)
   log.level "warning"                       -- who asks wants the answer alone
@@ -86,7 +104,7 @@ function M.open(options)
     in_task(self, function()
       local deadline = tonumber(C.pl_now_ns()) + CONNECT_SECONDS * 1e9
       while not self.there and tonumber(C.pl_now_ns()) < deadline do flow.sleep(0.01) end
-      if self.there then flow.sleep(LISTEN_SECONDS) end
+      if self.there then listen(self) end
     end)
     if self.there then return self end
     why = ("no bus at '%s'"):format(options.bus)
@@ -100,6 +118,25 @@ local function says(said, name)
     and (not name or said.hello.name == name)
 end
 
+local function named(self, name)
+  local found = {}
+  for _, said in pairs(self.peers) do
+    if says(said, name) then found[#found + 1] = said.hello end
+  end
+  return found
+end
+
+-- The hellos of those who have that name: one, unless something is wrong.
+function Visit:named(name)
+  return in_task(self, function()
+    local deadline = tonumber(C.pl_now_ns()) + NAME_SECONDS * 1e9
+    while not named(self, name)[1] and tonumber(C.pl_now_ns()) < deadline do
+      flow.sleep(0.05)
+    end
+    return named(self, name)
+  end)
+end
+
 -- Asks the process of that name; its answer, or nil and why.
 function Visit:ask(name, word, arg)
   return in_task(self, function()
@@ -110,16 +147,29 @@ function Visit:ask(name, word, arg)
   end)
 end
 
--- Who is there: what each says, by name.
+local function ask_about(self, id, said)
+  local text, _, unheard = calls.ask(self.rt, id, "about", nil, ABOUT_MS)
+  said.about = cjson.decode(text or "")
+  said.silent = unheard
+end
+
+-- Who is there, by name: what each says, with its answer to "about" (admin.describe), if
+-- it gave one; silent: it gave none at all.
 function Visit:list()
-  local list = {}
-  for _, said in pairs(self.peers) do
-    if says(said) then list[#list + 1] = said end
-  end
-  table.sort(list, function(a, b)
-    return tostring(a.hello.name) < tostring(b.hello.name)
+  return in_task(self, function()
+    local list, tasks = {}, {}
+    for id, said in pairs(self.peers) do
+      if says(said) then
+        list[#list + 1] = said
+        tasks[#tasks + 1] = flow.spawn(ask_about, self, id, said)
+      end
+    end
+    flow.join(tasks)
+    table.sort(list, function(a, b)
+      return tostring(a.hello.name) < tostring(b.hello.name)
+    end)
+    return list
   end)
-  return list
 end
 
 return M

@@ -85,7 +85,7 @@ describe("a deployment", function()
     local away = dir.path .. "/away"
     local code, out = perilune("ps", away)
     assert.equal(0, code)
-    assert.matches("\nfrontend/0 +frontend +%- +%- +ok ", out)
+    assert.matches("\nfrontend/0 +frontend +llama +0%+0 0%% +ok ", out)
     assert.matches("\nworker/1 +worker +llama +0%+0 0%% +ok ", out)
     local begun = {}
     for i = 1, 2 do begun[i] = front:begin("POST", COMPLETION, body(300)) end
