@@ -165,13 +165,18 @@ void pl_bus_options_init(pl_bus_options *o)
         .name_space = "perilune", .lost_after_ms = 2000, .patience_ms = 30000};
 }
 
-static pl_status check(const pl_bus_options *o)
+bool pl_bus_is_space(const char *name)
 {
     const char *ok = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
+    return *name && strlen(name) <= PL_BUS_SPACE && !name[strspn(name, ok)];
+}
+
+static pl_status check(const pl_bus_options *o)
+{
     const char *ns = o->name_space ? o->name_space : "";
-    if (!*ns || strlen(ns) > 64 || ns[strspn(ns, ok)])
-        return pl_fail(PL_EINVAL, "namespace '%.80s': wanted up to 64 of A-Z a-z 0-9 _ -",
-                       ns);
+    if (!pl_bus_is_space(ns))
+        return pl_fail(PL_EINVAL, "namespace '%.80s': wanted up to %d of A-Z a-z 0-9 _ -",
+                       ns, PL_BUS_SPACE);
     if (o->lost_after_ms < 100 || o->lost_after_ms > 3600000)
         return pl_fail(PL_EINVAL, "lost_after is %d ms: wanted 100 to 3600000",
                        o->lost_after_ms);

@@ -25,6 +25,11 @@ typedef struct pl_bus_hooks {
     void (*state)(void *ctx, bool there);
 } pl_bus_hooks;
 
+enum {
+    PL_BUS_SPACE = 64 /* bytes of a namespace's name */
+};
+bool pl_bus_is_space(const char *name); /* whether it may be one */
+
 /* NULL says why: what can never connect. `id`: of this process. No hook is called before
  * `join`, which connects on its own; `state` tells. */
 pl_bus *pl_bus_connect(pl_loop *loop, const pl_bus_options *options, const char *id,

@@ -18,8 +18,10 @@ enum {
     PL_MAX_LINKS = 4096,
     PL_MAX_PEERS = 4096,
     PL_MAX_HELLO = 256 << 10,
-    PL_LINK_SUBJECT = 128
+    PL_LINK_SUBJECT = 128,
+    PL_MAX_SPACES = 8 /* namespaces besides ours that are told of */
 };
+#define PL_SPACES "pl.namespaces"
 #define PL_MS INT64_C(1000000)
 #define PL_BUS_GRACE (3000 * PL_MS) /* after the bus came back, nobody is missed yet */
 #define PL_IDLE (30000 * PL_MS)     /* of a link to nobody there, before it is let go */
@@ -80,6 +82,9 @@ struct pl_links {
     uint64_t key;
     char prefix[PL_LINK_SUBJECT]; /* of what comes: "pl.NS.p.OWN." */
     char who[PL_LINK_SUBJECT], kv[PL_LINK_SUBJECT], bucket[PL_LINK_SUBJECT];
+    char space[PL_BUS_SPACE + 1], others[PL_MAX_SPACES][PL_BUS_SPACE + 1];
+    int n_others;
+    int64_t space_ns; /* when it last answered which namespace it is in */
     pl_link *links;
     int n_links;
     uint64_t last_epoch;
@@ -125,7 +130,8 @@ void pl_presence_here(pl_links *ls);
 void pl_presence_tick(pl_links *ls, int64_t now);
 void pl_presence_heard(pl_links *ls, uint64_t key, const char *data, size_t len);
 void pl_presence_asked(pl_links *ls);
-void pl_presence_gone(pl_links *ls, uint64_t key, int why); /* key 0: all */
+void pl_presence_space(pl_links *ls, const char *name, size_t len); /* one that exists */
+void pl_presence_gone(pl_links *ls, uint64_t key, int why);         /* key 0: all */
 /* The number of a process that said hello, and the version it speaks; 0: none. */
 int32_t pl_presence_find(pl_links *ls, uint64_t key, int *wire);
 uint64_t pl_presence_key(pl_links *ls, int32_t peer); /* 0: it is not there */

@@ -21,7 +21,8 @@
 #include <string.h>
 
 #define BEAT (500 * PL_MS)
-#define BEAT_GAP (50 * PL_MS) /* between two, however many ask */
+#define BEAT_GAP (50 * PL_MS)   /* between two, however many ask */
+#define SPACE_GAP (200 * PL_MS) /* between two answers which namespace this is */
 #define MIN_LEASE (1500 * PL_MS)
 
 /* ---- what we say ------------------------------------------------------------------- */
@@ -101,9 +102,18 @@ static void make_bucket(pl_links *ls)
     pl_buf_fini(&text);
 }
 
+/* A question mark before it asks the others for theirs. */
+static void tell_space(pl_links *ls, const char *mark)
+{
+    char text[PL_BUS_SPACE + 2];
+    int n = snprintf(text, sizeof text, "%s%s", mark, ls->space);
+    pl_bus_send(ls->bus, PL_SPACES, NULL, text, (size_t)n);
+}
+
 void pl_presence_here(pl_links *ls)
 {
     make_bucket(ls);
+    tell_space(ls, "?");
     pl_bus_send(ls->bus, ls->who, NULL, "", 0);
     beat(ls, pl_now_ns());
 }
@@ -115,6 +125,31 @@ void pl_presence_asked(pl_links *ls)
         beat(ls, now);
     else
         ls->beat_due = true;
+}
+
+/* Namespaces keep apart, so whoever meant to join another one sees nobody and would hear
+ * of nothing: each other namespace is told of, once. */
+void pl_presence_space(pl_links *ls, const char *name, size_t len)
+{
+    char other[PL_BUS_SPACE + 1] = {0};
+    bool asks = len && *name == '?';
+    len -= asks;
+    if (!len || len > PL_BUS_SPACE) return;
+    memcpy(other, name + asks, len);
+    if (!pl_bus_is_space(other) || !strcmp(other, ls->space)) return;
+    int64_t now = pl_now_ns();
+    if (asks && now - ls->space_ns >= SPACE_GAP) {
+        ls->space_ns = now;
+        tell_space(ls, "");
+    }
+    for (int i = 0; i < ls->n_others; i++)
+        if (!strcmp(other, ls->others[i])) return;
+    if (ls->n_others == PL_MAX_SPACES) return;
+    memcpy(ls->others[ls->n_others++], other, sizeof other);
+    pl_log(PL_LOG_INFO,
+           "there are processes in namespace '%s' on this bus; this one is in '%s' and "
+           "does not see them",
+           other, ls->space);
 }
 
 /* ---- what the others say ------------------------------------------------------------

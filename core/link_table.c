@@ -7,7 +7,8 @@
  * Ignores  what a frame says (link.c), what a hello says (link_presence.c).
  * Thread   io; open and close: lua
  *
- * Subjects: pl.NS.p.TO.FROM frames; $KV.perilune_NS.ID hellos; pl.NS.who asks for them.
+ * Subjects: pl.NS.p.TO.FROM frames; $KV.perilune_NS.ID hellos; pl.NS.who asks for them;
+ * PL_SPACES, the one that namespaces share, says that there is one.
  */
 #include "link_own.h"
 
@@ -223,6 +224,9 @@ static void on_message(void *ctx, const char *subject, const void *data, size_t 
     } else if (!strcmp(subject, ls->who)) {
         pl_presence_asked(ls);
         return;
+    } else if (!strcmp(subject, PL_SPACES)) {
+        pl_presence_space(ls, data, len);
+        return;
     }
     pl_links_malformed(ls, "a subject", subject);
 }
@@ -301,6 +305,7 @@ static void name_subjects(pl_links *ls, const char *ns)
     snprintf(ls->prefix, sizeof ls->prefix, "pl.%s.p.%s.", ns, ls->id);
     snprintf(ls->who, sizeof ls->who, "pl.%s.who", ns);
     snprintf(ls->kv, sizeof ls->kv, "$KV.perilune_%s.", ns);
+    snprintf(ls->space, sizeof ls->space, "%s", ns);
     snprintf(ls->bucket, sizeof ls->bucket, "KV_perilune_%s", ns);
 }
 
@@ -336,6 +341,7 @@ pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char
     hear(ls, ls->prefix, "*");
     hear(ls, ls->kv, "*");
     hear(ls, ls->who, "");
+    hear(ls, PL_SPACES, "");
     pl_loop_call(loop, start, ls);
     pl_bus_join(ls->bus);
     return ls;

@@ -159,6 +159,24 @@ describe("a deployment", function()
     assert.is_nil(front.process:log():find "serving ")
   end)
 
+  it("tells both sides of a worker in another namespace, whoever came first", function()
+    start { workers = 1 }
+    local first, flags = f.workers[1], f.worker
+    f.worker = { "--namespace", "else", unpack(flags) }
+    local other = f:add_worker()
+    f.worker = flags
+    local late = f:add_worker()
+    for _, member in ipairs { f.frontends[1], first, late } do
+      member:await "(namespace 'else' on this bus; this one is in 'perilune')"
+    end
+    other:await "(namespace 'perilune' on this bus; this one is in 'else')"
+    for _, member in ipairs(f.all) do
+      local _, n = member.process:log():gsub("there are processes in namespace", "")
+      assert.equal(1, n)
+    end
+    f:ready(2)
+  end)
+
   it("does not take a worker of another kind, and says why", function()
     local front = start { workers = 1 }
     f.worker = { "--device", "null", "--num-gpu-blocks-override", "512", "--block-size", "32" }
