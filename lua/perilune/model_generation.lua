@@ -11,8 +11,9 @@ local max_int = 2 ^ 31 - 1
 local function find_file(desc, choice)
   if choice == "vllm" then return nil end
   if choice == "auto" then
-    local path = desc.path .. "/generation_config.json"
-    return desc.format == "hf" and F.kind_of(path) and path or nil
+    local folder = desc.format == "hf" and desc.path .. "/" or desc.path:match "^.*/"
+    local path = (folder or "") .. "generation_config.json"
+    return F.kind_of(path) and path or nil
   end
   return F.kind_of(choice) == "file" and choice or choice .. "/generation_config.json"
 end
@@ -47,8 +48,8 @@ local function read(fields)
 end
 
 -- Fills desc.generation, and puts what generation_config says of ids over what the
--- model's configuration says. opts: generation_config ("auto": the model's, "vllm": none,
--- or a folder), override_generation_config (values laid over it).
+-- model's configuration says. opts: generation_config ("auto": the one beside the
+-- model, "vllm": none, or a folder), override_generation_config (values laid over it).
 function M.apply(desc, opts)
   local path = find_file(desc, opts.generation_config or "auto")
   check_known(opts.override_generation_config or {})

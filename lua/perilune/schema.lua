@@ -28,7 +28,8 @@ local top = {
   { "chat_template", nil, "a Jinja file, or the template itself",
     kind = "string", unset = "the model's own" },
   { "generation_config", "auto",
-    "sampling defaults: auto (the model's), vllm (none), or a folder's" },
+    "sampling defaults: auto (generation_config.json beside the model), vllm (none), "
+    .. "or a folder's" },
   { "override_generation_config", {}, "sampling defaults laid over generation_config" },
   { "hf_overrides", {}, "values laid over the model's config.json" },
   { "max_logprobs", 20, "most logprobs a request may ask for; -1: no limit",
@@ -143,11 +144,11 @@ local pool = {
     choices = { "auto", "float32", "int8" } },
   { "block_size", 16, "tokens in a block of the KV cache; on a CPU a multiple of 16",
     min = 1, max = 1024 },
-  -- vLLM takes nine tenths of a GPU that is its alone. A laptop is shared.
+  -- vLLM takes nine tenths of a device that it has to itself. A laptop is shared.
   { "kv_cache_memory_bytes", machine.kv_bytes, "memory of the KV cache", kind = "integer",
     min = 1, unset = "4 GiB, or a quarter of memory where that is less" },
-  { "num_gpu_blocks_override", nil, "blocks in the KV cache, whatever the memory",
-    kind = "integer", min = 2, max = 2 ^ 24,
+  { "num_kv_blocks", nil, "blocks in the KV cache, whatever the memory",
+    kind = "integer", min = 2, max = 2 ^ 24, also = { "num_gpu_blocks_override" },
     unset = "as many as kv_cache_memory_bytes holds" },
   { "kv_cache_dtype", "auto", "type of keys and values in the cache",
     choices = { "auto", "float32", "float16" } },

@@ -17,7 +17,7 @@ local function tell(e, before, seconds)
   log[active and "info" or "debug"]("Engine %03d: "
     .. "Avg prompt throughput: %.1f tokens/s, "
     .. "Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
-    .. "GPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%", e.index,
+    .. "KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%", e.index,
     (prompt - before.prompt) / seconds, (out - before.out) / seconds, s.running,
     s.waiting, 100 * s.blocks_used / math.max(s.blocks, 1),
     100 * tonumber(s.prefix_hits) / math.max(tonumber(s.prefix_queries), 1))

@@ -19,7 +19,7 @@ local HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
 
 -- Most sequences in line; the rest is refused with 503.
 M.MAX_WAITING = 8192
-local MAX_BLOCKS = schema.find("num_gpu_blocks_override").max
+local MAX_BLOCKS = schema.find("num_kv_blocks").max
 
 -- The null device takes no weights, so it needs none.
 local function load_format(pool)
@@ -54,7 +54,7 @@ end
 -- How long a request may be: what was asked for, what the model can, what memory holds.
 local function lengths(pool, desc, block_bytes)
   local trained = desc.max_positions
-  local blocks = pool.num_gpu_blocks_override
+  local blocks = pool.num_kv_blocks
     or math.min(math.floor(pool.kv_cache_memory_bytes / block_bytes), MAX_BLOCKS)
   local holds = math.max(blocks - 1, 0) * pool.block_size    -- the engine sets one aside
   local length = pool.max_model_len or trained
@@ -69,7 +69,7 @@ local function lengths(pool, desc, block_bytes)
     return nil, ("max_model_len is %d, which needs %s of KV cache; there is room for %d "
       .. "tokens. Set max_model_len to that or to auto, or raise %s")
       :format(length, size((math.ceil(length / pool.block_size) + 1) * block_bytes),
-        holds, pool.num_gpu_blocks_override and "num_gpu_blocks_override"
+        holds, pool.num_kv_blocks and "num_kv_blocks"
         or "kv_cache_memory_bytes")
   end
   return length, blocks
@@ -117,10 +117,22 @@ local function load_model(pool, desc, device, stopped)
   return loaded, why, name
 end
 
+-- The sampling defaults that the model brings, if any.
+local function report_sampling(desc)
+  local said = {}
+  for name, value in pairs(desc.generation) do
+    said[#said + 1] = ("%s %.14g"):format(name, value)
+  end
+  if not said[1] then return end
+  table.sort(said)
+  log.info("sampling defaults of the model: %s", table.concat(said, ", "))
+end
+
 local function report(self, pool, kind)
   local first, tokens = self.engines[1], (self.blocks - 1) * pool.block_size
   log.info("model %s: %s, %s of weights", self.desc.name, self.desc.architecture,
     size(tonumber(C.pl_model_weight_bytes(first.model))))
+  report_sampling(self.desc)
   log.info("device %s, kernels %s, threads %s%s", kind,
     ffi.string(C.pl_device_kernels(first.device)),
     pool.threads == 0 and "one per core" or tostring(pool.threads),

@@ -132,6 +132,7 @@ describe("the first commands of README", function()
     assert.is_truthy(port, p:log())
     talk(port, env)
     local log = p:log()
+    assert.matches("sampling defaults of the model: temperature 0.2, top_p 0.9\n", log)
     p:signal "TERM"
     assert.equal(0, p:wait(20), p:log())
     return log

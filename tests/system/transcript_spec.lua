@@ -31,7 +31,7 @@ local function plain(text)
 end
 
 local function replay(path)
-  local c = console.start { "--num-gpu-blocks-override", "256" }
+  local c = console.start { "--num-kv-blocks", "256" }
   for _ = 1, 4 do
     local r = c.server:post("/v1/completions", { prompt = "x", max_tokens = 8, ignore_eos = true })
     assert.equal(200, r.status)

@@ -290,6 +290,21 @@ describe("model.describe of a folder", function()
     end
   end)
 
+  it("takes sampling defaults from beside a GGUF file", function()
+    local beside = files.folder { ["generation_config.json"] =
+      '{"temperature":0.2,"top_p":0.9,"eos_token_id":5}' }
+    for path, want in pairs { [beside] = { { temperature = 0.2, top_p = 0.9 }, { 5 } },
+        [files.folder { ["x"] = "" }] = { {}, nil } } do
+      local file = path .. "/model.gguf"
+      os.execute(("cp tests/golden/llama-gguf/model.gguf '%s'"):format(file))
+      local desc = assert(model.describe(file))
+      assert.same(want[1], desc.generation)
+      if want[2] then assert.same(want[2], desc.eos_ids) end
+      desc = assert(model.describe(file, { generation_config = "vllm" }))
+      assert.same({}, desc.generation)
+    end
+  end)
+
   it("takes sampling defaults from elsewhere, or from nowhere", function()
     local own = folder(llama(), { ["generation_config.json"] = cjson.encode {
       temperature = 0.5, top_k = 7, eos_token_id = 5 } })

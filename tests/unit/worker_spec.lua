@@ -23,13 +23,13 @@ describe("a worker", function()
   teardown(function() pl.C.pl_log_level(pl.C.PL_LOG_INFO) end)
 
   it("promises no length that its blocks do not hold: one of them is set aside", function()
-    assert.equal(9 * 16, length("--num-gpu-blocks-override", "10",
+    assert.equal(9 * 16, length("--num-kv-blocks", "10",
                                 "--max-model-len", "auto"))
     assert.equal(144, length("--num-gpu-blocks-override", "10", "--max-model-len", "144"))
     local w, why, name = open("--num-gpu-blocks-override", "10", "--max-model-len", "145")
     assert.is_nil(w)
     assert.equal("PL_ELIMIT", name)
-    assert.matches("room for 144 tokens.* num_gpu_blocks_override$", why)
+    assert.matches("room for 144 tokens.* num_kv_blocks$", why)
     w, why = open("--kv-cache-memory-bytes", "1", "--max-model-len", "auto")
     assert.is_nil(w)
     assert.matches("room for 0 tokens.* kv_cache_memory_bytes$", why)
