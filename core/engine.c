@@ -8,6 +8,8 @@
  */
 #include "engine_state.h"
 
+#include <string.h>
+
 enum {
     IDLE_MS = 3600 * 1000,
     COLLECT_MS = 1000,
@@ -163,7 +165,7 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     r->id = s->id;
     r->max_total = max_total_of(e, s);
     r->n_cached = -1;
-    atomic_init(&r->stage, STAGE_IN_LINE);
+    atomic_init(&r->stage, PL_SEQ_IN_LINE);
     if (s->named_by == e) {
         r->names = s->names;
         r->n_names = r->names_cap = s->n_names;
@@ -279,6 +281,40 @@ int pl_engine_steps(const pl_engine *e, pl_step_info *out, int max)
     pl_lock(&e->shared->lock);
     int n = (int)PL_MIN(s->n_steps, PL_MIN(PL_MAX(max, 0), N_STEPS));
     for (int i = 0; i < n; i++) out[i] = s->steps[(s->n_steps - n + i) % N_STEPS];
+    pl_unlock(&e->shared->lock);
+    return n;
+}
+
+/* A label is names and values, each ended by NUL; the first value is the request's id. */
+static void copy_label(const pl_seq *s, char *out, size_t room)
+{
+    const char *end = s->label + s->label_len;
+    const char *name_end = s->label ? memchr(s->label, 0, s->label_len) : NULL;
+    size_t len = name_end ? strnlen(name_end + 1, (size_t)(end - name_end - 1)) : 0;
+    len = PL_MIN(len, room - 1);
+    if (len) memcpy(out, name_end + 1, len);
+    out[len] = 0;
+}
+
+int pl_engine_seqs(const pl_engine *e, pl_seq_info *out, int max)
+{
+    const shared *s = e->shared;
+    int n = 0;
+    pl_lock(&e->shared->lock);
+    for (uint32_t i = 0; i <= s->mask; i++) {
+        const run *r = s->index[i];
+        if (!r || r->seq->uncounted || n++ >= max) continue;
+        pl_seq_info *info = &out[n - 1];
+        int32_t given = r->seq->n_given - r->seq->n_prompt; /* made elsewhere */
+        *info = (pl_seq_info){.seq = r->id,
+                              .stage = atomic_load(&r->stage),
+                              .n_prompt = r->seq->n_prompt,
+                              .n_tokens = PL_MAX(given, r->shown.n_tokens),
+                              .since_ns = r->since_ns,
+                              .first_ns = r->shown.first_ns,
+                              .last_ns = r->shown.last_ns};
+        copy_label(r->seq, info->label, sizeof info->label);
+    }
     pl_unlock(&e->shared->lock);
     return n;
 }
@@ -412,6 +448,19 @@ static void remember(pl_engine *e, shared *s)
     i->number = 0;
 }
 
+/* With the lock held: what others are shown of those that run. */
+static void show_runs(pl_engine *e)
+{
+    int64_t now = e->stats.last_step_ns;
+    for (int32_t i = 0; i < e->running.n; i++) {
+        run *r = e->running.items[i];
+        int32_t made = r->seq->n_tokens - r->seq->n_prompt;
+        if (r->told && !r->shown.first_ns) r->shown.first_ns = now;
+        if (r->told && made != r->shown.n_tokens) r->shown.last_ns = now;
+        r->shown.n_tokens = made;
+    }
+}
+
 /* Makes known how things are, and lets others in. Those that ended go in the same moment,
  * or the counts would not fit together. */
 static void publish(pl_engine *e)
@@ -432,6 +481,7 @@ static void publish(pl_engine *e)
     /* Those who can only wait for KV from elsewhere are not this engine's work. */
     mine->busy_since_ns = e->moved || s->inbox ? s->stats.busy_since_ns : 0;
     s->stats = *mine;
+    show_runs(e);
     remember(e, s);
     s->stepping = false;
     pl_unlock(&s->lock);

@@ -74,7 +74,7 @@ static void rise(pl_engine *e, int32_t at, run *r)
 void pl_line_push(pl_engine *e, run *r)
 {
     r->state = RUN_WAITING;
-    atomic_store(&r->stage, STAGE_IN_LINE);
+    atomic_store(&r->stage, PL_SEQ_IN_LINE);
     pl_run_push(&e->waiting, r);
     rise(e, e->waiting.n - 1, r);
 }

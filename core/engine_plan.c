@@ -104,7 +104,7 @@ static void preempt(pl_engine *e, run *r)
 {
     pl_run_remove(&e->running, r);
     pl_engine_drop(e, r);
-    if (atomic_load(&r->stage) == STAGE_ANSWERING)
+    if (atomic_load(&r->stage) == PL_SEQ_ANSWERING)
         atomic_store(&r->wait_ns, pl_clock_now(e->options.clock));
     pl_line_push(e, r);
     e->stats.preemptions++;
@@ -168,7 +168,7 @@ static bool place(pl_engine *e, run *r, int32_t hits)
     r->n_named = r->n_found = hits;
     r->n_computed = hits * e->block_size;
     r->state = RUN_REMOTE;
-    atomic_store(&r->stage, STAGE_REMOTE);
+    atomic_store(&r->stage, PL_SEQ_REMOTE);
     pl_run_push(&e->remote, r);
     pl_run_push(&e->placed, r);
     e->moved = true;
@@ -282,7 +282,7 @@ void pl_engine_build(pl_engine *e, flight *f)
         build_seq(e, r, s);
         r->place = s->n_seqs - 1;
         f->runs[r->place] = r;
-        if (atomic_load_explicit(&r->stage, memory_order_relaxed) != STAGE_ANSWERING)
+        if (atomic_load_explicit(&r->stage, memory_order_relaxed) != PL_SEQ_ANSWERING)
             atomic_store(&r->stage, r->n_computed);
         r->n_computed += r->n_now;
         r->n_now = 0;

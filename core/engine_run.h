@@ -4,8 +4,8 @@
  *
  * Owns     the order of those who wait, who has which id, who has news.
  * Ignores  what a step is.
- * Thread   `news`, `in_inbox`, `next_news`, `say_ns` and all of `shared`: any, under the
- *          lock. `stage`, `wait_ns`: step writes, any reads. The rest: step.
+ * Thread   `news`, `in_inbox`, `next_news`, `say_ns`, `shown` and all of `shared`: any,
+ *          under the lock. `stage`, `wait_ns`: step writes, any reads. The rest: step.
  *
  * A sequence's run:
  *
@@ -36,12 +36,6 @@ typedef enum run_state {
     RUN_ENDED,
     RUN_GONE, /* told, and known to nobody; a step in flight still has it */
 } run_state;
-
-enum { /* what `stage` says besides how many tokens of the prompt are read */
-    STAGE_IN_LINE = -1,
-    STAGE_REMOTE = -2,
-    STAGE_ANSWERING = -3
-};
 
 enum {
     NEWS_SUBMIT = 1,
@@ -77,9 +71,13 @@ typedef struct run {
     bool spoiled;     /* what it found in the cache was not computed after all */
     pl_logprob *prompt_top;
 
-    atomic_int stage;
+    atomic_int stage;     /* pl_seq_info's */
     atomic_llong wait_ns; /* since when it waits for its next token, by the clock */
     int64_t say_ns;       /* when the log is told of that again */
+    struct {
+        int32_t n_tokens;
+        int64_t first_ns, last_ns;
+    } shown; /* pl_seq_info's, as of the last step's end */
 
     int news;
     bool in_inbox;

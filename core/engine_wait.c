@@ -27,7 +27,7 @@ typedef struct waiter {
 static bool is_due(run *r, int64_t now)
 {
     int64_t since = atomic_load(&r->wait_ns);
-    if (r->seq->uncounted || atomic_load(&r->stage) == STAGE_ANSWERING) return false;
+    if (r->seq->uncounted || atomic_load(&r->stage) == PL_SEQ_ANSWERING) return false;
     int64_t due = r->say_ns > since ? r->say_ns : since + WAIT_NS;
     if (now < due) return false;
     r->say_ns = since + 2 * (now - since);
@@ -64,13 +64,13 @@ static void say(const pl_engine *e, const pl_engine_stats *s, const waiter *w,
 {
     char what[MAX_TEXT];
     int blocks = (w->n_prompt + e->block_size - 1) / e->block_size;
-    if (w->stage == STAGE_IN_LINE)
+    if (w->stage == PL_SEQ_IN_LINE)
         snprintf(what, sizeof what,
                  "waits in line: it needs up to %d blocks, %d of %d are in use; "
                  "running %d of at most %d, waiting %d",
                  blocks, s->blocks_used, s->blocks, s->running, e->options.max_num_seqs,
                  s->waiting);
-    else if (w->stage == STAGE_REMOTE)
+    else if (w->stage == PL_SEQ_REMOTE)
         snprintf(what, sizeof what, "waits for its KV from elsewhere");
     else
         snprintf(what, sizeof what, "is being read, %d tokens so far; running %d",

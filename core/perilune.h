@@ -349,6 +349,16 @@ typedef struct pl_step_info {              /* a step that is over; times by pl_n
 } pl_step_info;
 /* The last steps that computed something, oldest first: how many, at most 1024. Any thread. */
 int pl_engine_steps(const pl_engine *e, pl_step_info *out, int max);
+enum { PL_SEQ_IN_LINE = -1, PL_SEQ_REMOTE = -2, PL_SEQ_ANSWERING = -3 };
+typedef struct pl_seq_info {               /* a sequence that an engine has */
+    int32_t seq;
+    int32_t stage;                         /* PL_SEQ_*; else its prompt is being read: so many tokens before its last step */
+    int32_t n_prompt, n_tokens;            /* of its prompt; made after it, as of the last step's end */
+    int64_t since_ns, first_ns, last_ns;   /* its coming, and the first and last token made here; 0: none */
+    char label[120];                       /* the id of its request, as another process sent it; may be cut off */
+} pl_seq_info;
+/* Those that it has, in no order, at most `max`: how many there are. Any thread. */
+int pl_engine_seqs(const pl_engine *e, pl_seq_info *out, int max);
 /* Before it starts: a histogram (pl_metric_open) that observes each step's tokens, or the
  * seconds from each sequence's submit to its end. */
 enum { PL_OBSERVE_STEP_TOKENS = 0, PL_OBSERVE_SECONDS = 1 };

@@ -16,6 +16,7 @@ local object = require "perilune.console_object"
 local objects = require "perilune.console_objects"
 local recipe = require "perilune.console_recipe"
 local recipe_print = require "perilune.recipe_print"
+local requests = require "perilune.console_requests"
 local run = require "perilune.console_run"
 
 local M = { workers = objects.all_workers }
@@ -98,14 +99,14 @@ local function words(session)
   local process = session.process
   return {
     recipe = recipe.recipe(process, function(path, v) set(session, path, v) end),
-    requests = function() return objects.requests() end,
+    requests = function() return requests.requests(process) end,
     workers = function() return objects.workers(process) end,
     w = function(number) return objects.w(process, number) end,
     blocks = function() return objects.blocks(process) end,
     options = function(wanted) return recipe.options(process, wanted) end,
     metrics = function(wanted) return objects.metrics(process, wanted) end,
-    slow = function(n, by) return objects.slow(n, by) end,
-    trace = function(key) return objects.trace(key) end,
+    slow = function(n, by) return requests.slow(n, by) end,
+    trace = function(key) return requests.trace(key) end,
     help = function(about) return help.about(about) end,
     log_level = function(level) set(session, "log_level", level) end,
     reload = function()

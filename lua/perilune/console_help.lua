@@ -8,7 +8,7 @@ local schema = require "perilune.schema"
 local M = {}
 
 local WORDS = {
-  { "requests()", "those under way; requests()[1] is one, with its stages" },
+  { "requests()", "those under way and how far they are; requests()[1]: one of them" },
   { "trace(id)", "one request: each stage it went through; id, or its number" },
   { "slow(10)", "the slowest that ended; slow(10, \"first\"): to the first token" },
   { "workers()", "the engines; w(0) is one, w(0):steps() says where its time goes" },

@@ -255,6 +255,13 @@ local Listing = M.class {
   plain = function(data) return json.array(data.json or data.items) end,
 }
 
+-- A time, as people read it.
+function M.seconds(s)
+  if not s then return "-" end
+  if s < 1 then return ("%.1fms"):format(s * 1e3) end
+  return s < 100 and ("%.2fs"):format(s) or ("%.0fs"):format(s)
+end
+
 -- Something that is printed as a table: { cells, items, json, foot, empty }.
 function M.listing(data)
   data.items = data.items or {}

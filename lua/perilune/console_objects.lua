@@ -1,120 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
--- console_objects.lua - what there is to look at: requests, workers, blocks, steps.
+-- console_objects.lua - what there is to look at: workers, blocks, steps.
 
 local metrics = require "perilune.metrics"
 local object = require "perilune.console_object"
 local pl = require "perilune.ffi"
-local requests = require "perilune.requests"
 local steps = require "perilune.steps"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
-local function seconds(s)
-  if not s then return "-" end
-  if s < 1 then return ("%.1fms"):format(s * 1e3) end
-  return s < 100 and ("%.2fs"):format(s) or ("%.0fs"):format(s)
-end
-
 local function percent(part, whole)
   return ("%.1f%%"):format(whole > 0 and 100 * part / whole or 0)
-end
-
-local function short(id)
-  return #id > 24 and id:sub(1, 21) .. "..." or id
-end
-
--- ---- requests -------------------------------------------------------------------------
-
-local function request_plain(r)
-  local stages = {}                         -- never empty: it arrived
-  for i, entry in ipairs(requests.timeline(r)) do
-    stages[i] = { stage = entry[1], ms = (entry[2] - r.arrived) / 1e6 }
-  end
-  return { number = r.number, id = r.id, kind = r.kind, stream = r.stream == true,
-    prompt_tokens = r.prompt_tokens, choices = r.choices, tokens = r.tokens,
-    cached = r.cached, moves = r.moves, finish = r.finish, why = r.why,
-    to_first = requests.to_first(r), total = requests.total(r), stages = stages }
-end
-
-local function trace_text(r)
-  local cells, before = { { "at", "took", "stage" } }, r.arrived
-  for _, entry in ipairs(requests.timeline(r)) do
-    cells[#cells + 1] = { ("%.3fms"):format((entry[2] - r.arrived) / 1e6),
-      ("%.3fms"):format((entry[2] - before) / 1e6), entry[1] }
-    before = entry[2]
-  end
-  local head = ("request %d   %s   %s%s, %d prompt tokens, %d choices"):format(
-    r.number, r.id, r.kind, r.stream and ", streamed" or "", r.prompt_tokens, r.choices)
-  local tail = r.ended and ("\n%s tokens, %s of the prompt cached, %d moves%s"):format(
-    r.tokens or "no", r.cached or "none", r.moves, r.why and "; " .. r.why or "") or ""
-  return head .. "\n" .. object.columns(cells, "  ") .. tail
-end
-
-local Request = object.class {
-  name = "a request", doc = "one request; printed: each stage it went through",
-  explain = trace_text, plain = request_plain,
-  index = function(r, key) return request_plain(r)[key] end,
-  names = function(r)
-    local names = {}
-    for name in pairs(request_plain(r)) do names[#names + 1] = name end
-    return names
-  end,
-}
-
-local function listing_of(list, foot, empty)
-  local cells = { { "number", "id", "kind", "stage", "prompt", "out", "first", "total",
-    "moves" } }
-  local items = {}
-  for i, r in ipairs(list) do
-    cells[i + 1] = { tostring(r.number), short(r.id), r.kind,
-      r.finish or r.stages[#r.stages - 1], tostring(r.prompt_tokens),
-      tostring(r.tokens or "-"), seconds(requests.to_first(r)),
-      seconds(requests.total(r)), tostring(r.moves) }
-    items[i] = Request(r)
-  end
-  return object.listing { cells = cells, items = items, foot = foot, empty = empty }
-end
-
-local MOST_SHOWN = 200
-
-local function first_of(list, n)
-  local out = {}
-  for i = 1, math.min(#list, n) do out[i] = list[i] end
-  return out
-end
-
-function M.requests()
-  local list = requests.live()
-  local foot = #list > MOST_SHOWN
-    and ("... %d more"):format(#list - MOST_SHOWN) or nil
-  return listing_of(first_of(list, MOST_SHOWN), foot, "no request is under way")
-end
-
--- The slowest of those that have ended: by time to the first token ("first") or in all.
-function M.slow(n, by)
-  if by ~= nil and by ~= "first" and by ~= "total" then
-    error("slow(n, by): by is \"first\" (time to the first token) or \"total\"", 3)
-  end
-  local measure = by == "first" and requests.to_first or requests.total
-  local list, times = requests.ended(), {}
-  for _, r in ipairs(list) do times[r] = measure(r) or 0 end
-  table.sort(list, function(a, b)
-    if times[a] ~= times[b] then return times[a] > times[b] end
-    return a.number < b.number
-  end)
-  n = tonumber(n) or 10
-  local foot = ("of the last %d"):format(#list)
-  return listing_of(first_of(list, n), foot, "no request has ended yet")
-end
-
-function M.trace(key)
-  local r = requests.find(key)
-  if not r then
-    error(("no request '%s' among those under way and the last thousand")
-      :format(tostring(key)), 3)
-  end
-  return Request(r)
 end
 
 -- ---- workers --------------------------------------------------------------------------
@@ -149,7 +45,7 @@ local function worker_text(w)
     rows[3] = { "  tokens", ("%d of prompts (%s cached), %d generated"):format(
       s.prompt_tokens, percent(s.cached_tokens, s.prompt_tokens), s.generation_tokens) }
     rows[4] = { "  steps", ("%d, %d preemptions; the last %s ago"):format(s.steps,
-      s.preemptions, seconds(s.idle_s)) }
+      s.preemptions, object.seconds(s.idle_s)) }
   end
   return ("%s   %s   %s\n"):format(w.name, s.state, about) .. object.columns(rows)
 end

@@ -54,6 +54,7 @@ local function put(job, choice, w)
   if status < 0 then return pl.refusal(status) end
   choice.sent_ns = at
   choice.seq = nil                          -- the stream's, or the engine's
+  choice.waits, choice.lost = nil, nil
   choice.worker, choice.worker_name = w, w.name
   w.streams[choice.id] = choice.stream
   w.n = w.n + 1
@@ -74,6 +75,9 @@ local function is_over(job)
   return job.over or C.pl_exchange_is_gone(job.exchange) ~= 0
 end
 
+-- For people: what a choice waits for while no worker has it (requests.lua).
+local FOR_WORKER, FOR_ROOM = "waits for a worker", "waits for room: every worker is full"
+
 -- A worker for the choice, waited for until its deadline; nil: none came, or the request
 -- is over.
 local function find(server, job, choice, avoid, numerics)
@@ -85,6 +89,7 @@ local function find(server, job, choice, avoid, numerics)
       break
     end
     wait = wait or waits.begin(server, job.log, "waits for a worker that takes it")
+    choice.waits = FOR_WORKER
     server.waiting = server.waiting + 1
     flow.sleep(LOOK_SECONDS)
     server.waiting = server.waiting - 1
@@ -133,6 +138,7 @@ function M.place(server, job, choice, avoid, numerics)
     if all_full(job, choice) then
       local again = numerics and now() <= choice.deadline
       if not again then return unavailable(server, true) end
+      choice.waits = FOR_ROOM
       flow.sleep(RETRY_SECONDS)
       choice.full = {}
     end
@@ -171,8 +177,9 @@ local function ask(server, job, choice, ev, lost)
 end
 
 -- As long as the hook wants it to wait, if anybody still does.
-local function pause(job, seconds)
+local function pause(job, choice, seconds)
   local deadline = now() + seconds
+  choice.waits = ("waits %.4g s, as migrate says"):format(seconds)
   while now() < deadline and not is_over(job) do
     flow.sleep(math.min(LOOK_SECONDS, seconds))
   end
@@ -195,6 +202,8 @@ function M.move(server, job, choice, ev)
   local why = ffi.string(C.pl_stream_why(choice.stream))
   local n = requests.so_far(choice).n_tokens   -- nobody adds to it while it is lost
   M.left(choice)
+  local why_lost = ("%s: %s"):format(lost.name, cluster.LOST[ev.a])
+  choice.lost = why_lost
   if refused_for_good(ev) then return nil, { status = 400, message = why } end
   if not UNCOUNTED[ev.a] then cluster.suspect(lost) end
   job.log:info("Stream disconnected (%s: %s)... recreating stream...", lost.name,
@@ -204,7 +213,7 @@ function M.move(server, job, choice, ev)
     job.log:warning("Cannot recreate stream: %s", answer.fail)
     return nil, { status = 503, message = answer.message or UNAVAILABLE }
   end
-  pause(job, answer.after or 0)
+  if (answer.after or 0) > 0 then pause(job, choice, answer.after) end
   if ev.a == C.PL_LOST_REFUSED then
     choice.full[lost] = true
   else
@@ -219,8 +228,8 @@ function M.move(server, job, choice, ev)
   if not choice.worker then return true end   -- it was over before it could go on
   if is_counted(ev, lost) then choice.moves = (choice.moves or 0) + 1 end
   tell(server, job, n, choice.worker, lost)
-  requests.note(job, ("moved to %s (%s: %s)"):format(choice.worker_name, lost.name,
-    cluster.LOST[ev.a]), choice.sent_ns)
+  requests.note(job, ("moved to %s (%s)"):format(choice.worker_name, why_lost),
+    choice.sent_ns)
   return true
 end
 

@@ -32,7 +32,8 @@ function M.begin(job)
   last = last + 1
   local record = { number = last, id = job.answer and job.answer.id or job.id,
     kind = plan.kind, stream = plan.stream, arrived = tonumber(job.arrived),
-    prompt_tokens = tokens, choices = choices, moves = 0, stages = { "prepared", now() } }
+    prompt_tokens = tokens, choices = choices, moves = 0, stages = { "prepared", now() },
+    under_way = job.choices or {} }
   job.record = record
   live[last], n_live = record, n_live + 1
 end
@@ -92,7 +93,7 @@ end
 function M.done(job, result)
   local record = job.record
   if not record or record.ended then return end
-  record.ended = now()
+  record.ended, record.under_way = now(), nil
   for _, field in ipairs { "finish", "why", "tokens", "cached", "scheduled", "first",
       "last" } do
     record[field] = result[field]
@@ -105,12 +106,44 @@ function M.count()
   return n_live
 end
 
+-- ---- under way ----------------------------------------------------------------------
+
+-- Where one choice is (choice.lua, moves.lua keep its fields).
+local function stage_of(choice)
+  if not choice.worker then
+    local lost = choice.lost and (" (%s)"):format(choice.lost) or ""
+    return (choice.waits or "waits for a worker") .. lost
+  end
+  local e, sent = M.so_far(choice), choice.sent_ns
+  local name = choice.worker_name
+  if e.n_tokens > 0 and e.last_ns >= sent then return "decoding at " .. name end
+  if e.n_tokens > 0 then return "prefill again at " .. name end
+  return (e.scheduled_ns > 0 and "prefill at " or "sent to ") .. name
+end
+
+local NO_NAMES = {}
+
+-- Brings a record under way up to now: tokens, scheduled, first, last as `done` has them,
+-- and `stage`, where it is: of several choices, where the first is that has not ended.
+local function look(record)
+  if not record.under_way then return record end
+  for name, value in pairs(M.outcome(record.under_way, NO_NAMES)) do
+    record[name] = value
+  end
+  record.stage = nil
+  for _, choice in ipairs(record.under_way) do
+    if not choice.last then record.stage = record.stage or stage_of(choice) end
+  end
+  record.stage = record.stage or record.stages[#record.stages - 1]
+  return record
+end
+
 local function by_number(a, b) return a.number < b.number end
 
 -- Those under way, oldest first.
 function M.live()
   local out = {}
-  for _, record in pairs(live) do out[#out + 1] = record end
+  for _, record in pairs(live) do out[#out + 1] = look(record) end
   table.sort(out, by_number)
   return out
 end
@@ -148,6 +181,7 @@ end
 
 -- All that happened to it: a list of { name, ns }, in order of time.
 function M.timeline(record)
+  look(record)
   local out = { { "arrived", record.arrived } }
   for i = 1, #record.stages, 2 do
     local name = record.stages[i]
@@ -160,8 +194,12 @@ function M.timeline(record)
   end
   add("scheduled", record.scheduled)
   add("first token", record.first)
-  add("last token", record.last)
-  add("ended: " .. tostring(record.finish), record.ended)
+  if record.ended then
+    add("last token", record.last)
+    add("ended: " .. tostring(record.finish), record.ended)
+  else
+    add("now: " .. record.stage, now())
+  end
   for i, entry in ipairs(out) do entry[3] = i end
   table.sort(out, function(a, b)
     if a[2] ~= b[2] then return a[2] < b[2] end

@@ -73,13 +73,14 @@ local FIELDS = { "running", "waiting", "waiting_remote", "blocks", "blocks_used"
   "blocks_cached", "steps", "preemptions", "prompt_tokens", "generation_tokens",
   "cached_tokens", "prefix_queries", "prefix_hits", "chunked", "aborted" }
 
--- pl_engine_stats as a table of numbers, with `idle_s`, since the last step.
+-- pl_engine_stats as a table of numbers, with `idle_s`, since the last step, and `at`,
+-- the clock in seconds.
 function M.stats(engine)
   C.pl_engine_stats_get(engine, stats)
   local out = {}
   for _, field in ipairs(FIELDS) do out[field] = tonumber(stats[field]) end
   out.idle_s = math.max(0, tonumber(C.pl_now_ns() - stats.last_step_ns)) / 1e9
-  out.busy = stats.busy_since_ns ~= 0
+  out.busy, out.at = stats.busy_since_ns ~= 0, tonumber(C.pl_now_ns()) / 1e9
   return out
 end
 

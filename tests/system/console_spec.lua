@@ -80,8 +80,14 @@ describe("a console", function()
     for i = 1, 16 do begun[i] = c.server:begin("POST", COMPLETION, LONG) end
     assert.is_true(process.wait_for(20, function()
       local text = c:eval "print(requests()) print(requests()[1])"
-      return text:find "completion +sent to worker/0" and text:find "arrived"
+      return text:find "completion +decoding at worker/0 +2 +%d+ +[%d.]+m?s " and text:find "arrived"
+        and text:find "now: decoding at worker/0"
     end) ~= nil)
+    local before = tonumber(c:eval "requests()[16].tokens")
+    assert.is_true(process.wait_for(20, function()
+      return tonumber(c:eval "requests()[16].tokens") > before
+    end))
+    assert.is_true(tonumber(c:eval "requests()[16].to_first") > 0)
     for _, answer in ipairs(begun) do answer:finish() end
     c.server:idle()
     assert.equal("no request is under way", c:eval "requests()")
@@ -96,6 +102,13 @@ describe("a console", function()
     local code, out = c:sh "$PERILUNE top </dev/null"
     assert.equal(0, code)
     has(out, "waiting ms")
+    assert.matches("\nthe last [%d.]+ s: 0.0 tokens/s made, 0.0 prompt tokens/s, 0.0 steps/s\n", out)
+    local running = c.server:begin("POST", COMPLETION, LONG)
+    running.connection:receive(10000)
+    out = select(2, c:sh "$PERILUNE top </dev/null")
+    assert.is_true(tonumber(out:match "s: ([%d.]+) tokens/s made") > 0)
+    running.connection:close()
+    assert.is_true(c.server:idle())
   end)
 
   it("changes what is live, and nothing else", function()

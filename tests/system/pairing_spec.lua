@@ -3,6 +3,7 @@
 -- that stood beside that `admit`.
 
 local console = require "support.console"
+local deployment = require "support.deployment"
 local locals = require "perilune.local"
 local process = require "support.process"
 local serving = require "support.serving"
@@ -187,6 +188,48 @@ describe("each request that is let in", function()
     end))
     local went = ends_well()                        -- the second signal
     for i = 1, 4 do assert.equal("abort", went["r" .. i][2]:match "%l+") end
+  end)
+
+  it("is told that its worker was lost, and how often it moved", function()
+    local f = deployment.start { workers = 2 }
+    finally(function() f:remove() end)
+    local front = f.frontends[1]
+    f.dir.write("recipe.lua", ([[
+      local pl = require "perilune"
+      return { model = %q, bus = %q, http = { port = 0 }, worker = {},
+        admit = function(req) pl.log.info("in <%%s> 1", req.id) end,
+        migrate = function(req, lost)
+          if req.n == 2 then return pl.fail "not this one" end
+          return pl.retry { avoid = lost.name }
+        end,
+        done = function(req, r)
+          pl.log.info("out <%%s> 1 %%s %%d of %%d, %%d moves, %%s", req.id, r.finish, #r.choices,
+            req.n, r.moves, r.why)
+        end }]]):format(serving.MODEL, f.bus))
+    front:signal "HUP"
+    front:await "(admit is new)"
+    local function begin(id, n)
+      return front:begin("POST", COMPLETION, long(n), { ["X-Request-Id"] = id })
+    end
+    local fails, moves = begin("fails", 2), begin("moves", 1)
+    assert.is_truthy(process.wait_for(10, function()
+      local running = 0
+      for _, w in ipairs(f.workers) do running = running + w:metric "vllm:num_requests_running" end
+      return running == 3
+    end))
+    for _, w in ipairs { unpack(f.workers) } do
+      w:signal "KILL"
+      w.process:wait(20)
+      f:forget(w)
+      if #f.workers == 1 then f:add_worker() end
+    end
+    assert.equal(503, fails:finish().status)
+    assert.equal(200, moves:finish().status)
+    local came, went = told(front.process:log())
+    assert.same({ fails = "1", moves = "1" }, came)
+    assert.equal("error 2 of 2, 0 moves, not this one", went.fails[2])
+    assert.matches("^length 1 of 1, [12] moves, nil$", went.moves[2])
+    f:close()
   end)
 
   it("is told to the done that stood there when it was let in", function()

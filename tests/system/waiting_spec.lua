@@ -1,6 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Requests that are ended while they wait for a worker, and those that take too long.
+local cjson = require "cjson.safe"
+local console = require "support.console"
 local deployment = require "support.deployment"
+local locals = require "perilune.local"
 local process = require "support.process"
 local serving = require "support.serving"
 
@@ -84,6 +87,49 @@ describe("a prompt that cannot begin", function()
     first.connection:close()
     assert.is_true(server:idle())
     server:stop()
+  end)
+end)
+
+describe("a console", function()
+  it("shows where requests are, at the frontend and at the worker, and where a moved one waits",
+     function()
+    local dir, env = console.folder()
+    local f = deployment.start { env = env, frontend = { "--migration-limit", "3" } }
+    finally(function()
+      f:remove()
+      dir.remove()
+    end)
+    local function eval(name, text)
+      local c = locals.connection(("%s/perilune/%s-0.sock"):format(dir.path, name), 10000)
+      local parts = {}
+      assert(c:request("POST", "/eval", cjson.encode { text = text },
+        function(piece) parts[#parts + 1] = piece end))
+      c:close()
+      return cjson.decode(table.concat(parts)).text
+    end
+    local function shows(name, text, pattern)
+      local seen
+      assert(process.wait_for(20, function()
+        seen = eval(name, text)
+        return seen and seen:find(pattern)
+      end), seen)
+    end
+    assert.equal("no sequence is here", eval("worker", "requests()"))
+    local answer = f.frontends[1]:begin("POST", "/v1/completions", { prompt = "x", stream = true,
+      max_tokens = 1900, ignore_eos = true }, { ["X-Request-Id"] = "moved" })
+    shows("frontend", "requests()", "cmpl%-moved +completion +decoding at worker/0 +2 +%d+ +[%d.]+m?s ")
+    shows("worker", "requests()", "moved +decoding +2 +%d+ +[%d.]+m?s ")
+    shows("worker", "requests()[1]", "^sequence %d+ of request moved   decoding\n  2 prompt tokens, ")
+    f.workers[1]:signal "KILL"
+    f.workers[1].process:wait(20)
+    f:forget(f.workers[1])
+    shows("frontend", "requests()", "waits for a worker %(worker/0: %l+%) +2 +%d+ ")
+    shows("frontend", "trace('moved')", "now: waits for a worker %(worker/0: %l+%)")
+    f:add_worker()
+    shows("frontend", "requests()", "decoding at worker/0")
+    shows("frontend", "trace('moved')", "moved to worker/0 %(worker/0: %l+%)")
+    answer.connection:close()
+    f:close()
   end)
 end)
 

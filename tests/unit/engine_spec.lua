@@ -72,6 +72,46 @@ describe("engine", function()
     end)
   end)
 
+  it("shows its sequences as far as they have come", function()
+    local infos = ffi.new "pl_seq_info[8]"
+    local function seen(max)
+      local out = {}
+      local n = C.pl_engine_seqs(e.handle, infos, max or 8)
+      for i = 0, math.min(n, max or 8) - 1 do
+        local s = infos[i]
+        out[s.seq] = { s.stage, s.n_prompt, s.n_tokens, ffi.string(s.label) }
+      end
+      return out, n
+    end
+    open { max_num_batched_tokens = 32, max_num_seqs = 1 }
+    local function label(text)
+      return function(s) assert.equal(0, C.pl_seq_label(s, text, #text)) end
+    end
+    local long = ("x"):rep(300)
+    local a = assert(e:submit(null.text(1, 40), { max_tokens = 3, ignore_eos = 1 },
+      label "request_id\0first\0trace_id\0t\0"))
+    local b = assert(e:submit(null.text(2, 40), { max_tokens = 3, ignore_eos = 1 },
+      label("request_id\0" .. long .. "\0")))
+    assert.same({ [a] = { C.PL_SEQ_IN_LINE, 40, 0, "first" },
+      [b] = { C.PL_SEQ_IN_LINE, 40, 0, long:sub(1, 119) } },
+      (seen()))
+    assert.equal(2, select(2, seen(1)))
+    e:step()
+    assert.same({ 0, 40, 0, "first" }, seen()[a])
+    assert.equal(0, infos[0].first_ns)
+    e:step()
+    assert.same({ C.PL_SEQ_ANSWERING, 40, 1, "first" }, seen()[a])
+    e:step()
+    assert.same({ C.PL_SEQ_ANSWERING, 40, 2, "first" }, seen()[a])
+    local at = infos[0].seq == a and 0 or 1
+    assert.is_true(infos[at].first_ns >= infos[at].since_ns and infos[at].last_ns > infos[at].first_ns)
+    e:step()
+    assert.is_nil(seen()[a])
+    assert.equal(C.PL_SEQ_IN_LINE, seen()[b][1])
+    for _ = 1, 6 do e:step() end
+    assert.same({}, (seen()))
+  end)
+
   describe("plans", function()
     it("a long prompt in parts, as the budget allows", function()
       open { max_num_batched_tokens = 32 }

@@ -61,6 +61,34 @@ describe("requests", function()
     assert.equal((now + 100 - r.arrived) / 1e9, requests.total(r))
   end)
 
+  it("say where they are while they are under way", function()
+    local a = job "w-1"
+    local now = tonumber(C.pl_now_ns())
+    local ended = { last = { n_tokens = 3, n_cached = 0, finish = 1, scheduled_ns = now,
+      first_ns = now + 5, last_ns = now + 7 } }
+    local waiting = {}
+    a.choices = { ended, waiting }
+    requests.begin(a)
+    local function seen()
+      for _, r in ipairs(requests.live()) do
+        if r == a.record then return r.stage, r.tokens, r.first end
+      end
+    end
+    assert.same({ "waits for a worker", 3, now + 5 }, { seen() })
+    waiting.waits = "waits for room: every worker is full"
+    assert.equal("waits for room: every worker is full", (seen()))
+    waiting.lost = "worker/3: gone"
+    assert.equal("waits for room: every worker is full (worker/3: gone)", (seen()))
+    local line = requests.timeline(a.record)
+    assert.equal("now: waits for room: every worker is full (worker/3: gone)", line[#line][1])
+    requests.note(a, "sent to worker/1")
+    waiting.last = ended.last
+    assert.equal("sent to worker/1", (seen()))
+    requests.done(a, { finish = "stop", tokens = 6 })
+    assert.is_nil(a.record.under_way)
+    assert.equal(6, a.record.tokens)
+  end)
+
   it("that never got a token have no time to the first", function()
     local a = job "x-2"
     requests.begin(a)
