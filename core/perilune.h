@@ -564,12 +564,15 @@ pl_status pl_local_list(pl_buf *out);
 /* ---- terminal (lua thread) ---------------------------------------------------------- */
 
 int pl_terminal_is(int fd);                /* is it one? */
+int pl_terminal_width(int fd);             /* columns; 0: not known */
+int pl_terminal_columns(const char *text, size_t len);   /* how many it takes to show UTF-8 */
 void pl_terminal_catch(int on);            /* Ctrl-C is counted instead of ending the process */
 int pl_terminal_interrupts(void);          /* how many since the last call */
 int pl_terminal_key(int timeout_ms);       /* a byte typed, without Enter; -1: none */
 void pl_terminal_keys(int on);             /* such bytes come one by one, unseen */
 
-/* A line that a person edits, with history. Standard input is a terminal. */
+/* A line that a person edits, with history. Standard input is a terminal. What is pasted is
+ * one text, its line ends with it, until Enter is pressed. */
 typedef struct pl_line pl_line;
 enum { PL_LINE_WHOLE = 1,                  /* Enter: the line is the answer */
        PL_LINE_TAB,                        /* Tab: the line up to the cursor; read goes on with it */

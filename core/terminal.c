@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * terminal.c - the person at the terminal: is there one, and did they press Ctrl-C.
+ * terminal.c - the person at the terminal: is there one, how wide is it, and did they
+ * press Ctrl-C.
  *
  * Owns     what SIGINT does while it is caught, how keys come.
  * Ignores  text; the server's signals (the io thread has those).
@@ -11,8 +12,10 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
+#include <utf8proc.h>
 
 static atomic_int interrupts;
 
@@ -25,6 +28,25 @@ static void count_interrupt(int signal)
 int pl_terminal_is(int fd)
 {
     return isatty(fd);
+}
+
+int pl_terminal_width(int fd)
+{
+    struct winsize size;
+    return ioctl(fd, TIOCGWINSZ, &size) < 0 ? 0 : size.ws_col;
+}
+
+int pl_terminal_columns(const char *text, size_t len)
+{
+    int columns = 0;
+    utf8proc_int32_t c;
+    for (size_t at = 0; at < len;) {
+        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)text + at,
+                                              (utf8proc_ssize_t)(len - at), &c);
+        at += n < 1 ? 1 : (size_t)n;
+        columns += n < 1 ? 1 : utf8proc_charwidth(c);
+    }
+    return columns;
 }
 
 void pl_terminal_catch(int on)

@@ -29,8 +29,14 @@
 #include <unistd.h>
 #include <wchar.h>
 
+#define PASTE_ON "\033[?2004h" /* from now on it says what is pasted, not typed */
+#define PASTE_OFF "\033[?2004l"
+#define PASTE_BEGINS "\033[200~"
+#define PASTE_ENDS "\033[201~"
+
 enum {
     MAX_HISTORY = 1000,
+    MAX_PASTE = 1 << 20,
     CTRL_C = 3,
     CTRL_D = 4,
     IGNORED = 28 /* Ctrl-backslash: libedit does nothing, and answers */
@@ -42,7 +48,7 @@ struct pl_line {
     char *file;
     char *prompt;
     char *text; /* what the last read answered */
-    bool editing, tab, cleared, ended, redraw;
+    bool editing, tab, cleared, ended, redraw, pasting;
 };
 
 static pl_line *of(EditLine *el)
@@ -83,11 +89,35 @@ static int read_key(EditLine *el, wchar_t *out)
         size_t n = mbrtowc(out, &byte, 1, &state);
         if (n == (size_t)-2) continue;
         if (n == (size_t)-1) *out = L'?';
+        if (of(el)->pasting) return 1;
         of(el)->tab = *out == L'\t';
         of(el)->cleared = *out == CTRL_C;
         if (*out == L'\t' || *out == CTRL_C) *out = IGNORED;
         return 1;
     }
+}
+
+/* The characters up to the end of what is pasted, as one insertion. Beyond MAX_PASTE they
+ * are dropped. */
+static unsigned char paste(EditLine *el, wint_t key)
+{
+    (void)key;
+    static const wchar_t end[] = L"" PASTE_ENDS;
+    size_t n = 0, room = 256, matched = 0;
+    wchar_t *text = pl_alloc(room * sizeof *text), c;
+    of(el)->pasting = true;
+    while (end[matched] && el_wgetc(el, &c) == 1 && c != CTRL_C) {
+        matched = c == end[matched] ? matched + 1 : c == end[0];
+        if (n + 2 > room && room < MAX_PASTE)
+            text = pl_realloc(text, (room *= 2) * sizeof *text);
+        if (n + 2 <= room) text[n++] = c == L'\r' ? L'\n' : c;
+    }
+    of(el)->pasting = false;
+    if (!end[matched]) n -= n < matched ? n : matched;
+    text[n] = 0;
+    int bad = n ? el_winsertstr(el, text) : 0;
+    pl_free(text);
+    return bad ? CC_ERROR : CC_REFRESH;
 }
 
 /* The folders above a file, where they are not there; if that fails so does the file. */
@@ -133,6 +163,8 @@ pl_line *pl_line_open(const char *history_file)
     open_history(l, history_file);
     el_source(el, NULL); /* a person's own ~/.editrc */
     el_set(el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    el_wset(el, EL_ADDFN, L"perilune-paste", L"insert what is pasted", paste);
+    el_set(el, EL_BIND, PASTE_BEGINS, "perilune-paste", NULL);
     return l;
 }
 
@@ -141,12 +173,15 @@ static void begin(pl_line *l)
     l->editing = true;
     el_resize(l->el); /* the window may have another size by now */
     el_set(l->el, EL_UNBUFFERED, 1);
+    fputs(PASTE_ON, stdout);
+    fflush(stdout);
 }
 
 static void end(pl_line *l, const char *echo)
 {
     l->editing = false;
     el_set(l->el, EL_UNBUFFERED, 0);
+    fputs(PASTE_OFF, stdout);
     fputs(echo, stdout);
     fflush(stdout);
 }

@@ -6,12 +6,13 @@
 
 local engine = require "perilune.ffi"
 local cjson = require "cjson.safe"
+local edited = require "perilune.line"
 local flags = require "perilune.flags"
 local json = require "perilune.json"
 local locals = require "perilune.local"
 local recipe = require "perilune.console_recipe"
 local visit = require "perilune.visit"
-local C, ffi = engine.C, engine.ffi
+local C = engine.C
 
 local M = {}
 
@@ -136,12 +137,6 @@ end
 
 -- ---- at a terminal --------------------------------------------------------------------
 
-local function history_file()
-  local state, home = os.getenv "XDG_STATE_HOME", os.getenv "HOME"
-  if state and state:sub(1, 1) == "/" then return state .. "/perilune/history" end
-  return home and home ~= "" and home .. "/.local/state/perilune/history" or nil
-end
-
 local function common(list)
   local s = list[1]
   for _, other in ipairs(list) do
@@ -177,31 +172,17 @@ local function complete(console, line, before, typed)
   if not answer or #answer.candidates == 0 then return end
   local part = (before .. typed):sub(-1024):sub(answer.from)
   local certain = common(answer.candidates):sub(#part + 1)
-  if certain:find "^[%w_.:(]+$" then return C.pl_line_type(line, certain) end
+  if certain:find "^[%w_.:(]+$" then return line:type(certain) end
   if #answer.candidates > 1 then
     list_candidates(answer.candidates)
-    C.pl_line_redraw(line)
-  end
-end
-
-local text_out, len_out = ffi.new "const char *[1]", ffi.new "size_t[1]"
-
--- The next line; nil at the end; nil, true where Ctrl-C cleared it.
-local function read_line(console, line, prompt, before)
-  while true do
-    local what = C.pl_line_read(line, prompt, text_out, len_out)
-    local text = ffi.string(text_out[0], len_out[0])
-    if what == C.PL_LINE_WHOLE then return text end
-    if what == C.PL_LINE_CLEARED then return nil, true end
-    if what == C.PL_LINE_END then return nil end
-    complete(console, line, before, text)
+    line:redraw()
   end
 end
 
 -- What names a secret is not kept.
 local function remember(line, text)
   if not text:find "%S" or recipe.without_secrets(text) ~= text then return end
-  C.pl_line_remember(line, text)
+  line:remember(text)
 end
 
 local function converse(console, line)
@@ -209,7 +190,9 @@ local function converse(console, line)
   local more = (" "):rep(math.max(#first - 5, 0)) .. "...> "
   local before = ""
   while not console.lost do
-    local text, cleared = read_line(console, line, before == "" and first or more, before)
+    local text, cleared = line:read(before == "" and first or more, function(typed)
+      complete(console, line, before, typed)
+    end)
     if not text and not cleared then return end
     if cleared then
       before = ""
@@ -239,14 +222,14 @@ local function read_all(console)
 end
 
 local function converse_at_terminal(console)
-  local line = C.pl_line_open(history_file())
-  if line == nil then return nil, ffi.string(C.pl_error_text()) end
+  local line, why = edited.open "history"
+  if not line then return nil, why end
   io.write(console.name, "   help() says what there is, Ctrl-D leaves\n")
   io.stdout:flush()
   C.pl_terminal_catch(1)
   converse(console, line)
   C.pl_terminal_catch(0)
-  C.pl_line_close(line)
+  line:close()
   return not console.lost
 end
 

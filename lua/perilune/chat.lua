@@ -1,12 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- chat.lua - perilune chat: a conversation with any OpenAI server, in a terminal.
 --
--- Ctrl-C ends an answer, Ctrl-D the conversation. What is piped in is read line by line.
+-- Ctrl-C ends an answer, Ctrl-D the conversation. At a terminal lines are edited and
+-- kept, what is pasted is one message, and answers are wrapped by words and followed by
+-- their speed. What is piped in is read line by line.
 
 local client = require "perilune.client"
 local engine = require "perilune.ffi"
 local flags = require "perilune.flags"
 local json = require "cjson.safe"
+local lines = require "perilune.line"
+local wrap = require "perilune.wrap"
 local C = engine.C
 
 local M = {}
@@ -35,10 +39,12 @@ local function question(chat)
   return json.encode {
     model = chat.model, messages = chat.messages, stream = true,
     temperature = chat.options.temperature, max_tokens = chat.options.max_tokens,
+    stream_options = { include_usage = true },
   }
 end
 
--- The text of one event; nil, why where it is an error.
+-- The text of one event, and its count of tokens if it has one; nil, why where it is an
+-- error.
 local function delta(data)
   if data == "[DONE]" then return "" end
   local event = json.decode(data)
@@ -47,20 +53,51 @@ local function delta(data)
   local choice = type(event.choices) == "table" and event.choices[1]
   local message = type(choice) == "table" and choice.delta
   local text = type(message) == "table" and message.content
-  return type(text) == "string" and text or ""
+  local usage = type(event.usage) == "table" and event.usage.completion_tokens
+  return type(text) == "string" and text or "", tonumber(usage or nil)
 end
 
--- Asks and prints: the answer as far as it came, and why it ended early.
+-- How an answer is shown: as it comes, or at a terminal wrapped. show(text), and show()
+-- at the end.
+local function display(chat)
+  local width = chat.line and C.pl_terminal_width(1) or 0
+  local w = width > 0 and wrap.new(width, function(text)
+    return C.pl_terminal_columns(text, #text)
+  end)
+  return function(text)
+    if w then text = text and w:push(text) or w:flush() end
+    io.write(text or "")
+    io.flush()
+  end
+end
+
+local function now()
+  return tonumber(C.pl_now_ns()) / 1e9
+end
+
+-- "120 tokens, 34.2 tokens/s": of those after the first, which waits for the prompt.
+local function speed(n, first, last)
+  if not n or not first then return nil end
+  local text = ("%d token%s"):format(n, n == 1 and "" or "s")
+  if n < 2 or last <= first then return text end
+  return ("%s, %.1f tokens/s"):format(text, (n - 1) / (last - first))
+end
+
+-- Asks and prints: the answer as far as it came, why it ended early, and its speed.
 local function ask(chat)
   local parts, raw, broken = {}, {}, nil
+  local show, first, last, tokens = display(chat), nil, nil, nil
   local feed = client.events(function(data)
-    local text, why = delta(data)
-    broken = broken or why
-    if text and text ~= "" then
+    local text, more = delta(data)
+    if not text then
+      broken = broken or more
+    elseif text ~= "" then
+      last = now()
+      first = first or last
       parts[#parts + 1] = text
-      io.write(harmless(text))
-      io.flush()
+      show(harmless(text))
     end
+    tokens = text and more or tokens
   end)
   local function on_body(piece)
     if #raw < 64 then raw[#raw + 1] = piece end
@@ -70,22 +107,24 @@ local function ask(chat)
   local response, why, name = chat.connection:request(
     "POST", "/v1/chat/completions", question(chat), on_body,
     function() return C.pl_terminal_interrupts() > 0 end)
+  show()
   if response and response.status ~= 200 then
     why = client.error_text(response, table.concat(raw))
   end
   if name == "PL_ECANCELED" then why = nil end
-  return table.concat(parts), why or broken
+  return table.concat(parts), why or broken, speed(tokens, first, last)
 end
 
 local function say(chat, line)
   chat.messages[#chat.messages + 1] = { role = "user", content = line }
-  local answer, why = ask(chat)
+  local answer, why, measured = ask(chat)
   if answer ~= "" or not why then
     chat.messages[#chat.messages + 1] = { role = "assistant", content = answer }
     io.write("\n")
   else
     chat.messages[#chat.messages] = nil     -- as if it had not been asked
   end
+  if chat.line and measured then io.write("\27[2m(", measured, ")\27[0m\n") end
   if why then
     io.stderr:write("perilune: ", harmless(why), "\n")
     chat.failed = true
@@ -100,26 +139,25 @@ local commands = {
   end,
 }
 
--- A line from the person: text, or nil at the end. Ctrl-C at the prompt begins anew.
-local function read_line(prompt)
+-- What the person says next: text, or nil at the end. Ctrl-C at the prompt begins anew.
+local function read_line(chat)
   while true do
-    if prompt then
-      io.write "> "
-      io.flush()
+    local text, again
+    if chat.line then
+      text, again = chat.line:read "> "
+      if text and text:find "%S" then chat.line:remember(text) end
+    else
+      text = io.read "*l"
+      again = C.pl_terminal_interrupts() > 0
     end
-    local line = io.read "*l"
-    if line or C.pl_terminal_interrupts() == 0 then return line end
-    io.write "\n"
+    if text or not again then return text end
   end
 end
 
-local function converse(chat, prompt)
+local function converse(chat)
   while not chat.over do
-    local line = read_line(prompt)
-    if not line then
-      if prompt then io.write "\n" end
-      return
-    end
+    local line = read_line(chat)
+    if not line then return end
     C.pl_terminal_interrupts()    -- those before the question do not end the answer
     local command = line:match "^/%a*$"
     if command then
@@ -129,6 +167,17 @@ local function converse(chat, prompt)
       say(chat, line)
     end
   end
+end
+
+-- At a terminal, a line to edit; true, or nil and why not.
+local function open_line(chat)
+  if C.pl_terminal_is(0) == 0 or C.pl_terminal_is(1) == 0 then return true end
+  local why
+  chat.line, why = lines.open "chat_history"
+  if not chat.line then return nil, why end
+  io.write(chat.model, "   /reset /quit\n")
+  io.flush()
+  return true
 end
 
 function M.run(words, complain)
@@ -144,20 +193,22 @@ function M.run(words, complain)
     options = options, messages = first_messages(options), model = options.model,
     connection = client.connection(url, client.headers(options), options.timeout * 1000),
   }
+  local ok = true
   if not chat.model then
     chat.model, why = client.first_model(chat.connection)
-    if not chat.model then
-      io.stderr:write("perilune: ", why, "\n")
-      return 1
-    end
+    ok = chat.model ~= nil
   end
-  local prompt = C.pl_terminal_is(0) ~= 0 and C.pl_terminal_is(1) ~= 0
-  if prompt then io.write(chat.model, "   /reset /quit\n") end
+  if ok then ok, why = open_line(chat) end
+  if not ok then
+    io.stderr:write("perilune: ", why, "\n")
+    return 1
+  end
   C.pl_terminal_catch(1)
-  converse(chat, prompt)
+  converse(chat)
   C.pl_terminal_catch(0)
+  if chat.line then chat.line:close() end
   chat.connection:close()
-  return chat.failed and not prompt and 1 or 0
+  return chat.failed and not chat.line and 1 or 0
 end
 
 return M

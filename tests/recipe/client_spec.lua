@@ -2,6 +2,7 @@
 local bench = require "perilune.bench"
 local client = require "perilune.client"
 local json = require "cjson.safe"
+local fake = require "support.fake"
 local scratch = require "scratch"
 
 -- Feeds an answer in pieces of n bytes: its body and the response, or nil and why.
@@ -109,34 +110,17 @@ describe("the bench's figures", function()
 end)
 
 describe("chat and bench, with a server", function()
-  local dir, url
+  local server, dir, url
   local has_python = os.execute "python3 -c '' >/dev/null 2>&1" == 0
 
   setup(function()
     if not has_python then return end
-    dir = scratch.folder()
-    -- The server lives until whoever holds the fifo open for writing lets go of it.
-    local fake = require("perilune.host").root .. "/tests/recipe/fake_openai.py"
-    os.execute(("mkfifo '%s/in'; python3 '%s' <'%s/in' >'%s/port' & "):format(
-      dir.path, fake, dir.path, dir.path))
-    dir.hold = assert(io.open(dir.path .. "/in", "w"))
-    for _ = 1, 200 do
-      local file = io.open(dir.path .. "/port")
-      local port = file and file:read "*l"
-      if file then file:close() end
-      if port then
-        url = "http://127.0.0.1:" .. port
-        return
-      end
-      os.execute "sleep 0.05"
-    end
-    error "the fake server did not start"
+    server = fake.start()
+    dir, url = server.dir, server.url
   end)
 
   teardown(function()
-    if not dir then return end
-    dir.hold:close()
-    dir.remove()
+    if server then server:stop() end
   end)
 
   local function with_server(text, fn)

@@ -47,8 +47,8 @@ class Handler(BaseHTTPRequestHandler):
             if q["model"] == "slow":
                 time.sleep(0.3)
         if "stream_options" in q and q["model"] != "countless":
-            n = len(q["prompt"].split())
-            usage = {"prompt_tokens": n, "completion_tokens": q["max_tokens"]}
+            n = len(said.split() if chat else q["prompt"].split())
+            usage = {"prompt_tokens": n, "completion_tokens": q.get("max_tokens") or 3}
             self.event({"choices": [], "usage": usage})
         self.write("data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
