@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
 #include "base.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -372,6 +374,22 @@ int64_t pl_clock_now(const pl_clock *clock)
 }
 
 /* Taken from the system 256 bytes at a time, as much as one call surely gives. */
+void pl_list_folder(const char *path, const char *ending, int max, pl_buf *out)
+{
+    struct dirent **found;
+    size_t n_ending = strlen(ending);
+    int n = scandir(path, &found, NULL, versionsort), listed = 0;
+    for (int i = 0; i < n; i++) {
+        const char *name = found[i]->d_name;
+        size_t len = strlen(name);
+        bool wanted = len > n_ending && !strcmp(name + len - n_ending, ending) &&
+                      !strchr(name, '\n');
+        if (wanted && listed++ < max) pl_buf_printf(out, "%s/%s\n", path, name);
+        free(found[i]);
+    }
+    if (n >= 0) free(found);
+}
+
 uint64_t pl_entropy(void)
 {
     static _Thread_local uint64_t pool[32];

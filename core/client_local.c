@@ -9,7 +9,6 @@
 #define _GNU_SOURCE
 #include "client.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -70,31 +69,13 @@ pl_status pl_local_folder(pl_buf *out)
     return PL_OK;
 }
 
-static int is_socket_name(const struct dirent *entry)
-{
-    size_t len = strlen(entry->d_name);
-    return len >= sizeof ending &&
-           strcmp(entry->d_name + len + 1 - sizeof ending, ending) == 0;
-}
-
-static void list(const char *path, pl_buf *out)
-{
-    struct dirent **found;
-    int n = scandir(path, &found, is_socket_name, versionsort);
-    for (int i = 0; i < n; i++) {
-        if (i < MAX_LISTED) pl_buf_printf(out, "%s/%s\n", path, found[i]->d_name);
-        free(found[i]);
-    }
-    if (n >= 0) free(found);
-}
-
 pl_status pl_local_list(pl_buf *out)
 {
     char path[PATH_MAX];
     PL_TRY(place(path, sizeof path));
     if (access(path, F_OK) < 0) return PL_OK;
     PL_TRY(check_folder(path));
-    list(path, out);
+    pl_list_folder(path, ending, MAX_LISTED, out);
     return PL_OK;
 }
 

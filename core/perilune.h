@@ -73,6 +73,8 @@ typedef struct pl_buf {                   /* bytes that a call fills and its own
     size_t len, cap;
 } pl_buf;
 void pl_buf_fini(pl_buf *buf);
+/* Paths of a folder's entries whose names end so, a line each, in order; `max` at most. */
+void pl_list_folder(const char *path, const char *ending, int max, pl_buf *out);
 
 /* ---- metrics (any thread) --------------------------------------------------------- */
 

@@ -122,10 +122,9 @@ function M:choice(c)
   local lp = c.logprobs or "null"
   if self.chat then
     return ('{"index":%d,"message":{"role":%s,"content":%s,"refusal":null,'
-      .. '"annotations":null,"audio":null,"function_call":null,"tool_calls":[],'
-      .. '"reasoning":null},"logprobs":%s,"finish_reason":%s,"stop_reason":%s,'
-      .. '"token_ids":%s}'):format(c.index, quote(self.plan.role), quote(c.text), lp,
-      finish, reason, ids)
+      .. '"annotations":null,"audio":null,"function_call":null,"reasoning":null},'
+      .. '"logprobs":%s,"finish_reason":%s,"stop_reason":%s,"token_ids":%s}'):format(
+      c.index, quote(self.plan.role), quote(c.text), lp, finish, reason, ids)
   end
   return ('{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s,"stop_reason":%s,'
     .. '"token_ids":%s,"prompt_logprobs":%s,"prompt_token_ids":%s}'):format(c.index,

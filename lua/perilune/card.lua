@@ -39,8 +39,9 @@ function M.write(summary, desc, tokenizer_dir)
     C.pl_weights_close(weights)
     add(GGUF, read(desc.path, n))
   else
-    for _, name in ipairs(tokenizer.FILES) do
-      local bytes = read((tokenizer_dir or desc.path) .. "/" .. name)
+    local dir = tokenizer_dir or desc.path
+    for _, name in ipairs(tokenizer.files(dir)) do
+      local bytes = read(dir .. "/" .. name)
       if bytes then add(name, bytes) end
     end
   end

@@ -122,6 +122,7 @@ local function fill(recipe, ctx)
   ctx.max_logprobs = recipe.max_logprobs
   ctx.as_ids, ctx.response_role = http.return_tokens_as_token_ids, http.response_role
   ctx.trust_request_chat_template = http.trust_request_chat_template
+  ctx.content_format = http.chat_template_content_format
   ctx.prompt_tokens_details = http.enable_prompt_tokens_details
 end
 
@@ -135,9 +136,8 @@ local function context(summary, tok, key)
     vocab = summary.vocab, max_model_len = summary.max_model_len,
     defaults = summary.generation, eos_ids = summary.eos_ids, priority = summary.priority,
     prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
-    bos_token = tok.bos_token, eos_token = tok.eos_token,
-    chat_template = own or tok.chat_template,
-    tool_template = own or tok.tool_template or tok.chat_template,
+    special_tokens = tok.special_tokens,
+    chat_templates = own and { default = own } or tok.chat_templates,
     max_n = 16384, max_choices = M.MAX_CHOICES,
   }
 end

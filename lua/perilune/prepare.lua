@@ -18,6 +18,7 @@ local fields = require "perilune.fields"
 local json = require "perilune.json"
 local models = require "perilune.models"
 local params = require "perilune.params"
+local conversation = require "perilune.conversation"
 local messages = require "perilune.messages"
 local prompts_of = require "perilune.prompts"
 local C, ffi = pl.C, pl.ffi
@@ -244,12 +245,10 @@ function M.chat(ctx, req)
   local prompt = prompts_of.text(ctx, text, #text,
     params.boolean(req, "add_special_tokens"))
   if plan.echo then prompt.text = text end
+  local last_role, last_text = conversation.last(req)
   plan.role = params.boolean(req, "add_generation_prompt", true) and ctx.response_role
-    or messages.last_role(req)
-  if plan.echo then
-    local own = messages.last_role(req) == plan.role
-    plan.echo_content = own and messages.last_content(req) or ""
-  end
+    or last_role
+  if plan.echo then plan.echo_content = last_role == plan.role and last_text or "" end
   plan_prompts(ctx, req, plan, { prompt }, sampling, asked, "messages")
   return plan
 end

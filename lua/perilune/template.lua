@@ -5,14 +5,16 @@
 --   local s = t:render(vars, { now = seconds })  nil, message, "raised" | "error"
 --
 -- "raised" is raise_exception(message): the template refuses the messages. Variables are
--- values of json.lua, None is json.null; template.variables makes them from a request.
+-- values of json.lua, None is json.null; messages.lua makes them from a request.
 -- A template reaches nothing but its variables. It has a budget of steps, of bytes and of
 -- depth: what takes more is an error, so a hostile one does no harm.
 --
+-- t.content_form says how it wants the contents of messages (template_content.lua).
+--
 -- lex -> parse, expr -> exec, eval (closures) over value, methods, filters, tests, text.
 
+local content = require "perilune.template_content"
 local exec = require "perilune.template_exec"
-local json = require "perilune.json"
 local parse = require "perilune.template_parse"
 
 local M = {}
@@ -36,7 +38,8 @@ local function explain(why, line)
 end
 
 local function build(source)
-  return exec.compile(parse.parse(source))
+  local tree = parse.parse(source)
+  return { run = exec.compile(tree), content_form = content.form(tree) }
 end
 
 -- A template, or nil, message.
@@ -45,9 +48,9 @@ function M.compile(source)
   if #source > max_source then
     return nil, string.format("template: longer than %d bytes", max_source)
   end
-  local ok, run = pcall(build, source)
-  if not ok then return nil, "template: " .. explain(run) end
-  return setmetatable({ run = run }, Template)
+  local ok, built = pcall(build, source)
+  if not ok then return nil, "template: " .. explain(built) end
+  return setmetatable(built, Template)
 end
 
 -- The text, or nil, message, "raised" or "error". `now` is for strftime_now.
@@ -58,64 +61,6 @@ function Template:render(vars, options)
   if ok then return table.concat(c.out) end
   if type(why) == "table" and why.raised then return nil, why.raised, "raised" end
   return nil, "template: " .. explain(why, c.line), "error"
-end
-
--- ---- requests -----------------------------------------------------------------------
-
-local function copy(object)
-  local out = json.object()
-  for _, key, v in json.pairs(object) do json.set(out, key, v) end
-  return out
-end
-
--- A tool call whose arguments are an object, not its text.
-local function parsed_call(call)
-  local f = json.is_object(call) and call["function"]
-  if not json.is_object(f) or type(f.arguments) ~= "string" then return call end
-  local arguments, why = json.decode(f.arguments)
-  if arguments == nil then return nil, why end
-  return json.set(copy(call), "function", json.set(copy(f), "arguments", arguments))
-end
-
-local function parsed_message(message)
-  local calls = json.is_object(message) and message.tool_calls
-  if not json.is_array(calls) then return message end
-  local out = json.array()
-  for i, call in ipairs(calls) do
-    local parsed, why = parsed_call(call)
-    if not parsed then return nil, string.format("tool_calls[%d]: %s", i - 1, why) end
-    out[i] = parsed
-  end
-  return json.set(copy(message), "tool_calls", out)
-end
-
--- The messages with every tool call's arguments parsed, or nil, message, name.
-function M.arguments(messages)
-  local out = json.array()
-  for i, message in ipairs(messages) do
-    local parsed, why = parsed_message(message)
-    if not parsed then
-      return nil, string.format("messages[%d].%s", i - 1, why), "PL_EINVAL"
-    end
-    out[i] = parsed
-  end
-  return out
-end
-
--- The variables that transformers gives a template, from a chat request: what is absent
--- is None. `tokens`: bos_token and such, by name. Or nil, message, name.
-function M.variables(request, tokens)
-  local messages, why, name = M.arguments(request.messages)
-  if not messages then return nil, why, name end
-  local vars = { messages = messages, tools = request.tools or json.null,
-    documents = request.documents or json.null,
-    add_generation_prompt = request.add_generation_prompt ~= false }
-  for key, token in pairs(tokens or {}) do vars[key] = token end
-  local more = request.chat_template_kwargs
-  if json.is_object(more) then
-    for _, key, v in json.pairs(more) do vars[key] = v end
-  end
-  return vars
 end
 
 return M

@@ -2,10 +2,10 @@
 -- tokenizer.lua - a model's tokenizer, from its Hugging Face directory or its GGUF file.
 --
 -- Both give { text = pl_text, prefix_ids, suffix_ids, add_bos, add_eos, bos_id, eos_id,
--- unk_id, pad_id, bos_token, eos_token, unk_token, pad_token, chat_template,
--- tool_template, special = { [content] = id } }, or nil, message, name. What a model has
--- not is nil; prefix_ids and suffix_ids go around a prompt that is plain text. `text` is
--- closed when it is collected: keep it while anything in C has it.
+-- unk_id, pad_id, special_tokens = { bos_token = content, ... }, chat_templates = {
+-- default = template, ... }, special = { [content] = id } }, or nil, message, name. What
+-- a model has not is nil; prefix_ids and suffix_ids go around a prompt that is plain
+-- text. `text` is closed when it is collected: keep it while anything in C has it.
 
 local cjson = require "cjson"
 local pl = require "perilune.ffi"
@@ -129,8 +129,20 @@ end
 
 -- ---- a directory --------------------------------------------------------------------
 
--- The files of a tokenizer, as a directory has them.
-M.FILES = { "tokenizer.json", "tokenizer_config.json", "chat_template.jinja" }
+local FILES = { "tokenizer.json", "tokenizer_config.json", "chat_template.jinja" }
+local TEMPLATES = "additional_chat_templates"
+local MAX_TEMPLATES = 100
+
+-- The names of a tokenizer's files in a directory, whether or not all are there.
+function M.files(dir)
+  local names = { unpack(FILES) }
+  local found = ffi.new "pl_buf"
+  C.pl_list_folder(dir .. "/" .. TEMPLATES, ".jinja", MAX_TEMPLATES, found)
+  for path in pl.take(found):gmatch "[^\n]+" do
+    names[#names + 1] = TEMPLATES .. "/" .. path:match "[^/]+$"
+  end
+  return names
+end
 
 local function read_file(path)
   local f, why = io.open(path, "rb")
@@ -146,18 +158,40 @@ local function parse(name, s)
   return doc
 end
 
--- A template, or a list of named ones: the default and the one for tools.
-local function templates(value)
-  if type(value) == "string" then return value end
-  if type(value) ~= "table" then return nil end
+-- The templates in a configuration: one, or a list of named ones.
+local function config_templates(value)
+  if type(value) == "string" then return { default = value } end
   local named = {}
-  for _, t in ipairs(value) do
-    if type(t) == "table" and type(t.name) == "string" then named[t.name] = t.template end
+  for _, t in ipairs(type(value) == "table" and value or {}) do
+    local named_so = type(t) == "table" and type(t.name) == "string"
+    if named_so and type(t.template) == "string" then named[t.name] = t.template end
   end
-  return named.default, named.tool_use
+  return named
 end
 
-local function load_files(get, name_of)
+-- The templates by their names. Where there are files, the configuration's do not count.
+local function templates(get, names, config)
+  local found = { default = get "chat_template.jinja" }
+  for _, name in ipairs(names) do
+    local key = name:match "^additional_chat_templates/(.+)%.jinja$"
+    if key then found[key] = get(name) end
+  end
+  return next(found) and found or config_templates(config.chat_template)
+end
+
+-- What templates may say: the contents of bos_token and all other tokens with a name.
+local function named_tokens(config)
+  local out = {}
+  for key, token in pairs(config) do
+    if type(token) == "table" then token = token.content end
+    if type(key) == "string" and key:find "_token$" and type(token) == "string" then
+      out[key] = token
+    end
+  end
+  return out
+end
+
+local function load_files(get, name_of, names)
   local main, why = get "tokenizer.json"
   if not main then error({ message = why, name = "PL_EIO" }, 0) end
   local plan = from_json.plan(parse(name_of "tokenizer.json", main))
@@ -172,32 +206,31 @@ local function load_files(get, name_of)
     end
   end
   local t = { text = text, prefix_ids = plan.prefix_ids, suffix_ids = plan.suffix_ids,
-              special = special_tokens(plan) }
+              special = special_tokens(plan), special_tokens = named_tokens(config) }
   for _, name in ipairs { "bos", "eos", "unk", "pad" } do
-    local token = config[name .. "_token"]
-    if type(token) == "table" then token = token.content end
-    if type(token) == "string" then
-      local id = C.pl_text_find(text, token, #token)
-      t[name .. "_token"], t[name .. "_id"] = token, id >= 0 and id or nil
-    end
+    local token = t.special_tokens[name .. "_token"]
+    local id = token and C.pl_text_find(text, token, #token) or -1
+    t[name .. "_id"] = id >= 0 and id or nil
   end
   t.add_bos = contains(t.prefix_ids, t.bos_id)
   t.add_eos = contains(t.suffix_ids, t.eos_id)
-  t.chat_template, t.tool_template = templates(config.chat_template)
-  t.chat_template = get "chat_template.jinja" or t.chat_template
+  t.chat_templates = templates(get, names, config)
   return t
 end
 
 -- The tokenizer of a model's Hugging Face directory.
 function M.from_directory(dir)
   local function name_of(name) return dir .. "/" .. name end
-  return guard(load_files, function(name) return read_file(name_of(name)) end, name_of)
+  return guard(load_files, function(name) return read_file(name_of(name)) end, name_of,
+    M.files(dir))
 end
 
 -- The same of files that are at hand: their contents by their names.
 function M.from_files(files)
+  local names = {}
+  for name in pairs(files) do names[#names + 1] = name end
   return guard(load_files, function(name) return files[name], name .. " is missing" end,
-    function(name) return name end)
+    function(name) return name end, names)
 end
 
 -- ---- GGUF ---------------------------------------------------------------------------
@@ -226,16 +259,33 @@ end
 
 local gguf_names = { bos = "bos", eos = "eos", unk = "unknown", pad = "padding" }
 
+local function gguf_templates(meta)
+  local function text(key)
+    local v = meta.get(key)
+    return type(v) == "string" and v or nil
+  end
+  local found = { default = text "tokenizer.chat_template" }
+  local n = meta.get "tokenizer.chat_templates"
+  n = type(n) == "number" and math.min(n, MAX_TEMPLATES) or 0
+  for i = 0, n - 1 do
+    local name = meta.item("tokenizer.chat_templates", i)
+    if type(name) == "string" then
+      found[name] = text("tokenizer.chat_template." .. name)
+    end
+  end
+  return found
+end
+
 local function load_gguf(meta)
   local plan = from_meta.plan(meta)
   local t = { text = build(plan), prefix_ids = {}, suffix_ids = {},
-              special = special_tokens(plan) }
+              special = special_tokens(plan), special_tokens = {} }
   for name, key in pairs(gguf_names) do
     local id = meta.get("tokenizer.ggml." .. key .. "_token_id")
     if id and not plan.vocab[id] then
       refuse(("tokenizer.ggml.%s_token_id %s is no token"):format(key, tostring(id)))
     end
-    t[name .. "_id"], t[name .. "_token"] = id, id and plan.vocab[id]
+    t[name .. "_id"], t.special_tokens[name .. "_token"] = id, id and plan.vocab[id]
   end
   local add_bos = meta.get "tokenizer.ggml.add_bos_token"
   if add_bos == nil then add_bos = plan.add_bos end
@@ -243,8 +293,7 @@ local function load_gguf(meta)
   t.add_eos = meta.get "tokenizer.ggml.add_eos_token" == true and t.eos_id ~= nil
   if t.add_bos then t.prefix_ids[1] = t.bos_id end
   if t.add_eos then t.suffix_ids[1] = t.eos_id end
-  t.chat_template = meta.get "tokenizer.chat_template"
-  t.tool_template = meta.get "tokenizer.chat_template.tool_use"
+  t.chat_templates = gguf_templates(meta)
   return t
 end
 

@@ -2,7 +2,7 @@
 -- Chat templates against what transformers rendered. $PERILUNE_GOLDEN: a folder for each
 -- model, with golden.json and the template beside it.
 local json = require "perilune.json"
-local template = require "perilune.template"
+local messages = require "perilune.messages"
 
 local folder = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
 
@@ -28,11 +28,15 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 {% endif %}
 ]]
 
-local function load_template(name)
+local function context(source, tokens)
+  return { chat_templates = { default = source }, special_tokens = tokens,
+    content_format = "auto" }
+end
+
+local function load_context(name)
   local config = assert(json.decode(read(name .. "/tokenizer_config.json")))
-  local source = read(name .. "/chat_template.jinja") or config.chat_template
-  local tokens = { bos_token = config.bos_token, eos_token = config.eos_token }
-  return assert(template.compile(source)), tokens
+  return context(read(name .. "/chat_template.jinja") or config.chat_template,
+    { bos_token = config.bos_token, eos_token = config.eos_token })
 end
 
 describe("chat templates", function()
@@ -40,17 +44,13 @@ describe("chat templates", function()
     it("of " .. name .. " render as in transformers", function()
       local text = read(name .. "/golden.json")
       if not text then return pending("no reference outputs in " .. folder) end
-      local t, tokens = load_template(name)
+      local ctx = load_context(name)
       local cases = assert(json.decode(text)).chat
       assert.is_true(#cases > 0)
       for _, case in ipairs(cases) do
-        local vars = assert(template.variables(case, tokens))
-        local rendered, why, kind = t:render(vars)
-        if case.error then
-          assert.same({ nil, case.error, "raised" }, { rendered, why, kind }, case.name)
-        else
-          assert.equal(case.rendered, rendered or why, case.name)
-        end
+        local ok, result = pcall(messages.render, ctx, case)
+        assert.equal(case.error or case.rendered, ok and result or result.message,
+          case.name)
       end
     end)
   end
@@ -58,11 +58,11 @@ describe("chat templates", function()
   it("of SmolLM2 render as in llama.cpp", function()
     local text = read "smollm2.json"
     if not text then return pending("no reference outputs in " .. folder) end
-    local t, n = assert(template.compile(smollm2)), 0
+    local ctx, n = context(smollm2, {}), 0
     for _, case in ipairs(assert(json.decode(text)).cases) do
       if case.messages then
         n = n + 1
-        assert.equal(case.text, t:render(template.variables(case)))
+        assert.equal(case.text, messages.render(ctx, case))
       end
     end
     assert.is_true(n > 0)

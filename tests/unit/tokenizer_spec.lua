@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Tokenizers read from GGUF metadata and from tokenizer.json, and what is refused.
 local cjson = require "cjson"
+local scratch = require "scratch"
 local tokenizer = require "perilune.tokenizer"
 local tools = require "text_tools"
 local encode, decode = tools.encode, tools.decode
@@ -11,9 +12,9 @@ describe("a tokenizer from GGUF metadata", function()
   local function meta(values)
     return {
       get = function(key)
-        local v = values["tokenizer." .. key:match "^tokenizer%.(.*)$"]
+        local v = values[key]
         if type(v) == "table" then return #v end
-        return v
+        if v ~= nil then return v end
       end,
       item = function(key, i) return values[key][i + 1] end,
     }
@@ -49,11 +50,19 @@ describe("a tokenizer from GGUF metadata", function()
     local t = assert(gpt2())
     assert.same({ 3, 4, 5, 3, 0 }, encode(t.text, "ab1 ab<|end|>"))
     assert.same({ ["<|end|>"] = 0 }, t.special)
-    assert.equal("<|end|>", t.eos_token)
+    assert.same({ eos_token = "<|end|>" }, t.special_tokens)
     assert.equal(0, t.eos_id)
-    assert.equal("{{ messages }}", t.chat_template)
+    assert.same({ default = "{{ messages }}" }, t.chat_templates)
     assert.same({}, t.prefix_ids)
     assert.is_false(t.add_bos)
+  end)
+
+  it("has the templates that it names, and no others", function()
+    assert.same({ default = "{{ messages }}", tool_use = "T" }, gpt2 {
+      chat_templates = { "tool_use", "lost" }, ["chat_template.tool_use"] = "T",
+      ["chat_template.lost"] = 5, ["chat_template.hidden"] = "H" }.chat_templates)
+    assert.same({}, gpt2 { chat_template = 5, chat_templates = "x" }.chat_templates)
+    assert.same({}, llama().chat_templates)
   end)
 
   it("of kind llama has scores, a space before, bytes, and begin-of-text", function()
@@ -90,25 +99,17 @@ describe("a tokenizer from GGUF metadata", function()
 end)
 
 describe("a tokenizer from a directory", function()
-  local dir, written
+  local folder, dir
 
   before_each(function()
-    dir, written = os.tmpname(), {}
-    os.remove(dir)
-    assert(os.execute("mkdir " .. dir))
+    folder = scratch.folder()
+    dir = folder.path
   end)
 
-  after_each(function()
-    for path in pairs(written) do os.remove(path) end
-    os.remove(dir)
-  end)
+  after_each(function() folder.remove() end)
 
   local function write(name, content)
-    local path = dir .. "/" .. name
-    local f = assert(io.open(path, "wb"))
-    f:write(type(content) == "string" and content or cjson.encode(content))
-    f:close()
-    written[path] = true
+    folder.write(name, type(content) == "string" and content or cjson.encode(content))
   end
 
   local byte_level = { type = "ByteLevel", add_prefix_space = false, use_regex = false }
@@ -144,10 +145,23 @@ describe("a tokenizer from a directory", function()
     assert.is_false(t.add_eos)
     assert.same({ 5, 6 }, { t.bos_id, t.eos_id })
     assert.is_nil(t.pad_id)
-    assert.same({ "D", "T" }, { t.chat_template, t.tool_template })
+    assert.same({ bos_token = "<s>", eos_token = "<t>", pad_token = "<none>" },
+      t.special_tokens)
+    assert.same({ default = "D", tool_use = "T" }, t.chat_templates)
     assert.same({ ["<s>"] = 5 }, t.special)
+  end)
+
+  it("has the templates of its files, whatever the configuration says", function()
+    write("tokenizer.json", document())
+    write("tokenizer_config.json", { chat_template = "C" })
+    local function templates() return tokenizer.from_directory(dir).chat_templates end
+    assert.same({ default = "C" }, templates())
+    write("additional_chat_templates/tool_use.jinja", "T")
+    write("additional_chat_templates/rag.jinja", "R")
+    write("additional_chat_templates/notes.txt", "N")
+    assert.same({ tool_use = "T", rag = "R" }, templates())
     write("chat_template.jinja", "F")
-    assert.equal("F", tokenizer.from_directory(dir).chat_template)
+    assert.same({ default = "F", tool_use = "T", rag = "R" }, templates())
   end)
 
   local function refused(name, wanted)
