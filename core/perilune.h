@@ -99,6 +99,7 @@ pl_json *pl_json_open(const char *text, size_t len);   /* RFC 8259, 512 levels; 
 void pl_json_close(pl_json *doc);                      /* the document; its values go with it */
 int pl_json_kind(const pl_json *v);                    /* NULL, an absent value, is null */
 int pl_json_size(const pl_json *v);                    /* of an array or object */
+const char *pl_json_digits(const pl_json *v);   /* of an integer beyond 64 bits; else NULL */
 int64_t pl_json_integer(const pl_json *v);
 double pl_json_number(const pl_json *v);               /* of an integer or real */
 const char *pl_json_string(const pl_json *v, size_t *len);
@@ -149,6 +150,7 @@ int pl_text_token_kind(const pl_text *t, int32_t id);   /* with its flags; -1: n
  * out in the text become their ids. Adds no begin-of-text: that is model.lua's. */
 pl_status pl_text_encode(const pl_text *t, const char *bytes, size_t len, int special, pl_buf *out);
 /* Ids that are no token decode to nothing; bytes that are no UTF-8, to U+FFFD. */
+void pl_text_case(const char *s, size_t len, int upper, pl_buf *out);     /* in capitals, or in small letters */
 pl_status pl_text_decode(const pl_text *t, const int32_t *ids, int n, int skip_special, pl_buf *out);
 /* One token as `tokens` and logprobs show it: its bytes, perhaps no whole character. */
 pl_status pl_text_bytes(const pl_text *t, int32_t id, pl_buf *out);

@@ -4,8 +4,9 @@
 -- An object is a table of its values by key that also remembers its keys' order, under a
 -- key that is no string, so no name in a document can collide with it: read t.key, walk
 -- with json.pairs, add and remove with json.set. An array is a sequence; null is
--- json.null, so # is its length. An integer is a number up to 2^53 and an int64_t beyond.
--- A real with an integral value is boxed (json.real): Python prints 1.0 and 1 apart.
+-- json.null, so # is its length. An integer is a number up to 2^53, and beyond that its
+-- digits, boxed (json.long). A real with an integral value is boxed (json.real): Python
+-- prints 1.0 and 1 apart.
 --
 -- decode is strict (RFC 8259): see core/json.h. encode writes answers; encode_python
 -- writes what Python's json.dumps(ensure_ascii=False) does, for templates.
@@ -20,12 +21,14 @@ local keys_of = setmetatable({}, { __tostring = function() return "json keys" en
 local array_mt = { __name = "json.array" }
 local object_mt = { __name = "json.object" }
 local real_mt = { __name = "json.real" }
+local long_mt = { __name = "json.long" }
 local tuple_mt = { __name = "tuple" }    -- templates have them; written as an array
 local null_mt = { __name = "json.null", __tostring = function() return "null" end }
 local null = setmetatable({}, null_mt)
 local exact = 2 ^ 53
 
 M.array_mt, M.object_mt, M.real_mt, M.tuple_mt = array_mt, object_mt, real_mt, tuple_mt
+M.long_mt = long_mt
 M.null = null
 
 -- Makes the sequence given an array.
@@ -100,11 +103,28 @@ function M.is_real(v)
   return getmetatable(v) == real_mt
 end
 
--- The Lua number for any number of a document (int64 loses digits), or nil.
+function M.is_long(v)
+  return getmetatable(v) == long_mt
+end
+
+-- The Lua number for any number of a document (a long one loses digits), or nil.
 function M.tonumber(v)
   if type(v) == "number" then return v end
-  if getmetatable(v) == real_mt then return v.value end
-  if type(v) == "cdata" then return tonumber(v) end
+  local mt = getmetatable(v)
+  if mt == real_mt then return v.value end
+  if mt == long_mt then return tonumber(v.digits) end
+end
+
+-- The int64_t of an integer of a document; nil where it is none, or beyond 64 bits.
+function M.to_int64(v)
+  if type(v) == "number" and v % 1 == 0 and v >= -2 ^ 63 and v < 2 ^ 63 then
+    return ffi.cast("int64_t", v)
+  elseif getmetatable(v) == long_mt and #v.digits <= 20 then
+    local x = 0LL
+    for digit in v.digits:gmatch "%d" do x = x * 10 + tonumber(digit) end
+    if v.digits:sub(1, 1) == "-" then x = -x end
+    return tostring(x) == v.digits .. "LL" and x or nil
+  end
 end
 
 -- ---- decode -------------------------------------------------------------------------
@@ -140,8 +160,10 @@ end
 local function build_integer(v)
   local x = C.pl_json_number(v)
   if x > -exact and x < exact then return x end
-  local whole = C.pl_json_integer(v)
-  return (whole == exact or whole == -exact) and x or whole
+  local whole, digits = C.pl_json_integer(v), C.pl_json_digits(v)
+  if whole == exact or whole == -exact then return x end
+  digits = digits ~= nil and ffi.string(digits) or tostring(whole):gsub("LL$", "")
+  return setmetatable({ digits = digits }, long_mt)
 end
 
 local builders = {
@@ -209,6 +231,7 @@ local function number_text(v)
     if not ffi.istype("int64_t", v) then refuse "a C value is no JSON" end
     return (tostring(v):gsub("LL$", ""))
   end
+  if getmetatable(v) == long_mt then return v.digits end
   if type(v) == "number" and is_integer(v) then return format("%d", v) end
   local x = type(v) == "number" and v or v.value
   if x ~= x or x == math.huge or x == -math.huge then refuse "nan and inf are no JSON" end
@@ -260,7 +283,7 @@ local function put_table(w, t, depth)
   local mt = getmetatable(t)
   if t == null then
     w[#w + 1] = "null"
-  elseif mt == real_mt then
+  elseif mt == real_mt or mt == long_mt then
     w[#w + 1] = number_text(t)
   elseif mt == array_mt or mt == tuple_mt or mt == nil and t[1] ~= nil then
     put_items(w, t, nil, #t, depth)

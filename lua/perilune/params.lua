@@ -24,6 +24,7 @@ local refuse = M.refuse
 
 local function shown(v)
   if type(v) == "string" then return "'" .. v:sub(1, 60) .. "'" end
+  if json.is_long(v) then return v.digits:sub(1, 60) end
   if type(v) == "table" then return json.is_array(v) and "a list" or "an object" end
   return tostring(v)
 end
@@ -35,22 +36,28 @@ local function given(req, name)
 end
 M.given = given
 
-function M.number(req, name)
-  local v = given(req, name)
-  if v == nil then return nil end
+local function out_of_range(v, name)
+  refuse(("%s is out of range, got %s."):format(name, shown(v)), name)
+end
+
+local function to_number(v, name)
   local n = json.tonumber(v)
   if not n then refuse(("%s must be a number, got %s."):format(name, shown(v)), name) end
+  if json.is_long(v) then out_of_range(v, name) end
   return n
+end
+
+function M.number(req, name)
+  local v = given(req, name)
+  if v ~= nil then return to_number(v, name) end
 end
 
 local function to_integer(v, name)
   local n = json.tonumber(v)
-  if not n or n % 1 ~= 0 then
+  if not n or n % 1 ~= 0 and not json.is_long(v) then
     refuse(("%s must be an integer, got %s."):format(name, shown(v)), name)
   end
-  if n > INT_MAX or n < -INT_MAX then
-    refuse(("%s is out of range, got %s."):format(name, shown(v)), name)
-  end
+  if n > INT_MAX or n < -INT_MAX then out_of_range(v, name) end
   return n
 end
 
@@ -145,12 +152,11 @@ end
 local function seed_of(req)
   local v = given(req, "seed")
   if v == nil then return C.pl_entropy() end
-  if ffi.istype("int64_t", v) then return ffi.cast("uint64_t", v) end
-  local n = json.tonumber(v)
-  if not n or n % 1 ~= 0 or n >= 2 ^ 63 or n < -2 ^ 63 then
+  local seed = json.to_int64(json.is_real(v) and v.value or v)
+  if not seed then
     refuse(("seed must be an integer of 64 bits, got %s."):format(shown(v)), "seed")
   end
-  return ffi.cast("uint64_t", ffi.cast("int64_t", n))
+  return ffi.cast("uint64_t", seed)
 end
 
 -- Token and string lists that go with the parameters.
@@ -175,12 +181,12 @@ function M.bias(v, vocab)
   end
   local bias = { ids = {}, values = {} }
   for _, key in ipairs(json.keys(v)) do
-    local id, value = tonumber(key), json.tonumber(v[key])
+    local id, value = tonumber(key), v[key]
     if not id or not key:match "^%d+$" then
       refuse(("Invalid key in logit_bias: %s. Must be an integer."):format(shown(key)),
         "logit_bias")
     end
-    if not value then refuse("logit_bias values must be numbers.", "logit_bias") end
+    value = to_number(value, "logit_bias")
     if id >= vocab then
       refuse(("token_id(s) [%d] in logit_bias contain out-of-vocab token ids.")
         :format(id), "logit_bias")

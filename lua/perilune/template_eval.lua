@@ -166,10 +166,27 @@ end
 
 -- ---- operators ----------------------------------------------------------------------
 
+-- A sum with a text that is safe in HTML, where it stands, is safe too: what is not in it
+-- is escaped. (In Python it is so for a safe text that comes from a variable as well.)
+local function safe_sum(left, right, escape_left)
+  return function(c, f)
+    local a, b = left(c, f), right(c, f)
+    if type(a) ~= "string" or type(b) ~= "string" then
+      return operators.binary(c, "+", a, b)
+    end
+    if escape_left then a = filters.escape(c, a) else b = filters.escape(c, b) end
+    return made(c, a .. b)
+  end
+end
+
 function kinds.binary(K, n)
   local left, right, op = expr(K, n.left), expr(K, n.right), n.op
   local what_left, what_right = describe(n.left), describe(n.right)
   local adds = op == "+"
+  n.safe = adds and (n.left.safe or n.right.safe)
+  if n.safe and not (n.left.safe and n.right.safe) then
+    return safe_sum(left, right, n.right.safe)
+  end
   return function(c, f)
     local a, b = left(c, f), right(c, f)
     if adds and type(a) == "string" and type(b) == "string" then
@@ -255,9 +272,20 @@ kinds["or"] = function(K, n)
   end
 end
 
+-- Runs f(K, ...) as what stands inside a condition, or (soft is false) outside of all.
+function M.within(K, soft, f, ...)
+  local scope, was = K.scope, K.scope.soft
+  scope.soft = soft
+  local result = f(K, ...)
+  scope.soft = was
+  return result
+end
+local within = M.within
+
 function kinds.cond(K, n)
-  local when, yes = expr(K, n.when), expr(K, n.value)
-  local no = n.otherwise and expr(K, n.otherwise) or function() return undefined end
+  local when, yes = within(K, true, expr, n.when), within(K, true, expr, n.value)
+  local no = n.otherwise and within(K, true, expr, n.otherwise)
+    or function() return undefined end
   return function(c, f)
     if truth(when(c, f)) then return yes(c, f) end
     return no(c, f)
@@ -328,11 +356,21 @@ function kinds.call(K, n)
   end
 end
 
+local makes_safe = { safe = true, escape = true, e = true }
+
+-- What is unknown is an error at once but, as in Jinja, inside a condition only when it
+-- is reached: a template may have branches for an engine with filters of its own.
 local function applied(table_of, what)
   return function(K, n)
     local f_or_t = table_of[n.name]
-    if not f_or_t then lex.fail(n.line, "no %s '%s'", what, n.name) end
+    if not f_or_t and not K.scope.soft then
+      lex.fail(n.line, "no %s '%s'", what, n.name)
+    end
     local object, args = expr(K, n.object), M.arguments(K, n.args)
+    n.safe = what == "filter" and makes_safe[n.name]
+    if not f_or_t then
+      return function() fail("no %s '%s'", what, n.name) end
+    end
     return function(c, f)
       local o = object(c, f)
       local list, named = args(c, f)

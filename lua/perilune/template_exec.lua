@@ -9,7 +9,7 @@
 local eval = require "perilune.template_eval"
 local json = require "perilune.json"
 local value = require "perilune.template_value"
-local expr, reader = eval.expr, eval.reader
+local expr, reader, within = eval.expr, eval.reader, eval.within
 local fail, charge, truth = value.fail, value.charge, value.truth
 
 local M = {}
@@ -142,7 +142,7 @@ end
 
 function kinds.capture(K, n)
   local store = storer(K, n.target)
-  local v = expr(K, n.value)
+  local v = within(K, false, expr, n.value)
   local start = enter(K, n.body, {})
   local run = block(K, n.body)
   leave(K)
@@ -154,7 +154,7 @@ function kinds.capture(K, n)
 end
 
 function kinds.filter_block(K, n)
-  local v = expr(K, n.value)
+  local v = within(K, false, expr, n.value)
   local start = enter(K, n.body, {})
   local run = block(K, n.body)
   leave(K)
@@ -202,9 +202,10 @@ end
 kinds["if"] = function(K, n)
   local whens, bodies, line = {}, {}, n.line
   for i, branch in ipairs(n.branches) do
-    whens[i], bodies[i] = expr(K, branch.when), block(K, branch.body)
+    whens[i] = within(K, true, expr, branch.when)
+    bodies[i] = within(K, true, block, branch.body)
   end
-  local otherwise = n.otherwise and block(K, n.otherwise)
+  local otherwise = n.otherwise and within(K, true, block, n.otherwise)
   return function(c, f)
     c.line = line
     for i = 1, #whens do

@@ -13,7 +13,7 @@ local text = require "perilune.template_text"
 local value = require "perilune.template_value"
 local fail, charge, made, kind, truth =
   value.fail, value.charge, value.made, value.kind, value.truth
-local null = json.null
+local format, null = string.format, json.null
 
 local M = {}
 
@@ -53,8 +53,8 @@ local function text_filter(name, f)
     return f(v)
   end)
 end
-text_filter("upper", string.upper)
-text_filter("lower", string.lower)
+text_filter("upper", text.upper)
+text_filter("lower", text.lower)
 text_filter("title", text.title_words)
 text_filter("capitalize", text.capitalize)
 text_filter("string", function(s) return s end)
@@ -72,9 +72,23 @@ filter("replace", { "old", "new", "count" }, function(c, v, old, new, max)
     max and max >= 0 and max or nil)
 end)
 
-filter("escape", {}, function(c, v)
+function M.escape(c, v)
   return made(c, (value.text(c, v):gsub("[&<>'\"]", { ["&"] = "&amp;", ["<"] = "&lt;",
     [">"] = "&gt;", ["'"] = "&#39;", ['"'] = "&#34;" })))
+end
+filter("escape", {}, M.escape)
+
+local truncate_parameters = { "length", "killwords", "end", "leeway" }
+filter("truncate", truncate_parameters, function(c, v, length, kill, ending, leeway)
+  v, ending = value.text(c, v), ending == nil and "..." or value.text(c, ending)
+  length = length == nil and 255 or value.integer(length, "truncate")
+  leeway = given(leeway) and value.integer(leeway, "truncate") or 5
+  local keep = length - text.length(ending)
+  if keep < 0 or leeway < 0 then fail "truncate: no room for the end" end
+  charge(c, #v / 64)
+  if text.length(v) <= length + leeway then return v end
+  v = text.slice(v, 0, keep, 1)
+  return made(c, (yes(kill) and v or v:match "^(.*) " or v) .. ending)
 end)
 
 filter("format", nil, function(c, v, args)
@@ -109,15 +123,27 @@ local function json_separators(list)
   return list
 end
 
-local json_parameters = { "indent", "separators", "sort_keys", "ensure_ascii" }
-filter("tojson", json_parameters, function(c, v, indent, separators, sort, ascii)
-  if yes(ascii) then fail "tojson: ensure_ascii is not supported" end
+-- What JSON's writer leaves as it is, as \u and four digits.
+local function ascii_json(s)
+  return (s:gsub("[\127\194-\244][\128-\191]*", function(ch)
+    local code = text.code(ch)
+    if code < 0x10000 then return format("\\u%04x", code) end
+    code = code - 0x10000
+    return format("\\u%04x\\u%04x", 0xd800 + bit.rshift(code, 10),
+      0xdc00 + code % 0x400)
+  end))
+end
+
+-- transformers has its own: ensure_ascii comes first.
+local json_parameters = { "ensure_ascii", "indent", "separators", "sort_keys" }
+filter("tojson", json_parameters, function(c, v, ascii, indent, separators, sort)
   indent, separators = json_indent(indent), json_separators(separators)
   local s, why = json.encode_python(v, {
     indent = indent, separators = separators, sort_keys = yes(sort),
     tick = function() charge(c, 1) end,
   })
-  return made(c, s or fail("tojson: %s", why))
+  if not s then fail("tojson: %s", why) end
+  return made(c, yes(ascii) and ascii_json(s) or s)
 end)
 
 -- ---- numbers ------------------------------------------------------------------------

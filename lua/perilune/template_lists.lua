@@ -6,6 +6,7 @@ local json = require "perilune.json"
 local operators = require "perilune.template_math"
 local methods = require "perilune.template_methods"
 local strings = require "perilune.template_str"
+local text = require "perilune.template_text"
 local value = require "perilune.template_value"
 local fail, charge, kind, truth, undefined =
   value.fail, value.charge, value.kind, value.truth, value.undefined
@@ -40,7 +41,7 @@ local function sort_key(c, path, case_sensitive)
   local get = getter(path)
   return function(v)
     if get then v = get(c, v) end
-    if type(v) == "string" and not case_sensitive then return v:lower() end
+    if type(v) == "string" and not case_sensitive then return text.lower(v) end
     return v
   end
 end
@@ -194,6 +195,49 @@ filter("batch", { "linecount", "fill_with" }, function(c, v, n, fill)
     for i = #row + 1, n do row[i] = fill end
   end
   return value.stream(out)
+end)
+
+filter("slice", { "slices", "fill_with" }, function(c, v, n, fill)
+  n = value.integer(n == nil and null or n, "slice")
+  if n < 1 then fail "slice wants a positive number" end
+  local items, out, from = value.items(c, v), {}, 1
+  charge(c, #items + n)
+  for i = 1, n do
+    local row, longer = value.list {}, i <= #items % n
+    for k = from, from + math.floor(#items / n) - (longer and 0 or 1) do
+      row[#row + 1] = items[k]
+    end
+    from = from + #row
+    if not longer then row[#row + 1] = given(fill) end
+    out[i] = row
+  end
+  return value.stream(out)
+end)
+
+local group_parameters = { "attribute", "default", "case_sensitive" }
+filter("groupby", group_parameters, function(c, v, attribute, default, case)
+  local get = getter(attribute) or fail "groupby wants an attribute"
+  local function real(item)
+    local found = get(c, item)
+    return found == undefined and given(default) or found
+  end
+  local function key(item)
+    local found = real(item)
+    return type(found) == "string" and not yes(case) and text.lower(found) or found
+  end
+  local out, last = {}, nil
+  for _, item in ipairs(sorted(c, value.items(c, v), key, false)) do
+    local group, k = out[#out], key(item)
+    if not group or not value.eq(c, last, k) then
+      local list = value.list {}
+      group = value.tuple { real(item), list }
+      group.fields = { grouper = group[1], list = list }
+      out[#out + 1] = group
+    end
+    last = k
+    table.insert(group[2], item)
+  end
+  return value.list(out)
 end)
 
 filter("default", { "default_value", "boolean" }, function(_, v, default, boolean)

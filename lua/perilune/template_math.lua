@@ -64,6 +64,9 @@ function M.binary(c, op, a, b)
   local x, y = number(a), number(b)
   if x and y then
     local whole = k ~= "float" and l ~= "float" and op ~= "/"
+    if whole and (json.is_long(a) or json.is_long(b)) then
+      fail "an integer beyond 2^53"
+    end
     return result(numeric[op](x, y), whole and not (op == "**" and y < 0))
   end
   if op == "+" and k == l then

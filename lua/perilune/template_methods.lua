@@ -65,6 +65,14 @@ def(dict, "values", {}, function(c, d)
   return view("dict_values", out)
 end)
 
+def(dict, "copy", {}, function(c, d)
+  local out = json.object()
+  for _, key, item in json.pairs(d) do json.set(out, key, item) end
+  charge(c, #json.keys(out))
+  return out
+end)
+
+def(list, "copy", {}, function(c, l) return M.slice(c, l, nil, nil, 1) end)
 def(list, "index", { "value" }, function(c, l, v)
   charge(c, #l)
   for i, item in ipairs(l) do
@@ -79,7 +87,8 @@ def(list, "count", { "value" }, function(c, l, v)
   return n
 end)
 
-local methods = { str = strings.methods, dict = dict, list = list, tuple = list }
+local tuple = { index = list.index, count = list.count }
+local methods = { str = strings.methods, dict = dict, list = list, tuple = tuple }
 
 function M.is_dict_method(name)
   return dict[name] ~= nil
@@ -164,7 +173,7 @@ function M.get(v, name)
   elseif mt == value.namespace_mt then
     found = v.values[name]
   else
-    found = method(v, name)
+    found = method(v, name) or mt == json.tuple_mt and v.fields and v.fields[name] or nil
   end
   if found == nil then return undefined end
   return found
@@ -175,6 +184,7 @@ function M.item(c, v, key)
   local k = kind(v)
   local found
   if k == "dict" then
+    if not value.is_key(key) then return undefined end
     found = v[value.key(key)]
   elseif k == "list" or k == "tuple" or k == "str" then
     local of_key = kind(key)
@@ -191,18 +201,6 @@ function M.item(c, v, key)
   return found
 end
 
--- Bounds as Python's slice.indices gives them.
-local function bounds(n, first, last, step)
-  local low, high = 0, n
-  if step < 0 then low, high = -1, n - 1 end
-  local function place(i, default)
-    if i == nil then return default end
-    if i < 0 then i = i + n end
-    return math.max(low, math.min(high, i))
-  end
-  return place(first, step > 0 and low or high), place(last, step > 0 and high or low)
-end
-
 -- v[first:last:step]; bounds are numbers or nil.
 function M.slice(c, v, first, last, step)
   local k = kind(v)
@@ -211,7 +209,7 @@ function M.slice(c, v, first, last, step)
   if k ~= "str" and k ~= "list" and k ~= "tuple" then fail("a %s has no slices", k) end
   local n = value.length(c, v)
   charge(c, k == "str" and step ~= 1 and n or 1)
-  first, last = bounds(n, first, last, step)
+  first, last = text.bounds(n, first, last, step)
   if k == "str" then return text.slice(v, first, last, step) end
   local out = {}
   for i = first, last + (step > 0 and -1 or 1), step do out[#out + 1] = v[i + 1] end

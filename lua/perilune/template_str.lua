@@ -50,25 +50,47 @@ local function convert(c, spec, letter, v)
   return string.format(spec .. letter, x)
 end
 
--- Python's "..." % args, and the filter `format`.
-function M.format(c, template, args)
-  local at = 0
-  charge(c, #template)
-  local out = template:gsub("(%%[-+ 0#]*%d*%.?%d*)(.?)", function(spec, letter)
-    if letter == "%" then return "%" end
-    local known = spec:find "^%%[-+ 0#]*%d?%d?$" or spec:find "^%%[-+ 0#]*%d?%d?%.%d?%d?$"
-    if not known or not letter:find "^[srdixXofFeEgG]$" then
-      fail("no such format: '%s%s'", spec, letter)
-    end
-    at = at + 1
-    if args[at] == nil then fail "too few values to format" end
-    return made(c, convert(c, spec, letter == "F" and "f" or letter, args[at]))
-  end)
-  if at < #args then fail "too many values to format" end
-  return made(c, out)
+-- The value that a conversion takes: the next one, or of a dict the one that it names.
+local function format_value(args, at, name)
+  local v
+  if name then
+    if kind(args[1]) ~= "dict" then fail("format has no value for '%s'", name) end
+    v = args[1][name]
+  else
+    v = args[at]
+  end
+  if v == nil then fail("format has no value for '%s'", name or at) end
+  return v
 end
 
--- "{} {0} {name}".format(...), without format specifications.
+-- Python's "..." % args, and the filter `format`.
+function M.format(c, template, args)
+  local out, from, at = {}, 1, 0
+  charge(c, #template)
+  while true do
+    local percent = template:find("%", from, true)
+    out[#out + 1] = template:sub(from, percent and percent - 1)
+    if not percent then break end
+    local name, after = template:match("^%(([^)]*)%)()", percent + 1)
+    local spec, letter = template:match("^([-+ 0#]*%d*%.?%d*)(.?)", after or percent + 1)
+    from = (after or percent + 1) + #spec + #letter
+    if letter == "%" then
+      out[#out + 1] = "%"
+    else
+      local known = spec:find "^[-+ 0#]*%d?%d?$" or spec:find "^[-+ 0#]*%d?%d?%.%d?%d?$"
+      if not known or not letter:find "^[srdixXofFeEgG]$" then
+        fail("no such format: '%%%s%s'", spec, letter)
+      end
+      at = at + (name and 0 or 1)
+      out[#out + 1] = made(c, convert(c, "%" .. spec, letter == "F" and "f" or letter,
+        format_value(args, at, name)))
+    end
+  end
+  if at < #args and kind(args[1]) ~= "dict" then fail "too many values to format" end
+  return made(c, table.concat(out))
+end
+
+-- "{} {0} {name}".format(...), without conversions and format specifications.
 function M.format_fields(c, s, args, named)
   local auto, out, at = 0, {}, 1
   while true do
@@ -79,7 +101,7 @@ function M.format_fields(c, s, args, named)
     if s:find("^{{", brace) or s:find("^}}", brace) then
       out[#out + 1], after = s:sub(brace, brace), brace + 2
     elseif not field then
-      fail("no such format: '%s'", s:sub(brace))
+      fail("'%s': format takes names and numbers alone in braces", s:sub(brace))
     else
       if field == "" then auto = auto + 1 end
       local v = args[field == "" and auto or (tonumber(field) or -1) + 1]
@@ -142,8 +164,21 @@ def("splitlines", { "keepends" }, function(c, s, keep)
   return value.list(text.lines(s, keep ~= nil and value.truth(keep)))
 end)
 
+-- What is between two places in s, as the methods of str take them, and how many
+-- characters are before it.
+local function between(c, s, first, last)
+  if first == nil and last == nil then return s, 0 end
+  charge(c, #s / 64)
+  local function place(v)
+    if v ~= nil and v ~= null then return value.integer(v, "a place in a str") end
+  end
+  first, last = text.bounds(text.length(s), place(first), place(last), 1)
+  return text.slice(s, first, math.max(first, last), 1), first
+end
+
 local function has_end(name, matches)
-  def(name, { "prefix" }, function(_, s, wanted)
+  def(name, { "prefix", "start", "end" }, function(c, s, wanted, first, last)
+    s = between(c, s, first, last)
     if kind(wanted) ~= "tuple" then return matches(s, want_string(wanted, name)) end
     for _, one in ipairs(wanted) do
       if matches(s, want_string(one, name)) then return true end
@@ -179,11 +214,12 @@ def("replace", { "old", "new", "count" }, function(c, s, old, new, max)
 end)
 
 local function finder(name, last, must)
-  def(name, { "sub" }, function(c, s, what)
-    value.search(c, s, want_string(what, name))
-    local at = text.find(s, what, last)
+  def(name, { "sub", "start", "end" }, function(c, s, what, from, to)
+    local part, before = between(c, s, from, to)
+    value.search(c, part, want_string(what, name))
+    local at = text.find(part, what, last)
     if not at and must then fail("'%s' is not in the str", what) end
-    return at or -1
+    return at and before + at or -1
   end)
 end
 finder("find", false, false)
@@ -191,7 +227,8 @@ finder("rfind", true, false)
 finder("index", false, true)
 finder("rindex", true, true)
 
-def("count", { "sub" }, function(c, s, what)
+def("count", { "sub", "start", "end" }, function(c, s, what, first, last)
+  s = between(c, s, first, last)
   value.search(c, s, want_string(what, "count"))
   return text.count(s, what)
 end)
@@ -210,8 +247,27 @@ def("join", { "iterable" }, function(c, s, v)
   return M.join(c, s, v)
 end)
 
-def("upper", {}, function(_, s) return s:upper() end)
-def("lower", {}, function(_, s) return s:lower() end)
+-- Fills a str up to a width; before(n, width): how many of n characters go before it.
+local function padding(name, before)
+  def(name, { "width", "fillchar" }, function(c, s, width, fill)
+    width, fill = value.integer(width, name), fill or " "
+    local n = math.max(width - text.length(s), 0)
+    if text.length(want_string(fill, name)) ~= 1 then fail("%s by a character", name) end
+    if n * #fill > c.max_bytes then fail("a string longer than %d bytes", c.max_bytes) end
+    local left = before(n, width)
+    return made(c, fill:rep(left) .. s .. fill:rep(n - left))
+  end)
+end
+padding("ljust", function() return 0 end)
+padding("rjust", function(n) return n end)
+padding("center", function(n, width) return math.floor(n / 2) + n % 2 * (width % 2) end)
+def("zfill", { "width" }, function(c, s, width)
+  local sign, digits = s:match "^([-+]?)(.*)$"
+  return sign .. str.rjust.call(c, digits, value.integer(width, "zfill") - #sign, "0")
+end)
+
+def("upper", {}, function(_, s) return text.upper(s) end)
+def("lower", {}, function(_, s) return text.lower(s) end)
 def("title", {}, function(_, s) return text.title(s) end)
 def("capitalize", {}, function(_, s) return text.capitalize(s) end)
 

@@ -124,7 +124,10 @@ global("strftime_now", function(c, args)
   local format = strings.want_string(args[1] == nil and null or args[1], "strftime_now")
   charge(c, #format)
   return (format:gsub("%%([-_0^#]?[aAbBcdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZ%%])",
-    function(letter) return os.date("%" .. letter, c.now) end))
+    function(letter)
+      -- Python's time has no zone there.
+      return letter:find "[zZ]" and "" or os.date("%" .. letter, c.now)
+    end))
 end)
 
 global("joiner", function(_, args)

@@ -1,9 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- template_text.lua - strings as Python has them: UTF-8, counted in code points.
 --
--- What is white is what Python's str.isspace says. Case is changed in ASCII only: chat
--- templates change that of role names.
+-- What is white is what Python's str.isspace says.
 
+local pl = require "perilune.ffi"
+local C = pl.C
 local byte, find, gmatch, gsub, sub =
   string.byte, string.find, string.gmatch, string.gsub, string.sub
 
@@ -237,6 +238,32 @@ function M.replace(s, old, new, max)
   return table.concat(split_by(s, old, max), new)
 end
 
+-- Bounds as Python's slice.indices gives them, of n items; nil is a bound not given.
+function M.bounds(n, first, last, step)
+  local low, high = 0, n
+  if step < 0 then low, high = -1, n - 1 end
+  local function place(i, default)
+    if i == nil then return default end
+    if i < 0 then i = i + n end
+    return math.max(low, math.min(high, i))
+  end
+  return place(first, step > 0 and low or high), place(last, step > 0 and high or low)
+end
+
+local function changed_case(s, upper)
+  local b = pl.ffi.new "pl_buf"
+  C.pl_text_case(s, #s, upper, b)
+  return pl.take(b)
+end
+
+function M.upper(s)
+  return is_ascii(s) and s:upper() or changed_case(s, 1)
+end
+
+function M.lower(s)
+  return is_ascii(s) and s:lower() or changed_case(s, 0)
+end
+
 -- As the method title() has it: every run of letters is a word.
 function M.title(s)
   return (gsub(s, "[%a\128-\255]+", M.capitalize))
@@ -248,7 +275,8 @@ function M.title_words(s)
 end
 
 function M.capitalize(s)
-  return sub(s, 1, 1):upper() .. sub(s, 2):lower()
+  local first = s == "" and "" or char_at(s, 1)
+  return M.upper(first) .. M.lower(sub(s, #first + 1))
 end
 
 -- The UTF-8 of a code point, and the code point of a character.

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- template_value.lua - values as a template sees them: Python's rules over json.lua's.
 --
---   undefined      M.undefined            int, float   number, int64, json.real
+--   undefined      M.undefined            int, float   number, json.long, json.real
 --   None           json.null              str          string
 --   list, tuple    json.array, M.tuple    dict         json.object
 --   view           dict.items() etc.      generator    what map, select, ... give: it is
@@ -12,8 +12,8 @@
 
 local json = require "perilune.json"
 local text = require "perilune.template_text"
-local null, array_mt, object_mt, real_mt, tuple_mt =
-  json.null, json.array_mt, json.object_mt, json.real_mt, json.tuple_mt
+local null, array_mt, object_mt, real_mt, tuple_mt, long_mt = json.null, json.array_mt,
+  json.object_mt, json.real_mt, json.tuple_mt, json.long_mt
 
 local M = {}
 
@@ -31,9 +31,9 @@ M.view_mt, M.stream_mt, M.function_mt = view_mt, stream_mt, function_mt
 M.namespace_mt, M.loop_mt = namespace_mt, loop_mt
 
 local table_kinds = { [array_mt] = "list", [tuple_mt] = "tuple", [object_mt] = "dict",
-  [real_mt] = "float", [view_mt] = "view", [stream_mt] = "generator",
+  [real_mt] = "float", [long_mt] = "int", [view_mt] = "view", [stream_mt] = "generator",
   [function_mt] = "function", [namespace_mt] = "namespace", [loop_mt] = "loop" }
-local plain_kinds = { string = "str", boolean = "bool", cdata = "int" }
+local plain_kinds = { string = "str", boolean = "bool" }
 
 -- Python's name of a value's type.
 local function kind(v)
@@ -104,7 +104,8 @@ function M.integer(v, what)
   local k = kind(v)
   if k == "bool" then return v and 1 or 0 end
   if k ~= "int" then fail("%s is a %s, wanted an int", what or "the argument", k) end
-  return tonumber(v)
+  if json.is_long(v) then fail("%s is an integer beyond 2^53", what or "the argument") end
+  return v
 end
 
 function M.truth(v)
@@ -118,7 +119,7 @@ function M.truth(v)
   if mt == object_mt then return json.pairs(v)(v, 0) ~= nil end
   if mt == real_mt then return v.value ~= 0 end
   if mt == view_mt then return v.items[1] ~= nil end
-  return k ~= "cdata" or tonumber(v) ~= 0
+  return true
 end
 
 -- What a for loop walks: a sequence, not to be changed.
@@ -211,7 +212,7 @@ local function repr_pairs(c, v)
 end
 
 local function number_text(v)
-  if type(v) == "cdata" then return (tostring(v):gsub("U?LL$", "")) end
+  if json.is_long(v) then return v.digits end
   if type(v) == "number" and json.is_integer(v) then return string.format("%d", v) end
   return json.real_text(json.tonumber(v))
 end
@@ -273,7 +274,7 @@ function eq(c, a, b)
   charge(c, 1)
   local x, y = number(a), number(b)
   if x and y then
-    if type(a) == "cdata" and type(b) == "cdata" then return a == b end
+    if json.is_long(a) and json.is_long(b) then return a.digits == b.digits end
     return x == y
   end
   if type(a) ~= "table" or type(b) ~= "table" then return false end
@@ -303,6 +304,10 @@ function M.less(c, a, b, op)
     return #a < #b
   end
   return fail("'%s' is not possible between %s and %s", op or "<", k, kind(b))
+end
+
+function M.is_key(v)
+  return type(v) == "string" or v == null or number(v) ~= nil
 end
 
 -- A dict's key for a value: 1, 1.0 and True are the same one.

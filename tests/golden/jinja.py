@@ -521,6 +521,75 @@ none or 0
 5.5 // 2
 1e400
 'é' | upper | length
+'größe' | upper
+'ÉTÉ'.lower()
+'état' | capitalize
+'ñandú Øre' | title
+['ΟΔΟΣ'.lower(), 'İ'.lower(), 'ψ'.upper(), 'ж' | upper, '你'.upper()]
+['É', 'a', 'é', 'B'] | sort
+'ab'.ljust(4) ~ '|' ~ 'ab'.rjust(4, '.') ~ '|' ~ 'ab'.center(5, '-') ~ 'abc'.center(6) ~ '你'.ljust(3)
+'ab'.ljust(4, 'xy')
+'abc'.ljust(1)
+'7'.zfill(3) ~ '-7'.zfill(4) ~ 'abc'.zfill(2)
+'%(k)s and %(n)03d %%' % {'k': 'a', 'n': 7}
+'%(z)s' % {'k': 1}
+'%(k)s' % 5
+'no keys' % {'k': 1}
+'%s' % {'k': 1}
+'abcabc'.index('c', 3)
+'abcabc'.find('b', 2)
+'abcabc'.find('b', 2, 4)
+'abcabc'.rfind('a', 1)
+'abcabc'.count('a', 1)
+'abcabc'.startswith('b', 1)
+'abcabc'.endswith('b', 0, -1)
+u.find('你', 3)
+'abcabc'.index('c', -1)
+'abc'.find('b', none, 1)
+messages[0].copy()
+d.copy() == d
+l.copy()
+(1, 2).copy()
+users | groupby('role') | list
+users | groupby('role') | map('length') | list
+(users | groupby('role') | first).grouper
+(users | groupby('role') | first).list | length
+users | groupby('age') | list | length
+words | groupby('x') | list
+words | groupby(0) | list
+users | groupby('zip', default='?') | list | length
+[1, 2, 3, 4, 5] | slice(2) | list
+[1, 2, 3, 4, 5] | slice(3, 0) | list
+[1] | slice(3) | list
+'a long sentence of words' | truncate(12)
+'a long sentence of words' | truncate(12, true)
+'a long sentence of words' | truncate(12, end='!', leeway=0)
+'a long sentence of words' | truncate(22)
+'a long sentence of words' | truncate(2)
+'größeres wort' | truncate(9, true, '…', 0)
+d | tojson(true)
+u | tojson(ensure_ascii=true)
+ctl | tojson(true)
+'𝄞é' | tojson(true)
+'é' | tojson(false)
+'é' | tojson(ensure_ascii=false, indent=1)
+'<' | safe + '&'
+'&' + '<' | safe
+'<' | safe + '&' + '"'
+'<' | safe + ('>' | safe)
+'<' | safe ~ '&'
+'<' | e + '<'
+('<' | safe) * 2
+'a' | safe + 1
+d[[1]] is defined
+d[{}] is defined
+d[none] is defined
+d[[1]]
+strftime_now('%Z') ~ '|' ~ strftime_now('a%zb%%')
+f and s | nofilter
+(s | nofilter) if f else 1
+(s is notest) if t else 1
+1 if f else l | map('nofilter') | list
 """.strip("\n").split("\n")
 
 TEMPLATES = [
@@ -562,6 +631,12 @@ TEMPLATES = [
     "{% for x in l %}\n{{ x }}\n{% endfor %}\n", "{% for x in l %}  \n  {%- if x == 1 %} one {% endif -%}\n{% endfor %}", "\n\n  {% set x = 1 %}\n\n{{ x }}",
     "{% set ns = namespace(found=false) %}{% for m in messages %}{% if m.role == 'user' and not ns.found %}{% set ns.found = true %}{{ loop.index0 }}{% endif %}{% endfor %}",
     "{% for tool in [{'function': {'name': 'f', 'parameters': {'properties': {'a': {'type': 'string'}}}}}] %}{{ tool.function.name }}{% for k, p in tool.function.parameters.properties.items() %}{{ k }}: {{ p.type }}{% endfor %}{% for k, p in tool.function.parameters.properties | items %}{{ k }}{% endfor %}{% endfor %}",
+    "{% if f %}{{ s | nofilter }}{% endif %}x", "{% if f %}{% elif s is notest %}{% endif %}", "{% if t %}{% elif s is notest %}{% else %}{{ s | nofilter }}{% endif %}x",
+    "{% if f %}{% for a in l %}{{ a | nofilter }}{% endfor %}{% endif %}", "{% if f %}{% for a in l | nofilter %}{% endfor %}{% endif %}x", "{% if f %}{% set q = s | nofilter %}{% endif %}x",
+    "{% if f %}{% set q %}{{ s | nofilter }}{% endset %}{% endif %}", "{% if f %}{% set q | nofilter %}{% endset %}{% endif %}", "{% if f %}{% filter nofilter %}a{% endfilter %}{% endif %}",
+    "{% if f %}{% with a = s | nofilter %}{% endwith %}{% endif %}", "{% if f %}{% macro m(a=s | nofilter) %}{% endmacro %}{% endif %}", "{% for a in l %}{% if f %}{{ a | nofilter }}{% endif %}{{ a }}{% endfor %}",
+    "{% if f %}{% for a in l if a is notest %}{% endfor %}{% endif %}", "{% if t %}{% if f %}{{ s | nofilter }}{% endif %}{% endif %}{{ s | nofilter }}", "{% if t %}{{ s | nofilter(1 +) }}{% endif %}",
+    "{% for k, g in users | groupby('role') %}{{ k }}:{% for x in g %}{{ x.name }} {% endfor %}{% endfor %}",
     "{% macro r(d) %}{% for k, v in d.items() %}{% if v is mapping %}{{ k }}({{ r(v) }}){% else %}{{ k }}={{ v }}{% endif %}{% endfor %}{% endmacro %}{{ r(d) }}", "{{ ''.join(['a'] * 3) }}", "{{ s.__class__ }}", "{{ '' .__class__.__mro__ }}",
 ]
 

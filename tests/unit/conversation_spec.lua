@@ -104,6 +104,15 @@ describe("a chat", function()
       render(USER .. ', "chat_template_kwargs": {"x": 1, "n": null}', source))
   end)
 
+  it("sees numbers as the client wrote them", function()
+    local source = { chat_templates = { default =
+      "{% for n in l %}{{ n }} {{ n is integer }} {% endfor %}{{ l | tojson }}" } }
+    assert.equal("9007199254740993 True -18446744073709551616 True 1e+20 False "
+      .. "[9007199254740993, -18446744073709551616, 1e+20]", render(USER
+      .. ', "chat_template_kwargs": {"l": [9007199254740993, -18446744073709551616, 1e20]}',
+      source))
+  end)
+
   it("cannot be continued where the template drops what is to be continued", function()
     local fields = USER .. ', "continue_final_message": true, "add_generation_prompt": '
     local lost = { chat_templates = { default = "hi" } }

@@ -31,18 +31,48 @@ describe("json.decode", function()
     assert.equal(3, #v.l)
   end)
 
-  it("keeps integers to 64 bits, and 1.0 apart from 1", function()
+  it("keeps integers of any size, and 1.0 apart from 1", function()
     local text = "[1,1.0,-0.0,9007199254740992,9007199254740993,-9223372036854775808,"
-      .. "1e+300]"
+      .. "1e+300,9223372036854775807,9223372036854775808,-9223372036854775809,"
+      .. "18446744073709551615," .. ("7"):rep(5000) .. "]"
     local v = json.decode(text)
     assert.equal("number", type(v[4]))
-    assert.equal("cdata", type(v[5]))
-    assert.equal("9007199254740993LL", tostring(v[5]))
+    assert.is_true(json.is_long(v[5]))
+    assert.equal("9007199254740993", v[5].digits)
+    assert.equal(2 ^ 64, json.tonumber(v[11]))
     assert.is_true(json.is_real(v[2]))
     assert.equal(1, json.tonumber(v[2]))
     assert.equal(1, json.tonumber(v[1]))
     assert.is_nil(json.tonumber "1")
     assert.equal(text, json.encode(v))
+  end)
+
+  it("has an int64_t of what fits", function()
+    for text, wanted in pairs { ["0"] = 0LL, ["-7"] = -7LL, ["1.5"] = false,
+      ["9007199254740993"] = 9007199254740993LL, ["9223372036854775808"] = false,
+      ["9223372036854775807"] = 0x7fffffffffffffffLL, ["-9223372036854775809"] = false,
+      ["-9223372036854775808"] = -0x8000000000000000LL, ["1e30"] = false,
+      ["18446744073709551617"] = false, ["-99999999999999999999"] = false } do
+      assert.equal(wanted, json.to_int64(json.decode(text)) or false, text)
+    end
+  end)
+
+  it("does not take a string for a long integer, or that for a string", function()
+    for _, text in ipairs { '"\\u0000"', '"\\u000012345678901234567890"',
+      '"\\u0000\\u0000a"', '"12345678901234567890"', '"\\\\u0000"', '"a\\u0000"' } do
+      local alone = json.decode(text)
+      assert.equal("string", type(alone))
+      assert.equal(text, json.encode(alone))
+      local list = json.decode("[" .. text .. ",12345678901234567890,{\"k\":" .. text .. "}]")
+      assert.equal(alone, list[1])
+      assert.equal("12345678901234567890", list[2].digits)
+      assert.equal(alone, list[3].k)
+    end
+    local digits = C.pl_json_open("-12345678901234567890", 21)
+    assert.equal(C.PL_JSON_INTEGER, C.pl_json_kind(digits))
+    assert.equal(-0x8000000000000000LL, C.pl_json_integer(digits))
+    assert.equal(-12345678901234567890, C.pl_json_number(digits))
+    C.pl_json_close(digits)
   end)
 
   it("keeps NUL and every other character of a string", function()
@@ -54,7 +84,9 @@ describe("json.decode", function()
     refused('{"a":\n tru}', "line 2, column 4")
     refused("[1] x", "end of file expected")
     refused("", "line 1")
-    refused("99999999999999999999", "too big integer")
+    refused("099999999999999999999", "line 1")
+    refused("99999999999999999999x", "line 1")
+    refused('{99999999999999999999:1}', "line 1")
     refused("1e999", "overflow")
     refused('"\\ud800"', "Unicode")
     refused('"\255"', "0xff")

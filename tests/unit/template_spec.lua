@@ -106,9 +106,32 @@ describe("template", function()
     end
   end)
 
-  it("passes 64-bit integers through", function()
-    local vars = { x = json.decode "[9007199254740993]" }
-    local source = "{{ x | tojson }} {{ x[0] is integer }} {{ x[0] }}"
-    assert.equal("[9007199254740993] True 9007199254740993", render(source, vars))
+  it("passes integers of any size through, and computes nothing with long ones", function()
+    local long = "18446744073709551617"
+    local vars = { x = json.decode("[" .. long .. "," .. long .. ",9007199254740993]") }
+    for source, wanted in pairs {
+      ["{{ x | tojson }}"] = "[" .. long .. ", " .. long .. ", 9007199254740993]",
+      ["{{ x[0] ~ x[2] }}"] = long .. "9007199254740993",
+      ["{{ x[0] is integer }} {{ x[0] is number }}"] = "True True",
+      ["{{ x[0] == x[1] }} {{ x[0] == x[2] }} {{ x[2] < x[0] }}"] = "True False True",
+      ["{{ x[0] | int }} {{ x[0] | string | length }}"] = long .. " 20",
+      ["{{ 'a' if x[0] else 'b' }}{{ x[0] / 2 }}"] = "a9.223372036854776e+18",
+    } do
+      assert.equal(wanted, render(source, vars))
+    end
+    for _, source in ipairs { "x[0] + 1", "x[0] % 10", "x[2] // x[2]", "x[0] is odd",
+      "range(x[0])", "x[0:x[2]]", "x[2] ** 0" } do
+      local text, why = render("{{ " .. source .. " }}", vars)
+      assert.is_nil(text, source)
+      assert.truthy(why:find("integer beyond 2^53", 1, true), source .. ": " .. why)
+    end
+  end)
+
+  it("names what it does not do", function()
+    fails("{{ '{:>4}'.format(1) }}", "format takes names and numbers alone in braces")
+    fails("{% macro m(a) %}{{ varargs }}{% endmacro %}{{ m(1, 2) }}", "m takes at most 1")
+    fails("{{ 2 ** 60 }}", "beyond 2^53")
+    fails("{% if x is nothing %}{% endif %}", "no test 'nothing'")
+    fails("{% if true %}\n{{ x | nothing }}{% endif %}", "line 2: no filter 'nothing'")
   end)
 end)
