@@ -153,7 +153,7 @@ const char *pl_exchange_method(const pl_exchange *x)
 
 const char *pl_exchange_path(const pl_exchange *x)
 {
-    return x->request.head.data + x->request.path;
+    return pl_request_path(&x->request);
 }
 
 const char *pl_exchange_query(const pl_exchange *x)
@@ -306,6 +306,7 @@ static void log_access(pl_exchange *x, int status)
 {
     x->logged = true;
     if (x->local) return; /* who takes it says what of it is worth a line */
+    const char *path = x->request.head.data + x->request.path; /* as it came */
     const char *query = pl_exchange_query(x);
     bool gone = atomic_load(&x->gone);
     if (!status) status = gone ? CLIENT_LEFT : 503;
@@ -318,7 +319,7 @@ static void log_access(pl_exchange *x, int status)
     add_field(&label, "#ms", ms);
     if (gone) add_field(&label, "reason", "the client is gone");
     pl_log_with(PL_LOG_INFO, &label, "%s - \"%s %.512s%s%.256s HTTP/1.%d\" %d", x->peer,
-                pl_exchange_method(x), pl_exchange_path(x), *query ? "?" : "", query,
+                pl_exchange_method(x), path, *query ? "?" : "", query,
                 x->request.minor, status);
     pl_buf_fini(&label);
 }

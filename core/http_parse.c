@@ -130,6 +130,38 @@ static void split_target(pl_request *r)
     if (!*path) r->path = r->fields - 2;
 }
 
+const char *pl_request_path(const pl_request *r)
+{
+    return r->decoded.len ? r->decoded.data : r->head.data + r->path;
+}
+
+static int hex(char c)
+{
+    const char *digits = "0123456789abcdef";
+    const char *at = c ? strchr(digits, c >= 'A' && c <= 'F' ? c | 0x20 : c) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
+/* Once: what an escape stands for is no escape again. An escaped control character is in
+ * nobody's path, and would break lines of the log. */
+static int decode_path(pl_parser *p)
+{
+    pl_request *r = &p->request;
+    const char *s = r->head.data + r->path;
+    if (!strchr(s, '%')) return 0;
+    for (; *s; s++) {
+        int high = *s == '%' ? hex(s[1]) : -1, low = high < 0 ? -1 : hex(s[2]);
+        if (*s == '%' && low < 0) return refuse(p, 400, "the path has a bad escape");
+        char c = *s == '%' ? (char)(high << 4 | low) : *s;
+        if (*s == '%' && ((unsigned char)c < 0x20 || c == 0x7f))
+            return refuse(p, 400, "the path has an escaped control character");
+        if (*s == '%') s += 2;
+        pl_buf_add(&r->decoded, &c, 1);
+    }
+    pl_buf_add(&r->decoded, "", 1);
+    return 0;
+}
+
 static int check_framing(pl_parser *p, const llhttp_t *l)
 {
     const char *coding = pl_request_header(&p->request, "transfer-encoding");
@@ -174,6 +206,7 @@ static int on_headers_complete(llhttp_t *l)
     p->request.minor = l->http_minor;
     p->request.keep_alive = llhttp_should_keep_alive(l);
     split_target(&p->request);
+    if (decode_path(p)) return -1;
     p->phase = PL_PARSE_BODY;
     l->upgrade = 0; /* offers to upgrade (h2c, websocket) are politely ignored */
     return 0;
@@ -271,6 +304,7 @@ void pl_request_fini(pl_request *r)
 {
     pl_buf_fini(&r->head);
     pl_buf_fini(&r->body);
+    pl_buf_fini(&r->decoded);
     *r = (pl_request){0};
 }
 

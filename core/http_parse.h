@@ -25,12 +25,14 @@ typedef struct pl_http_limits {
 typedef struct pl_request {
     pl_buf head; /* target\0, then name\0value\0 of each header; names in lower case */
     pl_buf body;
-    size_t path, query; /* where they start in head */
+    pl_buf decoded;     /* the path, where it had escapes */
+    size_t path, query; /* where they start in head, as they came */
     size_t fields;      /* where the first header starts */
     uint8_t method, minor;
     bool keep_alive;
 } pl_request;
 void pl_request_fini(pl_request *r);
+const char *pl_request_path(const pl_request *r); /* without escapes */
 const char *pl_request_header(const pl_request *r, const char *name); /* NULL: absent */
 
 enum {

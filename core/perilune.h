@@ -421,7 +421,7 @@ int pl_exchange_is_local(const pl_exchange *x);   /* it came through pl_listen_l
 int pl_exchange_is_gone(const pl_exchange *x);    /* its client went away; any thread, before the event */
 const char *pl_exchange_peer(const pl_exchange *x);   /* whose it is, for logs */
 const char *pl_exchange_method(const pl_exchange *x);
-const char *pl_exchange_path(const pl_exchange *x);                    /* without the query */
+const char *pl_exchange_path(const pl_exchange *x);                    /* without the query; %41 is A */
 const char *pl_exchange_query(const pl_exchange *x);
 const char *pl_exchange_header(const pl_exchange *x, const char *name);   /* NULL: absent; any case */
 const char *pl_exchange_body(const pl_exchange *x, size_t *len);

@@ -247,6 +247,13 @@ local function preflight(server, x, headers)
   reply(x, 200, "OK", headers, "text/plain")
 end
 
+-- Whether the body is compressed or otherwise encoded (RFC 9110, 8.4).
+local function is_packed(x)
+  local coding = header(x, "content-encoding")
+  return coding ~= nil and coding:lower():find "^[%s,]*identity[%s,]*$" == nil
+    and coding:find "[^%s,]" ~= nil
+end
+
 local function is_json(x)
   local kind = header(x, "content-type")
   if kind == JSON then return true end
@@ -287,6 +294,10 @@ local function dispatch(server, x, who)
       headers .. "WWW-Authenticate: Bearer\r\n")
   end
   C.pl_exchange_body(x, len_out)
+  if len_out[0] > 0 and is_packed(x) then
+    return no(x, headers .. "Accept-Encoding: identity\r\n", 415,
+      "Unsupported Media Type: a body with a Content-Encoding is not taken")
+  end
   if method == "POST" and len_out[0] > 0 and not is_json(x) then
     return no(x, headers, 415,
       "Unsupported Media Type: Only 'application/json' is allowed")

@@ -41,6 +41,13 @@ describe("raw HTTP", function()
   end
 
   local bad = {
+    { "an escaped NUL", 400, "GET /v1/models%00 HTTP/1.1\r\nHost: h\r\n\r\n" },
+    { "an escaped newline", 400, "GET /a%0a HTTP/1.1\r\nHost: h\r\n\r\n" },
+    { "an escaped DEL", 400, "GET /%7F HTTP/1.1\r\nHost: h\r\n\r\n" },
+    { "an escape without digits", 400, "GET /% HTTP/1.1\r\nHost: h\r\n\r\n" },
+    { "an escape of one digit", 400, "GET /a%4 HTTP/1.1\r\nHost: h\r\n\r\n" },
+    { "an escape cut by the query", 400, "GET /a%4?1 HTTP/1.1\r\nHost: h\r\n\r\n" },
+    { "an escape of other letters", 400, "GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n" },
     { "a bare CR between headers", 400, "GET / HTTP/1.1\r\nHost: h\rX: y\r\n\r\n" },
     { "a bare CR before the end", 400, "GET / HTTP/1.1\r\nHost: h\r\n\rX: y\r\n\r\n" },
     { "bare LF", 400, "GET / HTTP/1.1\nHost: h\n\n" },

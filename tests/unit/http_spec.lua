@@ -18,7 +18,7 @@ describe("http", function()
       .. "X-Two:  padded \t\r\nX-Empty:\r\nContent-Length: 5\r\n\r\nhello")
     local x = s:request()
     assert.equal("POST", str(C.pl_exchange_method(x)))
-    assert.equal("/v1/x%20y", str(C.pl_exchange_path(x)))
+    assert.equal("/v1/x y", str(C.pl_exchange_path(x)))
     assert.equal("a=1&b", str(C.pl_exchange_query(x)))
     assert.equal("padded", str(C.pl_exchange_header(x, "X-TWO")))
     assert.equal("", str(C.pl_exchange_header(x, "x-empty")))
@@ -39,6 +39,11 @@ describe("http", function()
 
   it("finds path and query in every form of target", function()
     for target, want in pairs {
+      ["/v1/%6Dodels"] = "GET /v1/models ?  : ",
+      ["/%e4%bd%A0?a=%41"] = "GET /你 ? a=%41 : ",
+      ["/a%2Fb%3Fc%23d?e"] = "GET /a/b?c#d ? e : ",
+      ["/%2541%2500"] = "GET /%41%00 ?  : ",     -- once only
+      ["http://h/%61?q"] = "GET /a ? q : ",
       ["/"] = "GET / ?  : ",
       ["/a?"] = "GET /a ?  : ",
       ["/a?b?c#d"] = "GET /a ? b?c : ",
