@@ -319,8 +319,8 @@ static void log_access(pl_exchange *x, int status)
     add_field(&label, "#ms", ms);
     if (gone) add_field(&label, "reason", "the client is gone");
     pl_log_with(PL_LOG_INFO, &label, "%s - \"%s %.512s%s%.256s HTTP/1.%d\" %d", x->peer,
-                pl_exchange_method(x), path, *query ? "?" : "", query,
-                x->request.minor, status);
+                pl_exchange_method(x), path, *query ? "?" : "", query, x->request.minor,
+                status);
     pl_buf_fini(&label);
 }
 
