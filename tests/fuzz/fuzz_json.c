@@ -33,6 +33,7 @@ static void walk(const pl_json *v, int depth)
     }
     default:
         if (pl_json_kind(v) == PL_JSON_INTEGER) pl_json_integer(v);
+        if (pl_json_digits(v) && pl_json_kind(v) != PL_JSON_INTEGER) abort();
         pl_json_number(v);
     }
 }

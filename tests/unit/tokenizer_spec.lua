@@ -162,6 +162,9 @@ describe("a tokenizer from a directory", function()
     assert.same({ tool_use = "T", rag = "R" }, templates())
     write("chat_template.jinja", "F")
     assert.same({ default = "F", tool_use = "T", rag = "R" }, templates())
+    assert.same({ default = "F", rag = "R" }, tokenizer.from_files {
+      ["tokenizer.json"] = cjson.encode(document()), ["chat_template.jinja"] = "F",
+      ["additional_chat_templates/rag.jinja"] = "R" }.chat_templates)
   end)
 
   local function refused(name, wanted)
