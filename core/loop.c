@@ -24,8 +24,8 @@ struct pl_loop {
     uv_loop_t uv;
     uv_timer_t watch;
     int stalls_metric;
-    int64_t told_of; /* io: the poll whose stall was reported */
-    int n_stops;     /* io: signals that ask for the end */
+    int64_t told_of, tell_ns; /* io: the poll whose stall is reported; when next */
+    int n_stops;              /* io: signals that ask for the end */
     int64_t leave_ns;
     uv_async_t wake;
     signal_watch signals[3];
@@ -299,10 +299,13 @@ static void on_watch(uv_timer_t *timer)
     char why[PL_STALL_TEXT];
     if (l->leave_ns && pl_now_ns() > l->leave_ns)
         leave("it has not come to an end in good order");
-    int64_t since = stalled_since(l, why, sizeof why);
-    if (!since || since == l->told_of || !pl_loop_stalled(l, why, sizeof why)) return;
+    int64_t since = stalled_since(l, why, sizeof why), now = pl_now_ns();
+    if (!since || (since == l->told_of && now < l->tell_ns) ||
+        !pl_loop_stalled(l, why, sizeof why))
+        return;
+    if (since != l->told_of) pl_metric_add(l->stalls_metric, 1);
     l->told_of = since;
-    pl_metric_add(l->stalls_metric, 1);
+    l->tell_ns = since + 4 * (now - since);
     pl_log(PL_LOG_WARN, "%s", why);
 }
 

@@ -287,6 +287,9 @@ describe("a hook that runs for ever once it is trusted", function()
   for _, hook in ipairs { "admit", "done" } do
     it("is named, and a second signal ends the process: " .. hook, function()
       loops(hook)
+      assert.is_truthy(process.wait_for(20, function()      -- and again, if it goes on
+        return select(2, s.process:log():gsub("Lua has not polled", "")) > 1
+      end))
       s.process:signal "TERM"
       await "a second signal ends the process"
       s.process:signal(hook == "admit" and "TERM" or "INT")
