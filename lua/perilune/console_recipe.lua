@@ -23,6 +23,15 @@ local function shown(s)
   return #text > 48 and text:sub(1, 45) .. "..." or text
 end
 
+-- The same for programs: a number as a number, and whole.
+local function exact(s)
+  local row = s.row
+  if row and (row.secret or row.address) and s.value ~= nil then
+    return values.public(row, s.value)
+  end
+  return s.value
+end
+
 local function cells_of(list, wanted)
   local cells, json = { { "option", "value", "", "set by" } }, {}
   for _, s in ipairs(list) do
@@ -31,7 +40,7 @@ local function cells_of(list, wanted)
       if s.path:match "^args%." then live = "live" end
       cells[#cells + 1] = { s.path, shown(s), live, s.origin }
       json[#json + 1] = { path = s.path, live = live ~= "", set_by = s.origin,
-        value = s.value ~= nil and shown(s) or nil }
+        value = exact(s) }
     end
   end
   return cells, json

@@ -30,6 +30,13 @@ local function refuse(x, plan, headers)
   serve.refuse(x, plan.refused, headers)
 end
 
+-- What follows `prefix` in a path, percent-decoded.
+local function id_in(path, prefix)
+  return (path:sub(#prefix + 1):gsub("%%(%x%x)", function(digits)
+    return string.char(tonumber(digits, 16))
+  end))
+end
+
 -- ---- routes ------------------------------------------------------------------------
 
 local function model_card(entry, name)
@@ -113,7 +120,7 @@ end
 -- POST /v1/cancel/{id}: the requests of that id, ours or the client's X-Request-Id, end
 -- with what there is of them.
 local function cancel(server, x, headers, _, path)
-  local id, found = path:match "^/v1/cancel/(.+)$", false
+  local id, found = id_in(path, "/v1/cancel/"), false
   for job in pairs(server.jobs) do
     if job.id == id or job.answer.id == id then
       job:cancel({})
@@ -130,7 +137,7 @@ end
 
 -- GET /v1/models/{id}: the card of a model, by any of the names it is served under.
 local function model(server, x, headers, _, path)
-  local id = path:match "^/v1/models/(.+)$"
+  local id = id_in(path, "/v1/models/")
   for _, entry in ipairs(server.models.list) do
     for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
       if name == id then
@@ -266,8 +273,9 @@ local function request_id(server, x, who)
   return "X-Request-Id: " .. identity.settle(who, x) .. "\r\n"
 end
 
-local function no(x, headers, status, message)
-  return serve.refuse(x, { status = status, message = message, headers = headers })
+local function no(x, headers, status, message, reason)
+  return serve.refuse(x, { status = status, message = message, headers = headers,
+    reason = reason })
 end
 
 -- Answers one exchange.
@@ -281,7 +289,7 @@ local function dispatch(server, x, who)
   headers = headers .. request_id(server, x, who)
   local route = route_of(server, path)
   if not route then
-    return no(x, headers, 404, system.no_path(path, paths_of(server)))
+    return no(x, headers, 404, system.no_path(path, paths_of(server)), "no such path")
   end
   local handler = route[method == "HEAD" and "GET" or method]
   if not handler then

@@ -14,6 +14,7 @@ local choice_of = require "perilune.choice"
 local cluster = require "perilune.cluster"
 local fields = require "perilune.fields"
 local flow = require "perilune.flow"
+local identity = require "perilune.identity"
 local job_of = require "perilune.job"
 local log = require "perilune.log"
 local buffer = require "string.buffer"
@@ -64,11 +65,12 @@ function M.plan(server, x, kind, who)
   return plan
 end
 
--- Says no: `refused` is status, message and perhaps param, headers, trace.
+-- Says no: `refused` is status, message and perhaps param, headers, trace, and reason:
+-- what the log says instead of the message.
 function M.refuse(x, refused, headers)
   if refused.trace then log.error("request failed: " .. refused.trace) end
   local body = answer.error_body(refused.message, refused.status, refused.param)
-  access.refused(x, refused.message)
+  access.refused(x, refused.reason or refused.message)
   system.reply(x, refused.status, body, (refused.headers or "") .. (headers or ""))
 end
 
@@ -302,6 +304,7 @@ function M.generate(server, x, kind, headers, who)
   local arrived = C.pl_now_ns()
   local plan = M.plan(server, x, kind, who)
   if plan.refused then
+    identity.settle(who, x)
     server.metrics:refused({ plan = { kind = kind } }, plan.refused.status)
     return M.refuse(x, plan.refused, headers)
   end

@@ -23,7 +23,9 @@ describe("who asks for what is not there", function()
   teardown(function() s:stop() end)
 
   it("has each model by its name, however that is written", function()
-    for path, id in pairs { plain = "plain", ["Org/Name"] = "Org/Name" } do
+    for path, id in pairs { plain = "plain", ["Org/Name"] = "Org/Name",
+        ["Org%2FName"] = "Org/Name", ["%4frg%2fName"] = "Org/Name",
+        ["a%20model%252F"] = "a model%2F" } do
       local r = s:get("/v1/models/" .. path)
       assert.equal(200, r.status, r.text)
       assert.equal(id, r.json.id)
@@ -34,6 +36,7 @@ describe("who asks for what is not there", function()
 
   it("is told which models there are", function()
     for _, r in ipairs { s:get "/v1/models/Org", s:get "/v1/models/Org/Name/",
+        s:get "/v1/models/Org%2", s:get "/v1/models/%00%ff",
         s:post(COMPLETION, { model = "other", prompt = "x" }),
         s:post(CHAT, { model = "other", messages = { { role = "user", content = "x" } } }),
         s:post("/tokenize", { model = "other", prompt = "x" }),
@@ -101,6 +104,7 @@ describe("the log", function()
         model = { CHAT, { model = "no\nINFO forged", messages = { {} } } } } do
       s:post(ask[1], ask[2], { ["X-Request-Id"] = id })
     end
+    s:post(COMPLETION, { prompt = 5 })
     s:get("/nowhere", { ["X-Request-Id"] = "nowhere" })
     local log = s:stop()
     s = nil
@@ -110,7 +114,8 @@ describe("the log", function()
     has(line_of(log, "long"), '" 400 [', "maximum context length is 64 tokens")
     has(line_of(log, "big"), '" 400 [', "maximum context length is 64 tokens")
     has(line_of(log, "model"), '" 404 [', "does not exist", "no\\nINFO forged")
-    has(line_of(log, "nowhere"), '" 404 [', "no path '/nowhere'")
+    has(line_of(log, "nowhere"), '" 404 [', 'reason="no such path"')
+    assert.matches('" 400 %[request_id=' .. ("%x"):rep(32) .. " reason=", log)   -- drawn
     assert.is_nil(log:find "\nINFO forged")
   end)
 

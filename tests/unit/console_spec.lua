@@ -366,6 +366,10 @@ describe("the console", function()
       assert.is_truthy(value("w(0):steps()"):find '"rows":%[{')
       assert.is_truthy(value("blocks()"):find '"free":')
       assert.equal('"log_level replaced"', value "log_level 'debug'")
+      local options = value "recipe"
+      assert.is_truthy(options:find('"path":"max_logprobs","set_by":"default","value":20}', 1, true))
+      assert.is_truthy(options:find('"path":"worker.count","set_by":"default","value":1}', 1, true))
+      assert.is_truthy(options:find('"path":"hf_overrides","set_by":"default","value":{}}', 1, true))
     end)
 
     it("is bounded", function()

@@ -1,8 +1,13 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What the log says of requests that wait.
+local buffer = require "string.buffer"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
+local pl = require "perilune.ffi"
+local serve = require "perilune.serve"
+local server_of = require "support.server"
 local waits = require "perilune.waits"
+local C = pl.C
 
 describe("those who wait", function()
   local first, look, info, lines
@@ -57,6 +62,32 @@ describe("those who wait", function()
       while server.waits do flow.sleep(0.001) end
     end)
     assert.same({}, lines)
+  end)
+
+  it("are told where the pool does not come to a big request", function()
+    local http = server_of.open()
+    local client = http:connect(("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 20000\r\n\r\n%s")
+      :format(("x"):rep(20000)))
+    local x, plan = http:request(), nil
+    local server = { rt = http.rt, has_pool = true, models = { blob = "" },
+      recipe = { http = {} } }
+    flow.spawn(function()
+      while #lines == 0 do flow.sleep(0.001) end
+      local job, result = C.pl_job_take(http.rt, 1000), buffer.encode { answer = 42 }
+      C.pl_job_done(job, result, #result)
+    end)
+    flow.spawn(function()
+      plan = serve.plan(server, x, "completion", { log = own })
+      flow.stop()
+    end).on_error = flow.stop
+    flow.run(http.rt)
+    assert.same({ answer = 42 }, plan)
+    assert.matches("^a request of 127.0.0.1:%d+ is being prepared, or is in line for that: for "
+      .. "%d+ s so far$", lines[1])
+    assert.is_nil(next(server.waits or {}))
+    C.pl_exchange_release(x)
+    client:close()
+    http:close()
   end)
 
   it("are counted where they are many", function()
