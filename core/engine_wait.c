@@ -64,20 +64,21 @@ static void say(const pl_engine *e, const pl_engine_stats *s, const waiter *w,
 {
     char what[MAX_TEXT];
     int blocks = (w->n_prompt + e->block_size - 1) / e->block_size;
+    long long seconds = (now - w->since_ns) / 1000000000;
     if (w->stage == PL_SEQ_IN_LINE)
         snprintf(what, sizeof what,
-                 "waits in line: it needs up to %d blocks, %d of %d are in use; "
-                 "running %d of at most %d, waiting %d",
-                 blocks, s->blocks_used, s->blocks, s->running, e->options.max_num_seqs,
-                 s->waiting);
+                 "has waited %lld s in line: it needs up to %d blocks, %d of %d are in "
+                 "use; running %d of at most %d, waiting %d",
+                 seconds, blocks, s->blocks_used, s->blocks, s->running,
+                 e->options.max_num_seqs, s->waiting);
     else if (w->stage == PL_SEQ_REMOTE)
-        snprintf(what, sizeof what, "waits for its KV from elsewhere");
+        snprintf(what, sizeof what, "has waited %lld s for its KV from elsewhere",
+                 seconds);
     else
-        snprintf(what, sizeof what, "is being read, %d tokens so far; running %d",
-                 w->stage, s->running);
-    pl_log_with(PL_LOG_INFO, &w->label, "a prompt of %d tokens %s%s: for %lld s so far",
-                w->n_prompt, what, under_way,
-                (long long)((now - w->since_ns) / 1000000000));
+        snprintf(what, sizeof what, "is being read: %d tokens after %lld s; running %d",
+                 w->stage, seconds, s->running);
+    pl_log_with(PL_LOG_INFO, &w->label, "a prompt of %d tokens %s%s", w->n_prompt, what,
+                under_way);
 }
 
 /* "; this step has taken 7 s", where it has taken long. */

@@ -88,7 +88,7 @@ local function find(server, job, choice, avoid, numerics)
         or server.waiting >= server.recipe.http.max_waiting then
       break
     end
-    wait = wait or waits.begin(server, job.log, "waits for a worker that takes it")
+    wait = wait or waits.begin(server, job.log, "for a worker that takes it")
     choice.waits = FOR_WORKER
     server.waiting = server.waiting + 1
     flow.sleep(LOOK_SECONDS)

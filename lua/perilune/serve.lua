@@ -41,8 +41,8 @@ local function pooled(server, x, kind, who)
     return { refused = { status = 503,
       message = "Too many large requests are waiting." } }
   end
-  local wait = waits.begin(server, who.log, ("of %s is being prepared, or is in line "
-    .. "for that"):format(ffi.string(C.pl_exchange_peer(x))))
+  local wait = waits.begin(server, who.log, ("to be prepared (%s)"):format(
+    ffi.string(C.pl_exchange_peer(x))))
   local job = ffi.cast(job_ptr, flow.await(id, "job").object)
   waits.done(server, wait)
   flow.forget(id, "job")

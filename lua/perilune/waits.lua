@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- waits.lua - says in the log which requests wait here, and for what.
 --
---   local wait = waits.begin(server, job.log, "waits for a worker")
+--   local wait = waits.begin(server, job.log, "for a worker")
 --   ...
 --   waits.done(server, wait)
 --
@@ -30,7 +30,7 @@ local function look(waiting)
     if t >= wait.due then
       wait.due = wait.since + 2 * (t - wait.since)
       if said < MOST then
-        wait.log:info("a request %s: for %.0f s so far", wait.what, t - wait.since)
+        wait.log:info("a request has waited %.0f s %s", t - wait.since, wait.what)
         said = said + 1
       else
         unsaid = unsaid + 1
@@ -48,7 +48,7 @@ local function watch(server)
   server.waits = nil
 end
 
--- From now on somebody waits. `what`: what a line says of it, with "a request" before it.
+-- From now on somebody waits. `what`: for what, or to do what.
 function M.begin(server, to, what)
   local t = now()
   local wait = { log = to, what = what, since = t, due = t + M.FIRST }

@@ -37,7 +37,7 @@ describe("a request that waits for a worker", function()
     local answer = waiting "zero"
     assert(process.wait_for(30, function()
       return front.process:log():find(
-        "a request waits for a worker that takes it: for %d+ s so far %[request_id=zero%]\n")
+        "a request has waited %d+ s for a worker that takes it %[request_id=zero%]\n")
     end), front.process:log())
     answer.connection:close()
     assert(process.wait_for(5, function() return load() == 0 end))
@@ -79,9 +79,9 @@ describe("a prompt that cannot begin", function()
     body.stream = true
     local late = server:begin("POST", "/v1/completions", body, { ["X-Request-Id"] = "late" })
     assert(process.wait_for(30, function()
-      return server.process:log():find("a prompt of 2 tokens waits in line: it needs up to "
-        .. "1 blocks, %d+ of %d+ are in use; running 1 of at most 1, waiting 1: for %d+ s so "
-        .. "far %[request_id=late%]\n")
+      return server.process:log():find("a prompt of 2 tokens has waited %d+ s in line: it needs "
+        .. "up to 1 blocks, %d+ of %d+ are in use; running 1 of at most 1, waiting 1 "
+        .. "%[request_id=late%]\n")
     end), server.process:log())
     late.connection:close()
     first.connection:close()

@@ -46,8 +46,8 @@ describe("an engine's log", function()
     assert(e:submit(null.text(2, 90), nil, labeled "late"))
     e:step()
     assert.same({}, said_at(4))
-    local line = "a prompt of 90 tokens waits in line: it needs up to 6 blocks, 7 of 10 are in "
-      .. "use; running 1 of at most 16, waiting 1: for %d s so far [request_id=late]"
+    local line = "a prompt of 90 tokens has waited %d s in line: it needs up to 6 blocks, 7 of 10 are in "
+      .. "use; running 1 of at most 16, waiting 1 [request_id=late]"
     assert.same({ line:format(5) }, said_at(5))
     assert.same({}, said_at(9))
     assert.same({ line:format(10) }, said_at(10))
@@ -62,8 +62,7 @@ describe("an engine's log", function()
     open { n_blocks = 101, max_num_batched_tokens = 16 }
     e:submit(null.text(1, 1000))
     e:step(3)
-    assert.same({ "a prompt of 1000 tokens is being read, 32 tokens so far; running 1: for "
-      .. "7 s so far" }, said_at(7))
+    assert.same({ "a prompt of 1000 tokens is being read: 32 tokens after 7 s; running 1" }, said_at(7))
     e:step(80)
     assert.same({}, said_at(100))
   end)
@@ -78,7 +77,7 @@ describe("an engine's log", function()
     assert.same({ 1, 1 }, { e:stats().running, e:stats().waiting })
     assert.is_true(#e.tokens[a] > 0 and #e.tokens[b] > 0)
     assert.same({}, said_at(104))
-    assert.matches("^a prompt of 64 tokens waits in line: .*: for 6 s so far$", said_at(106)[1])
+    assert.matches("^a prompt of 64 tokens has waited 6 s in line: ", said_at(106)[1])
   end)
 
   it("counts from the arrival, though it was put back before its first token", function()
@@ -92,7 +91,7 @@ describe("an engine's log", function()
     end
     assert.is_true(e:stats().preemptions > 0)
     assert.is_nil(e.tokens[long])
-    assert.matches("^a prompt of 150 tokens .*: for 50 s so far$", said_at(50)[1])
+    assert.matches("^a prompt of 150 tokens .* 50 s", said_at(50)[1])
   end)
 
   it("names four, the oldest, and counts the others", function()
@@ -102,7 +101,7 @@ describe("an engine's log", function()
     local lines = said_at(6)
     assert.equal(5, #lines)
     for i = 1, 4 do
-      assert.matches(("^a prompt of %d tokens waits"):format(16 + i), lines[i])
+      assert.matches(("^a prompt of %d tokens has waited 6 s in line"):format(16 + i), lines[i])
     end
     assert.equal("5 more sequences wait as long", lines[5])
   end)
@@ -112,7 +111,7 @@ describe("an engine's log", function()
     e:submit(null.text(1, 40), nil, function(s) C.pl_seq_remote(s, 32) end)
     e:submit(null.text(2, 40), nil, C.pl_seq_uncounted)
     e:step()
-    assert.same({ "a prompt of 40 tokens waits for its KV from elsewhere: for 5 s so far" },
+    assert.same({ "a prompt of 40 tokens has waited 5 s for its KV from elsewhere" },
       said_at(5))
   end)
 end)

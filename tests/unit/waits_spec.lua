@@ -38,7 +38,7 @@ describe("those who wait", function()
   it("are told, again after twice as long, and no more once it is over", function()
     local server = {}
     run(function()
-      local wait = waits.begin(server, own, "waits for rain")
+      local wait = waits.begin(server, own, "for rain")
       while #lines < 1 do flow.sleep(0.001) end
       local due = wait.due - wait.since
       assert.is_true(due >= 2 * waits.FIRST)
@@ -48,15 +48,15 @@ describe("those who wait", function()
       while server.waits do flow.sleep(0.001) end
       waits.done(server, nil)
     end)
-    assert.same({ "a request waits for rain: for 0 s so far",
-      "a request waits for rain: for 0 s so far" }, lines)
+    assert.same({ "a request has waited 0 s for rain",
+      "a request has waited 0 s for rain" }, lines)
   end)
 
   it("are not told where it was short", function()
     waits.FIRST = 1000
     local server = {}
     run(function()
-      local wait = waits.begin(server, own, "waits for rain")
+      local wait = waits.begin(server, own, "for rain")
       flow.sleep(0.01)
       waits.done(server, wait)
       while server.waits do flow.sleep(0.001) end
@@ -82,8 +82,7 @@ describe("those who wait", function()
     end).on_error = flow.stop
     flow.run(http.rt)
     assert.same({ answer = 42 }, plan)
-    assert.matches("^a request of 127.0.0.1:%d+ is being prepared, or is in line for that: for "
-      .. "%d+ s so far$", lines[1])
+    assert.matches("^a request has waited %d+ s to be prepared %(127.0.0.1:%d+%)$", lines[1])
     assert.is_nil(next(server.waits or {}))
     C.pl_exchange_release(x)
     client:close()
@@ -93,7 +92,7 @@ describe("those who wait", function()
   it("are counted where they are many", function()
     local server, many = {}, {}
     run(function()
-      for i = 1, 10 do many[i] = waits.begin(server, own, "waits") end
+      for i = 1, 10 do many[i] = waits.begin(server, own, "for rain") end
       for _, wait in ipairs(many) do wait.due = 0 end
       while #lines == 0 do flow.sleep(0.001) end
       for _, wait in ipairs(many) do waits.done(server, wait) end
