@@ -30,13 +30,6 @@ local function refuse(x, plan, headers)
   serve.refuse(x, plan.refused, headers)
 end
 
--- What follows `prefix` in a path, percent-decoded.
-local function id_in(path, prefix)
-  return (path:sub(#prefix + 1):gsub("%%(%x%x)", function(digits)
-    return string.char(tonumber(digits, 16))
-  end))
-end
-
 -- ---- routes ------------------------------------------------------------------------
 
 local function model_card(entry, name)
@@ -120,7 +113,7 @@ end
 -- POST /v1/cancel/{id}: the requests of that id, ours or the client's X-Request-Id, end
 -- with what there is of them.
 local function cancel(server, x, headers, _, path)
-  local id, found = id_in(path, "/v1/cancel/"), false
+  local id, found = path:sub(#"/v1/cancel/" + 1), false
   for job in pairs(server.jobs) do
     if job.id == id or job.answer.id == id then
       job:cancel({})
@@ -137,7 +130,7 @@ end
 
 -- GET /v1/models/{id}: the card of a model, by any of the names it is served under.
 local function model(server, x, headers, _, path)
-  local id = id_in(path, "/v1/models/")
+  local id = path:sub(#"/v1/models/" + 1)
   for _, entry in ipairs(server.models.list) do
     for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
       if name == id then
