@@ -65,7 +65,8 @@ typedef struct pl_planned pl_planned; /* what a device made of a plan */
 typedef struct pl_device_ops {
     void (*close)(pl_device *d);
     const char *(*kernels)(const pl_device *d);
-    const char *(*numerics)(const pl_device *d, bool reduced);
+    /* Of a model with these activations, PL_ACT_*: equal ids, equal bits. */
+    const char *(*numerics)(const pl_device *d, int activations);
     /* How a block lies in memory: equal names and shapes, exchangeable blocks. */
     const char *(*kv_layout)(const pl_device *d);
 
@@ -74,11 +75,10 @@ typedef struct pl_device_ops {
     void (*write)(pl_device *d, void *to, const void *from, size_t bytes);
     pl_status (*kv_check)(pl_device *d, const pl_attention *a);
     size_t (*kv_bytes)(pl_device *d, const pl_attention *a); /* of one block */
-    /* n rows of k columns, from row-major data of a pl_type. `reduced` lets activations
-     * be quantized by 32 for quantized weights, bf16 for bf16 ones; else they are f32. A
-     * device that takes no weights has no matrix_open. */
+    /* n rows of k columns, from row-major data of a pl_type. A device that takes no
+     * weights has no matrix_open. */
     pl_status (*matrix_open)(pl_device *d, int type, int64_t n, int64_t k,
-                             const void *data, bool reduced, pl_matrix **out);
+                             const void *data, pl_matrix **out);
     void (*matrix_close)(pl_device *d, pl_matrix *w);
     size_t (*matrix_bytes)(const pl_matrix *w);
 
@@ -89,7 +89,8 @@ typedef struct pl_device_ops {
     pl_status (*wait)(pl_planned *p, int timeout_ms); /* the oldest; PL_EAGAIN: not yet */
 
     /* The walk's ops, where there is no `run`. */
-    pl_status (*acts_open)(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out);
+    pl_status (*acts_open)(pl_device *d, int n_rows, int k, int activations,
+                           pl_acts **out);
     void (*acts_close)(pl_device *d, pl_acts *a);
     void (*begin)(pl_device *d, const pl_rows *rows);
     void (*embed)(pl_device *d, const pl_matrix *table, float *x, int stride);

@@ -32,23 +32,30 @@ float *pl_cpu_scratch(pl_cpu *c, size_t floats)
 
 /* ---- activations ------------------------------------------------------------------- */
 
-pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out)
+/* Bytes of q for n values. */
+static size_t codes_bytes(const pl_cpu_rows *r, size_t n)
+{
+    return r->activations == PL_ACT_INT8X2 ? n * 2 : n;
+}
+
+pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, int activations,
+                           pl_acts **out)
 {
     pl_acts *a = pl_alloc(sizeof *a);
     pl_cpu_rows *r = &a->rows;
     a->cap = n_rows;
-    a->reduced = reduced;
     r->k = k;
+    r->activations = activations;
     r->stride = (size_t)(k + 63) / 64 * 64;
     size_t n = (size_t)n_rows * r->stride;
     r->f = pl_alloc_big(n * sizeof *r->f);
     bool ok = r->f != NULL;
-    if (reduced && pl_cpu_of(d)->k->bf16) {
+    if (activations == PL_ACT_INT8 && pl_cpu_of(d)->k->bf16) {
         r->h = pl_alloc_big(n * sizeof *r->h);
         ok = ok && r->h;
     }
-    if (reduced && k % 32 == 0) {
-        r->q = pl_alloc_big(n);
+    if (activations != PL_ACT_FLOAT32 && k % 32 == 0) {
+        r->q = pl_alloc_big(codes_bytes(r, n));
         r->d = pl_alloc_big(n / 32 * sizeof *r->d);
         r->ds = pl_alloc_big(n / 32 * sizeof *r->ds);
         r->minus_sum = pl_alloc_big(n / 16 * sizeof *r->minus_sum);
@@ -70,7 +77,7 @@ void pl_cpu_acts_close(pl_device *d, pl_acts *a)
     size_t n = (size_t)a->cap * r->stride;
     pl_free_big(r->f, n * sizeof *r->f);
     pl_free_big(r->h, n * sizeof *r->h);
-    pl_free_big(r->q, n);
+    pl_free_big(r->q, codes_bytes(r, n));
     pl_free_big(r->d, n / 32 * sizeof *r->d);
     pl_free_big(r->ds, n / 32 * sizeof *r->ds);
     pl_free_big(r->minus_sum, n / 16 * sizeof *r->minus_sum);
@@ -102,7 +109,7 @@ static void norm_row(void *arg, int row, int thread)
     const float *x =
         j->x + (size_t)(j->picked ? j->picked[row] : row) * (size_t)j->stride;
     j->c->k->norm(x, j->other, j->eps, j->out->rows.k, acts_row(j->out, row));
-    if (j->out->reduced) j->c->k->reduce(&j->out->rows, row);
+    j->c->k->reduce(&j->out->rows, row);
 }
 
 static void gate_row(void *arg, int row, int thread)
@@ -111,7 +118,7 @@ static void gate_row(void *arg, int row, int thread)
     row_job *j = arg;
     size_t at = (size_t)row * (size_t)j->stride;
     j->c->k->gate(j->x + at, j->other + at, j->out->rows.k, acts_row(j->out, row));
-    if (j->out->reduced) j->c->k->reduce(&j->out->rows, row);
+    j->c->k->reduce(&j->out->rows, row);
 }
 
 static void embed_row(void *arg, int row, int thread)
@@ -162,7 +169,7 @@ static void load_row(void *arg, int row, int thread)
     row_job *j = arg;
     size_t k = (size_t)j->out->rows.k;
     memcpy(acts_row(j->out, row), j->x + (size_t)row * k, k * sizeof(float));
-    if (j->out->reduced) j->c->k->reduce(&j->out->rows, row);
+    j->c->k->reduce(&j->out->rows, row);
 }
 
 static void cpu_load(pl_device *d, const float *x, int n, pl_acts *out)
@@ -218,8 +225,8 @@ void pl_cpu_linear_run(pl_device *d, const pl_linear *parts, int n_parts,
     linear_job j = {.c = c, .n_parts = n_parts, .x = x};
     for (int i = 0; i < n_parts; i++) {
         const pl_linear *p = parts + i;
-        j.parts[i] = (pl_cpu_linear){&p->w->m, p->bias, p->w->reduced,
-                                     p->add,   p->out,  (size_t)p->out_stride};
+        j.parts[i] =
+            (pl_cpu_linear){&p->w->m, p->bias, p->add, p->out, (size_t)p->out_stride};
         j.n_panels += p->w->m.n_panels;
     }
     int blocks = (x->n + ROW_BLOCK - 1) / ROW_BLOCK, threads = pl_pool_threads(c->pool);
@@ -313,9 +320,12 @@ static const char *cpu_kernels(const pl_device *d)
 }
 
 /* All kernels agree, but for bf16 rows. */
-static const char *cpu_numerics(const pl_device *d, bool reduced)
+static const char *cpu_numerics(const pl_device *d, int activations)
 {
-    return reduced && ((const pl_cpu *)(const void *)d)->k->bf16 ? "cpu-1-bf16" : "cpu-1";
+    if (activations == PL_ACT_FLOAT32) return "cpu-2-float32";
+    if (activations == PL_ACT_INT8X2) return "cpu-2-int8x2";
+    bool bf16 = ((const pl_cpu *)(const void *)d)->k->bf16;
+    return bf16 ? "cpu-2-int8-bf16" : "cpu-2-int8";
 }
 
 /* K by position within a dimension, V by dimension within a position: kv_of has it. */

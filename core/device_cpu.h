@@ -24,13 +24,11 @@ void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n);
 struct pl_matrix {
     pl_cpu_matrix m;
     size_t bytes;
-    bool reduced; /* read with reduced activations */
 };
 
 struct pl_acts {
     pl_cpu_rows rows;
     int n, cap; /* rows written; room */
-    bool reduced;
 };
 
 typedef struct pl_cpu {
@@ -53,11 +51,12 @@ static inline pl_cpu *pl_cpu_of(pl_device *d)
 float *pl_cpu_scratch(pl_cpu *c, size_t floats); /* what was in it is lost */
 
 pl_status pl_cpu_matrix_open(pl_device *d, int type, int64_t n, int64_t k,
-                             const void *data, bool reduced, pl_matrix **out);
+                             const void *data, pl_matrix **out);
 void pl_cpu_matrix_close(pl_device *d, pl_matrix *w);
 void pl_cpu_matrix_row(const pl_cpu_matrix *m, int row, float *out);
 
-pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, bool reduced, pl_acts **out);
+pl_status pl_cpu_acts_open(pl_device *d, int n_rows, int k, int activations,
+                           pl_acts **out);
 void pl_cpu_acts_close(pl_device *d, pl_acts *a);
 void pl_cpu_linear_run(pl_device *d, const pl_linear *parts, int n_parts,
                        const pl_acts *x);

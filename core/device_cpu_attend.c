@@ -36,15 +36,22 @@ static size_t width_of(const pl_attention *a)
     return (size_t)(a->head_dim + 15) / 16 * 16;
 }
 
-static size_t kv_item(const pl_attention *a)
+static bool is_s16(const pl_attention *a)
 {
-    return a->kv_type == PL_F16 ? 2 : 4;
+    return a->kv_type == PL_KV_INT16;
 }
 
-/* K, then V, of one head in one layer of a block. */
+static size_t kv_item(const pl_attention *a)
+{
+    return is_s16(a) ? sizeof(int16_t) : sizeof(float);
+}
+
+/* K, V and their scales, of one head in one layer of a block. */
 static size_t head_bytes(const pl_attention *a)
 {
-    return ((size_t)a->head_dim + width_of(a)) * (size_t)a->block_size * kv_item(a);
+    size_t scales = is_s16(a) ? 2 * sizeof(float) : 0;
+    size_t position = ((size_t)a->head_dim + width_of(a)) * kv_item(a) + scales;
+    return position * (size_t)a->block_size;
 }
 
 size_t pl_cpu_kv_bytes(pl_device *d, const pl_attention *a)
@@ -63,10 +70,12 @@ static pl_cpu_kv kv_of(pl_device *d, const pl_heads *h, int row, int kv_head)
         .head_dim = a->head_dim,
         .block_size = a->block_size,
         .group = a->n_heads / a->n_kv_heads,
-        .f16 = a->kv_type == PL_F16,
+        .s16 = is_s16(a),
         .scale = a->scale,
         .k_at = at,
         .v_at = at + (size_t)a->head_dim * (size_t)a->block_size * kv_item(a),
+        .scales_at =
+            at + ((size_t)a->head_dim + width_of(a)) * (size_t)a->block_size * kv_item(a),
         .blocks = pl_cpu_of(d)->rows->blocks[row],
         .base = h->kv,
         .block_bytes = pl_cpu_kv_bytes(d, a),
@@ -283,6 +292,7 @@ void pl_cpu_attend(pl_device *d, const pl_heads *h, pl_acts *out)
         j.running = pl_cpu_scratch(c, (size_t)threads * 2 * tile_states(&j));
         pl_pool_run(c->pool, attend_tile, &j, tasks);
     }
-    if (out->reduced) pl_pool_run(c->pool, reduce_row, &j, out->n);
+    if (out->rows.activations != PL_ACT_FLOAT32)
+        pl_pool_run(c->pool, reduce_row, &j, out->n);
     pl_free(j.tiles);
 }

@@ -60,7 +60,8 @@ static void gather_row(void *arg, int i, int thread)
     memcpy(to->rows.f + at * s, from->f + row * s, s * sizeof(float));
     if (to->rows.h) memcpy(to->rows.h + at * s, from->h + row * s, s * sizeof(uint16_t));
     if (!to->rows.q) return;
-    memcpy(to->rows.q + at * s, from->q + row * s, s);
+    size_t codes = to->rows.activations == PL_ACT_INT8X2 ? s * 2 : s;
+    memcpy(to->rows.q + at * codes, from->q + row * codes, codes);
     memcpy(to->rows.d + at * (s / 32), from->d + row * (s / 32), s / 32 * sizeof(float));
     memcpy(to->rows.ds + at * (s / 32), from->ds + row * (s / 32),
            s / 32 * sizeof(float));
@@ -76,7 +77,7 @@ static void gate_row(void *arg, int i, int thread)
     size_t at = (size_t)i * (size_t)j->e->ffn;
     j->c->k->gate(j->gate + at, j->up + at, j->e->ffn,
                   a->rows.f + (size_t)i * a->rows.stride);
-    if (a->reduced) j->c->k->reduce(&a->rows, i);
+    j->c->k->reduce(&a->rows, i);
 }
 
 static void add_row(void *arg, int row, int thread)
@@ -121,13 +122,14 @@ static void reserve(pl_device *d, const pl_experts *e, const pl_acts *x)
     pl_cpu *c = pl_cpu_of(d);
     pl_acts *g = c->gathered;
     bool same = g && g->cap >= x->n && g->rows.k == x->rows.k &&
-                g->reduced == x->reduced && c->gated->rows.k == e->ffn;
+                g->rows.activations == x->rows.activations && c->gated->rows.k == e->ffn;
     if (same) return;
     pl_cpu_acts_close(d, c->gathered);
     pl_cpu_acts_close(d, c->gated);
     c->gathered = c->gated = NULL;
-    if (pl_cpu_acts_open(d, x->cap, x->rows.k, x->reduced, &c->gathered) < 0 ||
-        pl_cpu_acts_open(d, x->cap, e->ffn, x->reduced, &c->gated) < 0) {
+    int activations = x->rows.activations;
+    if (pl_cpu_acts_open(d, x->cap, x->rows.k, activations, &c->gathered) < 0 ||
+        pl_cpu_acts_open(d, x->cap, e->ffn, activations, &c->gated) < 0) {
         abort();
     }
 }

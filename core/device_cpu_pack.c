@@ -159,7 +159,7 @@ static size_t align64(size_t n)
 }
 
 pl_status pl_cpu_matrix_open(pl_device *d, int type, int64_t n, int64_t k,
-                             const void *data, bool reduced, pl_matrix **out)
+                             const void *data, pl_matrix **out)
 {
     const layout *l = layouts + type;
     if (l->block && k % l->block) {
@@ -179,7 +179,6 @@ pl_status pl_cpu_matrix_open(pl_device *d, int type, int64_t n, int64_t k,
         m->panel_bytes =
             align64((size_t)((k + 1) / 2 * 2) * PL_PANEL * (type == PL_F32 ? 4 : 2));
     }
-    w->reduced = reduced;
     w->bytes = (size_t)m->n_panels * m->panel_bytes;
     m->panels = pl_alloc_big(w->bytes);
     if (!m->panels) {

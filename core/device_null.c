@@ -90,9 +90,9 @@ static const char *null_name(const pl_device *d)
     return "null";
 }
 
-static const char *null_numerics(const pl_device *d, bool reduced)
+static const char *null_numerics(const pl_device *d, int activations)
 {
-    (void)reduced;
+    (void)activations;
     return null_name(d);
 }
 

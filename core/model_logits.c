@@ -97,15 +97,15 @@ pl_status pl_model_logits(pl_model *m, const int32_t *tokens, const int32_t *len
     return s;
 }
 
-static pl_status linear_on(pl_device *d, const pl_tensor *t, bool q8, const float *rows,
-                           int n_rows, float *out)
+static pl_status linear_on(pl_device *d, const pl_tensor *t, int activations,
+                           const float *rows, int n_rows, float *out)
 {
     const pl_device_ops *ops = d->ops;
     pl_matrix *w = NULL;
     pl_acts *x = NULL;
     int k = (int)t->dims[1];
-    pl_status s = ops->matrix_open(d, t->type, t->dims[0], k, t->data, q8, &w);
-    if (s >= 0) s = ops->acts_open(d, n_rows, k, q8, &x);
+    pl_status s = ops->matrix_open(d, t->type, t->dims[0], k, t->data, &w);
+    if (s >= 0) s = ops->acts_open(d, n_rows, k, activations, &x);
     if (s >= 0) {
         pl_linear l = {w, NULL, out, (int32_t)t->dims[0], false};
         ops->load(d, rows, n_rows, x);
@@ -125,9 +125,12 @@ pl_status pl_kernel_linear(const char *kernels, int n_threads, const pl_tensor *
     if (!row || t->bytes != (int64_t)row * t->dims[0] || n_rows < 1) {
         return pl_fail(PL_EINVAL, "wanted a matrix of whole rows and at least one row");
     }
+    if (activations < 0 || activations >= PL_N_ACTIVATIONS) {
+        return pl_fail(PL_EINVAL, "activations is %d, wanted PL_ACT_*", activations);
+    }
     pl_device *d = pl_device_open(&(pl_device_options){"cpu", kernels, n_threads, 0});
     if (!d) return PL_EUNSUPPORTED;
-    pl_status s = linear_on(d, t, activations == PL_Q8_0, rows, n_rows, out);
+    pl_status s = linear_on(d, t, activations, rows, n_rows, out);
     pl_device_close(d);
     return s;
 }

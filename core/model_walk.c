@@ -26,7 +26,7 @@ static pl_status open_buffers(pl_model *m)
 {
     const pl_device_ops *ops = m->device->ops;
     const pl_model_options *o = &m->o;
-    bool q8 = o->activations == PL_Q8_0;
+    int activations = o->activations;
     m->x = ops->alloc(m->device, floats(PL_WALK_ROWS, o->hidden));
     m->qkv = ops->alloc(m->device, floats(PL_WALK_ROWS, qkv_width(m)));
     m->ffn = ops->alloc(m->device, floats(PL_WALK_ROWS, ffn_width(m)));
@@ -34,12 +34,12 @@ static pl_status open_buffers(pl_model *m)
     if (!m->x || !m->qkv || !m->ffn || !m->logits) {
         return pl_fail(PL_ENOMEM, "no memory for %d rows of the walk", PL_WALK_ROWS);
     }
-    PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->hidden, q8, &m->normed));
-    PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->n_heads * o->head_dim, q8,
+    PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->hidden, activations, &m->normed));
+    PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->n_heads * o->head_dim, activations,
                           &m->attended));
     if (!o->n_experts)
-        PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->ffn, q8, &m->gated));
-    return ops->acts_open(m->device, PL_LOGIT_ROWS, o->hidden, q8, &m->picked);
+        PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->ffn, activations, &m->gated));
+    return ops->acts_open(m->device, PL_LOGIT_ROWS, o->hidden, activations, &m->picked);
 }
 
 pl_status pl_model_walk_open(pl_model *m)

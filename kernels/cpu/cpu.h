@@ -37,33 +37,35 @@ typedef struct pl_cpu_matrix {
     char *panels;
 } pl_cpu_matrix;
 
-/* Rows of activations; of the reduced forms q is there where k is a multiple of 32, h
- * where the kernels multiply bf16. */
+/* Rows of activations. Beside f, unless `activations` is PL_ACT_FLOAT32: q where k is a
+ * multiple of 32; h with PL_ACT_INT8, where the kernels multiply bf16. A value is d * q,
+ * or, in two terms, d * (256 * q + the q 32 bytes on). */
 typedef struct pl_cpu_rows {
-    int32_t k;
-    size_t stride; /* of f in floats, of q in bytes; multiple of 64 */
+    int32_t k, activations;
+    size_t stride; /* of f and h; multiple of 64 */
     float *f;
     uint16_t *h;        /* bf16 */
-    int8_t *q;          /* by 32: round(x * 127 / max) */
-    float *d, *ds;      /* stride / 32 a row: scale; scale * sum of q */
-    int32_t *minus_sum; /* stride / 16 a row: minus the sum of 16 q */
+    int8_t *q;          /* -127 .. 127, 32 or 2 x 32 a block of 32 values */
+    float *d, *ds;      /* stride / 32 a row: scale; scale * sum of the block */
+    int32_t *minus_sum; /* stride / 16 a row: minus the sum of 16 values in units of d */
 } pl_cpu_rows;
 
 typedef struct pl_cpu_linear { /* out[r][...] = rows[r] . matrix (+ bias) (+ out) */
     const pl_cpu_matrix *w;
     const float *bias; /* NULL: none */
-    bool reduced, add; /* reduced: by q or h, if the kernels have that for w's type */
+    bool add;
     float *out;
     size_t out_stride;
 } pl_cpu_linear;
 
 /* A KV block holds for every layer and KV head K as [head_dim][block_size], then V as
- * [block_size][head_dim rounded up to 16]. */
+ * [block_size][head_dim rounded up to 16]; 16-bit integers with a scale for each head of
+ * a position, then K's [block_size] scales and V's, or floats. */
 typedef struct pl_cpu_kv {
     int32_t head_dim, block_size, group; /* group: query heads per KV head */
-    bool f16;
+    bool s16;
     float scale;
-    size_t k_at, v_at; /* of the head at hand, in bytes from a block's start */
+    size_t k_at, v_at, scales_at; /* of the head at hand, in bytes from a block's start */
     const int32_t *blocks;
     char *base;
     size_t block_bytes;

@@ -14,6 +14,7 @@
 #define PL_COLUMNS 4
 #define PL_QUERIES 4
 #define PL_WIDE(n) ((n) > 2 ? 1 : (n) > 1 ? 2 : 4)
+#define PL_UNROLL _Pragma("GCC unroll 4")
 #define PL_INLINE static inline __attribute__((always_inline))
 #define PL_TILE PL_INLINE /* a copy for every type and width */
 
@@ -50,6 +51,9 @@ PL_PAIR(vf, vf_abs, (vf x), _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.a),
         _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.b))
 PL_PAIR(vf, vf_from_f16, (const uint16_t *p), _mm256_cvtph_ps(PL_16(p)),
         _mm256_cvtph_ps(PL_16(p + 8)))
+PL_PAIR(vf, vf_from_s16, (const int16_t *p),
+        _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(PL_16(p))),
+        _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(PL_16(p + 8))))
 PL_PAIR(vf, vf_from_u8, (const uint8_t *p),
         _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(PL_8(p))),
         _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(PL_8(p + 8))))
@@ -110,17 +114,19 @@ PL_INLINE void vf_store_n(float *p, vf x, int n)
     _mm256_maskstore_ps(p + 8, m.b, x.b);
 }
 
-PL_INLINE void vf_to_f16(uint16_t *p, vf x)
+PL_INLINE __m256i pack_s16(vi x)
 {
-    _mm_storeu_si128((__m128i *)(void *)p,
-                     _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
-    _mm_storeu_si128((__m128i *)(void *)p + 1,
-                     _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+}
+
+PL_INLINE void vi_store_s16(int16_t *p, vi x)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, pack_s16(x));
 }
 
 PL_INLINE void vi_store_s8(int8_t *p, vi x)
 {
-    __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    __m256i w = pack_s16(x);
     __m128i b =
         _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
     _mm_storeu_si128((__m128i *)(void *)p, b);
@@ -150,17 +156,22 @@ PL_INLINE __m256i four_256(const int8_t *a)
 }
 
 /* Exact: eight pairs of products stay below 2^15 (8 * 2 * 15 * 127). */
-PL_INLINE vi vi_dot_u4(vi start, const vi *w, const int8_t *a, int n)
+PL_INLINE void vi_dots_u4(vi *sums, const vi *w, int n, const int8_t *a, size_t stride,
+                          int C)
 {
-    __m256i x = four_256(a), one = _mm256_set1_epi16(1);
-    __m256i l = _mm256_maddubs_epi16(w[0].a, x), h = _mm256_maddubs_epi16(w[0].b, x);
-    for (int g = 1; g < n; g++) {
-        x = four_256(a + g * 4);
-        l = _mm256_add_epi16(l, _mm256_maddubs_epi16(w[g].a, x));
-        h = _mm256_add_epi16(h, _mm256_maddubs_epi16(w[g].b, x));
+    __m256i one = _mm256_set1_epi16(1);
+    PL_UNROLL for (int c = 0; c < C; c++, a += stride)
+    {
+        __m256i x = four_256(a);
+        __m256i l = _mm256_maddubs_epi16(w[0].a, x), h = _mm256_maddubs_epi16(w[0].b, x);
+        for (int g = 1; g < n; g++) {
+            x = four_256(a + g * 4);
+            l = _mm256_add_epi16(l, _mm256_maddubs_epi16(w[g].a, x));
+            h = _mm256_add_epi16(h, _mm256_maddubs_epi16(w[g].b, x));
+        }
+        sums[c].a = _mm256_add_epi32(sums[c].a, _mm256_madd_epi16(l, one));
+        sums[c].b = _mm256_add_epi32(sums[c].b, _mm256_madd_epi16(h, one));
     }
-    return (vi){_mm256_add_epi32(start.a, _mm256_madd_epi16(l, one)),
-                _mm256_add_epi32(start.b, _mm256_madd_epi16(h, one))};
 }
 
 PL_INLINE vi vi_code_s8(vi codes)
@@ -183,13 +194,16 @@ PL_INLINE __m256i dot_s8(__m256i acc, __m256i w, __m256i a)
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-PL_INLINE vi vi_dot_s8(vi start, const vi *w, const int8_t *a, int n)
+PL_INLINE void vi_dots_s8(vi *sums, const vi *w, int n, const int8_t *a, size_t stride,
+                          int C)
 {
-    for (int g = 0; g < n; g++) {
-        __m256i x = four_256(a + g * 4);
-        start = (vi){dot_s8(start.a, w[g].a, x), dot_s8(start.b, w[g].b, x)};
+    PL_UNROLL for (int c = 0; c < C; c++, a += stride)
+    {
+        for (int g = 0; g < n; g++) {
+            __m256i x = four_256(a + g * 4);
+            sums[c] = (vi){dot_s8(sums[c].a, w[g].a, x), dot_s8(sums[c].b, w[g].b, x)};
+        }
     }
-    return start;
 }
 
 #endif

@@ -15,6 +15,7 @@
 #define PL_COLUMNS 8
 #define PL_QUERIES 8
 #define PL_WIDE(n) ((n) > 4 ? 2 : 4)
+#define PL_UNROLL _Pragma("GCC unroll 16")
 #define PL_INLINE static inline __attribute__((always_inline))
 #define PL_TILE PL_INLINE /* a copy for every type and width */
 
@@ -42,6 +43,9 @@ PL_AS(vf, vf_min, (vf a, vf b), _mm512_min_ps(a, b))
 PL_AS(vf, vf_abs, (vf a), _mm512_abs_ps(a))
 PL_AS(vf, vf_from_f16, (const uint16_t *p),
       _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)))
+PL_AS(vf, vf_from_s16, (const int16_t *p),
+      _mm512_cvtepi32_ps(
+          _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p))))
 PL_AS(vf, vf_from_u8, (const uint8_t *p),
       _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p))))
 PL_AS(vf, vf_from_s8, (const int8_t *p),
@@ -71,10 +75,9 @@ PL_INLINE void vf_store_n(float *p, vf a, int n)
     _mm512_mask_storeu_ps(p, PL_FIRST(n), a);
 }
 
-PL_INLINE void vf_to_f16(uint16_t *p, vf a)
+PL_INLINE void vi_store_s16(int16_t *p, vi a)
 {
-    _mm256_storeu_si256((__m256i *)(void *)p,
-                        _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(a));
 }
 
 PL_INLINE void vi_store_s8(int8_t *p, vi a)
@@ -102,12 +105,17 @@ PL_INLINE int32_t vi_four(const int8_t *a)
     return x;
 }
 
-PL_INLINE vi vi_dot_u4(vi start, const vi *w, const int8_t *a, int n)
+PL_INLINE void vi_dots_u4(vi *sums, const vi *w, int n, const int8_t *a, size_t stride,
+                          int C)
 {
-    for (int g = 0; g < n; g++) {
-        start = _mm512_dpbusd_epi32(start, w[g], _mm512_set1_epi32(vi_four(a + g * 4)));
+    PL_UNROLL for (int g = 0; g < n; g++)
+    {
+        PL_UNROLL for (int c = 0; c < C; c++)
+        {
+            vi four = vi_set1(vi_four(a + (size_t)c * stride + g * 4));
+            sums[c] = _mm512_dpbusd_epi32(sums[c], w[g], four);
+        }
     }
-    return start;
 }
 
 PL_INLINE vi vi_code_s8(vi codes)
@@ -120,9 +128,10 @@ PL_INLINE vi vi_start_s8(int32_t minus_sum)
     return _mm512_slli_epi32(_mm512_set1_epi32(minus_sum), 7);
 }
 
-PL_INLINE vi vi_dot_s8(vi start, const vi *w, const int8_t *a, int n)
+PL_INLINE void vi_dots_s8(vi *sums, const vi *w, int n, const int8_t *a, size_t stride,
+                          int C)
 {
-    return vi_dot_u4(start, w, a, n);
+    vi_dots_u4(sums, w, n, a, stride, C);
 }
 
 #endif

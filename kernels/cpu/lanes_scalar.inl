@@ -13,6 +13,7 @@
 #define PL_COLUMNS 2         /* rows of activations that share a read of weights */
 #define PL_QUERIES 4         /* that share a read of K and V */
 #define PL_WIDE(n) ((n) > 0) /* vectors of values that they take at once */
+#define PL_UNROLL
 #define PL_INLINE static inline
 #define PL_TILE \
     static __attribute__((noinline)) /* one copy for all types: soon compiled */
@@ -49,6 +50,7 @@ PL_LANEWISE(vf, vf_max, (vf a, vf b), a.v[i] > b.v[i] ? a.v[i] : b.v[i])
 PL_LANEWISE(vf, vf_min, (vf a, vf b), a.v[i] < b.v[i] ? a.v[i] : b.v[i])
 PL_LANEWISE(vf, vf_abs, (vf a), fabsf(a.v[i]))
 PL_LANEWISE(vf, vf_from_f16, (const uint16_t *p), pl_f32_from_f16(p[i]))
+PL_LANEWISE(vf, vf_from_s16, (const int16_t *p), (float)p[i])
 PL_LANEWISE(vf, vf_from_u8, (const uint8_t *p), (float)p[i])
 PL_LANEWISE(vf, vf_from_s8, (const int8_t *p), (float)p[i])
 PL_LANEWISE(vf, vf_from_i, (vi a), (float)a.v[i])
@@ -75,9 +77,9 @@ PL_INLINE void vf_store_n(float *p, vf a, int n)
     memcpy(p, a.v, (size_t)n * sizeof *p);
 }
 
-PL_INLINE void vf_to_f16(uint16_t *p, vf a)
+PL_INLINE void vi_store_s16(int16_t *p, vi a)
 {
-    PL_EACH p[i] = pl_f16_from_f32(a.v[i]);
+    PL_EACH p[i] = (int16_t)a.v[i];
 }
 
 PL_INLINE void vi_store_s8(int8_t *p, vi a)
@@ -115,16 +117,19 @@ PL_INLINE float vf_top(vf a)
     return m;
 }
 
-/* start + the products of n groups of four: bytes of w, codes 0..15, by those of `a`. */
-PL_INLINE vi vi_dot_u4(vi start, const vi *w, const int8_t *a, int n)
+/* sums[c] += the products of n groups of four: bytes of w, codes 0..15, by those of row c
+ * at a, for C rows. */
+PL_INLINE void vi_dots_u4(vi *sums, const vi *w, int n, const int8_t *a, size_t stride,
+                          int C)
 {
-    for (int g = 0; g < n; g++) {
-        PL_EACH for (int j = 0; j < 4; j++)
-        {
-            start.v[i] += (w[g].v[i] >> (8 * j) & 255) * a[g * 4 + j];
+    for (int c = 0; c < C; c++, a += stride) {
+        for (int g = 0; g < n; g++) {
+            PL_EACH for (int j = 0; j < 4; j++)
+            {
+                sums[c].v[i] += (w[g].v[i] >> (8 * j) & 255) * a[g * 4 + j];
+            }
         }
     }
-    return start;
 }
 
 /* The same for codes 0..255 that mean code - 128: vi_code_s8 makes them ready, once for
@@ -139,9 +144,10 @@ PL_INLINE vi vi_start_s8(int32_t minus_sum)
     return vi_set1(128 * minus_sum);
 }
 
-PL_INLINE vi vi_dot_s8(vi start, const vi *w, const int8_t *a, int n)
+PL_INLINE void vi_dots_s8(vi *sums, const vi *w, int n, const int8_t *a, size_t stride,
+                          int C)
 {
-    return vi_dot_u4(start, w, a, n);
+    vi_dots_u4(sums, w, n, a, stride, C);
 }
 
 #endif

@@ -86,47 +86,77 @@ PL_INLINE void ahead(const char *panel, int block, int bits)
 
 /* ---- quantized by quantized: integers are exact, then one fma a block -------------- */
 
-PL_TILE void tile_q8(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p, int C,
-                     int bits, int kind)
+PL_INLINE void dots(vi *sums, const vi *codes, int n, const int8_t *q, size_t stride,
+                    int C, int bits)
+{
+    if (bits == 8) vi_dots_s8(sums, codes, n, q, stride, C);
+    if (bits == 4) vi_dots_u4(sums, codes, n, q, stride, C);
+}
+
+/* sums += n groups of codes by C rows at q. The second term of a block lies 32 bytes
+ * behind the first, which counts 256 times as much. Integers: no order is wrong, so many
+ * columns save an addition, and few do not wait for one sum. */
+PL_INLINE void add_dots(vi *sums, const vi *codes, int n, const int8_t *q, size_t stride,
+                        int C, int bits, int terms)
+{
+    if (terms == 1) {
+        dots(sums, codes, n, q, stride, C, bits);
+        return;
+    }
+    vi high[PL_COLUMNS];
+    PL_UNROLL for (int c = 0; c < C; c++) high[c] = vi_set1(0);
+    dots(high, codes, n, q, stride, C, bits);
+    if (C <= 2) dots(sums, codes, n, q + 32, stride, C, bits);
+    PL_UNROLL for (int c = 0; c < C; c++) sums[c] = vi_add(vi_shl(high[c], 8), sums[c]);
+    if (C > 2) dots(sums, codes, n, q + 32, stride, C, bits);
+}
+
+/* Where a block's sums start: what codes that are too high by 128 or 8 bring is taken off
+ * here, unless there is a minimum to do it. */
+PL_INLINE vi start_at(const int32_t *minus_sum, int n, int bits, int kind)
+{
+    int32_t sum = n == 8 ? minus_sum[0] + minus_sum[1] : minus_sum[0];
+    if (bits == 8) return vi_start_s8(sum);
+    return kind == SCALES_D ? vi_shl(vi_set1(sum), 3) : vi_set1(0);
+}
+
+PL_TILE void tile_int(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p, int C,
+                      int bits, int kind, int terms)
 {
     const pl_cpu_matrix *w = l->w;
     const char *panel = w->panels + (size_t)p * w->panel_bytes;
-    const int8_t *q = x->q + (size_t)row * x->stride;
-    size_t per_row = x->stride / 32;
+    size_t stride = x->stride * (size_t)terms, per_row = x->stride / 32;
+    const int8_t *q = x->q + (size_t)row * stride;
     const float *d = x->d + (size_t)row * per_row, *ds = x->ds + (size_t)row * per_row;
     const int32_t *minus = x->minus_sum + (size_t)row * per_row * 2;
+    int n = kind == SCALES_SUPER_HALVES ? 4 : 8; /* groups under one scale */
     vf acc[PL_COLUMNS];
-    for (int c = 0; c < C; c++) acc[c] = vf_set1(0.0f);
-    for (int b = 0; b < w->k / 32; b++) {
+    PL_UNROLL for (int c = 0; c < C; c++) acc[c] = vf_set1(0.0f);
+    for (int b = 0; b < w->k / 32; b++, q += 32 * terms, minus += 2) {
         vi codes[8];
         scales s = read_scales(w, panel, b, kind);
         read_codes(panel, b, bits, codes);
         if (C <= 4) ahead(panel, b, bits);
         for (int g = 0; bits == 8 && g < 8; g++) codes[g] = vi_code_s8(codes[g]);
-        for (int c = 0; c < C; c++) {
-            const int8_t *a = q + (size_t)c * x->stride + b * 32;
-            const int32_t *ms = minus + (size_t)c * per_row * 2 + b * 2;
-            vf da = vf_set1(d[(size_t)c * per_row + (size_t)b]);
-            if (kind == SCALES_SUPER_HALVES) {
-                vi lo = vi_dot_s8(vi_start_s8(ms[0]), codes, a, 4);
-                vi hi = vi_dot_s8(vi_start_s8(ms[1]), codes + 4, a + 16, 4);
-                acc[c] = vf_fma(vf_from_i(lo), vf_mul(s.d, da), acc[c]);
-                acc[c] = vf_fma(vf_from_i(hi), vf_mul(s.m, da), acc[c]);
-                continue;
+        for (int g = 0; g < 8; g += n) {
+            vi sums[PL_COLUMNS];
+            PL_UNROLL for (int c = 0; c < C; c++)
+            {
+                sums[c] = start_at(minus + (size_t)c * per_row * 2 + g / 4, n, bits, kind);
             }
-            vi i;
-            if (bits == 8) {
-                i = vi_dot_s8(vi_start_s8(ms[0] + ms[1]), codes, a, 8);
-            } else {
-                vi start =
-                    kind == SCALES_D ? vi_shl(vi_set1(ms[0] + ms[1]), 3) : vi_set1(0);
-                i = vi_dot_u4(start, codes, a, 8);
+            add_dots(sums, codes + g, n, q + g * 4, stride, C, bits, terms);
+            vf by = g ? s.m : s.d;
+            PL_UNROLL for (int c = 0; c < C; c++)
+            {
+                vf da = vf_set1(d[(size_t)c * per_row + (size_t)b]);
+                acc[c] = vf_fma(vf_from_i(sums[c]), vf_mul(by, da), acc[c]);
             }
-            acc[c] = vf_fma(vf_from_i(i), vf_mul(s.d, da), acc[c]);
-            if (kind != SCALES_D) {
-                vf sum = vf_set1(ds[(size_t)c * per_row + (size_t)b]);
-                acc[c] = vf_fma(s.m, sum, acc[c]);
-            }
+        }
+        if (kind == SCALES_D || kind == SCALES_SUPER_HALVES) continue;
+        PL_UNROLL for (int c = 0; c < C; c++)
+        {
+            vf sum = vf_set1(ds[(size_t)c * per_row + (size_t)b]);
+            acc[c] = vf_fma(s.m, sum, acc[c]);
         }
     }
     finish_tile(l, row, p, acc, C);
@@ -252,16 +282,23 @@ PL_TILE void tile_pairs(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
         if (n) call(1);                                                               \
     }
 
-#define QUANT_TILES(type)                   \
-    TILES(linear_q8_##type, CALL_Q8_##type) \
+#define QUANT_TILES(type)                     \
+    TILES(linear_x2_##type, CALL_X2_##type)   \
+    TILES(linear_int8_##type, CALL_X1_##type) \
     TILES(linear_f32_##type, CALL_F32_##type)
 
-#define CALL_Q8_q8_0(C) tile_q8(l, x, row, p, C, 8, SCALES_D)
-#define CALL_Q8_q4_0(C) tile_q8(l, x, row, p, C, 4, SCALES_D)
-#define CALL_Q8_q4_1(C) tile_q8(l, x, row, p, C, 4, SCALES_DM)
-#define CALL_Q8_q4_k(C) tile_q8(l, x, row, p, C, 4, SCALES_SUPER_DM)
-#define CALL_Q8_q5_k(C) tile_q8(l, x, row, p, C, 8, SCALES_SUPER_DM)
-#define CALL_Q8_q6_k(C) tile_q8(l, x, row, p, C, 8, SCALES_SUPER_HALVES)
+#define CALL_X1_q8_0(C) tile_int(l, x, row, p, C, 8, SCALES_D, 1)
+#define CALL_X2_q8_0(C) tile_int(l, x, row, p, C, 8, SCALES_D, 2)
+#define CALL_X1_q4_0(C) tile_int(l, x, row, p, C, 4, SCALES_D, 1)
+#define CALL_X2_q4_0(C) tile_int(l, x, row, p, C, 4, SCALES_D, 2)
+#define CALL_X1_q4_1(C) tile_int(l, x, row, p, C, 4, SCALES_DM, 1)
+#define CALL_X2_q4_1(C) tile_int(l, x, row, p, C, 4, SCALES_DM, 2)
+#define CALL_X1_q4_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_DM, 1)
+#define CALL_X2_q4_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_DM, 2)
+#define CALL_X1_q5_k(C) tile_int(l, x, row, p, C, 8, SCALES_SUPER_DM, 1)
+#define CALL_X2_q5_k(C) tile_int(l, x, row, p, C, 8, SCALES_SUPER_DM, 2)
+#define CALL_X1_q6_k(C) tile_int(l, x, row, p, C, 8, SCALES_SUPER_HALVES, 1)
+#define CALL_X2_q6_k(C) tile_int(l, x, row, p, C, 8, SCALES_SUPER_HALVES, 2)
 #define CALL_F32_q8_0(C) tile_expanded(l, x, row, p, C, 8, SCALES_D)
 #define CALL_F32_q4_0(C) tile_expanded(l, x, row, p, C, 4, SCALES_D)
 #define CALL_F32_q4_1(C) tile_expanded(l, x, row, p, C, 4, SCALES_DM)
@@ -292,17 +329,17 @@ static void linear(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int 
                    int panel, int n_panels)
 {
     typedef void tiles(const pl_cpu_linear *, const pl_cpu_rows *, int, int, int);
-    static tiles *const table[][2] = {
-        [PL_F32] = {linear_f32, linear_f32},
-        [PL_F16] = {linear_f16, linear_f16},
-        [PL_BF16] = {linear_bf16, linear_pairs},
-        [PL_Q8_0] = {linear_f32_q8_0, linear_q8_q8_0},
-        [PL_Q4_0] = {linear_f32_q4_0, linear_q8_q4_0},
-        [PL_Q4_1] = {linear_f32_q4_1, linear_q8_q4_1},
-        [PL_Q4_K] = {linear_f32_q4_k, linear_q8_q4_k},
-        [PL_Q5_K] = {linear_f32_q5_k, linear_q8_q5_k},
-        [PL_Q6_K] = {linear_f32_q6_k, linear_q8_q6_k},
+    static tiles *const table[][PL_N_ACTIVATIONS] = {
+        [PL_F32] = {linear_f32, linear_f32, linear_f32},
+        [PL_F16] = {linear_f16, linear_f16, linear_f16},
+        [PL_BF16] = {linear_bf16, linear_bf16, linear_pairs},
+        [PL_Q8_0] = {linear_f32_q8_0, linear_x2_q8_0, linear_int8_q8_0},
+        [PL_Q4_0] = {linear_f32_q4_0, linear_x2_q4_0, linear_int8_q4_0},
+        [PL_Q4_1] = {linear_f32_q4_1, linear_x2_q4_1, linear_int8_q4_1},
+        [PL_Q4_K] = {linear_f32_q4_k, linear_x2_q4_k, linear_int8_q4_k},
+        [PL_Q5_K] = {linear_f32_q5_k, linear_x2_q5_k, linear_int8_q5_k},
+        [PL_Q6_K] = {linear_f32_q6_k, linear_x2_q6_k, linear_int8_q6_k},
     };
-    tiles *tile = table[l->w->type][l->reduced];
+    tiles *tile = table[l->w->type][x->activations];
     for (int p = panel; p < panel + n_panels; p++) tile(l, x, first, n, p);
 }

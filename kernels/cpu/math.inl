@@ -8,6 +8,12 @@ static inline int round_up(int n, int to)
     return (n + to - 1) / to * to;
 }
 
+/* To -most .. most; what is no number too. */
+PL_INLINE vf bounded(vf v, float most)
+{
+    return vf_min(vf_max(v, vf_set1(-most)), vf_set1(most));
+}
+
 /* e^x: 2^n by the exponent's bits, the rest by a polynomial (relative error below 2^-22);
  * 0 below -87, where the result would leave the normal numbers. */
 PL_INLINE vf vf_exp(vf x)

@@ -3,28 +3,43 @@
  * What is done to one row of activations.
  */
 
-/* To -127 .. 127; what is no number too. */
-PL_INLINE vi to_code(vf v, vf by)
+enum {
+    MOST_INT8 = 127,
+    MOST_INT8X2 = 127 * 256 + 127
+};
+
+/* Sixteen values, already in units of a code, to one term or two; their sum as it was
+ * kept: sums of such integers are exact in f32. */
+PL_INLINE float quantize_half(vf v, int8_t *q, int terms)
 {
-    vf x = vf_max(vf_mul(v, by), vf_set1(-127.0f));
-    return vi_round(vf_min(x, vf_set1(127.0f)));
+    if (terms == 1) {
+        vi i = vi_round(v);
+        vi_store_s8(q, i);
+        return vf_sum(vf_from_i(i));
+    }
+    vi high = vi_round(vf_mul(v, vf_set1(1.0f / 256.0f)));
+    vf rest = vf_fma(vf_from_i(high), vf_set1(-256.0f), v);
+    vi low = vi_round(bounded(rest, 127.0f)); /* a tie is 128: 127 is near enough */
+    vi_store_s8(q, high);
+    vi_store_s8(q + 32, low);
+    return vf_sum(vf_fma(vf_from_i(high), vf_set1(256.0f), vf_from_i(low)));
 }
 
 static void quantize(const pl_cpu_rows *x, int row)
 {
     const float *f = x->f + (size_t)row * x->stride;
-    int8_t *q = x->q + (size_t)row * x->stride;
+    int terms = x->activations == PL_ACT_INT8X2 ? 2 : 1;
+    float most = terms == 2 ? MOST_INT8X2 : MOST_INT8;
+    int8_t *q = x->q + (size_t)row * x->stride * (size_t)terms;
     size_t first = (size_t)row * (x->stride / 32);
-    for (int b = 0; b < x->k / 32; b++) {
+    for (int b = 0; b < x->k / 32; b++, q += 32 * terms) {
         vf lo = vf_load(f + b * 32), hi = vf_load(f + b * 32 + 16);
         float top = vf_top(vf_max(vf_abs(lo), vf_abs(hi)));
-        top = top > 0x1p-100f ? top : 0.0f; /* or 127 / top might be infinite */
-        vf by = vf_set1(top > 0.0f ? 127.0f / top : 0.0f);
-        vi i = to_code(lo, by), j = to_code(hi, by);
-        vi_store_s8(q + b * 32, i);
-        vi_store_s8(q + b * 32 + 16, j);
-        /* Sums of small integers are exact in f32. */
-        float si = vf_sum(vf_from_i(i)), sj = vf_sum(vf_from_i(j)), d = top / 127.0f;
+        top = top > 0x1p-100f ? top : 0.0f; /* or most / top might be infinite */
+        vf by = vf_set1(top > 0.0f ? most / top : 0.0f);
+        float d = top / most;
+        float si = quantize_half(bounded(vf_mul(lo, by), most), q, terms);
+        float sj = quantize_half(bounded(vf_mul(hi, by), most), q + 16, terms);
         x->d[first + (size_t)b] = d;
         x->ds[first + (size_t)b] = d * (si + sj);
         x->minus_sum[(first + (size_t)b) * 2] = -(int32_t)si;

@@ -224,9 +224,10 @@ local function fill(model, list, progress)
   end
 end
 
--- Of quantized weights only: auto is as fast as it gets.
-local activations = { auto = pl.C.PL_Q8_0, int8 = pl.C.PL_Q8_0, float32 = pl.C.PL_F32 }
-local kv_types = { auto = pl.C.PL_F16, float16 = pl.C.PL_F16, float32 = pl.C.PL_F32 }
+local activations = { auto = pl.C.PL_ACT_INT8X2, int8x2 = pl.C.PL_ACT_INT8X2,
+  int8 = pl.C.PL_ACT_INT8, float32 = pl.C.PL_ACT_FLOAT32 }
+local kv_types = { auto = pl.C.PL_KV_INT16, int16 = pl.C.PL_KV_INT16,
+  float32 = pl.C.PL_KV_FLOAT32 }
 
 local function choose(opts, key, choices)
   local value = opts[key] or "auto"

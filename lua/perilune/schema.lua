@@ -143,8 +143,9 @@ local pool = {
   { "threads", 0, "threads of the CPU device; 0: one per core", min = 0, max = 1024 },
   { "kernels", "auto", "instructions the CPU device may use; auto: the best there are",
     choices = { "auto", "scalar", "avx2", "avx512", "avx512bf16" } },
-  { "activations", "auto", "arithmetic beside quantized weights: int8 is faster",
-    choices = { "auto", "float32", "int8" } },
+  { "activations", "auto", "arithmetic beside quantized weights; auto: int8x2, which "
+    .. "answers as float32 does; int8: faster, but logprobs are off by up to 1.0",
+    choices = { "auto", "float32", "int8x2", "int8" } },
   { "block_size", 16, "tokens in a block of the KV cache; on a CPU a multiple of 16",
     min = 1, max = 1024 },
   -- vLLM takes nine tenths of a device that it has to itself. A laptop is shared.
@@ -153,8 +154,9 @@ local pool = {
   { "num_kv_blocks", nil, "blocks in the KV cache, whatever the memory",
     kind = "integer", min = 2, max = 2 ^ 24, also = { "num_gpu_blocks_override" },
     unset = "as many as kv_cache_memory_bytes holds" },
-  { "kv_cache_dtype", "auto", "type of keys and values in the cache",
-    choices = { "auto", "float32", "float16" } },
+  { "kv_cache_dtype", "auto", "type of keys and values in the cache; auto: int16, with a "
+    .. "scale for each head of a token",
+    choices = { "auto", "float32", "int16" } },
   { "enable_prefix_caching", true, "reuse the KV blocks of a prompt seen before" },
   -- vLLM: sha256, which hashes what Python's pickle writes; CBOR is anybody's.
   { "prefix_caching_hash_algo", "sha256_cbor", "what names a block",

@@ -147,8 +147,8 @@ static void open_engine(void)
                           .norm_eps = 1e-5f,
                           .rope_theta = 10000,
                           .tied = 1,
-                          .activations = PL_F32,
-                          .kv_type = PL_F32,
+                          .activations = PL_ACT_FLOAT32,
+                          .kv_type = PL_KV_FLOAT32,
                           .block_size = 16};
     pl_engine_options e = {.n_blocks = 64,
                            .max_num_seqs = 8,

@@ -35,7 +35,7 @@ end
 local SLOW = {
   n_layers = 4, hidden = 256, n_heads = 4, n_kv_heads = 2, head_dim = 64, ffn = 768,
   vocab = M.VOCAB, max_positions = 2048, norm_eps = 1e-5, rope_theta = 10000, tied = 1,
-  activations = C.PL_F32, kv_type = C.PL_F32, block_size = 16, dummy_seed = 1,
+  activations = C.PL_ACT_FLOAT32, kv_type = C.PL_KV_FLOAT32, block_size = 16, dummy_seed = 1,
 }
 
 -- kind: "slow", "llama" (the small golden model), "null" (computes nothing).

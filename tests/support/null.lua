@@ -11,7 +11,7 @@ local M = { VOCAB = 1000, BLOCK = 16 }
 local MODEL = {
   n_layers = 1, hidden = 32, n_heads = 2, n_kv_heads = 1, head_dim = 16, ffn = 32,
   vocab = M.VOCAB, max_positions = 4096, norm_eps = 1e-5, rope_theta = 10000, tied = 1,
-  activations = C.PL_F32, kv_type = C.PL_F32, block_size = M.BLOCK, dummy_seed = 1,
+  activations = C.PL_ACT_FLOAT32, kv_type = C.PL_KV_FLOAT32, block_size = M.BLOCK, dummy_seed = 1,
 }
 
 local OPTIONS = {

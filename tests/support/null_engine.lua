@@ -27,7 +27,7 @@ function M.open(rt)
   local model = must(C.pl_model_open(device, fill(ffi.new "pl_model_options", {
     n_layers = 1, hidden = 32, n_heads = 2, n_kv_heads = 1, head_dim = 16, ffn = 32,
     vocab = M.VOCAB, max_positions = 4096, norm_eps = 1e-5, rope_theta = 10000, tied = 1,
-    activations = C.PL_F32, kv_type = C.PL_F32, block_size = 16, dummy_seed = 1,
+    activations = C.PL_ACT_FLOAT32, kv_type = C.PL_KV_FLOAT32, block_size = 16, dummy_seed = 1,
   })))
   assert(C.pl_model_dummy(model) == 0 and C.pl_model_ready(model) == 0)
   local handle = must(C.pl_engine_open(model, fill(ffi.new "pl_engine_options", {

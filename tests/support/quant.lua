@@ -34,6 +34,14 @@ local function put_half(p, roll)
   p[1] = 0x20 + math.floor(roll() * 8) + (roll() < 0.3 and 0x80 or 0)
 end
 
+-- Gives every scale and minimum of the blocks at p the value 2^-6.
+function M.set_halves(name, p, bytes)
+  local _, size, halves = unpack(M.blocks[name])
+  for b = 0, bytes / size - 1 do
+    for _, at in ipairs(halves) do p[b * size + at], p[b * size + at + 1] = 0, 0x24 end
+  end
+end
+
 local function signed(byte) return byte >= 128 and byte - 256 or byte end
 
 -- Scale and minimum `i` of a Q4_K or Q5_K block.
@@ -46,7 +54,7 @@ end
 local function nibble(q, i) return i < 16 and band(q[i], 15) or rshift(q[i - 16], 4) end
 
 -- Per type: columns and bytes of a block, where its halves are, and value i of it.
-local blocks = {
+M.blocks = {
   Q8_0 = { 32, 34, { 0 }, function(p, i) return half(p) * signed(p[2 + i]) end },
   Q4_0 = { 32, 18, { 0 }, function(p, i) return half(p) * (nibble(p + 2, i) - 8) end },
   Q4_1 = { 32, 20, { 0, 2 },
@@ -74,7 +82,7 @@ local blocks = {
 }
 
 local function fill_blocks(name, data, bytes, values, roll)
-  local columns, size, halves, value = unpack(blocks[name])
+  local columns, size, halves, value = unpack(M.blocks[name])
   for i = 0, bytes - 1 do data[i] = math.floor(roll() * 256) end
   for b = 0, bytes / size - 1 do
     for _, at in ipairs(halves) do put_half(data + b * size + at, roll) end
@@ -100,7 +108,7 @@ end
 
 -- { tensor, n, k, values, ... }: n rows of k columns of a type by its name.
 function M.matrix(name, n, k, seed)
-  local block = blocks[name]
+  local block = M.blocks[name]
   local item = name == "F32" and 4 or 2
   local bytes = block and n * k / block[1] * block[2] or n * k * item
   local m = { n = n, k = k, values = {}, data = ffi.new("uint8_t[?]", bytes) }

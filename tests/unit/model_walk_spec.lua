@@ -64,9 +64,10 @@ local function logits(model, seqs, step)
 end
 
 local MODELS = {
-  ["f32"] = { kv_type = "F32", activations = "F32" },
-  ["int8, f16 cache"] = { kv_type = "F16", activations = "Q8_0" },
-  ["window"] = { kv_type = "F16", window = 20, first_window_layer = 1, block_size = 32 },
+  ["float32"] = { kv_type = "KV_FLOAT32", activations = "ACT_FLOAT32" },
+  ["int8x2, int16 cache"] = { kv_type = "KV_INT16", activations = "ACT_INT8X2" },
+  ["int8, float32 cache"] = { kv_type = "KV_FLOAT32", activations = "ACT_INT8" },
+  ["window"] = { kv_type = "KV_INT16", window = 20, first_window_layer = 1, block_size = 32 },
   ["rope in pairs, yarn"] = { rope_order = C.PL_ROPE_PAIRS, rope_scaling = C.PL_ROPE_YARN,
     rope_factor = 4, rope_original = 128 },
   ["biases"] = { arch = "QWEN2", tied = 0 },
@@ -74,7 +75,9 @@ local MODELS = {
     rope_scaling = C.PL_ROPE_LLAMA3, rope_factor = 8,
     rope_low = 1, rope_high = 4, rope_original = 64 },
   ["experts"] = { arch = "QWEN3_MOE", n_experts = 6, n_experts_used = 3, expert_ffn = 64,
-    norm_topk = 1, activations = "Q8_0", ffn = 0 },
+    norm_topk = 1, activations = "ACT_INT8X2", ffn = 0 },
+  ["experts, int8"] = { arch = "QWEN3_MOE", n_experts = 6, n_experts_used = 3,
+    expert_ffn = 64, norm_topk = 1, activations = "ACT_INT8", ffn = 0 },
 }
 
 describe("a walk", function()
@@ -159,7 +162,7 @@ describe("a walk", function()
 
   -- Nor if what comes after is no number: the rows before may lie in a cached prefix.
   it("sees nothing of a later token that breaks", function()
-    for _, name in ipairs { "f32", "int8, f16 cache", "window", "experts" } do
+    for _, name in ipairs { "float32", "int8x2, int16 cache", "window", "experts" } do
       with_model(MODELS[name], "auto", 2, function(m)
         local embed = quant.matrix("F32", BASE.vocab, 64, 1)
         local values = ffi.cast("float *", embed.tensor.data)
@@ -232,7 +235,8 @@ describe("a model put together", function()
     bad("n_kv_heads is 7, wanted 1 to 6", { n_kv_heads = 7 })
     bad("block_size is 24, wanted a multiple of 16", { block_size = 24 })
     bad("rope_factor is 0", { rope_scaling = C.PL_ROPE_LINEAR })
-    bad("kv_type", { kv_type = "Q8_0" })
+    bad("kv_type is 2, wanted 0 to 1", { kv_type = 2 })
+    bad("activations is 3, wanted 0 to 2", { activations = 3 })
     bad("n_experts is 0", { arch = "QWEN3_MOE" })
     C.pl_device_close(device)
   end)
