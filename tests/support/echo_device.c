@@ -25,9 +25,9 @@ static const char *echo_name(const pl_device *d)
     return "echo";
 }
 
-static const char *echo_numerics(const pl_device *d, bool reduced)
+static const char *echo_numerics(const pl_device *d, int activations)
 {
-    (void)reduced;
+    (void)activations;
     return echo_name(d);
 }
 
