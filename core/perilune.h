@@ -203,11 +203,8 @@ uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t le
 enum { PL_ARCH_LLAMA = 0, PL_ARCH_QWEN2 = 1, PL_ARCH_QWEN3 = 2, PL_ARCH_QWEN3_MOE = 3 };
 enum { PL_ROPE_HALVES = 0, PL_ROPE_PAIRS = 1 };                       /* PAIRS: GGUF `llama` */
 enum { PL_ROPE_PLAIN = 0, PL_ROPE_LINEAR = 1, PL_ROPE_LLAMA3 = 2, PL_ROPE_YARN = 3 };
-/* What rows of activations are rounded to beside quantized weights: nothing; two int8 terms
- * (16 bits) or one, with a scale per 32. INT8 also rounds to bf16 beside bf16 weights, if the
- * kernels multiply such. */
 enum { PL_ACT_FLOAT32 = 0, PL_ACT_INT8X2 = 1, PL_ACT_INT8 = 2, PL_N_ACTIVATIONS };
-enum { PL_KV_FLOAT32 = 0, PL_KV_INT16 = 1 };   /* INT16: a scale for each head of a position */
+enum { PL_KV_FLOAT32 = 0, PL_KV_INT16 = 1 };
 typedef struct pl_model_options {
     int32_t arch;                          /* PL_ARCH_*; Mistral is LLAMA with a window */
     int32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab;
@@ -220,9 +217,8 @@ typedef struct pl_model_options {
     float rope_factor, rope_low, rope_high, rope_attention;           /* llama3: low/high factor; yarn: beta_slow/beta_fast, attention factor (0: derived) */
     int32_t rope_original;                 /* original_max_position_embeddings */
     int32_t tied;                          /* the head is the embedding */
-    int32_t activations;                   /* PL_ACT_* */
-    int32_t kv_type;                       /* PL_KV_* */
-    int32_t block_size;
+    int32_t activations;                   /* PL_ACT_*; INT8X2, INT8: two int8 terms or one beside quantized weights, a scale per 32; INT8 also bf16 beside bf16 weights, if the kernels can */
+    int32_t kv_type, block_size;           /* PL_KV_*; INT16: with a scale for each head of a position */
     uint64_t dummy_seed;                   /* with pl_model_dummy */
 } pl_model_options;
 enum { PL_ROLE_EMBED = 0, PL_ROLE_NORM, PL_ROLE_HEAD, PL_ROLE_ROPE_FREQS,          /* layer -1 */
