@@ -123,7 +123,8 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
     snprintf(m->numerics, sizeof m->numerics, "%s-%s",
              device->ops->numerics(device, o->activations), kv);
     snprintf(m->kv_layout, sizeof m->kv_layout, "%s, %d layers of %d heads of %d, %s",
-             device->ops->kv_layout(device), m->o.n_layers, o->n_kv_heads, o->head_dim, kv);
+             device->ops->kv_layout(device), m->o.n_layers, o->n_kv_heads, o->head_dim,
+             kv);
     return m;
 }
 
