@@ -106,7 +106,8 @@ static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
         t->prompt_top = r->prompt_top;
     }
     r->told = true;
-    if (r->state == RUN_RUNNING) /* else it lost its place while this step was in flight */
+    if (r->state ==
+        RUN_RUNNING) /* else it lost its place while this step was in flight */
         atomic_store_explicit(&r->stage, PL_SEQ_ANSWERING, memory_order_relaxed);
     e->stats.generation_tokens += !r->seq->uncounted;
     if (t->finish == PL_FINISH_NONE) return;
