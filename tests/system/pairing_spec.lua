@@ -217,12 +217,13 @@ describe("each request that is let in", function()
       for _, w in ipairs(f.workers) do running = running + w:metric "vllm:num_requests_running" end
       return running == 3
     end))
-    for _, w in ipairs { unpack(f.workers) } do
-      w:signal "KILL"
+    local lost = { unpack(f.workers) }
+    for _, w in ipairs(lost) do w:signal "KILL" end
+    for _, w in ipairs(lost) do
       w.process:wait(20)
       f:forget(w)
-      if #f.workers == 1 then f:add_worker() end
     end
+    f:add_worker()
     assert.equal(503, fails:finish().status)
     assert.equal(200, moves:finish().status)
     local came, went = told(front.process:log())
