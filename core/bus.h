@@ -2,13 +2,13 @@
  *
  * bus.h - messages between processes, by subject: NATS, or a hub inside one process.
  *
- * Owns     the connection; what has come and not been seen by io.
- * Ignores  what messages say; whether they arrive (link.h sees to that).
- * Thread   io; open: lua. NATS's threads copy what comes into a bounded line, and no
- * more.
+ * Owns     the connection; messages that have arrived but io has not seen yet.
+ * Ignores  what messages say; whether they arrive (link.h takes care of that).
+ * Thread   io; open: lua. NATS's threads only copy messages into a bounded queue.
  *
- * At most once, and in order of each sender while nothing is lost. Subjects are NATS's:
- * words with dots, `*` for one word and `>` for the rest where one listens.
+ * Delivery is at most once, and in order per sender as long as nothing is lost. Subjects
+ * are NATS's: words separated by dots; subscriptions may use `*` for one word and `>` for
+ * the rest.
  */
 #ifndef PL_BUS_H
 #define PL_BUS_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * client.h - where local sockets are, for those who listen there.
+ * client.h - where local sockets are, for the code that listens on them.
  *
- * What crosses to Lua is public: see sections "client" and "local" of perilune.h.
+ * What Lua uses is public: see sections "client" and "local" of perilune.h.
  *
  * Owns     nothing that lasts.
  * Ignores  what is said over a socket.

@@ -3,9 +3,9 @@
  * http.h - HTTP/1.1: listeners, connections, exchanges.
  *
  * Owns     sockets, what has arrived and what is still to be sent; deadlines.
- * Ignores  what is asked and answered, except for errors of HTTP itself, and for who asks
- *          how the process is while Lua does not poll.
- * Thread   io, but for pl_exchange_* in perilune.h (lua) and what says otherwise.
+ * Ignores  the content of requests and answers, except for HTTP errors, and for health
+ *          checks while Lua does not poll.
+ * Thread   io, except pl_exchange_* in perilune.h (lua) and where noted.
  *
  * A connection:
  *
@@ -17,8 +17,8 @@
  *                   v              the answer on its way
  *                 (closed)   <---- from anywhere: EOF, reset, deadline, slow reader
  *
- * EOF while a request is being answered counts as the client's going away, as it does for
- * vLLM: nobody who still wants a stream shuts down a socket, and it is the first sign.
+ * EOF while a request is being answered counts as a disconnect, as in vLLM: a client that
+ * still wants its answer does not shut down the socket, and there is no earlier sign.
  */
 #ifndef PL_HTTP_H
 #define PL_HTTP_H

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * job.h - work for the pool of Lua states: pushed by lua, taken by pool threads, told
- * back.
+ * job.h - work for the pool of Lua states: pushed by lua, taken by pool threads, which
+ *         report back.
  *
- * Owns     the jobs in line, and those taken until they are done.
+ * Owns     queued jobs, and those taken until they are done.
  * Ignores  what a job says.
  * Thread   lua and pool, as perilune.h says.
  */

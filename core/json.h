@@ -2,9 +2,9 @@
  *
  * json.h - JSON from outside, strict and in order; over Jansson.
  *
- * Owns     the documents that pl_json_open gave out, as trees.
- * Ignores  what they mean; JSON of perilune's own making (Lua writes that).
- * Thread   any; a document belongs to one thread at a time, or to all who only read.
+ * Owns     the documents that pl_json_open returned, as trees.
+ * Ignores  what they mean; JSON that perilune writes (Lua does that).
+ * Thread   any; a document belongs to one thread at a time, or to any number of readers.
  *
  * Its functions are all public: perilune.h, section "JSON".
  */

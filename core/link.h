@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * link.h - between two processes: messages of any size, in order, once; and word of loss.
+ * link.h - messages of any size between two processes: in order, exactly once, or a loss
+ *          that is reported.
  *
- * Owns     numbers, acknowledgements, what must be sent again, pieces of long messages;
- *          who is there (hellos and their leases).
+ * Owns     frame numbers, acknowledgements, what may have to be resent, pieces of long
+ *          messages; presence (hellos and their leases).
  * Ignores  what messages say.
- * Thread   io, but for what says otherwise.
+ * Thread   io, except where noted.
  *
- * Each side of a link names its own half by an epoch, which only grows:
+ * Each side of a link numbers its own half with an epoch, which only grows:
  *
  *   fresh --a frame of theirs--> up --silence, nobody there, their epoch grew--> lost
  *     ^                                                                            |
  *     +-----------------a new epoch of ours; all that was under way is void--------+
  *
- * A frame carries its sender's epoch, and the receiver's as its sender knows it; one that
- * is meant for an epoch that is over, or comes from one, is dropped. So a process that
- * was stopped, counted as lost and woken up again is not heard until it has begun anew.
+ * A frame carries its sender's epoch, and the receiver's as far as the sender knows it;
+ * frames to or from a past epoch are dropped. So a process that was stopped, counted as
+ * lost and then resumed is ignored until it starts a new epoch.
  */
 #ifndef PL_LINK_H
 #define PL_LINK_H

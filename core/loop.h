@@ -2,15 +2,15 @@
  *
  * loop.h - the io thread, and the two ways to and from it.
  *
- * Owns     libuv's loop, its thread, the signals; the notes on their way to io and the
- *          news on their way to Lua; whether Lua comes for them.
+ * Owns     libuv's loop, its thread, the signals; notes queued for io and news queued for
+ *          Lua; whether Lua still polls.
  * Ignores  what notes and news are about.
- * Thread   said with each function.
+ * Thread   noted at each function.
  *
  *   any thread --note--> io --news--> lua (pl_poll)
  *
- * Notes and news are links inside the things that they are about, and each is in line at
- * most once. So no line can be full and none grows beyond the number of things alive.
+ * Notes and news are links embedded in the objects they concern, and each is queued at
+ * most once. So no queue can overflow, or outgrow the number of live objects.
  */
 #ifndef PL_LOOP_H
 #define PL_LOOP_H

@@ -4,13 +4,14 @@
  *
  * Owns     which sequence runs where; calls under way; what Lua hears of the bus.
  * Ignores  text, HTTP, how messages travel.
- * Thread   io, but for what says otherwise.
+ * Thread   io, except where noted.
  *
- * Sent away:   lua --encode--> io --SUBMIT--> peer;  TOKENS --> the stream;  CANCEL -->
- * peer Taken in:    SUBMIT --> engine;  a step's batch --> one TOKENS a peer;  CANCEL -->
- * engine
+ *   outgoing   lua --encode--> io --SUBMIT--> peer
+ *              peer --TOKENS--> io --> the stream
+ *   incoming   SUBMIT --> engine --a step's batch--> one TOKENS message per peer
+ *   both       CANCEL follows SUBMIT
  *
- * It is there without a bus too: then all tokens are this process's own.
+ * It exists without a bus too: then all tokens belong to this process.
  */
 #ifndef PL_REMOTE_H
 #define PL_REMOTE_H

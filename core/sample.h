@@ -2,7 +2,7 @@
  *
  * sample.h - from logits to a token: penalties, masks, temperature, top-k/p, the draw.
  *
- * Owns     nothing: what it needs to know of a sequence is in pl_sampler.
+ * Owns     nothing: all it needs to know about a sequence is in pl_sampler.
  * Thread   step (the CPU device calls it, perhaps on several threads at once).
  *
  * The order is vLLM V1's: raw logprobs; allowed ids; bad words; min_tokens; logit_bias;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * seq.h - a sequence: a prompt, what was made of it so far, and how it is to go on.
+ * seq.h - a sequence: a prompt, the tokens generated so far, and its parameters.
  *
- * Owns     its tokens, its parameters, the lists that steer the choice of the next one.
+ * Owns     its tokens, its parameters, the lists that constrain the next token.
  * Ignores  blocks, steps, who waits for it.
  * Thread   one at a time: whoever holds it, then the engine.
  */

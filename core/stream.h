@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stream.h - what becomes of a sequence's tokens: text, stop strings, events.
+ * stream.h - turns a sequence's tokens into text and events; looks for stop strings.
  *
  * Owns     the running streams by sequence; text that is held back; tokens until Lua
- *          takes them; the sequence as far as it has come, where it may have to go on.
- * Ignores  sockets (http.h writes), how tokens come about, what the answer looks like.
+ *          takes them; the sequence so far, if it may have to continue elsewhere.
+ * Ignores  sockets (http.h writes), where tokens come from, the format of the answer.
  * Thread   io; pl_stream_* of perilune.h: lua.
  *
  *               +--------- start, send ---------+
@@ -15,13 +15,13 @@
  *      cancel, client gone   v                          v client gone
  *                           over <----------------------+
  *
- * An engine and another process are the same to a stream: a place that tokens come from
- * and that can be told to stop. Each start has a number of its own, so that what an old
- * place still says finds nobody. All else stays here: decoder, stop strings, text.
+ * An engine and another process look the same to a stream: a place that sends tokens and
+ * can be told to stop. Each start gets a new number, so anything that an earlier place
+ * still sends is ignored. Everything else stays here: decoder, stop strings, text.
  *
- * Text is held back only as far as it may be the beginning of a stop string: each stop
- * string is an automaton (Knuth, Morris, Pratt) whose state says how many of its bytes
- * the text ends in. The stop string that ends first wins, wherever tokens begin or end.
+ * Text is held back only while it may be the beginning of a stop string: each stop string
+ * is a Knuth-Morris-Pratt automaton whose state is the number of its bytes that the text
+ * currently ends with. The stop string that ends first wins, regardless of token bounds.
  */
 #ifndef PL_STREAM_H
 #define PL_STREAM_H

@@ -2,13 +2,13 @@
  *
  * wire.h - sequences and tokens as bytes between processes.
  *
- * Owns     the form: little-endian, every part with its length, so that a reader skips
- *          what a newer writer added.
+ * Owns     the encoding: little-endian, every part with its length, so that a reader can
+ *          skip what a newer writer added.
  * Ignores  how bytes travel, and who they are for.
  * Thread   any
  *
- * What is read comes from outside: every count and length is checked against what is
- * there before anything is made of it.
+ * Input comes from outside: every count and length is checked against the bytes present
+ * before it is used.
  */
 #ifndef PL_WIRE_H
 #define PL_WIRE_H
