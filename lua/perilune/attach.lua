@@ -6,7 +6,7 @@
 
 local engine = require "perilune.ffi"
 local cjson = require "cjson.safe"
-local edited = require "perilune.line"
+local edited = require "perilune.terminal_line"
 local flags = require "perilune.flags"
 local json = require "perilune.json"
 local locals = require "perilune.local"

@@ -9,7 +9,7 @@ local client = require "perilune.client"
 local engine = require "perilune.ffi"
 local flags = require "perilune.flags"
 local json = require "cjson.safe"
-local lines = require "perilune.line"
+local lines = require "perilune.terminal_line"
 local wrap = require "perilune.wrap"
 local C = engine.C
 

@@ -15,6 +15,7 @@ local card = require "perilune.card"
 local cjson = require "cjson.safe"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
+local worker = require "perilune.worker"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -34,24 +35,28 @@ M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
   [C.PL_LOST_LEFT] = "left", [C.PL_LOST_RESET] = "reset", [C.PL_LOST_BUS] = "bus away",
   [C.PL_LOST_REFUSED] = "refused", [C.PL_LOST_RECALLED] = "recalled" }
 
-local function now()
-  return tonumber(C.pl_now_ns()) * 1e-9
-end
-
 -- `models`: of models.lua. `matches(model)`: whether to serve what a hello says of its
 -- model; nil and why not. `changed()` is called when workers come, go, or change state.
 function M.new(rt, models, matches, changed)
   return setmetatable({ rt = rt, models = models, matches = matches, changed = changed,
-    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {}, turn = 0 },
-    Cluster)
+    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {}, turn = 0,
+    n_joined = 0 }, Cluster)
+end
+
+-- It takes requests, again or as a new one: who waits for one may ask it.
+local function invite(w)
+  local line = w.entry.line
+  if line then line:room(w, math.huge) end
 end
 
 local function join(self, w)
   w.streams, w.n, w.suspect_until, w.others = {}, 0, 0, 0
-  w.changed = self.changed
+  w.changed, w.number = self.changed, self.n_joined
+  self.n_joined = self.n_joined + 1
   self.workers[#self.workers + 1] = w
   table.insert(w.entry.workers, w)
   self.changed()
+  invite(w)
   return w
 end
 
@@ -202,14 +207,17 @@ local function set_state(w, state)
   w.state = state
   if state == "leaving" then recall(w) end
   w.changed()
+  if state == "ready" then invite(w) end
 end
 
 -- Empties a worker of this process: who runs there may finish within so many seconds, the
 -- rest moves to the others. Whether it came to that, and was not resumed.
 function M.drain(w, seconds)
   set_state(w, "draining")
-  local deadline = now() + seconds
-  while w.n > 0 and now() < deadline and w.state == "draining" do flow.sleep(0.01) end
+  local deadline = flow.now() + seconds
+  while w.n > 0 and flow.now() < deadline and w.state == "draining" do
+    flow.sleep(LOOK_SECONDS)
+  end
   if w.state ~= "draining" then return false end
   set_state(w, "leaving")
   return true
@@ -274,9 +282,18 @@ function Cluster:on_peer(ev)
   if ev.a == 0 then on_hello(self, ev.id) else on_gone(self, ev.id, ev.a) end
 end
 
+local function trust_again(w)
+  while w.suspect_until > flow.now() do flow.sleep(w.suspect_until - flow.now()) end
+  w.suspected = nil
+  invite(w)
+end
+
 -- A stream of this worker was lost. Its process may be there all the same.
 function M.suspect(w)
-  w.suspect_until = now() + SUSPECT_SECONDS
+  w.suspect_until = flow.now() + SUSPECT_SECONDS
+  if w.suspected then return end
+  w.suspected = true
+  flow.spawn(trust_again, w)
 end
 
 -- ---- choosing -------------------------------------------------------------------------
@@ -292,16 +309,28 @@ local function is_better(a, b, numerics)
   return load_of(a) < load_of(b)
 end
 
+local function takes(w, avoid, full, t)
+  return w.state == "ready" and w.suspect_until <= t and w ~= avoid and not full[w]
+end
+
+-- Whether `choose` would find one.
+function M.has(entry, avoid, full)
+  local t = flow.now()
+  for _, w in ipairs(entry.workers) do
+    if takes(w, avoid, full, t) then return true end
+  end
+  return false
+end
+
 -- The worker with the least to do, those in turn that have equally little. `avoid`: not
 -- this one. `full`: a set of workers that have no room. `numerics`: an id whose workers
 -- come first, for only theirs go on with the same bits. nil: nobody can take it now.
 function Cluster:choose(entry, avoid, full, numerics)
   local list, best = entry.workers, nil
-  local t, n = now(), #list
+  local t, n = flow.now(), #list
   for i = 1, n do
     local w = list[(self.turn + i) % n + 1]
-    if w.state == "ready" and w.suspect_until <= t and w ~= avoid and not full[w]
-        and (not best or is_better(w, best, numerics)) then
+    if takes(w, avoid, full, t) and (not best or is_better(w, best, numerics)) then
       best = w
     end
   end
@@ -323,13 +352,15 @@ local function refresh_peer(self, peer, workers)
   end
 end
 
+-- What its engine counts, of itself or by its last word; nil: it has said nothing.
+local function stats_of(w)
+  if not w.engine then return w.counts end
+  C.pl_engine_stats_get(w.engine, w.stats)
+  return w.stats
+end
+
 local function counts_of(w)
-  local s = w.counts
-  if w.engine then
-    s = w.stats
-    C.pl_engine_stats_get(w.engine, s)
-  end
-  local model = w.entry.identity
+  local s, model = stats_of(w), w.entry.identity
   return { blocks = s and tonumber(s.blocks) or 0,
     blocks_used = s and tonumber(s.blocks_used) or 0,
     waiting_tokens = s and tonumber(s.prefill_tokens) or 0,
@@ -345,11 +376,19 @@ function M.counts(entry)
   return out
 end
 
--- Looks now and then what the others' engines count; a task.
+-- Tells those who wait what room the counters show.
+local function tell_room(w)
+  local line = w.entry.line
+  local s = line and line.n > 0 and stats_of(w)
+  if s then line:room(w, worker.MAX_WAITING - (tonumber(s.waiting) or 0)) end
+end
+
+-- Looks now and then what the engines count; a task.
 function Cluster:watch()
   while true do
     flow.sleep(REFRESH_SECONDS)
     for peer, workers in pairs(self.of_peer) do refresh_peer(self, peer, workers) end
+    for _, w in ipairs(self.workers) do tell_room(w) end
   end
 end
 

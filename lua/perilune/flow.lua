@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- flow.lua - spawn, await, sleep: coroutines over pl_poll.
+-- flow.lua - spawn, await, sleep, park: coroutines over pl_poll.
 --
 --     local ev = flow.await(stream, "piece", "done", exchange, "gone")
 --
@@ -10,7 +10,7 @@
 -- a second "piece" says no more than the first. An event of no such pair goes to the
 -- handler that `on` set for its kind, in a coroutine of its own.
 --
---     spawned --> ready --run--> parked (await, sleep) --event, time--> ready
+--     spawned --> ready --run--> parked (await, sleep, park) --event, time, wake--> ready
 --                    |
 --                    +--returns--> gone    +--fails--> on_error, gone
 --
@@ -18,6 +18,7 @@
 -- decoded into plain arrays in one loop, then dispatched in another.
 
 local engine = require "perilune.ffi"
+local heap = require "perilune.heap"
 local log = require "perilune.log"
 local C, ffi = engine.C, engine.ffi
 
@@ -40,22 +41,31 @@ local SPAN = 2 ^ 32                         -- ids are int32: kind * SPAN + id i
 local slots                                 -- pair -> the slot of its event
 local handlers                              -- kind -> what a stranger's event starts
 local ready, n_ready                        -- tasks to run, in order
-local times, sleepers, n_sleeping           -- a heap: when, who
+local sleepers                              -- a heap of tasks, by when they are due
 local current                               -- the task that runs
 local idle, n_idle                          -- coroutines whose tasks have ended
-local running
+local running, clock
+
+local function is_due_before(a, b)
+  return a.due < b.due
+end
+
+local function real_clock()
+  return tonumber(C.pl_now_ns()) * 1e-9
+end
 
 local function reset()
   slots, handlers = {}, {}
   ready, n_ready = {}, 0
-  times, sleepers, n_sleeping = {}, {}, 0
+  sleepers = heap.new(is_due_before)
   idle, n_idle = {}, 0
-  current, running = nil, false
+  current, running, clock = nil, false, real_clock
 end
 reset()
 
-local function clock()
-  return tonumber(C.pl_now_ns()) * 1e-9
+-- Seconds, by the clock that sleeps go by.
+function M.now()
+  return clock()
 end
 
 local function make_ready(task)
@@ -208,54 +218,37 @@ function M.on(kind, fn)
   handlers[kind] = fn
 end
 
-local function swap(i, j)
-  times[i], times[j] = times[j], times[i]
-  sleepers[i], sleepers[j] = sleepers[j], sleepers[i]
+-- Parks until somebody wakes the task, for at most so many seconds; 0 lets the others go
+-- first. Whether it was woken.
+function M.park(seconds)
+  local task = current
+  if not task then error("flow.park: only in a task", 2) end
+  task.due, task.awake, task.woken = clock() + seconds, false, false
+  heap.push(sleepers, task)
+  while not task.awake do coroutine.yield() end
+  return task.woken
 end
 
-local function push_sleeper(task, at)
-  n_sleeping = n_sleeping + 1
-  local i = n_sleeping
-  times[i], sleepers[i] = at, task
-  while i > 1 do
-    local up = math.floor(i / 2)
-    if times[up] <= times[i] then return end
-    swap(up, i)
-    i = up
-  end
-end
-
-local function pop_sleeper()
-  local task = sleepers[1]
-  swap(1, n_sleeping)
-  times[n_sleeping], sleepers[n_sleeping] = nil, nil
-  n_sleeping = n_sleeping - 1
-  local i = 1
-  while 2 * i <= n_sleeping do
-    local down = 2 * i
-    if down < n_sleeping and times[down + 1] < times[down] then down = down + 1 end
-    if times[i] <= times[down] then break end
-    swap(i, down)
-    i = down
-  end
-  return task
+-- Ends a task's park; who is not parked is not woken.
+function M.wake(task)
+  if not task.place then return end
+  heap.remove(sleepers, task)
+  task.awake, task.woken = true, true
+  make_ready(task)
 end
 
 -- Parks for that long; 0 lets the others go first.
 function M.sleep(seconds)
-  local task = current
-  if not task then error("flow.sleep: only in a task", 2) end
-  local at = clock() + seconds
-  push_sleeper(task, at)
-  task.awake = false
-  while not task.awake do coroutine.yield() end
+  if not current then error("flow.sleep: only in a task", 2) end
+  M.park(seconds)
 end
 
 local function wake_sleepers()
-  if n_sleeping == 0 then return end
+  if sleepers.n == 0 then return end
   local now = clock()
-  while n_sleeping > 0 and times[1] <= now do
-    local task = pop_sleeper()
+  while sleepers.n > 0 and sleepers[1].due <= now do
+    local task = sleepers[1]
+    heap.remove(sleepers, task)
     task.awake = true
     make_ready(task)
   end
@@ -302,15 +295,16 @@ end
 
 local function patience()
   if n_ready > 0 then return 0 end
-  if n_sleeping == 0 then return IDLE_MS end
-  local ms = math.ceil((times[1] - clock()) * 1e3)
+  if sleepers.n == 0 then return IDLE_MS end
+  local ms = math.ceil((sleepers[1].due - clock()) * 1e3)
   return math.max(0, math.min(IDLE_MS, ms))
 end
 
--- The main loop: until stop. `poll` stands in for pl_poll in tests. Tasks that are left
--- are dropped, and all else is forgotten: a later run starts anew.
-function M.run(rt, poll)
-  poll = poll or C.pl_poll
+-- The main loop: until stop. `poll` and `time` stand in for pl_poll and the clock in
+-- tests. Tasks that are left are dropped, and all else is forgotten: a later run starts
+-- anew.
+function M.run(rt, poll, time)
+  poll, clock = poll or C.pl_poll, time or real_clock
   local events = ffi.new("pl_event[?]", BATCH)
   running = true
   while true do

@@ -4,7 +4,9 @@
 local pl = require "perilune.ffi"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
+local heap = require "perilune.heap"
 local host = require "perilune.host"
+local line = require "perilune.line"
 local log = require "perilune.log"
 local models = require "perilune.models"
 local openai = require "perilune.openai"
@@ -19,30 +21,50 @@ Server.__index = Server
 local POOL_THREADS = 2
 -- How long an end waits for big requests to be prepared.
 local JOIN_SECONDS = 1
-local DEADLINE_SECONDS = 0.02
 
-local function now()
-  return tonumber(C.pl_now_ns()) * 1e-9
+local function is_due_before(a, b)
+  return a.at < b.at
 end
 
 local function watch_deadlines(server)
-  while next(server.deadlines) do
-    flow.sleep(DEADLINE_SECONDS)
-    local t = now()
-    for job, d in pairs(server.deadlines) do
-      if not job.ended and d.at <= t then job:cancel(d.refused) end
-      if job.ended or job.over then server.deadlines[job] = nil end
+  local list = server.deadlines
+  while list.n > 0 do
+    local d = list[1]
+    local left = d.at - flow.now()
+    if left > 0 then
+      flow.park(left)
+    else
+      heap.remove(list, d)
+      d.job.deadline = nil
+      d.job:cancel(d.refused)
     end
   end
-  server.watching = false
+  server.watcher = nil
 end
 
 -- Ends the job with `refused` unless it has ended within so many seconds of `arrived`.
 function Server:set_deadline(job, arrived, seconds, refused)
-  self.deadlines[job] = { at = tonumber(arrived) * 1e-9 + seconds, refused = refused }
-  if self.watching then return end
-  self.watching = true
-  flow.spawn(watch_deadlines, self)
+  local d = { job = job, at = tonumber(arrived) * 1e-9 + seconds, refused = refused }
+  job.deadline = d
+  heap.push(self.deadlines, d)
+  if not self.watcher then
+    self.watcher = flow.spawn(watch_deadlines, self)
+  elseif self.deadlines[1] == d then
+    flow.wake(self.watcher)
+  end
+end
+
+-- The job has ended: its deadline does not matter any more.
+function Server:clear_deadline(job)
+  if not job.deadline then return end
+  heap.remove(self.deadlines, job.deadline)
+  job.deadline = nil
+end
+
+-- The client of exchange `id` is gone: what waits for a worker is not wanted any more.
+function Server:gone(id)
+  local job = self.jobs[id]
+  if job then line.release(job) end
 end
 
 -- Copies live options to where each request looks for them: at the start, and after each
@@ -66,7 +88,8 @@ function M.new(recipe, rt, alone)
   local http, list = recipe.http, models.list_of
   local self = setmetatable({
     recipe = recipe, rt = rt, models = models.new(recipe), moves = not alone,
-    in_flight = 0, waiting = 0, live = {}, exchanges = {}, jobs = {}, deadlines = {},
+    in_flight = 0, waiting = 0, live = {}, exchanges = {}, jobs = {},
+    deadlines = heap.new(is_due_before),
     stream_interval = 1, dev_mode = http.enable_dev_endpoints,
     track_load = http.enable_server_load_tracking,
     cors = { origins = list(http.allowed_origins),
@@ -142,7 +165,7 @@ end
 
 -- Ends what still runs: who is being answered gets what there is.
 function Server:cut_off()
-  for job in pairs(self.jobs) do job:cancel({}) end
+  for _, job in pairs(self.jobs) do job:cancel({}) end
   for _, stream in pairs(self.live) do C.pl_stream_cancel(stream) end
 end
 

@@ -14,6 +14,7 @@ local answer = require "perilune.answer"
 local hooks = require "perilune.hooks"
 local hook_view = require "perilune.hook_view"
 local identity = require "perilune.identity"
+local line = require "perilune.line"
 local requests = require "perilune.requests"
 local C = pl.C
 
@@ -49,6 +50,7 @@ function Job:cancel(refused)
   for _, c in ipairs(self.choices) do
     if c.stream and not c.last then C.pl_stream_cancel(c.stream) end
   end
+  line.release(self)
 end
 
 -- ---- hooks --------------------------------------------------------------------------

@@ -10,8 +10,8 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.cluster"
 local flow = require "perilune.flow"
 local hooks = require "perilune.hooks"
+local line = require "perilune.line"
 local requests = require "perilune.requests"
-local waits = require "perilune.waits"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -19,19 +19,13 @@ local M = {}
 local seq_ptr = ffi.typeof "pl_seq *"
 
 -- How long a new request waits for a worker where none can take it now.
-local WAIT_SECONDS, LOOK_SECONDS = 10, 0.01
--- When a running one asks workers again that all had no room.
-local RETRY_SECONDS = 0.1
+local WAIT_SECONDS = 10
 local UNAVAILABLE = "Service temporarily unavailable"
 local FULL = UNAVAILABLE .. ": All workers are busy, please retry later"
 -- What is said of one that was ended before it began.
 local CANCELLED = { status = 499, message = "The request was cancelled.",
   cancelled = true }
 local STOPPING = { status = 503, message = "The server is stopping.", cancelled = true }
-
-local function now()
-  return tonumber(C.pl_now_ns()) * 1e-9
-end
 
 -- ---- giving it away -----------------------------------------------------------------
 
@@ -61,42 +55,23 @@ local function put(job, choice, w)
   return true
 end
 
--- Its worker has done with it, one way or the other.
-function M.left(choice)
+local function leave(choice)
   local w = choice.worker
-  if not w then return end
   w.streams[choice.id] = nil
   w.n = w.n - 1
   choice.worker = nil
 end
 
--- Whether nobody wants the answer any more: its time limit, a cancel, its client's going.
-local function is_over(job)
-  return job.over or C.pl_exchange_is_gone(job.exchange) ~= 0
+-- Its worker, if it has one, has done with it: that has room for another.
+function M.left(choice)
+  local w = choice.worker
+  if not w then return end
+  leave(choice)
+  if w.entry.line then w.entry.line:room(w, 1) end
 end
 
 -- For people: what a choice waits for while no worker has it (requests.lua).
 local FOR_WORKER, FOR_ROOM = "waits for a worker", "waits for room: every worker is full"
-
--- A worker for the choice, waited for until its deadline; nil: none came, or the request
--- is over.
-local function find(server, job, choice, avoid, numerics)
-  local wait, w
-  while not is_over(job) do
-    w = server.cluster:choose(job.entry, avoid, choice.full, numerics)
-    if w or now() > choice.deadline
-        or server.waiting >= server.recipe.http.max_waiting then
-      break
-    end
-    wait = wait or waits.begin(server, job.log, "for a worker that takes it")
-    choice.waits = FOR_WORKER
-    server.waiting = server.waiting + 1
-    flow.sleep(LOOK_SECONDS)
-    server.waiting = server.waiting - 1
-  end
-  waits.done(server, wait)
-  return w
-end
 
 -- Whether all that take requests had no room for the choice.
 local function all_full(job, choice)
@@ -126,25 +101,22 @@ local function give_up(server, job, choice)
     or server.stopping and STOPPING or CANCELLED
 end
 
--- Gives a choice to a worker that takes it. true: it runs, or has ended; or nil and the
--- refusal. `avoid`: not to this one. `numerics`: it has tokens already, made with this
--- id; then it waits for as long as the bus may be away, and asks the full ones again.
--- That time does not begin anew when one says no from afar.
+-- Gives a choice to a worker that takes it, waited for in line. true: it runs, or has
+-- ended; or nil and the refusal. `avoid`: not to this one. `numerics`: it has tokens
+-- already, made with this id; then it waits for as long as the bus may be away, and for
+-- room too. That time does not begin anew when one says no from afar.
 function M.place(server, job, choice, avoid, numerics)
   choice.deadline = choice.deadline
-    or now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
+    or flow.now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
   choice.full = choice.full or {}
+  local queue = line.of(server, job.entry)
   while true do
-    if all_full(job, choice) then
-      local again = numerics and now() <= choice.deadline
-      if not again then return unavailable(server, true) end
-      choice.waits = FOR_ROOM
-      flow.sleep(RETRY_SECONDS)
-      choice.full = {}
-    end
-    local w = find(server, job, choice, avoid, numerics)
-    if not w and is_over(job) then return give_up(server, job, choice) end
-    if not w then return unavailable(server, false) end
+    local full = all_full(job, choice)
+    if full and not numerics then return unavailable(server, true) end
+    choice.waits = full and FOR_ROOM or FOR_WORKER
+    local w = queue:wait(job, choice, avoid, numerics)
+    if not w and line.is_over(job) then return give_up(server, job, choice) end
+    if not w then return unavailable(server, all_full(job, choice)) end
     local ok, why, name = put(job, choice, w)
     if ok or name == "PL_ECANCELED" then return true end
     if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
@@ -178,10 +150,10 @@ end
 
 -- As long as the hook wants it to wait, if anybody still does.
 local function pause(job, choice, seconds)
-  local deadline = now() + seconds
+  local over = flow.now() + seconds
   choice.waits = ("waits %.4g s, as migrate says"):format(seconds)
-  while now() < deadline and not is_over(job) do
-    flow.sleep(math.min(LOOK_SECONDS, seconds))
+  while flow.now() < over and not line.is_over(job) do
+    line.park(job, over - flow.now())
   end
 end
 
@@ -201,7 +173,7 @@ function M.move(server, job, choice, ev)
   local lost = choice.worker
   local why = ffi.string(C.pl_stream_why(choice.stream))
   local n = requests.so_far(choice).n_tokens   -- nobody adds to it while it is lost
-  M.left(choice)
+  leave(choice)
   local why_lost = ("%s: %s"):format(lost.name, cluster.LOST[ev.a])
   choice.lost = why_lost
   if refused_for_good(ev) then return nil, { status = 400, message = why } end

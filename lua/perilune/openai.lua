@@ -114,7 +114,7 @@ end
 -- with what there is of them.
 local function cancel(server, x, headers, _, path)
   local id, found = path:sub(#"/v1/cancel/" + 1), false
-  for job in pairs(server.jobs) do
+  for _, job in pairs(server.jobs) do
     if job.id == id or job.answer.id == id then
       job:cancel({})
       found = true

@@ -233,6 +233,7 @@ local function run(self)
   if not ok then return nil, why end
   if not self.recipe.bus then self:take_name() end
   flow.on("request", function(ev) on_request(self, ev) end)
+  if self.server then flow.on("gone", function(ev) self.server:gone(ev.id) end) end
   flow.on("signal", function(ev) on_signal(self, ev) end)
   flow.spawn(throughput.run, self.metrics, self.recipe)
   if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end

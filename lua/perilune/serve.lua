@@ -293,7 +293,7 @@ end
 
 -- Ends requests that nobody will go on with: the process closes.
 function M.abandon(server)
-  for job in pairs(server.jobs) do
+  for _, job in pairs(server.jobs) do
     close_job(server, job, job:outcome("abort", "the process ended"))
   end
 end
@@ -314,9 +314,11 @@ function M.generate(server, x, kind, headers, who)
   if server.log_requests then log_request(job) end
   local limit = time_limit(server, x)
   if limit then server:set_deadline(job, arrived, limit, TOO_LATE) end
-  server.jobs[job] = true
+  local id = C.pl_exchange_id(x)
+  server.jobs[id] = job
   local ok, result = xpcall(answer_job, debug.traceback, server, x, job)
-  server.jobs[job] = nil
+  server.jobs[id] = nil
+  server:clear_deadline(job)
   if ok then return close_job(server, job, result) end
   close_job(server, job, job:outcome("error", "a defect of perilune's"))
   error(result, 0)

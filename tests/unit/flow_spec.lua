@@ -153,6 +153,34 @@ describe("flow", function()
     assert.same({ 5, nil, "slept" }, log)
   end)
 
+  it("wakes those who are parked at once, others in time, by the clock that it is given", function()
+    local time, seen, tasks = 100, {}, {}
+    local function at() return time end
+    for i, seconds in ipairs { 5, 3, 9, 3.5, 7 } do
+      tasks[i] = flow.spawn(function()
+        local woken = flow.park(seconds)
+        seen[#seen + 1] = { i, woken, flow.now() - 100 }
+      end)
+    end
+    flow.spawn(function()
+      flow.wake(flow.current())             -- it is not parked
+      flow.sleep(4)
+      flow.wake(tasks[3])
+      flow.wake(tasks[2])                   -- it was in time
+      flow.wake(tasks[3])
+      flow.sleep(6)
+      flow.stop()
+    end)
+    local n_polls = 0
+    flow.run(nil, function(_, _, _, ms)
+      time, n_polls = time + ms / 1000, n_polls + 1
+      return 0
+    end, at)
+    assert.same({ { 2, false, 3 }, { 4, false, 3.5 }, { 3, true, 4 }, { 1, false, 5 },
+      { 5, false, 7 } }, seen)
+    assert.is_true(n_polls < 20)            -- a second is the longest
+  end)
+
   it("outlives a task that fails, and tells its on_error", function()
     C.pl_log_level(C.PL_LOG_ERROR + 1)
     finally(function() C.pl_log_level(C.PL_LOG_INFO) end)
