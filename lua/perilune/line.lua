@@ -122,9 +122,9 @@ local function first(self, test, w)
   return found
 end
 
--- Calls the first that can go, unless one is called that has not had its turn yet.
+-- Calls the first that can go; one that is called already and has not had its turn gives
+-- way to it.
 local function call(self)
-  if self.called then return end
   self.called = first(self, can_go)
   if self.called then flow.wake(self.called.task) end
 end
@@ -148,7 +148,6 @@ local function stand(self, waiter)
   local job, choice = waiter.job, waiter.choice
   while not M.is_over(job) do
     if self.called == waiter then
-      self.called = nil
       local w = self.server.cluster:choose(self.entry, waiter.avoid, choice.full,
         waiter.numerics)
       if w then return w end
@@ -170,7 +169,6 @@ local function queue(self, waiter)
   leave(self, waiter)
   server.waiting = server.waiting - 1
   waits.done(server, wait)
-  if self.called == waiter then self.called = nil end
   call(self)
   return w
 end

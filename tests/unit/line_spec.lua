@@ -134,21 +134,33 @@ describe("the line", function()
     assert.equal("6 4 3 5 2 1", left())
   end)
 
+  it("is not overtaken by a newcomer that a worker would take, but by a better one", function()
+    run(function()
+      waiter { name = "1" }
+      waiter { name = "2" }
+      settle()
+      waiter { name = "late" }
+      waiter { name = "begun", begun = true }
+      worker()                              -- calls the first before those two run
+      settle()
+    end)
+    assert.equal("begun 1 2 late", left())
+  end)
+
   it("keeps the place of one that had to come back", function()
     local a, n = nil, 0
     run(function()
       waiter { name = "1" }
       waiter { name = "2", try = function(w, choice)
         n = n + 1
-        choice.full[w] = n == 1 or nil       -- the first time there was no room
-        return n > 1
+        if n > 1 then return true end
+        choice.full[w], w.state = true, "draining"   -- it had no room, and leaves
       end }
+      waiter { name = "3" }
       settle()
       a = worker()
       settle()
-      a.state = "draining"
-      waiter { name = "3" }
-      settle()
+      assert.equal("1", left())
       cluster.resume(a)
       settle()
     end)
