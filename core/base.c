@@ -422,11 +422,20 @@ uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane)
 /* ---- weights' types ---------------------------------------------------------------- */
 
 const pl_packing pl_packings[PL_N_TYPES] = {
-    [PL_F32] = {1, 4},      [PL_F16] = {1, 2},      [PL_BF16] = {1, 2},
-    [PL_Q8_0] = {32, 34},   [PL_Q4_0] = {32, 18},   [PL_Q4_1] = {32, 20},
-    [PL_Q4_K] = {256, 144}, [PL_Q5_K] = {256, 176}, [PL_Q6_K] = {256, 210},
-    [PL_I32] = {1, 4},
+    [PL_F32] = {"float32", 1, 4, 0},        [PL_F16] = {"float16", 1, 2, 1},
+    [PL_BF16] = {"bfloat16", 1, 2, 30},     [PL_Q8_0] = {"q8_0", 32, 34, 8},
+    [PL_Q4_0] = {"q4_0", 32, 18, 2},        [PL_Q4_1] = {"q4_1", 32, 20, 3},
+    [PL_Q5_0] = {"q5_0", 32, 22, 6},        [PL_Q5_1] = {"q5_1", 32, 24, 7},
+    [PL_Q2_K] = {"q2_k", 256, 84, 10},      [PL_Q3_K] = {"q3_k", 256, 110, 11},
+    [PL_Q4_K] = {"q4_k", 256, 144, 12},     [PL_Q5_K] = {"q5_k", 256, 176, 13},
+    [PL_Q6_K] = {"q6_k", 256, 210, 14},     [PL_IQ4_NL] = {"iq4_nl", 32, 18, 20},
+    [PL_IQ4_XS] = {"iq4_xs", 256, 136, 23}, [PL_I32] = {"int32", 1, 4, 26},
 };
+
+const char *pl_type_name(int type)
+{
+    return type >= 0 && type < PL_N_TYPES ? pl_packings[type].name : "unknown";
+}
 
 float pl_f32_from_f16(uint16_t v)
 {

@@ -90,7 +90,8 @@ int64_t pl_clock_now(const pl_clock *clock); /* NULL: pl_now_ns */
 
 /* How rows of a pl_type are stored: so many values in so many bytes. */
 typedef struct pl_packing {
-    int32_t values, bytes;
+    const char *name;
+    int32_t values, bytes, gguf; /* gguf: its number in GGUF files */
 } pl_packing;
 extern const pl_packing pl_packings[PL_N_TYPES];
 

@@ -166,9 +166,11 @@ void pl_detok_close(pl_detok *d);
 /* ---- weights: files of tensors, mapped (any thread, read only) ------------------- */
 
 typedef enum pl_type {
-    PL_F32 = 0, PL_F16, PL_BF16, PL_Q8_0, PL_Q4_0, PL_Q4_1, PL_Q4_K, PL_Q5_K, PL_Q6_K,
-    PL_I32, PL_N_TYPES
+    PL_F32 = 0, PL_F16, PL_BF16, PL_Q8_0, PL_Q4_0, PL_Q4_1, PL_Q5_0, PL_Q5_1, PL_Q2_K,
+    PL_Q3_K, PL_Q4_K, PL_Q5_K, PL_Q6_K, PL_IQ4_NL, PL_IQ4_XS,
+    PL_I32, PL_N_TYPES                     /* I32 is of no weights */
 } pl_type;
+const char *pl_type_name(int type);
 typedef struct pl_tensor {                 /* a tensor in a file: row-major, dims[0] outermost */
     const char *name;
     int32_t type, n_dims;

@@ -39,9 +39,9 @@ static pl_status shape_bytes(const pl_weights *w, const pl_tensor *t, uint64_t *
 {
     uint64_t n = 1;
     for (int i = 0; i < t->n_dims; i++) {
-        if (t->dims[i] < 1)
+        if (t->dims[i] < 0)
             return pl_fail(PL_EFORMAT,
-                           "%s: tensor '%s' has dimension %d of %lld, wanted 1 or more",
+                           "%s: tensor '%s' has dimension %d of %lld, wanted 0 or more",
                            w->path, t->name, i, (long long)t->dims[i]);
         if (__builtin_mul_overflow(n, (uint64_t)t->dims[i], &n) || n > INT64_MAX / 8)
             return pl_fail(PL_EFORMAT,
@@ -113,7 +113,8 @@ static int compare_names(const void *a, const void *b)
 static int compare_data(const void *a, const void *b)
 {
     const pl_tensor *x = *(pl_tensor *const *)a, *y = *(pl_tensor *const *)b;
-    return x->data < y->data ? -1 : x->data > y->data;
+    if (x->data != y->data) return x->data < y->data ? -1 : 1;
+    return (x->bytes > y->bytes) - (x->bytes < y->bytes); /* empty ones first */
 }
 
 static void sort_tensors(pl_weights *w, int (*compare)(const void *, const void *))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * weights_gguf.c - the header of a GGUF file, version 3, little-endian.
+ * weights_gguf.c - the header of a GGUF file, version 2 or 3, little-endian (the two
+ * differ only in that version 3 may be big-endian as well).
  *
  * Owns     the metadata: its keys, and where in the file each value is.
  * Ignores  what keys mean, but for the alignment.
@@ -41,27 +42,12 @@ enum {
 
 static const unsigned char widths[N_KINDS] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
-/* By GGUF's number; `type` is PL_N_TYPES where it is known but not read. */
-static const struct {
-    const char *name;
-    int type;
-} kinds[] = {
-    [0] = {"F32", PL_F32},          [1] = {"F16", PL_F16},
-    [2] = {"Q4_0", PL_Q4_0},        [3] = {"Q4_1", PL_Q4_1},
-    [6] = {"Q5_0", PL_N_TYPES},     [7] = {"Q5_1", PL_N_TYPES},
-    [8] = {"Q8_0", PL_Q8_0},        [9] = {"Q8_1", PL_N_TYPES},
-    [10] = {"Q2_K", PL_N_TYPES},    [11] = {"Q3_K", PL_N_TYPES},
-    [12] = {"Q4_K", PL_Q4_K},       [13] = {"Q5_K", PL_Q5_K},
-    [14] = {"Q6_K", PL_Q6_K},       [15] = {"Q8_K", PL_N_TYPES},
-    [16] = {"IQ2_XXS", PL_N_TYPES}, [17] = {"IQ2_XS", PL_N_TYPES},
-    [18] = {"IQ3_XXS", PL_N_TYPES}, [19] = {"IQ1_S", PL_N_TYPES},
-    [20] = {"IQ4_NL", PL_N_TYPES},  [21] = {"IQ3_S", PL_N_TYPES},
-    [22] = {"IQ2_S", PL_N_TYPES},   [23] = {"IQ4_XS", PL_N_TYPES},
-    [24] = {"I8", PL_N_TYPES},      [25] = {"I16", PL_N_TYPES},
-    [26] = {"I32", PL_I32},         [27] = {"I64", PL_N_TYPES},
-    [28] = {"F64", PL_N_TYPES},     [29] = {"IQ1_M", PL_N_TYPES},
-    [30] = {"BF16", PL_BF16},       [34] = {"TQ1_0", PL_N_TYPES},
-    [35] = {"TQ2_0", PL_N_TYPES},   [39] = {"MXFP4", PL_N_TYPES},
+/* By GGUF's number: types that are known but not read. */
+static const char *const unread[] = {
+    [9] = "Q8_1",     [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS",
+    [18] = "IQ3_XXS", [19] = "IQ1_S", [21] = "IQ3_S",   [22] = "IQ2_S",
+    [24] = "I8",      [25] = "I16",   [27] = "I64",     [28] = "F64",
+    [29] = "IQ1_M",   [34] = "TQ1_0", [35] = "TQ2_0",   [39] = "MXFP4",
 };
 
 /* ---- bytes ------------------------------------------------------------------------ */
@@ -228,6 +214,25 @@ typedef struct info {
     uint64_t offset;
 } info;
 
+static pl_status find_type(const reader *r, const char *what, uint64_t number,
+                           int32_t *out)
+{
+    char known[256];
+    size_t at = 0;
+    for (int i = 0; i < PL_N_TYPES; i++) {
+        if ((uint64_t)pl_packings[i].gguf == number) {
+            *out = i;
+            return PL_OK;
+        }
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "",
+                               pl_packings[i].name);
+    }
+    const char *name =
+        number < PL_COUNT(unread) && unread[number] ? unread[number] : "unknown";
+    return pl_fail(PL_EUNSUPPORTED, "%s: %s is of type %llu (%s), wanted one of %s",
+                   r->w->path, what, (unsigned long long)number, name, known);
+}
+
 static pl_status take_dims(reader *r, info *t)
 {
     char what[PL_WEIGHTS_MAX_NAME + 16];
@@ -247,14 +252,7 @@ static pl_status take_dims(reader *r, info *t)
         t->shape.dims[n - 1 - i] = (int64_t)dim;
     }
     PL_TRY(take_number(r, 4, what, &type));
-    const char *name =
-        type < PL_COUNT(kinds) && kinds[type].name ? kinds[type].name : "unknown";
-    if (!strcmp(name, "unknown") || kinds[type].type == PL_N_TYPES)
-        return pl_fail(PL_EUNSUPPORTED,
-                       "%s: %s is of type %llu (%s), wanted F32, F16, BF16, Q8_0, Q4_0, "
-                       "Q4_1, Q4_K, Q5_K, Q6_K or I32",
-                       r->w->path, what, (unsigned long long)type, name);
-    t->shape.type = kinds[type].type;
+    PL_TRY(find_type(r, what, type, &t->shape.type));
     return take_number(r, 8, what, &t->offset);
 }
 
@@ -329,9 +327,10 @@ pl_status pl_weights_read_gguf(pl_weights *w)
     reader r = {w, 4};
     uint64_t version = 0, n_tensors = 0, n_metas = 0;
     PL_TRY(take_number(&r, 4, "the version", &version));
-    if (version != 3)
-        return pl_fail(PL_EUNSUPPORTED, "%s: GGUF version %llu, wanted 3, little-endian",
-                       w->path, (unsigned long long)version);
+    if (version != 2 && version != 3)
+        return pl_fail(PL_EUNSUPPORTED,
+                       "%s: GGUF version %llu, wanted 2 or 3, little-endian", w->path,
+                       (unsigned long long)version);
     PL_TRY(take_number(&r, 8, "the number of tensors", &n_tensors));
     PL_TRY(take_number(&r, 8, "the number of values", &n_metas));
     PL_TRY(take_metas(&r, w, n_metas));

@@ -15,7 +15,7 @@
  *   quantized  codes, per block of 32 k: groups of four k, [16 rows][4 bytes]. Eight
  *              groups of bytes (code + 128), or four of nibbles (group g low, g + 4 high)
  *              then scales, per block, of 16 rows each: f16 d (and f16 m), or u8 or s8
- *              factors of the super-block's f16 d (and m)
+ *              factors of the super-block's f16 d (and m), of a whole block or each half
  *              then those, per 256 k
  */
 #ifndef PL_CPU_H
@@ -32,7 +32,8 @@ enum {
 };
 
 typedef struct pl_cpu_matrix {
-    int32_t type, n, k, n_panels; /* n rows of k columns */
+    int32_t type;           /* whose panels these are: types that fit share them */
+    int32_t n, k, n_panels; /* n rows of k columns */
     size_t panel_bytes, scales_at, supers_at;
     char *panels;
 } pl_cpu_matrix;

@@ -28,11 +28,14 @@ enum {
     SCALES_D,
     SCALES_DM,
     SCALES_SUPER_DM,
-    SCALES_SUPER_HALVES
+    SCALES_SUPER_HALVES,
+    SCALES_SUPER_DM_HALVES
 };
 
+/* m is what is added to a code times d; of HALVES the second 16 columns have their own.
+ */
 typedef struct scales {
-    vf d, m; /* m: what is added to a code times d; of HALVES the second 16 columns' d */
+    vf d, m, d_high, m_high;
 } scales;
 
 PL_INLINE scales read_scales(const pl_cpu_matrix *w, const char *panel, int block,
@@ -40,23 +43,32 @@ PL_INLINE scales read_scales(const pl_cpu_matrix *w, const char *panel, int bloc
 {
     const char *at = panel + w->scales_at;
     const char *super = panel + w->supers_at;
+    vf zero = vf_set1(0.0f);
     if (kind == SCALES_D) {
-        return (scales){vf_from_f16((const uint16_t *)(const void *)at + block * 16),
-                        vf_set1(0.0f)};
+        vf d = vf_from_f16((const uint16_t *)(const void *)at + block * 16);
+        return (scales){d, zero, d, zero};
     }
     if (kind == SCALES_DM) {
         const uint16_t *p = (const uint16_t *)(const void *)at + block * 32;
-        return (scales){vf_from_f16(p), vf_from_f16(p + 16)};
+        vf d = vf_from_f16(p), m = vf_from_f16(p + 16);
+        return (scales){d, m, d, m};
     }
-    if (kind == SCALES_SUPER_DM) {
-        const uint16_t *s = (const uint16_t *)(const void *)super + block / 8 * 32;
-        const uint8_t *p = (const uint8_t *)at + block * 32;
-        vf m = vf_mul(vf_from_f16(s + 16), vf_from_u8(p + 16));
-        return (scales){vf_mul(vf_from_f16(s), vf_from_u8(p)), vf_sub(vf_set1(0.0f), m)};
+    if (kind == SCALES_SUPER_HALVES) {
+        vf s = vf_from_f16((const uint16_t *)(const void *)super + block / 8 * 16);
+        const int8_t *p = (const int8_t *)at + block * 32;
+        return (scales){vf_mul(s, vf_from_s8(p)), zero, vf_mul(s, vf_from_s8(p + 16)),
+                        zero};
     }
-    vf s = vf_from_f16((const uint16_t *)(const void *)super + block / 8 * 16);
-    const int8_t *p = (const int8_t *)at + block * 32;
-    return (scales){vf_mul(s, vf_from_s8(p)), vf_mul(s, vf_from_s8(p + 16))};
+    const uint16_t *s = (const uint16_t *)(const void *)super + block / 8 * 32;
+    bool halves = kind == SCALES_SUPER_DM_HALVES;
+    const uint8_t *p = (const uint8_t *)at + block * (halves ? 64 : 32);
+    vf ds = vf_from_f16(s), ms = vf_sub(zero, vf_from_f16(s + 16));
+    if (!halves) {
+        vf d = vf_mul(ds, vf_from_u8(p)), m = vf_mul(ms, vf_from_u8(p + 16));
+        return (scales){d, m, d, m};
+    }
+    return (scales){vf_mul(ds, vf_from_u8(p)), vf_mul(ms, vf_from_u8(p + 32)),
+                    vf_mul(ds, vf_from_u8(p + 16)), vf_mul(ms, vf_from_u8(p + 48))};
 }
 
 /* The eight groups of a block, a byte a code. */
@@ -82,6 +94,12 @@ PL_INLINE void ahead(const char *panel, int block, int bits)
     for (int i = 0; i < bits; i++) {
         __builtin_prefetch(panel + (block * bits + i) * 64 + AHEAD);
     }
+}
+
+/* Whether codes have a minimum; else they mean 128 less, or 8 less, than they say. */
+PL_INLINE bool has_min(int kind)
+{
+    return kind == SCALES_DM || kind == SCALES_SUPER_DM || kind == SCALES_SUPER_DM_HALVES;
 }
 
 /* ---- quantized by quantized: integers are exact, then one fma a block -------------- */
@@ -117,7 +135,7 @@ PL_INLINE vi start_at(const int32_t *minus_sum, int n, int bits, int kind)
 {
     int32_t sum = n == 8 ? minus_sum[0] + minus_sum[1] : minus_sum[0];
     if (bits == 8) return vi_start_s8(sum);
-    return kind == SCALES_D ? vi_shl(vi_set1(sum), 3) : vi_set1(0);
+    return has_min(kind) ? vi_set1(0) : vi_shl(vi_set1(sum), 3);
 }
 
 PL_TILE void tile_int(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p, int C,
@@ -129,7 +147,8 @@ PL_TILE void tile_int(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int
     const int8_t *q = x->q + (size_t)row * stride;
     const float *d = x->d + (size_t)row * per_row, *ds = x->ds + (size_t)row * per_row;
     const int32_t *minus = x->minus_sum + (size_t)row * per_row * 2;
-    int n = kind == SCALES_SUPER_HALVES ? 4 : 8; /* groups under one scale */
+    bool halves = kind >= SCALES_SUPER_HALVES;
+    int n = halves ? 4 : 8; /* groups under one scale */
     vf acc[PL_COLUMNS];
     PL_UNROLL for (int c = 0; c < C; c++) acc[c] = vf_set1(0.0f);
     for (int b = 0; b < w->k / 32; b++, q += 32 * terms, minus += 2) {
@@ -142,19 +161,28 @@ PL_TILE void tile_int(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int
             vi sums[PL_COLUMNS];
             PL_UNROLL for (int c = 0; c < C; c++)
             {
-                sums[c] = start_at(minus + (size_t)c * per_row * 2 + g / 4, n, bits, kind);
+                sums[c] =
+                    start_at(minus + (size_t)c * per_row * 2 + g / 4, n, bits, kind);
             }
             add_dots(sums, codes + g, n, q + g * 4, stride, C, bits, terms);
-            vf by = g ? s.m : s.d;
+            vf by = g ? s.d_high : s.d;
             PL_UNROLL for (int c = 0; c < C; c++)
             {
                 vf da = vf_set1(d[(size_t)c * per_row + (size_t)b]);
                 acc[c] = vf_fma(vf_from_i(sums[c]), vf_mul(by, da), acc[c]);
             }
         }
-        if (kind == SCALES_D || kind == SCALES_SUPER_HALVES) continue;
+        if (!has_min(kind)) continue;
         PL_UNROLL for (int c = 0; c < C; c++)
         {
+            if (halves) {
+                const int32_t *ms = minus + (size_t)c * per_row * 2;
+                vf da = vf_set1(d[(size_t)c * per_row + (size_t)b]);
+                vf low = vf_from_i(vi_set1(-ms[0])), high = vf_from_i(vi_set1(-ms[1]));
+                acc[c] = vf_fma(s.m, vf_mul(low, da), acc[c]);
+                acc[c] = vf_fma(s.m_high, vf_mul(high, da), acc[c]);
+                continue;
+            }
             vf sum = vf_set1(ds[(size_t)c * per_row + (size_t)b]);
             acc[c] = vf_fma(s.m, sum, acc[c]);
         }
@@ -180,12 +208,13 @@ PL_INLINE void expand_block(const pl_cpu_matrix *w, const char *panel, int b, in
     vi codes[8];
     scales s = read_scales(w, panel, b, kind);
     read_codes(panel, b, bits, codes);
-    bool halves = kind == SCALES_SUPER_HALVES, min = kind != SCALES_D && !halves;
-    vf offset = vf_set1(bits == 8 ? -128.0f : -8.0f), d = halves ? s.m : s.d;
-    vf low = min ? s.m : vf_mul(offset, s.d), high = min ? s.m : vf_mul(offset, d);
+    bool min = has_min(kind);
+    vf offset = vf_set1(bits == 8 ? -128.0f : -8.0f);
+    vf low = min ? s.m : vf_mul(offset, s.d);
+    vf high = min ? s.m_high : vf_mul(offset, s.d_high);
     int32_t mask = min && bits == 8 ? 127 : 255;
     for (int k = 0; k < 16; k++) out[k] = expand(codes, k, mask, s.d, low);
-    for (int k = 16; k < 32; k++) out[k] = expand(codes, k, mask, d, high);
+    for (int k = 16; k < 32; k++) out[k] = expand(codes, k, mask, s.d_high, high);
 }
 
 PL_TILE void tile_expanded(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, int p,
@@ -293,6 +322,12 @@ PL_TILE void tile_pairs(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
 #define CALL_X2_q4_0(C) tile_int(l, x, row, p, C, 4, SCALES_D, 2)
 #define CALL_X1_q4_1(C) tile_int(l, x, row, p, C, 4, SCALES_DM, 1)
 #define CALL_X2_q4_1(C) tile_int(l, x, row, p, C, 4, SCALES_DM, 2)
+#define CALL_X1_q5_1(C) tile_int(l, x, row, p, C, 8, SCALES_DM, 1)
+#define CALL_X2_q5_1(C) tile_int(l, x, row, p, C, 8, SCALES_DM, 2)
+#define CALL_X1_q2_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_DM_HALVES, 1)
+#define CALL_X2_q2_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_DM_HALVES, 2)
+#define CALL_X1_q3_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_HALVES, 1)
+#define CALL_X2_q3_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_HALVES, 2)
 #define CALL_X1_q4_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_DM, 1)
 #define CALL_X2_q4_k(C) tile_int(l, x, row, p, C, 4, SCALES_SUPER_DM, 2)
 #define CALL_X1_q5_k(C) tile_int(l, x, row, p, C, 8, SCALES_SUPER_DM, 1)
@@ -302,6 +337,9 @@ PL_TILE void tile_pairs(const pl_cpu_linear *l, const pl_cpu_rows *x, int row, i
 #define CALL_F32_q8_0(C) tile_expanded(l, x, row, p, C, 8, SCALES_D)
 #define CALL_F32_q4_0(C) tile_expanded(l, x, row, p, C, 4, SCALES_D)
 #define CALL_F32_q4_1(C) tile_expanded(l, x, row, p, C, 4, SCALES_DM)
+#define CALL_F32_q5_1(C) tile_expanded(l, x, row, p, C, 8, SCALES_DM)
+#define CALL_F32_q2_k(C) tile_expanded(l, x, row, p, C, 4, SCALES_SUPER_DM_HALVES)
+#define CALL_F32_q3_k(C) tile_expanded(l, x, row, p, C, 4, SCALES_SUPER_HALVES)
 #define CALL_F32_q4_k(C) tile_expanded(l, x, row, p, C, 4, SCALES_SUPER_DM)
 #define CALL_F32_q5_k(C) tile_expanded(l, x, row, p, C, 8, SCALES_SUPER_DM)
 #define CALL_F32_q6_k(C) tile_expanded(l, x, row, p, C, 8, SCALES_SUPER_HALVES)
@@ -321,6 +359,9 @@ TILES(linear_pairs, CALL_pairs)
 QUANT_TILES(q8_0)
 QUANT_TILES(q4_0)
 QUANT_TILES(q4_1)
+QUANT_TILES(q5_1)
+QUANT_TILES(q2_k)
+QUANT_TILES(q3_k)
 QUANT_TILES(q4_k)
 QUANT_TILES(q5_k)
 QUANT_TILES(q6_k)
@@ -336,6 +377,9 @@ static void linear(const pl_cpu_linear *l, const pl_cpu_rows *x, int first, int 
         [PL_Q8_0] = {linear_f32_q8_0, linear_x2_q8_0, linear_int8_q8_0},
         [PL_Q4_0] = {linear_f32_q4_0, linear_x2_q4_0, linear_int8_q4_0},
         [PL_Q4_1] = {linear_f32_q4_1, linear_x2_q4_1, linear_int8_q4_1},
+        [PL_Q5_1] = {linear_f32_q5_1, linear_x2_q5_1, linear_int8_q5_1},
+        [PL_Q2_K] = {linear_f32_q2_k, linear_x2_q2_k, linear_int8_q2_k},
+        [PL_Q3_K] = {linear_f32_q3_k, linear_x2_q3_k, linear_int8_q3_k},
         [PL_Q4_K] = {linear_f32_q4_k, linear_x2_q4_k, linear_int8_q4_k},
         [PL_Q5_K] = {linear_f32_q5_k, linear_x2_q5_k, linear_int8_q5_k},
         [PL_Q6_K] = {linear_f32_q6_k, linear_x2_q6_k, linear_int8_q6_k},

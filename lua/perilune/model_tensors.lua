@@ -8,8 +8,7 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
-local type_names = { [0] = "float32", "float16", "bfloat16", "q8_0", "q4_0", "q4_1",
-                     "q4_k", "q5_k", "q6_k", "i32" }
+local function type_name(tensor) return ffi.string(C.pl_type_name(tensor.type)) end
 
 -- Role, name in safetensors and in GGUF, shape, and what must hold for it to be there.
 -- In safetensors an expert's matrices are three tensors; in GGUF all experts' are one.
@@ -132,10 +131,10 @@ local function check_tensor(row, file, tensor)
     F.refuse("PL_EFORMAT", "%s: tensor '%s' has the shape [%s], wanted [%s]", file,
              row.name, is, wanted)
   end
-  local last = #row.shape == 1 and C.PL_BF16 or C.PL_Q6_K
+  local last = #row.shape == 1 and C.PL_BF16 or C.PL_I32 - 1
   if tensor.type > last then
     F.refuse("PL_EUNSUPPORTED", "%s: tensor '%s' is of type '%s', wanted %s", file,
-             row.name, type_names[tensor.type],
+             row.name, type_name(tensor),
              last == C.PL_BF16 and "a float type" or "weights")
   end
 end
@@ -196,7 +195,7 @@ function M.main_type(weights)
   for _, w in ipairs(weights) do
     for k = 0, C.pl_weights_count(w) - 1 do
       local tensor = C.pl_weights_get(w, k)
-      local name = type_names[tensor.type]
+      local name = type_name(tensor)
       bytes[name] = (bytes[name] or 0) + tonumber(tensor.bytes)
       if not best or bytes[name] > bytes[best] then best = name end
     end

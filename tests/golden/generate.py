@@ -5,11 +5,13 @@
     pip install torch transformers tokenizers safetensors numpy gguf accelerate
     tests/golden/generate.py [NAME ...]                 all models, or those named
     tests/golden/generate.py --smollm2 FILE.gguf        smollm2.json, from the model ./dev fetches
+    tests/golden/generate.py --types                    types.json, what GGUF's quantized blocks stand for
 
 Weights come from seeded generators; outputs are computed by transformers in float32 from the weights
 as they are stored. The same library versions make the same files.
 """
 import argparse
+import importlib.metadata
 import json
 import math
 import os
@@ -471,14 +473,38 @@ def make_smollm2(file):
         "versions": {m.__name__: m.__version__ for m in (transformers, torch)}, "cases": cases})
 
 
+TYPES = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2),
+          "Q6_K": (208,)}   # where a block has its float16 numbers; else at 0
+
+
+def make_types():
+    """A row of 256 values of each type, of random bytes, and what gguf says they are."""
+    rng, types = np.random.default_rng(20), {}
+    for name in TYPES:
+        kind = gguf.GGMLQuantizationType[name]
+        columns, size = gguf.GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (256 // columns, size), dtype=np.uint8)
+        for at in HALVES.get(name, (0,)):
+            halves = rng.uniform(-0.1, 0.1, len(blocks)).astype(np.float16)
+            blocks[:, at:at + 2] = halves.view(np.uint8).reshape(-1, 2)
+        row = blocks.reshape(1, -1)
+        values = gguf.quants.dequantize(row, kind).astype(np.float32)
+        types[name] = {"bytes": row.tobytes().hex(), "values": values.tobytes().hex()}
+    write_json(os.path.join(HERE, "types.json"), {"gguf": importlib.metadata.version("gguf"), "types": types})
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smollm2", metavar="FILE")
+    parser.add_argument("--types", action="store_true")
     parser.add_argument("names", nargs="*")
     args = parser.parse_args()
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if args.types:
+        return make_types()
     if args.smollm2:
         return make_smollm2(args.smollm2)
     for spec in material.MODELS:

@@ -8,7 +8,8 @@ local C, ffi = pl.C, pl.ffi
 local band, lshift, rshift = bit.band, bit.lshift, bit.rshift
 
 local M = {
-  TYPES = { "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K" },
+  TYPES = { "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K",
+            "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS" },
 }
 
 -- Numbers in 0 <= x < 1, the same for the same seed.
@@ -53,12 +54,51 @@ end
 
 local function nibble(q, i) return i < 16 and band(q[i], 15) or rshift(q[i - 16], 4) end
 
+-- Five bits: a nibble and a bit of four bytes.
+local function five(q, high, i)
+  return nibble(q, i) + 16 * band(rshift(high[math.floor(i / 8)], i % 8), 1)
+end
+
+-- Two bits of code i of 256: each 128 columns have 32 bytes, each 32 columns two bits.
+local function two(q, i)
+  return band(rshift(q[math.floor(i / 128) * 32 + i % 32], math.floor(i % 128 / 32) * 2), 3)
+end
+
+-- Six-bit factor i of 16 of a Q3_K block: twelve bytes, as llama.cpp unpacks them by words.
+local function q3_factor(s, i)
+  local low = band(rshift(s[i % 8], i < 8 and 0 or 4), 15)
+  return low + 16 * band(rshift(s[8 + i % 4], math.floor(i / 4) * 2), 3) - 32
+end
+
+local iq4 = { [0] = -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 }
+
 -- Per type: columns and bytes of a block, where its halves are, and value i of it.
 M.blocks = {
   Q8_0 = { 32, 34, { 0 }, function(p, i) return half(p) * signed(p[2 + i]) end },
   Q4_0 = { 32, 18, { 0 }, function(p, i) return half(p) * (nibble(p + 2, i) - 8) end },
   Q4_1 = { 32, 20, { 0, 2 },
     function(p, i) return half(p) * nibble(p + 4, i) + half(p + 2) end },
+  Q5_0 = { 32, 22, { 0 },
+    function(p, i) return half(p) * (five(p + 6, p + 2, i) - 16) end },
+  Q5_1 = { 32, 24, { 0, 2 },
+    function(p, i) return half(p) * five(p + 8, p + 4, i) + half(p + 2) end },
+  Q2_K = { 256, 84, { 80, 82 }, function(p, i)
+    local factor = p[math.floor(i / 16)]
+    return half(p + 80) * band(factor, 15) * two(p + 16, i)
+           - half(p + 82) * rshift(factor, 4)
+  end },
+  Q3_K = { 256, 110, { 108 }, function(p, i)
+    local third = band(rshift(p[i % 32], math.floor(i / 32)), 1)
+    return half(p + 108) * q3_factor(p + 96, math.floor(i / 16))
+           * (two(p + 32, i) + 4 * third - 4)
+  end },
+  IQ4_NL = { 32, 18, { 0 }, function(p, i) return half(p) * iq4[nibble(p + 2, i)] end },
+  IQ4_XS = { 256, 136, { 0 }, function(p, i)
+    local part = math.floor(i / 32)
+    local low = band(rshift(p[4 + math.floor(part / 2)], part % 2 * 4), 15)
+    local high = band(rshift(p[2] + 256 * p[3], part * 2), 3)
+    return half(p) * (low + 16 * high - 32) * iq4[nibble(p + 8 + part * 16, i % 32)]
+  end },
   Q4_K = { 256, 144, { 0, 2 }, function(p, i)
     local scale, min = factors(p + 4, math.floor(i / 32))
     local q = p[16 + math.floor(i / 64) * 32 + i % 32]
@@ -104,6 +144,16 @@ local function fill_plain(name, data, n, values, roll)
       ffi.copy(data + i * (4 - from), one.b + from, 4 - from)
     end
   end
+end
+
+-- The values that the bytes of a quantized row stand for, and how many.
+function M.values(name, bytes)
+  local columns, size, _, value = unpack(blocks[name])
+  local p, values = ffi.cast("const uint8_t *", bytes), {}
+  for i = 0, #bytes / size * columns - 1 do
+    values[i] = value(p + math.floor(i / columns) * size, i % columns)
+  end
+  return values
 end
 
 -- { tensor, n, k, values, ... }: n rows of k columns of a type by its name.
