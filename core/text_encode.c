@@ -68,7 +68,8 @@ static size_t read_char_before(const char *p, size_t at, int32_t *c)
 /* ---- added tokens --------------------------------------------------------------- */
 
 /* Whether the token found at start..end counts there; its spaces widen it, but not to
- * before `done`. */
+ * before `done`. Where spaces before it may be its own, those of its spaces that the
+ * token before has taken are not: nothing may be left of it. */
 static bool accept(const encoding *e, int32_t id, const char *p, size_t len, size_t done,
                    size_t *start, size_t *end)
 {
@@ -82,6 +83,7 @@ static bool accept(const encoding *e, int32_t id, const char *p, size_t len, siz
     if (flags & PL_TOKEN_LSTRIP) {
         for (size_t n; *start > done; *start -= n)
             if (n = read_char_before(p, *start, &c), !is_white(c)) break;
+        *start = PL_MAX(*start, done);
     }
     if (flags & PL_TOKEN_RSTRIP) {
         for (size_t n; *end < len; *end += n)
@@ -98,11 +100,10 @@ static pl_status match_added(encoding *e, const text_trie *trie, const char *p,
     size_t done = 0, at = 0, start, end;
     int32_t id;
     while ((id = text_trie_next(trie, p, len, at, &start, &end)) >= 0) {
-        at = end;
+        at = end; /* a token among the spaces that this one takes counts as well */
         if (!accept(e, id, p, len, done, &start, &end)) continue;
-        at = end;
         if (done < start) PL_TRY(rest(e, p + done, start - done, first && !done));
-        pl_buf_add_i32(e->out, id);
+        if (start < end) pl_buf_add_i32(e->out, id);
         done = end;
     }
     return done < len ? rest(e, p + done, len - done, first && !done) : PL_OK;

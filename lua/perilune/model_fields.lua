@@ -10,7 +10,7 @@ local cjson = require "cjson"
 local M = {}
 
 local json = cjson.new()
-json.decode_invalid_numbers(false)
+json.decode_invalid_numbers(true)    -- Python writes NaN and Infinity
 json.decode_max_depth(64)
 
 local max_json = 64 * 1024 * 1024

@@ -40,8 +40,8 @@ local function read_vocab(own, weights)
     F.refuse("PL_EFORMAT", "%s: no matrix 'token_embd.weight'", own.file)
   end
   local vocab = tonumber(embedding.dims[0])
-  if vocab > limits.vocab then
-    F.refuse("PL_EFORMAT", "%s: 'token_embd.weight' has %d rows, wanted at most %d",
+  if vocab < 1 or vocab > limits.vocab then
+    F.refuse("PL_EFORMAT", "%s: 'token_embd.weight' has %d rows, wanted 1 to %d",
              own.file, vocab, limits.vocab)
   end
   if F.integer(own, "vocab_size", 1, limits.vocab, vocab) ~= vocab then
@@ -101,12 +101,17 @@ local function read_yarn(own, o)
   end
 end
 
--- llama3's scaling is no metadata here: it is the tensor rope_freqs.weight.
+-- llama3's scaling is no metadata here: it is the tensor rope_freqs.weight. A factor
+-- without a type is linear; older files call it scale_linear. 0 is said for 1.
 local function read_rope(own, o)
   o.rope_theta = F.number(own, "rope.freq_base", 1, limits.theta, 10000)
-  local kind = F.string(own, "rope.scaling.type", "none")
+  local kind = F.string(own, "rope.scaling.type", "linear")
   if kind == "none" then return end
-  o.rope_factor = F.number(own, "rope.scaling.factor", 1, limits.factor)
+  local key = F.has(own, "rope.scaling.factor") and "rope.scaling.factor"
+              or "rope.scale_linear"
+  local factor = own.get(key) == 0 and 1 or F.number(own, key, 1, limits.factor, 1)
+  if factor == 1 and kind == "linear" then return end
+  o.rope_factor = factor
   if kind == "yarn" then
     read_yarn(own, o)
   elseif kind == "linear" then
@@ -137,11 +142,18 @@ local function find_bias(weights)
   return has "attn_output.bias" and "qkvo" or "qkv"
 end
 
+-- nil where it is no token: converters wrote -1, in whatever width, for "there is none".
+local function token_id(tokenizer, key, vocab)
+  local id = tokenizer.get(key)
+  local is_token = type(id) == "number" and id % 1 == 0 and id >= 0 and id < vocab
+  return is_token and id or nil
+end
+
 -- End of text, of turn and of message all end an answer.
 local function read_ends(tokenizer, vocab)
   local ids, seen = {}, {}
   for _, key in ipairs { "eos_token_id", "eot_token_id", "eom_token_id" } do
-    local id = F.integer(tokenizer, key, 0, vocab - 1, false)
+    local id = token_id(tokenizer, key, vocab)
     if id and not seen[id] then
       ids[#ids + 1] = id
       seen[id] = true
@@ -167,7 +179,7 @@ function M.describe(path, weights)
     format = "gguf", architecture = known.name, options = options,
     bias = options.arch == C.PL_ARCH_QWEN2 and "qkv" or find_bias(weights),
     eos_ids = read_ends(tokenizer, options.vocab),
-    bos_id = F.integer(tokenizer, "bos_token_id", 0, options.vocab - 1, false) or nil,
+    bos_id = token_id(tokenizer, "bos_token_id", options.vocab),
     files = { path },
   }
 end

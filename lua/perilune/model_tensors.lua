@@ -140,15 +140,15 @@ local function check_tensor(row, file, tensor)
 end
 
 -- Written by some and read by none.
-local function is_ignored(desc, name)
-  return name:find "rotary_emb%.inv_freq$" ~= nil
+local function is_ignored(desc, name, tensor)
+  return name:find "rotary_emb%.inv_freq$" ~= nil or tensor.bytes == 0
          or (desc.options.tied == 1 and name == "lm_head.weight")
 end
 
 local function check_rest(desc, found, used)
   local strangers = {}
-  for name in pairs(found) do
-    if not used[name] and not is_ignored(desc, name) then
+  for name, hit in pairs(found) do
+    if not used[name] and not is_ignored(desc, name, hit.tensor) then
       strangers[#strangers + 1] = name
     end
   end

@@ -126,6 +126,19 @@ local function fill(recipe, ctx)
   ctx.prompt_tokens_details = http.enable_prompt_tokens_details
 end
 
+-- The tokens that end an answer: those that the model's files list, and always the
+-- tokenizer's own (a fine-tuned model's config may still have the base model's).
+local function end_ids(summary, tok)
+  local ids, seen = {}, {}
+  for _, list in ipairs { summary.eos_ids, tok.end_ids or {} } do
+    for _, id in ipairs(list) do
+      if not seen[id] and id < summary.vocab then ids[#ids + 1] = id end
+      seen[id] = true
+    end
+  end
+  return ids
+end
+
 local function context(summary, tok, key)
   local own = summary.chat_template
   local known = {}
@@ -134,7 +147,8 @@ local function context(summary, tok, key)
   return {
     key = key, names = known, served = summary.names, text = tok.text,
     vocab = summary.vocab, max_model_len = summary.max_model_len,
-    defaults = summary.generation, eos_ids = summary.eos_ids, priority = summary.priority,
+    defaults = summary.generation, eos_ids = end_ids(summary, tok),
+    priority = summary.priority,
     prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
     special_tokens = tok.special_tokens,
     chat_templates = own and { default = own } or tok.chat_templates,

@@ -1,14 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- tokenizer.lua - a model's tokenizer, from its Hugging Face directory or its GGUF file.
 --
--- Both give { text = pl_text, prefix_ids, suffix_ids, add_bos, add_eos, bos_id, eos_id,
--- unk_id, pad_id, special_tokens = { bos_token = content, ... }, chat_templates = {
--- default = template, ... }, special = { [content] = id } }, or nil, message, name. What
--- a model has not is nil; prefix_ids and suffix_ids go around a prompt that is plain
--- text. `text` is closed when it is collected: keep it while anything in C has it.
+-- Both give { text = pl_text, prefix_ids, suffix_ids, end_ids, add_bos, add_eos, bos_id,
+-- eos_id, unk_id, pad_id, special_tokens = { bos_token = content, ... }, chat_templates =
+-- { default = template, ... }, special = { [content] = id } }, or nil, message, name. What
+-- a model has not is nil; prefix_ids and suffix_ids go around a prompt that is plain text,
+-- any of end_ids ends an answer. `text` is closed when it is collected: keep it while
+-- anything in C has it.
 
 local cjson = require "cjson"
 local pl = require "perilune.ffi"
+local added = require "perilune.tokenizer_added"
 local from_json = require "perilune.tokenizer_json"
 local from_meta = require "perilune.tokenizer_gguf"
 local C, ffi, bit = pl.C, pl.ffi, require "bit"
@@ -129,7 +131,8 @@ end
 
 -- ---- a directory --------------------------------------------------------------------
 
-local FILES = { "tokenizer.json", "tokenizer_config.json", "chat_template.jinja" }
+local FILES = { "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                "chat_template.jinja" }
 local TEMPLATES = "additional_chat_templates"
 local MAX_TEMPLATES = 100
 
@@ -195,8 +198,13 @@ local function load_files(get, name_of, names)
   local main, why = get "tokenizer.json"
   if not main then error({ message = why, name = "PL_EIO" }, 0) end
   local plan = from_json.plan(parse(name_of "tokenizer.json", main))
-  local own = get "tokenizer_config.json"
-  local config = own and parse(name_of "tokenizer_config.json", own) or {}
+  local function optional(name)
+    local text = get(name)
+    return text and parse(name_of(name), text) or {}
+  end
+  local config = added.with_map(optional "tokenizer_config.json",
+                                optional "special_tokens_map.json")
+  added.extend(plan, config)
   local text = build(plan)
   for _, list in ipairs { plan.prefix_ids, plan.suffix_ids } do
     for _, id in ipairs(list) do
@@ -212,6 +220,7 @@ local function load_files(get, name_of, names)
     local id = token and C.pl_text_find(text, token, #token) or -1
     t[name .. "_id"] = id >= 0 and id or nil
   end
+  t.end_ids = { t.eos_id }
   t.add_bos = contains(t.prefix_ids, t.bos_id)
   t.add_eos = contains(t.suffix_ids, t.eos_id)
   t.chat_templates = templates(get, names, config)
@@ -281,12 +290,10 @@ local function load_gguf(meta)
   local t = { text = build(plan), prefix_ids = {}, suffix_ids = {},
               special = special_tokens(plan), special_tokens = {} }
   for name, key in pairs(gguf_names) do
-    local id = meta.get("tokenizer.ggml." .. key .. "_token_id")
-    if id and not plan.vocab[id] then
-      refuse(("tokenizer.ggml.%s_token_id %s is no token"):format(key, tostring(id)))
-    end
+    local id = from_meta.token_id(meta, key, plan.vocab)
     t[name .. "_id"], t.special_tokens[name .. "_token"] = id, id and plan.vocab[id]
   end
+  t.end_ids = plan.end_ids
   local add_bos = meta.get "tokenizer.ggml.add_bos_token"
   if add_bos == nil then add_bos = plan.add_bos end
   t.add_bos = add_bos == true and t.bos_id ~= nil

@@ -28,6 +28,15 @@ local pre_tokenizers = {
 -- tokenizer.ggml.token_type
 local UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 
+-- The texts with which turns and texts end, by which they are known where a file names
+-- another token, or none: llama.cpp ends an answer at each of them.
+local ENDS = {}
+for _, text in ipairs {
+  "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
+  "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>", "<eos>",
+  "<\239\189\156end\226\150\129of\226\150\129sentence\239\189\156>",
+} do ENDS[text] = true end
+
 local function refuse(...)
   error({ message = (...):format(select(2, ...)) }, 0)
 end
@@ -67,13 +76,16 @@ local function read_tokens(plan, meta)
   local n = count_tokens(meta, by_score)
   local typed = meta.get "tokenizer.ggml.token_type"
   plan.vocab, plan.added, plan.scores, plan.byte_ids = {}, {}, {}, {}
+  plan.end_ids = {}
   for i = 0, n - 1 do
     local content = item(meta, "tokenizer.ggml.tokens", i, "string")
     local kind = typed and item(meta, "tokenizer.ggml.token_type", i, "number")
     plan.vocab[i] = content
     plan.scores[i] = by_score and item(meta, "tokenizer.ggml.scores", i, "number") or 0
-    if kind == CONTROL or kind == UNKNOWN or kind == USER_DEFINED then
-      local special = kind ~= USER_DEFINED
+    local ends = ENDS[content]
+    if ends then plan.end_ids[#plan.end_ids + 1] = i end
+    if ends or kind == CONTROL or kind == UNKNOWN or kind == USER_DEFINED then
+      local special = ends or kind ~= USER_DEFINED
       table.insert(plan.added, { id = i, content = content, special = special })
     end
     plan.byte_ids[i] = kind == BYTE and plan.kind == "PIECES" or nil
@@ -99,8 +111,13 @@ local function read_llama(plan, meta)
   local o = plan.options
   o.by_score, o.byte_fallback, o.fuse_unk = 1, 1, 1
   o.strip_left = prefix and 1 or 0
-  local unk = meta.get "tokenizer.ggml.unknown_token_id"
-  o.unk_id = type(unk) == "number" and unk or -1
+end
+
+-- The id that the metadata gives a role, as "eos"; nil where it is no token: converters
+-- wrote -1, in whatever width, for "there is none".
+function M.token_id(meta, role, vocab)
+  local id = meta.get("tokenizer.ggml." .. role .. "_token_id")
+  return type(id) == "number" and vocab[id] and id or nil
 end
 
 local kinds = { gpt2 = read_gpt2, llama = read_llama }
@@ -113,6 +130,12 @@ function M.plan(meta)
   if not read then unsupported("tokenizer.ggml.model", kind, kinds) end
   read(plan, meta)
   read_tokens(plan, meta)
+  plan.options.unk_id = plan.options.by_score == 1
+    and M.token_id(meta, "unknown", plan.vocab) or -1
+  for _, role in ipairs { "eos", "eot", "eom" } do
+    local id = M.token_id(meta, role, plan.vocab)
+    if id then plan.end_ids[#plan.end_ids + 1] = id end
+  end
   return plan
 end
 

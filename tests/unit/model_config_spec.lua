@@ -59,6 +59,21 @@ describe("model.describe of a folder", function()
     assert.is_true(pcall(ffi.new, "pl_model_options", o))
   end)
 
+  -- Python's json writes them, of fields that mean nothing here.
+  it("minds numbers that JSON has not only where it reads them", function()
+    local function with_field(field)
+      local text = encode(llama()):gsub("^{", "{" .. field .. ",")
+      return model.describe(files.folder { ["config.json"] = text },
+                            { load_format = "dummy" })
+    end
+    for _, value in ipairs { "Infinity", "-Infinity", "NaN" } do
+      assert(with_field('"time_step_limit":[0.0,' .. value .. "]"))
+      local desc, why = with_field('"partial_rotary_factor":' .. value)
+      assert.is_nil(desc)
+      assert.truthy(why:find("'partial_rotary_factor' is '", 1, true), why)
+    end
+  end)
+
   it("takes what ends a text from config.json where nothing else says", function()
     local function ends(ids)
       return describe_config(with(llama(), { eos_token_id = ids })).eos_ids
@@ -332,7 +347,7 @@ describe("model.describe of a folder", function()
   it("refuses files that are not JSON objects", function()
     for text, why in pairs { ["{"] = "not JSON", ["3"] = "is '3', wanted an object",
                              [""] = "not JSON",
-                             ['{"hidden_size":NaN}'] = "not JSON" } do
+                             ['{"hidden_size":NaN}'] = "'architectures' is missing" } do
       local desc, message = model.describe(files.folder { ["config.json"] = text })
       assert.is_nil(desc)
       assert.truthy(message:find("config.json: " .. why, 1, true), message)

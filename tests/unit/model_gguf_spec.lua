@@ -97,9 +97,52 @@ describe("model.describe of a GGUF file", function()
     assert.same({ C.PL_ROPE_YARN, 4, 1, 32, 32, 0 },
                 { o.rope_scaling, o.rope_factor, o.rope_low, o.rope_high, o.rope_original,
                   o.rope_attention })
+    refused_file("'llama.rope.scaling.factor' is '-2'", joined(gguf_metas "llama",
+      { "llama.rope.scaling.factor", "f32", -2 }))
     refused_file("'llama.rope.scaling.type' is 'longrope'", joined(gguf_metas "llama",
       { "llama.rope.scaling.type", "str", "longrope" },
       { "llama.rope.scaling.factor", "f32", 4 }))
+  end)
+
+  it("takes a factor of rope without a type as linear, under its old name too", function()
+    local function rope(...)
+      local path = gguf(joined(gguf_metas "llama", ...), gguf_llama)
+      local o = assert(model.describe(path)).options
+      return { o.rope_scaling, o.rope_factor }
+    end
+    local factor = { "llama.rope.scaling.factor", "f32", 4 }
+    local old = { "llama.rope.scale_linear", "f32", 2 }
+    local function kind(name) return { "llama.rope.scaling.type", "str", name } end
+    assert.same({ C.PL_ROPE_LINEAR, 4 }, rope(factor))
+    assert.same({ C.PL_ROPE_LINEAR, 2 }, rope(old))
+    assert.same({ C.PL_ROPE_LINEAR, 4 }, rope(factor, old))
+    assert.same({ C.PL_ROPE_LINEAR, 2 }, rope(old, kind "linear"))
+    assert.same({ C.PL_ROPE_PLAIN, 1 }, rope(factor, kind "none"))
+    assert.same({ C.PL_ROPE_PLAIN, 1 }, rope(kind "linear"))
+    for _, one in ipairs { 0, 1 } do
+      assert.same({ C.PL_ROPE_PLAIN, 1 }, rope { "llama.rope.scale_linear", "f32", one })
+    end
+  end)
+
+  it("has no end and no begin where their ids are no tokens", function()
+    for _, id in ipairs { 16, 2 ^ 32 - 1 } do
+      local metas = gguf_metas "llama"
+      for _, row in ipairs(metas) do
+        if row[1]:find "token_id$" then row[3] = id end
+      end
+      local desc = assert(model.describe(gguf(metas, gguf_llama)))
+      assert.same({}, desc.eos_ids)
+      assert.is_nil(desc.bos_id)
+    end
+  end)
+
+  it("leaves out tensors without elements", function()
+    local list = joined(gguf_llama, { "blk.0.attn_q.lora", { 0 } },
+                        { "unheard.of", { 3, 0 } })
+    local desc = assert(model.describe(gguf(gguf_metas "llama", list)))
+    assert.equal(#gguf_llama, #tensors(desc))
+    list[1] = { "token_embd.weight", { 0, 8 } }
+    refused_file("'token_embd.weight'", gguf_metas "llama", list)
   end)
 
   it("refuses by field and value", function()
@@ -121,8 +164,6 @@ describe("model.describe of a GGUF file", function()
     refused_file("'llama.expert_count' is '8'", set("llama", "llama.expert_count", "u32",
                                                     8))
     refused_file("'split.count' is '2'", set("llama", "split.count", "u16", 2))
-    refused_file("'tokenizer.ggml.eos_token_id' is '16'",
-                 set("llama", "tokenizer.ggml.eos_token_id", "u32", 16))
     refused_file("no matrix 'token_embd.weight'", gguf_metas "llama", {})
     local _, message = model.describe(files.write("GGUF", ".gguf"))
     assert.truthy(message:find("the version", 1, true), message)

@@ -211,6 +211,18 @@ describe("added tokens", function()
     assert.same({ 0xc3, 0xa9, 97, 98 }, encode(text, "\195\169ab"))
   end)
 
+  -- As tokenizers does: a token goes on being looked for where the one before ends, among
+  -- the spaces that that one has taken.
+  it("count among the spaces that another one takes", function()
+    local text = with { { "<r>", C.PL_TOKEN_ADDED + C.PL_TOKEN_RSTRIP },
+                        { "  ", C.PL_TOKEN_ADDED },
+                        { "\t", C.PL_TOKEN_ADDED + C.PL_TOKEN_LSTRIP } }
+    assert.same({ 300, 301, 97 }, encode(text, "<r>  a"))
+    assert.same({ 300, 301, 32, 97 }, encode(text, "<r>   a"))
+    assert.same({ 300, 97 }, encode(text, "<r>\ta"))    -- nothing is left of it
+    assert.same({ 97, 302, 300 }, encode(text, "a \t<r> "))
+  end)
+
   it("are found in the normalized text where they say so", function()
     for flag, want in pairs { [C.PL_TOKEN_NORMALIZED] = { 300 }, [0] = { 0xc3, 0xa9 } } do
       local text = with({ { "\195\169", C.PL_TOKEN_ADDED + flag } }, { nfc = 1 })

@@ -78,6 +78,38 @@ describe("a tokenizer from GGUF metadata", function()
     assert.equal(" a", decode(t.text, { 6 }))
   end)
 
+  -- -1, in whatever width it was written, or simply too much.
+  it("has no token where an id is none", function()
+    for _, id in ipairs { 4294967295, -1, 77, 65535, 2 ^ 40 } do
+      local change = { ["ggml.bos_token_id"] = id, ["ggml.eos_token_id"] = id,
+                       ["ggml.unknown_token_id"] = id, ["ggml.padding_token_id"] = id,
+                       ["ggml.seperator_token_id"] = id, ["ggml.add_bos_token"] = true }
+      for _, make in ipairs { gpt2, llama } do
+        local t = assert(make(change))
+        assert.same({ {}, {} }, { t.prefix_ids, t.suffix_ids })
+        assert.is_nil(t.bos_id or t.eos_id or t.unk_id or t.pad_id)
+      end
+    end
+  end)
+
+  it("ends at the end of a turn, by its name or by its text", function()
+    local function ends(tokens, kinds, change)
+      change = change or {}
+      change["ggml.tokens"], change["ggml.token_type"] = tokens, kinds
+      return assert(gpt2(change))
+    end
+    local t = ends({ "<|end_of_text|>", "a", "b", "ab", "<|im_end|>", "<x>" },
+                   { 3, 1, 1, 1, 3, 3 })
+    table.sort(t.end_ids)
+    assert.same({ 0, 0, 4 }, t.end_ids)
+    t = ends({ "<s>", "a", "b", "ab", "<|eot_id|>", "<x>" }, { 3, 1, 1, 1, 1, 3 },
+             { ["ggml.eos_token_id"] = 99, ["ggml.eot_token_id"] = 5 })
+    assert.same({ 4, 5 }, t.end_ids)
+    -- Of whatever kind the file says it is.
+    assert.same({ 1, 4 }, encode(t.text, "a<|eot_id|>"))
+    assert.equal("a", decode(t.text, { 1, 4 }, true))
+  end)
+
   it("is refused by what is wrong", function()
     local cases = {
       { gpt2, "ggml.model", "wordpiece", "'wordpiece' is not supported, only gpt2" },
@@ -86,7 +118,6 @@ describe("a tokenizer from GGUF metadata", function()
       { gpt2, "ggml.tokens", { "a", 1, "", "", "", "" }, "tokens' item 1 is no string" },
       { gpt2, "ggml.merges", { "ab" }, "merge 0 is no pair" },
       { gpt2, "ggml.merges", { "a z" }, "names 'a' 'z'" },
-      { gpt2, "ggml.eos_token_id", 77, "eos_token_id 77 is no token" },
       { llama, "ggml.scores", { 1 }, "'tokenizer.ggml.scores' has not as many" },
     }
     for _, case in ipairs(cases) do
@@ -138,17 +169,16 @@ describe("a tokenizer from a directory", function()
                         { name = "tool_use", template = "T" } } })
     local t = assert(tokenizer.from_directory(dir))
     assert.same({ 2, 3, 5, 0, 6 }, encode(t.text, "ab.<s>a<t>"))    -- '.' is a piece
-    assert.equal("ab.<t>", decode(t.text, { 5, 4, 6 }, true))
+    assert.equal("ab.", decode(t.text, { 5, 4, 6 }, true))
     assert.same({ 5 }, t.prefix_ids)
     assert.same({}, t.suffix_ids)
     assert.is_true(t.add_bos)
     assert.is_false(t.add_eos)
-    assert.same({ 5, 6 }, { t.bos_id, t.eos_id })
-    assert.is_nil(t.pad_id)
+    assert.same({ 5, 6, 7 }, { t.bos_id, t.eos_id, t.pad_id })
     assert.same({ bos_token = "<s>", eos_token = "<t>", pad_token = "<none>" },
       t.special_tokens)
     assert.same({ default = "D", tool_use = "T" }, t.chat_templates)
-    assert.same({ ["<s>"] = 5 }, t.special)
+    assert.same({ ["<s>"] = 5, ["<t>"] = 6, ["<none>"] = 7 }, t.special)
   end)
 
   it("has the templates of its files, whatever the configuration says", function()
@@ -165,6 +195,46 @@ describe("a tokenizer from a directory", function()
     assert.same({ default = "F", rag = "R" }, tokenizer.from_files {
       ["tokenizer.json"] = cjson.encode(document()), ["chat_template.jinja"] = "F",
       ["additional_chat_templates/rag.jinja"] = "R" }.chat_templates)
+  end)
+
+  -- Values as transformers 4.57 gives them.
+  it("has the tokens that only tokenizer_config.json adds", function()
+    write("tokenizer.json", document())
+    write("tokenizer_config.json", { added_tokens_decoder = {
+      ["9"] = { content = "<y>", special = true }, ["8"] = { content = "<x>" },
+      ["6"] = { content = "<t>", special = true, rstrip = true } } })
+    local t = assert(tokenizer.from_directory(dir))
+    -- New ones get the next free ids, in the order of their keys.
+    assert.same({ 0, 7, 0, 8, 6, 0 }, encode(t.text, "a<x>a<y><t>  a"))
+    assert.equal("a<x>a", decode(t.text, { 0, 7, 8, 6, 0 }, true))
+    assert.same({ ["<s>"] = 5, ["<t>"] = 6, ["<y>"] = 8 }, t.special)
+    for wanted, decoder in pairs {
+      ["added_tokens_decoder['x']: the key"] = { x = { content = "<x>" } },
+      ["added_tokens_decoder['-1']: the key"] = { ["-1"] = { content = "<x>" } },
+      ["added_tokens_decoder['8']: no object"] = { ["8"] = "<x>" },
+      ["added_tokens_decoder['7']: no object"] = { ["7"] = { content = 1 } },
+    } do
+      write("tokenizer_config.json", { added_tokens_decoder = decoder })
+      local none, why = tokenizer.from_directory(dir)
+      assert.is_nil(none)
+      assert.is_truthy(why:find(wanted, 1, true), why)
+    end
+  end)
+
+  it("has special tokens by their roles, of two files", function()
+    write("tokenizer.json", document())
+    write("special_tokens_map.json", { bos_token = "<t>", eos_token = { content = "<t>" },
+      additional_special_tokens = { "ab" }, pad_token = "b" })
+    local t = assert(tokenizer.from_directory(dir))
+    assert.same({ 6, 6, 1 }, { t.bos_id, t.eos_id, t.pad_id })
+    assert.same({ 6 }, t.end_ids)
+    assert.same({ ["<s>"] = 5, ["<t>"] = 6, ab = 2, b = 1 }, t.special)
+    assert.equal("a.", decode(t.text, encode(t.text, "ab<t>a.b"), true))
+    write("tokenizer_config.json", { bos_token = "<s>", pad_token = cjson.null,
+                                     additional_special_tokens = {}, eos_token = "<e>" })
+    t = assert(tokenizer.from_directory(dir))
+    assert.same({ 5, 7, 1 }, { t.bos_id, t.eos_id, t.pad_id })
+    assert.same({ ["<s>"] = 5, ["<e>"] = 7, b = 1 }, t.special)
   end)
 
   local function refused(name, wanted)
