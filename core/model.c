@@ -119,6 +119,7 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
     if (!pl_model_takes_weights(m)) m->o.n_layers = 0;
     m->plan.attention = a;
     m->slots = pl_alloc((size_t)(m->o.n_layers + 1) * PL_N_ROLES * sizeof *m->slots);
+    m->dense = pl_alloc((size_t)m->o.n_layers + 1);
     const char *kv = o->kv_type == PL_KV_INT16 ? "int16" : "float32";
     snprintf(m->numerics, sizeof m->numerics, "%s-%s",
              device->ops->numerics(device, o->activations), kv);
@@ -128,6 +129,31 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
     return m;
 }
 
+/* ---- layers without experts ------------------------------------------------------ */
+
+pl_status pl_model_dense(pl_model *m, int layer)
+{
+    if (!pl_model_takes_weights(m)) return PL_OK;
+    if (layer < 0 || layer >= m->o.n_layers)
+        return pl_fail(PL_EINVAL, "layer %d, wanted one of the model's %d", layer,
+                       m->o.n_layers);
+    if (m->o.ffn < 1)
+        return pl_fail(PL_EINVAL, "ffn is %d, wanted 1 or more for layer %d", m->o.ffn,
+                       layer);
+    for (int role = 0; role < PL_N_ROLES; role++) {
+        const pl_slot *slot = pl_model_slot(m, role, layer);
+        if (slot->matrix || slot->vector || slot->experts)
+            return pl_fail(PL_EINVAL, "layer %d has tensors already", layer);
+    }
+    m->dense[layer] = true;
+    return PL_OK;
+}
+
+bool pl_model_has_experts(const pl_model *m, int layer)
+{
+    return m->o.n_experts && layer >= 0 && !m->dense[layer];
+}
+
 /* ---- shapes --------------------------------------------------------------------- */
 
 typedef struct shape {
@@ -135,12 +161,12 @@ typedef struct shape {
     bool experts;       /* one matrix an expert */
 } shape;
 
-static shape shape_of(const pl_model *m, int role)
+static shape shape_of(const pl_model *m, int role, int layer)
 {
     const pl_model_options *o = &m->o;
     int64_t q = (int64_t)o->n_heads * o->head_dim,
             kv = (int64_t)o->n_kv_heads * o->head_dim;
-    bool moe = o->n_experts > 0;
+    bool moe = pl_model_has_experts(m, layer);
     int64_t ffn = moe ? o->expert_ffn : o->ffn;
     switch (role) {
     case PL_ROLE_EMBED:
@@ -169,14 +195,14 @@ static shape shape_of(const pl_model *m, int role)
     case PL_ROLE_DOWN:
         return (shape){o->hidden, ffn, moe};
     case PL_ROLE_ROUTER:
-        return (shape){o->n_experts, o->hidden, false};
+        return (shape){moe ? o->n_experts : 0, o->hidden, false};
     default:
         return (shape){o->hidden, 0, false};
     }
 }
 
 /* Whether the model cannot be without it. */
-static bool needed(const pl_model *m, int role)
+static bool needed(const pl_model *m, int role, int layer)
 {
     int arch = m->o.arch;
     switch (role) {
@@ -193,7 +219,7 @@ static bool needed(const pl_model *m, int role)
     case PL_ROLE_K_NORM:
         return arch == PL_ARCH_QWEN3 || arch == PL_ARCH_QWEN3_MOE;
     case PL_ROLE_ROUTER:
-        return m->o.n_experts > 0;
+        return pl_model_has_experts(m, layer);
     default:
         return true;
     }
@@ -235,10 +261,10 @@ static pl_status put_vector(pl_model *m, pl_slot *slot, int type, int64_t n,
     return slot->vector ? PL_OK : pl_fail(PL_ENOMEM, "no %zu bytes on the device", bytes);
 }
 
-static pl_status put_matrix(pl_model *m, pl_matrix **to, int role, int type,
+static pl_status put_matrix(pl_model *m, pl_matrix **to, int role, int layer, int type,
                             const void *data)
 {
-    shape s = shape_of(m, role);
+    shape s = shape_of(m, role, layer);
     return m->device->ops->matrix_open(m->device, type, s.rows, s.cols, data, to);
 }
 
@@ -282,20 +308,20 @@ static pl_status check_place(const pl_model *m, int role, int layer, int e)
     if (role == PL_ROLE_HEAD && m->o.tied) {
         return pl_fail(PL_EINVAL, "a head for a model whose head is the embedding");
     }
-    shape s = shape_of(m, role);
+    shape s = shape_of(m, role, layer);
     if (s.experts ? e < -1 || e >= m->o.n_experts : e != -1) {
         return pl_fail(PL_EINVAL, "expert %d for %s of a model with %d", e,
                        role_names[role], m->o.n_experts);
     }
     if (!s.rows)
-        return pl_fail(PL_EINVAL, "%s for a model without experts", role_names[role]);
+        return pl_fail(PL_EINVAL, "%s for a layer without experts", role_names[role]);
     return PL_OK;
 }
 
 static pl_status check_tensor(const pl_model *m, int role, int layer, int e,
                               const pl_tensor *t)
 {
-    shape s = shape_of(m, role);
+    shape s = shape_of(m, role, layer);
     int64_t want[3] = {m->o.n_experts, s.rows, s.cols};
     bool stacked = s.experts && e < 0;
     const int64_t *w = want + !stacked;
@@ -334,20 +360,20 @@ static pl_status put_expert(pl_model *m, int role, int layer, int e, int type,
         return pl_fail(PL_EINVAL, "%s of layer %d: expert %d was given before",
                        role_names[role], layer, e);
     }
-    return put_matrix(m, slot->experts + e, role, type, data);
+    return put_matrix(m, slot->experts + e, role, layer, type, data);
 }
 
 static pl_status put_tensor(pl_model *m, int role, int layer, int e, int type,
                             const void *data)
 {
     pl_slot *slot = pl_model_slot(m, role, layer);
-    shape s = shape_of(m, role);
+    shape s = shape_of(m, role, layer);
     if (slot->matrix || slot->vector) {
         return pl_fail(PL_EINVAL, "%s of layer %d was given before", role_names[role],
                        layer);
     }
     if (!s.cols) return put_vector(m, slot, type, s.rows, data);
-    if (!s.experts) return put_matrix(m, &slot->matrix, role, type, data);
+    if (!s.experts) return put_matrix(m, &slot->matrix, role, layer, type, data);
     if (e >= 0) return put_expert(m, role, layer, e, type, data);
     size_t bytes = pl_type_bytes(type, s.cols) * (size_t)s.rows;
     for (int i = 0; i < m->o.n_experts; i++) {
@@ -409,8 +435,8 @@ static pl_status dummy_vector(pl_model *m, int role, int layer, int64_t n)
 static pl_status dummy_slot(pl_model *m, int role, int layer)
 {
     pl_slot *slot = pl_model_slot(m, role, layer);
-    shape s = shape_of(m, role);
-    if (slot->matrix || slot->vector || !needed(m, role)) return PL_OK;
+    shape s = shape_of(m, role, layer);
+    if (slot->matrix || slot->vector || !needed(m, role, layer)) return PL_OK;
     if (!s.cols) return dummy_vector(m, role, layer, s.rows);
     for (int e = 0; e < (s.experts ? m->o.n_experts : 1); e++) {
         if (slot->experts && slot->experts[e]) continue;
@@ -443,8 +469,8 @@ pl_status pl_model_dummy(pl_model *m)
 static pl_status check_slot(const pl_model *m, int role, int layer)
 {
     const pl_slot *slot = pl_model_slot(m, role, layer);
-    bool experts = shape_of(m, role).experts;
-    if (!needed(m, role)) return PL_OK;
+    bool experts = shape_of(m, role, layer).experts;
+    if (!needed(m, role, layer)) return PL_OK;
     for (int e = 0; experts && slot->experts && e < m->o.n_experts; e++) {
         if (!slot->experts[e]) {
             return pl_fail(PL_EFORMAT, "%s of layer %d has no expert %d",
@@ -479,10 +505,11 @@ pl_status pl_model_ready(pl_model *m)
     return PL_OK;
 }
 
-static void close_slot(pl_model *m, int role, pl_slot *slot)
+static void close_slot(pl_model *m, int role, int layer)
 {
     const pl_device_ops *ops = m->device->ops;
-    size_t bytes = (size_t)shape_of(m, role).rows * sizeof(float);
+    pl_slot *slot = pl_model_slot(m, role, layer);
+    size_t bytes = (size_t)shape_of(m, role, layer).rows * sizeof(float);
     if (slot->matrix) ops->matrix_close(m->device, slot->matrix);
     for (int e = 0; slot->experts && e < m->o.n_experts; e++) {
         if (slot->experts[e]) ops->matrix_close(m->device, slot->experts[e]);
@@ -495,7 +522,7 @@ void pl_model_close(pl_model *m)
 {
     if (!m) return;
     for (int i = 0; i < (m->o.n_layers + 1) * PL_N_ROLES; i++) {
-        close_slot(m, i % PL_N_ROLES, m->slots + i);
+        close_slot(m, i % PL_N_ROLES, i / PL_N_ROLES - 1);
     }
     pl_model_kv_close(m);
     pl_model_walk_close(m);
@@ -503,6 +530,7 @@ void pl_model_close(pl_model *m)
     pl_free(m->rope_factors);
     pl_free(m->inv_freq);
     pl_free(m->slots);
+    pl_free(m->dense);
     pl_free(m);
 }
 
@@ -516,7 +544,8 @@ int64_t pl_model_weight_bytes(const pl_model *m)
         const pl_slot *slot = m->slots + i;
         if (slot->matrix) bytes += (int64_t)ops->matrix_bytes(slot->matrix);
         if (slot->vector)
-            bytes += shape_of(m, i % PL_N_ROLES).rows * (int64_t)sizeof(float);
+            bytes += shape_of(m, i % PL_N_ROLES, i / PL_N_ROLES - 1).rows *
+                     (int64_t)sizeof(float);
         for (int e = 0; slot->experts && e < m->o.n_experts; e++) {
             if (slot->experts[e]) bytes += (int64_t)ops->matrix_bytes(slot->experts[e]);
         }

@@ -28,6 +28,7 @@ struct pl_model {
     pl_device *device;
     pl_model_options o;
     pl_slot *slots;      /* [1 + layer][role] */
+    bool *dense;         /* by layer: has no experts, though others have */
     float *rope_factors; /* head_dim / 2, the host's; NULL: none */
     bool ready;
     char numerics[64], kv_layout[128];
@@ -62,6 +63,7 @@ static inline bool pl_model_takes_weights(const pl_model *m)
     return m->device->ops->matrix_open != NULL;
 }
 
+bool pl_model_has_experts(const pl_model *m, int layer);
 void pl_model_plan_fill(pl_model *m); /* from the slots */
 void pl_model_rope_fill(pl_model *m);
 void pl_model_rope_at(const pl_model *m, int32_t position, float *cos, float *sin);

@@ -23,7 +23,7 @@ static const float *vector_of(const pl_model *m, int role, int layer)
 static pl_experts experts_of(const pl_model *m, int layer)
 {
     const pl_model_options *o = &m->o;
-    if (!o->n_experts) return (pl_experts){0};
+    if (!pl_model_has_experts(m, layer)) return (pl_experts){0};
     return (pl_experts){
         .n = o->n_experts,
         .n_used = o->n_experts_used,

@@ -12,9 +12,16 @@ static int32_t qkv_width(const pl_model *m)
     return (m->o.n_heads + 2 * m->o.n_kv_heads) * m->o.head_dim;
 }
 
+static bool has_dense(const pl_model *m)
+{
+    for (int layer = 0; layer < m->o.n_layers; layer++)
+        if (!pl_model_has_experts(m, layer)) return true;
+    return false;
+}
+
 static int32_t ffn_width(const pl_model *m)
 {
-    return m->o.n_experts ? 0 : 2 * m->o.ffn;
+    return has_dense(m) ? 2 * m->o.ffn : 0;
 }
 
 static size_t floats(int rows, int32_t width)
@@ -37,7 +44,7 @@ static pl_status open_buffers(pl_model *m)
     PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->hidden, activations, &m->normed));
     PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->n_heads * o->head_dim, activations,
                           &m->attended));
-    if (!o->n_experts)
+    if (has_dense(m))
         PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->ffn, activations, &m->gated));
     return ops->acts_open(m->device, PL_LOGIT_ROWS, o->hidden, activations, &m->picked);
 }

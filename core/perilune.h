@@ -241,6 +241,7 @@ const char *pl_device_kernels(const pl_device *d);          /* the variant chose
 typedef struct pl_model pl_model;
 pl_model *pl_model_open(pl_device *device, const pl_model_options *options);
 void pl_model_close(pl_model *m);
+pl_status pl_model_dense(pl_model *m, int layer);   /* it has no experts, others have; before its tensors */
 /* Gives the model one tensor, which is packed or copied: its file may be closed afterwards.
  * Experts: e is the expert, or -1 where the tensor stacks all of them. */
 pl_status pl_model_tensor(pl_model *m, int role, int layer, int e, const pl_tensor *tensor);

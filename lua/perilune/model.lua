@@ -14,6 +14,7 @@ local config = require "perilune.model_config"
 local generation = require "perilune.model_generation"
 local gguf = require "perilune.model_gguf"
 local machine = require "perilune.machine"
+local parts = require "perilune.model_parts"
 local pl = require "perilune.ffi"
 local tensors = require "perilune.model_tensors"
 
@@ -81,18 +82,21 @@ end
 local function resolve(name, opts)
   local kind = F.kind_of(name)
   local path = #name > 1 and name:gsub("/+$", "") or name
-  if kind == "file" or F.kind_of(path .. "/config.json") == "file" then return path end
+  if kind == "file" then return parts.first(path) end
+  if F.kind_of(path .. "/config.json") == "file" then return path end
+  local first = kind == "folder" and parts.in_folder(path)
+  if first then return first end
   if is_hub_name(name) then return find_named(name, opts) end
   if kind == "folder" then
-    F.refuse("PL_ENOTFOUND", "'%s' holds no config.json; a GGUF model is named by its "
-             .. "file", name)
+    F.refuse("PL_ENOTFOUND", "'%s' holds neither a config.json nor a .gguf file", name)
   end
   F.refuse("PL_ENOTFOUND", "no model at '%s', wanted a folder, a .gguf file or org/name",
            name)
 end
 
--- A path to a folder or a .gguf file, from such a path or a name on the hub (which must
--- be in the local cache). opts: revision; getenv, for the environment.
+-- A path to a folder or a .gguf file (of a model in parts the first), from such a path, a
+-- folder that holds one GGUF model, or a name on the hub (which must be in the local
+-- cache). opts: revision; getenv, for the environment.
 function M.resolve(name, opts)
   if type(name) ~= "string" or name == "" then
     error("a model's name is '" .. tostring(name) .. "', wanted a string", 2)
@@ -134,7 +138,7 @@ function M.name(path)
   if #path > 1 then path = path:gsub("/+$", "") end
   local org, name = path:match "models%-%-([^/]-)%-%-([^/]+)/snapshots/[^/]+$"
   if org then return org .. "/" .. name end
-  return ((path:match "([^/]+)$" or path):gsub("%.gguf$", ""))
+  return parts.name(path:match "([^/]+)$" or path)
 end
 
 -- What the fingerprint says of a model besides its files: the options, in a fixed order.
@@ -142,6 +146,9 @@ local function canonical(desc)
   local keys, parts = {}, { desc.architecture, desc.bias }
   for key in pairs(desc.options) do keys[#keys + 1] = key end
   table.sort(keys)
+  if desc.dense_layers then
+    parts[#parts + 1] = "dense_layers=" .. table.concat(desc.dense_layers, ",")
+  end
   for _, key in ipairs(keys) do
     parts[#parts + 1] = ("%s=%.9g"):format(key, tonumber(desc.options[key]))
   end
@@ -164,7 +171,7 @@ local function complete(files, desc)
   return desc
 end
 
-local function describe_file(files, path) return gguf.describe(path, files[1]) end
+local function describe_files(files, paths) return gguf.describe(paths, files) end
 
 local function describe(path, opts)
   local desc
@@ -180,7 +187,8 @@ local function describe(path, opts)
   elseif next(opts.hf_overrides or {}) then
     F.refuse("PL_EUNSUPPORTED", "hf_overrides change a config.json, '%s' has none", path)
   else
-    desc = with_files({ path }, describe_file, path)
+    local paths = parts.paths(path)
+    desc = with_files(paths, describe_files, paths)
   end
   desc.path, desc.name = path, M.name(path)
   generation.apply(desc, opts)
@@ -189,8 +197,9 @@ end
 
 -- A table of what the model is, from headers alone: path, name, format ("gguf" or "hf"),
 -- architecture (as config.json names it), options (of pl_model_options, those a file
--- decides), bias ("none", "qkv" or "qkvo"), dtype, max_positions, generation (sampling
--- defaults), eos_ids, bos_id, files, fingerprint.
+-- decides), dense_layers (those without experts where others have some), bias ("none",
+-- "qkv" or "qkvo"), dtype, max_positions, generation (sampling defaults), eos_ids, bos_id,
+-- files, fingerprint.
 -- opts: hf_overrides, a table that replaces fields of config.json; generation_config and
 -- override_generation_config (see model_generation.lua); load_format "dummy" needs no
 -- weights.
@@ -252,6 +261,9 @@ local function load_onto(files, desc, device, opts)
   local model = pl.C.pl_model_open(device, options_of(desc, opts))
   if model == nil then check(pl.C.PL_EINVAL) end
   local ok, why = pcall(function()
+    for _, layer in ipairs(desc.dense_layers or {}) do
+      check(pl.C.pl_model_dense(model, layer))
+    end
     if opts.load_format == "dummy" then
       check(pl.C.pl_model_dummy(model))
     else

@@ -148,18 +148,25 @@ local function read_experts(config, o)
   o.n_experts_used = F.integer(config, "num_experts_per_tok", 1, o.n_experts)
   o.expert_ffn = F.integer(config, "moe_intermediate_size", 1, limits.ffn)
   o.norm_topk = F.boolean(config, "norm_topk_prob", false) and 1 or 0
-  if F.integer(config, "decoder_sparse_step", 0, limits.layers, 1) ~= 1 then
-    F.unsupported(config, "decoder_sparse_step", "1")
-  end
-  if #F.list(config, "mlp_only_layers", "number", {}) > 0 then
-    F.unsupported(config, "mlp_only_layers", "[]")
-  end
   for _, key in ipairs { "n_shared_experts", "num_shared_experts",
                          "shared_expert_intermediate_size" } do
     if F.integer(config, key, 0, limits.ffn, 0) ~= 0 then
       F.unsupported(config, key, "0")
     end
   end
+end
+
+-- The layers without experts, counted from 0; nil where all have some.
+local function read_dense_layers(config, o)
+  local step = F.integer(config, "decoder_sparse_step", 1, 2 ^ 31 - 1, 1)
+  local only, layers = {}, {}
+  for _, layer in ipairs(F.list(config, "mlp_only_layers", "number", {})) do
+    only[layer] = true
+  end
+  for layer = 0, o.n_layers - 1 do
+    if only[layer] or (layer + 1) % step ~= 0 then layers[#layers + 1] = layer end
+  end
+  return layers[1] and layers
 end
 
 local function refuse_others(config, known)
@@ -211,6 +218,7 @@ local function read_config(config)
   local bias = F.boolean(config, "attention_bias", false) and "qkvo" or "none"
   if known.arch == C.PL_ARCH_QWEN2 then bias = "qkv" end
   return { format = "hf", architecture = name, options = o, bias = bias,
+           dense_layers = known.moe and read_dense_layers(config, o) or nil,
            dtype = read_dtype(config) }
 end
 

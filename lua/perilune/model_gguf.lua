@@ -2,6 +2,7 @@
 -- model_gguf.lua - what the header of a GGUF file says of its model.
 
 local F = require "perilune.model_fields"
+local parts = require "perilune.model_parts"
 local pl = require "perilune.ffi"
 
 local C, ffi = pl.C, pl.ffi
@@ -33,10 +34,18 @@ local function fields_of(path, weights, prefix)
   return { file = path, prefix = prefix, get = get }
 end
 
+-- A tensor, whichever file it is in; nil where there is none.
+local function find(files, name)
+  for _, weights in ipairs(files) do
+    local tensor = C.pl_weights_find(weights, name)
+    if tensor ~= nil then return tensor end
+  end
+end
+
 -- The file's own word for the vocabulary is optional; the embedding has the last one.
-local function read_vocab(own, weights)
-  local embedding = C.pl_weights_find(weights, "token_embd.weight")
-  if embedding == nil or embedding.n_dims ~= 2 then
+local function read_vocab(own, files)
+  local embedding = find(files, "token_embd.weight")
+  if not embedding or embedding.n_dims ~= 2 then
     F.refuse("PL_EFORMAT", "%s: no matrix 'token_embd.weight'", own.file)
   end
   local vocab = tonumber(embedding.dims[0])
@@ -50,7 +59,7 @@ local function read_vocab(own, weights)
   return vocab
 end
 
-local function read_sizes(own, weights, o)
+local function read_sizes(own, files, o)
   o.n_layers = F.integer(own, "block_count", 1, limits.layers)
   o.hidden = F.integer(own, "embedding_length", 1, limits.hidden)
   o.n_heads = F.integer(own, "attention.head_count", 1, limits.heads)
@@ -64,10 +73,10 @@ local function read_sizes(own, weights, o)
     end
   end
   o.ffn = F.integer(own, "feed_forward_length", 1, limits.ffn)
-  o.vocab = read_vocab(own, weights)
+  o.vocab = read_vocab(own, files)
   o.max_positions = F.integer(own, "context_length", 1, limits.positions)
   o.norm_eps = F.number(own, "attention.layer_norm_rms_epsilon", 1e-12, 1)
-  o.tied = C.pl_weights_find(weights, "output.weight") == nil and 1 or 0
+  o.tied = find(files, "output.weight") and 0 or 1
 end
 
 local function read_experts(own, o, known)
@@ -121,12 +130,12 @@ local function read_rope(own, o)
   end
 end
 
-local function read_options(own, weights, known)
+local function read_options(own, files, known)
   local o = { arch = known.arch, rope_order = known.order, n_experts = 0,
               n_experts_used = 0, expert_ffn = 0, norm_topk = 0, window = 0,
               first_window_layer = 0, rope_scaling = C.PL_ROPE_PLAIN, rope_factor = 1,
               rope_low = 0, rope_high = 0, rope_attention = 0, rope_original = 0 }
-  read_sizes(own, weights, o)
+  read_sizes(own, files, o)
   read_experts(own, o, known)
   read_rope(own, o)
   if F.has(own, "attention.sliding_window") then
@@ -136,8 +145,8 @@ local function read_options(own, weights, known)
 end
 
 -- A file has no word for which biases there are; the first layer shows it.
-local function find_bias(weights)
-  local function has(name) return C.pl_weights_find(weights, "blk.0." .. name) ~= nil end
+local function find_bias(files)
+  local function has(name) return find(files, "blk.0." .. name) end
   if not has "attn_q.bias" then return "none" end
   return has "attn_output.bias" and "qkvo" or "qkv"
 end
@@ -162,25 +171,25 @@ local function read_ends(tokenizer, vocab)
   return ids
 end
 
-function M.describe(path, weights)
+-- What the files at `paths`, open, are: the first has the metadata.
+function M.describe(paths, files)
+  local path, weights, splits = paths[1], files[1], {}
+  for i, w in ipairs(files) do splits[i] = fields_of(paths[i], w, "split.") end
+  parts.check(splits, files)
   local general = fields_of(path, weights, "general.")
-  local split = fields_of(path, weights, "split.")
   local tokenizer = fields_of(path, weights, "tokenizer.ggml.")
   local kind = F.string(general, "architecture")
   local known = architectures[kind]
   if not known then
     F.unsupported(general, "architecture", "llama, qwen2, qwen3 or qwen3moe")
   end
-  if F.integer(split, "count", 0, 65535, 1) > 1 then
-    F.unsupported(split, "count", "1")
-  end
-  local options = read_options(fields_of(path, weights, kind .. "."), weights, known)
+  local options = read_options(fields_of(path, weights, kind .. "."), files, known)
   return {
     format = "gguf", architecture = known.name, options = options,
-    bias = options.arch == C.PL_ARCH_QWEN2 and "qkv" or find_bias(weights),
+    bias = options.arch == C.PL_ARCH_QWEN2 and "qkv" or find_bias(files),
     eos_ids = read_ends(tokenizer, options.vocab),
     bos_id = token_id(tokenizer, "bos_token_id", options.vocab),
-    files = { path },
+    files = paths,
   }
 end
 

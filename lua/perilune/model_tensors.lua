@@ -58,10 +58,11 @@ local function sizes_of(o)
            experts = o.n_experts, expert_ffn = o.expert_ffn }
 end
 
-local function conditions_of(desc)
+-- What holds for a layer.
+local function conditions_of(desc, dense)
   local o = desc.options
   local moe = o.arch == C.PL_ARCH_QWEN3_MOE
-  return { head = o.tied == 0, moe = moe, dense = not moe,
+  return { head = o.tied == 0, moe = moe and not dense, dense = dense or not moe,
            qk_norm = moe or o.arch == C.PL_ARCH_QWEN3, o_bias = desc.bias == "qkvo",
            qkv_bias = desc.bias ~= "none" }
 end
@@ -83,7 +84,8 @@ end
 -- Every tensor that the model needs: { role, layer, expert, name, shape }.
 local function plan(desc)
   local o, list = desc.options, {}
-  local sizes, conditions = sizes_of(o), conditions_of(desc)
+  local sizes, conditions, dense = sizes_of(o), conditions_of(desc), {}
+  for _, layer in ipairs(desc.dense_layers or {}) do dense[layer] = true end
   local gguf = desc.format == "gguf"
   local function add(row, layer, expert, prefix, stacked)
     if row[5] and not conditions[row[5]] then return end
@@ -99,6 +101,7 @@ local function plan(desc)
                         optional = true }
   end
   for layer = 0, o.n_layers - 1 do
+    conditions = conditions_of(desc, dense[layer])
     local prefix = (gguf and "blk.%d." or "model.layers.%d."):format(layer)
     for _, row in ipairs(inner) do add(row, layer, -1, prefix) end
     if conditions.moe then add_experts(add, desc, layer) end

@@ -80,11 +80,14 @@ function M.extend(plan, config)
   for _, content in ipairs(with_roles(config)) do entry(content).special = true end
 end
 
--- tokenizer_config.json, with the roles of special_tokens_map.json that it does not name.
+-- tokenizer_config.json, with the roles of special_tokens_map.json. The map is the older
+-- file: it has the last word only where the configuration has no added_tokens_decoder.
 function M.with_map(config, map)
+  local is_old = type(config.added_tokens_decoder) ~= "table"
   for _, key in ipairs { "additional_special_tokens", unpack(ROLES) } do
     local kind = type(config[key])
-    if kind ~= "string" and kind ~= "table" then config[key] = map[key] end
+    local named = kind == "string" or kind == "table"
+    if map[key] and (is_old or not named) then config[key] = map[key] end
   end
   return config
 end

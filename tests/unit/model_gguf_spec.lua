@@ -163,7 +163,8 @@ describe("model.describe of a GGUF file", function()
                                                    17))
     refused_file("'llama.expert_count' is '8'", set("llama", "llama.expert_count", "u32",
                                                     8))
-    refused_file("'split.count' is '2'", set("llama", "split.count", "u16", 2))
+    refused_file("'split.count' is '2', wanted 1 of a file that is not named "
+                 .. "NAME-00001-of-00002.gguf", set("llama", "split.count", "u16", 2))
     refused_file("no matrix 'token_embd.weight'", gguf_metas "llama", {})
     local _, message = model.describe(files.write("GGUF", ".gguf"))
     assert.truthy(message:find("the version", 1, true), message)

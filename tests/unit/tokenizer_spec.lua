@@ -230,8 +230,12 @@ describe("a tokenizer from a directory", function()
     assert.same({ 6 }, t.end_ids)
     assert.same({ ["<s>"] = 5, ["<t>"] = 6, ab = 2, b = 1 }, t.special)
     assert.equal("a.", decode(t.text, encode(t.text, "ab<t>a.b"), true))
-    write("tokenizer_config.json", { bos_token = "<s>", pad_token = cjson.null,
-                                     additional_special_tokens = {}, eos_token = "<e>" })
+    local config = { bos_token = "<s>", pad_token = cjson.null, eos_token = "<e>",
+                     additional_special_tokens = {} }
+    write("tokenizer_config.json", config)
+    assert.equal(6, assert(tokenizer.from_directory(dir)).eos_id)
+    config.added_tokens_decoder = { ["5"] = { content = "<s>", special = true } }
+    write("tokenizer_config.json", config)
     t = assert(tokenizer.from_directory(dir))
     assert.same({ 5, 7, 1 }, { t.bos_id, t.eos_id, t.pad_id })
     assert.same({ ["<s>"] = 5, ["<e>"] = 7, b = 1 }, t.special)
