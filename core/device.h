@@ -65,8 +65,9 @@ typedef struct pl_planned pl_planned; /* what a device made of a plan */
 typedef struct pl_device_ops {
     void (*close)(pl_device *d);
     const char *(*kernels)(const pl_device *d);
-    /* Of a model with these activations, PL_ACT_*: equal ids, equal bits. */
-    const char *(*numerics)(const pl_device *d, int activations);
+    /* Of a model with these activations, PL_ACT_*, and bf16 weights or none: equal ids,
+     * equal bits. */
+    const char *(*numerics)(const pl_device *d, int activations, bool bf16);
     /* How a block lies in memory: equal names and shapes, exchangeable blocks. */
     const char *(*kv_layout)(const pl_device *d);
 

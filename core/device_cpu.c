@@ -320,11 +320,11 @@ static const char *cpu_kernels(const pl_device *d)
 }
 
 /* All kernels agree, but for bf16 rows. */
-static const char *cpu_numerics(const pl_device *d, int activations)
+static const char *cpu_numerics(const pl_device *d, int activations, bool bf16)
 {
     if (activations == PL_ACT_FLOAT32) return "cpu-2-float32";
     if (activations == PL_ACT_INT8X2) return "cpu-2-int8x2";
-    bool bf16 = ((const pl_cpu *)(const void *)d)->k->bf16;
+    bf16 = bf16 && ((const pl_cpu *)(const void *)d)->k->bf16;
     return bf16 ? "cpu-2-int8-bf16" : "cpu-2-int8";
 }
 

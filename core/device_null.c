@@ -90,9 +90,9 @@ static const char *null_name(const pl_device *d)
     return "null";
 }
 
-static const char *null_numerics(const pl_device *d, int activations)
+static const char *null_numerics(const pl_device *d, int activations, bool bf16)
 {
-    (void)activations;
+    (void)activations, (void)bf16;
     return null_name(d);
 }
 

@@ -97,6 +97,11 @@ static pl_status open_checks(pl_device *device, const pl_model_options *o)
     return device->ops->matrix_open ? check_options(o) : PL_OK;
 }
 
+static const char *kv_name(const pl_model *m)
+{
+    return m->o.kv_type == PL_KV_INT16 ? "int16" : "float32";
+}
+
 pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
 {
     if (open_checks(device, options) < 0) return NULL;
@@ -120,12 +125,9 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
     m->plan.attention = a;
     m->slots = pl_alloc((size_t)(m->o.n_layers + 1) * PL_N_ROLES * sizeof *m->slots);
     m->dense = pl_alloc((size_t)m->o.n_layers + 1);
-    const char *kv = o->kv_type == PL_KV_INT16 ? "int16" : "float32";
-    snprintf(m->numerics, sizeof m->numerics, "%s-%s",
-             device->ops->numerics(device, o->activations), kv);
     snprintf(m->kv_layout, sizeof m->kv_layout, "%s, %d layers of %d heads of %d, %s",
              device->ops->kv_layout(device), m->o.n_layers, o->n_kv_heads, o->head_dim,
-             kv);
+             kv_name(m));
     return m;
 }
 
@@ -265,6 +267,8 @@ static pl_status put_matrix(pl_model *m, pl_matrix **to, int role, int layer, in
                             const void *data)
 {
     shape s = shape_of(m, role, layer);
+    m->has_bf16 |= type == PL_BF16;
+    m->has_quantized |= type > PL_BF16;
     return m->device->ops->matrix_open(m->device, type, s.rows, s.cols, data, to);
 }
 
@@ -482,6 +486,18 @@ static pl_status check_slot(const pl_model *m, int role, int layer)
     return pl_fail(PL_EFORMAT, "layer %d has no %s", layer, role_names[role]);
 }
 
+/* Names only what the model's own weights bring with them: int8 activations are for
+ * quantized ones, and for bf16 ones where the kernels multiply such. */
+static void name_numerics(pl_model *m)
+{
+    int activations = m->o.activations;
+    bool reduced = m->has_quantized || (m->has_bf16 && activations == PL_ACT_INT8);
+    snprintf(m->numerics, sizeof m->numerics, "%s-%s",
+             m->device->ops->numerics(m->device, reduced ? activations : PL_ACT_FLOAT32,
+                                      m->has_bf16),
+             kv_name(m));
+}
+
 static pl_status check_slots(const pl_model *m)
 {
     for (int layer = -1; layer < m->o.n_layers; layer++) {
@@ -501,6 +517,7 @@ pl_status pl_model_ready(pl_model *m)
     }
     pl_model_plan_fill(m);
     if (!m->device->ops->run) PL_TRY(pl_model_walk_open(m));
+    name_numerics(m);
     m->ready = true;
     return PL_OK;
 }

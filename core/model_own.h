@@ -31,6 +31,7 @@ struct pl_model {
     bool *dense;         /* by layer: has no experts, though others have */
     float *rope_factors; /* head_dim / 2, the host's; NULL: none */
     bool ready;
+    bool has_bf16, has_quantized; /* weights */
     char numerics[64], kv_layout[128];
 
     pl_plan plan; /* attention from the start, the rest once it is ready */

@@ -165,11 +165,8 @@ void pl_detok_close(pl_detok *d);
 
 /* ---- weights: files of tensors, mapped (any thread, read only) ------------------- */
 
-typedef enum pl_type {
-    PL_F32 = 0, PL_F16, PL_BF16, PL_Q8_0, PL_Q4_0, PL_Q4_1, PL_Q5_0, PL_Q5_1, PL_Q2_K,
-    PL_Q3_K, PL_Q4_K, PL_Q5_K, PL_Q6_K, PL_IQ4_NL, PL_IQ4_XS,
-    PL_I32, PL_N_TYPES                     /* I32 is of no weights */
-} pl_type;
+typedef enum pl_type { PL_F32 = 0, PL_F16, PL_BF16, PL_Q8_0, PL_Q4_0, PL_Q4_1, PL_Q5_0, PL_Q5_1,
+    PL_Q2_K, PL_Q3_K, PL_Q4_K, PL_Q5_K, PL_Q6_K, PL_IQ4_NL, PL_IQ4_XS, PL_I32, PL_N_TYPES } pl_type;
 const char *pl_type_name(int type);
 typedef struct pl_tensor {                 /* a tensor in a file: row-major, dims[0] outermost */
     const char *name;
@@ -249,7 +246,7 @@ pl_status pl_model_dummy(pl_model *m);     /* seeded random weights for whatever
 pl_status pl_model_ready(pl_model *m);     /* checks that all are there, with the right shapes */
 int64_t pl_model_weight_bytes(const pl_model *m);
 int64_t pl_model_block_bytes(const pl_model *m);            /* KV of one block, all layers */
-const char *pl_model_numerics(const pl_model *m);           /* equal ids give equal bits */
+const char *pl_model_numerics(const pl_model *m);           /* once ready; equal ids give equal bits */
 const char *pl_model_kv_layout(const pl_model *m);          /* blocks of equal layouts can be exchanged */
 
 /* For tests and tools, while no engine has the model. Runs n_seqs sequences of lens[i]

@@ -279,7 +279,8 @@ function M:moved(job, kind)
   count(MOVED, 1, model_of(self, job).label, { "migration_type", kind })
 end
 
--- It went to a worker of another numerics id: it may go on with other bits.
+-- It had tokens and went to a worker of another numerics id: it may go on with other
+-- bits.
 function M:moved_numerics(job)
   count(NUMERICS, 1, model_of(self, job).label)
 end

@@ -68,11 +68,11 @@ local function find_named(name, opts)
   local repo, file = name:match "^([^/]+/[^/]+)/(.+)$"
   local path = snapshot_of(repo or name, folder, opts)
   if path and F.kind_of(path .. "/" .. (file or "config.json")) then
-    return file and path .. "/" .. file or path
+    return file and parts.first(path .. "/" .. file) or path
   end
   if not file and path and F.kind_of(path) == "folder" then
-    F.refuse("PL_ENOTFOUND", "'%s' holds no config.json; to serve a GGUF file of it: "
-             .. "%s/FILE.gguf", path, name)
+    return parts.in_folder(path) or F.refuse("PL_ENOTFOUND",
+      "'%s' holds neither a config.json nor a .gguf file", path)
   end
   F.refuse("PL_ENOTFOUND", "'%s' is no folder with a config.json, no .gguf file, and not "
            .. "in '%s'; to get it: hf download %s", name, folder,
@@ -143,16 +143,16 @@ end
 
 -- What the fingerprint says of a model besides its files: the options, in a fixed order.
 local function canonical(desc)
-  local keys, parts = {}, { desc.architecture, desc.bias }
+  local keys, said = {}, { desc.architecture, desc.bias }
   for key in pairs(desc.options) do keys[#keys + 1] = key end
   table.sort(keys)
   if desc.dense_layers then
-    parts[#parts + 1] = "dense_layers=" .. table.concat(desc.dense_layers, ",")
+    said[#said + 1] = "dense_layers=" .. table.concat(desc.dense_layers, ",")
   end
   for _, key in ipairs(keys) do
-    parts[#parts + 1] = ("%s=%.9g"):format(key, tonumber(desc.options[key]))
+    said[#said + 1] = ("%s=%.9g"):format(key, tonumber(desc.options[key]))
   end
-  return table.concat(parts, "\n")
+  return table.concat(said, "\n")
 end
 
 local function fingerprint(desc, files)
@@ -198,8 +198,8 @@ end
 -- A table of what the model is, from headers alone: path, name, format ("gguf" or "hf"),
 -- architecture (as config.json names it), options (of pl_model_options, those a file
 -- decides), dense_layers (those without experts where others have some), bias ("none",
--- "qkv" or "qkvo"), dtype, max_positions, generation (sampling defaults), eos_ids, bos_id,
--- files, fingerprint.
+-- "qkv" or "qkvo"), dtype, max_positions, generation (sampling defaults), eos_ids,
+-- bos_id, files, fingerprint.
 -- opts: hf_overrides, a table that replaces fields of config.json; generation_config and
 -- override_generation_config (see model_generation.lua); load_format "dummy" needs no
 -- weights.

@@ -160,7 +160,7 @@ end
 local function tell(server, job, n, w, lost)
   job.log:info("recreating stream on %s, %d tokens so far", w.name, n)
   server.metrics:moved(job, n > 0 and "ongoing_request" or "new_request")
-  if w.numerics ~= lost.numerics then
+  if n > 0 and w.numerics ~= lost.numerics then
     job.log:warning("%s rounds in another way (%s, not %s)", w.name, w.numerics,
       lost.numerics)
     server.metrics:moved_numerics(job)

@@ -301,22 +301,23 @@ local function lift(doc)
   return req
 end
 
+local function explain(e)
+  if type(e) == "table" then return e end
+  return { status = 500, message = "Internal server error",
+    trace = debug.traceback(tostring(e), 2) }
+end
+
 local function plan_of(contexts, kind, doc)
   if C.pl_json_kind(doc) ~= C.PL_JSON_OBJECT then
     refuse "The body must be a JSON object."
   end
   local req = lift(doc)
   local ctx = context_of(contexts, params.string(req, "model"))
-  local plan = M[kind](ctx, req, C.pl_json_find(doc, "prompt"), doc)
-  plan.model_key = ctx.key
+  local ok, plan = xpcall(M[kind], explain, ctx, req, C.pl_json_find(doc, "prompt"), doc)
+  plan.model_key = ctx.key                  -- also of one that is refused
+  if not ok then error(plan, 0) end
   plan.idle = fields.idle(req, kind)
   return plan
-end
-
-local function explain(e)
-  if type(e) == "table" then return e end
-  return { status = 500, message = "Internal server error",
-    trace = debug.traceback(tostring(e), 2) }
 end
 
 -- The plan for a request of `kind`: chat, completion, tokenize or detokenize; `body` may

@@ -305,7 +305,8 @@ function M.generate(server, x, kind, headers, who)
   local plan = M.plan(server, x, kind, who)
   if plan.refused then
     identity.settle(who, x)
-    server.metrics:refused({ plan = { kind = kind } }, plan.refused.status)
+    server.metrics:refused({ plan = { kind = kind }, model = plan.refused.model_key },
+      plan.refused.status)
     return M.refuse(x, plan.refused, headers)
   end
   local job = job_of.new(server, x, plan, arrived, headers, who)

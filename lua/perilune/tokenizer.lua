@@ -2,11 +2,11 @@
 -- tokenizer.lua - a model's tokenizer, from its Hugging Face directory or its GGUF file.
 --
 -- Both give { text = pl_text, prefix_ids, suffix_ids, end_ids, add_bos, add_eos, bos_id,
--- eos_id, unk_id, pad_id, special_tokens = { bos_token = content, ... }, chat_templates =
--- { default = template, ... }, special = { [content] = id } }, or nil, message, name. What
--- a model has not is nil; prefix_ids and suffix_ids go around a prompt that is plain text,
--- any of end_ids ends an answer. `text` is closed when it is collected: keep it while
--- anything in C has it.
+-- eos_id, unk_id, pad_id, special_tokens = { bos_token = content, ... }, chat_templates
+-- = { default = template, ... }, special = { [content] = id } }, or nil, message, name.
+-- What a model has not is nil; prefix_ids and suffix_ids go around a prompt that is plain
+-- text, any of end_ids ends an answer. `text` is closed when it is collected: keep it
+-- while anything in C has it.
 
 local cjson = require "cjson"
 local pl = require "perilune.ffi"

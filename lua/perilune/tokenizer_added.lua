@@ -3,8 +3,8 @@
 -- that are special because of their role, by the rules of transformers:
 --
 -- tokenizer_config.json's `added_tokens_decoder` goes over tokenizer.json's list. A token
--- that neither has nor the vocabulary gets the next free id, whatever id is written there.
--- Whatever tokenizer.json says, a token with a role (bos_token and its like) is special.
+-- that is not in that file at all gets the next free id, whatever its key says. A token
+-- with a role (bos_token and so on) is special, whatever tokenizer.json says.
 
 local M = {}
 

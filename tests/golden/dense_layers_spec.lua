@@ -8,6 +8,7 @@ local engine = require "support.engine"
 local files = require "weights_files"
 local golden = require "support.golden"
 local model = require "perilune.model"
+local open_device = require "support.device"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
@@ -124,7 +125,7 @@ describe("a layer without experts among layers with them", function()
     assert.not_equal(one.fingerprint, other.fingerprint)
     local wrong = assert(model.describe(dense[1], {
       hf_overrides = { mlp_only_layers = { 1 }, intermediate_size = WIDE } }))
-    local device = C.pl_device_open("cpu", "auto", 1)
+    local device = open_device "cpu"
     local loaded, why = model.load(wrong, device)
     C.pl_device_close(device)
     assert.is_nil(loaded)

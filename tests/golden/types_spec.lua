@@ -15,13 +15,14 @@ end
 
 -- A row's values as the kernels see them: its products with unit vectors.
 local function seen_by_kernels(name, bytes)
-  local t, data = ffi.new "pl_tensor", ffi.new("char[?]", #bytes, bytes)
+  -- One more for the zero that a string ends with.
+  local t, data = ffi.new "pl_tensor", ffi.new("char[?]", #bytes + 1, bytes)
   t.type, t.n_dims, t.data, t.bytes = C["PL_" .. name], 2, data, #bytes
   t.dims[0], t.dims[1] = 1, COLUMNS
   local rows = ffi.new("float[?]", COLUMNS * COLUMNS)
   for i = 0, COLUMNS - 1 do rows[i * (COLUMNS + 1)] = 1 end
   local out = ffi.new("float[?]", COLUMNS)
-  assert(pl.check(C.pl_kernel_linear("auto", 1, t, C.PL_F32, rows, COLUMNS, out)))
+  assert(pl.check(C.pl_kernel_linear("auto", 1, t, C.PL_ACT_FLOAT32, rows, COLUMNS, out)))
   return out
 end
 

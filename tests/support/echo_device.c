@@ -25,9 +25,9 @@ static const char *echo_name(const pl_device *d)
     return "echo";
 }
 
-static const char *echo_numerics(const pl_device *d, int activations)
+static const char *echo_numerics(const pl_device *d, int activations, bool bf16)
 {
-    (void)activations;
+    (void)activations, (void)bf16;
     return echo_name(d);
 }
 

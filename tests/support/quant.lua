@@ -148,7 +148,7 @@ end
 
 -- The values that the bytes of a quantized row stand for, and how many.
 function M.values(name, bytes)
-  local columns, size, _, value = unpack(blocks[name])
+  local columns, size, _, value = unpack(M.blocks[name])
   local p, values = ffi.cast("const uint8_t *", bytes), {}
   for i = 0, #bytes / size * columns - 1 do
     values[i] = value(p + math.floor(i / columns) * size, i % columns)

@@ -56,10 +56,9 @@ describe("model.resolve", function()
     local opts = { getenv = function() return folder_of end }
     assert.equal(folder_of .. "/models--org--files/snapshots/0123abcd/x-Q4_1.gguf",
                  model.resolve("org/files/x-Q4_1.gguf", opts))
-    local none, message = model.resolve("org/files", opts)
-    assert.is_nil(none)
-    assert.truthy(message:find("org/files/FILE.gguf", 1, true), message)
-    none, message = model.resolve("org/files/y.gguf", opts)
+    assert.equal(folder_of .. "/models--org--files/snapshots/0123abcd/x-Q4_1.gguf",
+                 model.resolve("org/files", opts))
+    local none, message = model.resolve("org/files/y.gguf", opts)
     assert.is_nil(none)
     assert.truthy(message:find("hf download org/files y.gguf", 1, true), message)
   end)
@@ -88,11 +87,11 @@ describe("model.resolve", function()
   end)
 
   it("refuses what is no model", function()
-    local path = files.folder { ["x.gguf"] = "" }
+    local path = files.folder { ["x.bin"] = "" }
     local none, message, kind = model.resolve(path)
     assert.is_nil(none)
     assert.equal("PL_ENOTFOUND", kind)
-    assert.truthy(message:find("holds no config.json", 1, true))
+    assert.truthy(message:find("holds neither a config.json nor a .gguf file", 1, true))
     for _, name in ipairs { "/no/such/folder", "a/b/c", "../x", "x.gguf", "a b",
                             "org/", "a//x.gguf", "a/x.gguf", "/a/b/x.gguf" } do
       none, message = model.resolve(name, { getenv = function() return path end })

@@ -130,6 +130,22 @@ describe("a walk", function()
     end)
   end
 
+  it("has numerics of its own only by weights of its own", function()
+    local function id_of(more, kernels)
+      local id
+      with_dummy(more, kernels, 1, function(m) id = ffi.string(C.pl_model_numerics(m)) end)
+      return id
+    end
+    local q8 = { activations = "ACT_INT8", n_heads = 4, head_dim = 32 }
+    local bf16 = { activations = "ACT_INT8" }    -- rows of 144 are no whole blocks
+    local float = MODELS["float32"]
+    assert.not_equal(id_of(q8, "scalar"), id_of(float, "scalar"))
+    if not id_of(q8, "avx512bf16") then return pending "not on this CPU" end
+    assert.equal(id_of(q8, "avx512"), id_of(q8, "avx512bf16"))
+    assert.not_equal(id_of(bf16, "avx512"), id_of(bf16, "avx512bf16"))
+    assert.equal(id_of(float, "avx512"), id_of(float, "avx512bf16"))
+  end)
+
   it("survives weights that are no numbers, with experts too", function()
     for _, more in ipairs { MODELS.experts, MODELS.f32 } do
       with_model(more, "auto", 2, function(m)

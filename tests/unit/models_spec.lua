@@ -2,8 +2,10 @@
 -- Which models of the bus a frontend serves, by what its recipe says of its own.
 local model = require "perilune.model"
 local models = require "perilune.models"
+local prepare = require "perilune.prepare"
 local recipe = require "perilune.recipe"
 local scratch = require "scratch"
+local tokenizer = require "perilune.tokenizer"
 
 local SNAPSHOT = "/cache/hub/models--org--tiny/snapshots/0123abc"
 
@@ -79,5 +81,43 @@ describe("the models that a frontend serves", function()
     assert.is_true(takes(resolve("return { worker = {} }", { PERILUNE_MODEL = "y" }),
       worker "x.gguf"))
     assert.is_nil(takes(recipe_of(nil, "one"), worker "x.gguf"))
+  end)
+end)
+
+describe("a context", function()
+  local dir
+  setup(function() dir = scratch.folder() end)
+  teardown(function() dir.remove() end)
+
+  -- Contexts of models that differ in their names alone.
+  local function contexts(...)
+    local r = assert(recipe.resolve(dir.write("r.lua", "return { model = 'x', worker = {} }"),
+      {},
+      function() end))
+    local list = models.new(r)
+    for _, name in ipairs { ... } do
+      list:add({ names = { name }, vocab = 600, max_model_len = 64, generation = {},
+        eos_ids = { 596, 5 } }, assert(tokenizer.from_directory "tests/golden/llama"))
+    end
+    return list.contexts
+  end
+
+  it("ends at the tokenizer's own end besides what the files list", function()
+    assert.same({ 596, 5, 599 }, contexts("a")[1].eos_ids)
+  end)
+
+  it("is told of a request that it refuses", function()
+    local list = contexts("a", "b")
+    local function refused(body)
+      return assert(prepare.run(list, "completion", body, #body).refused)
+    end
+    for _, name in ipairs { "a", "b" } do
+      local r = refused(('{"model":"%s","prompt":"x","temperature":-1}'):format(name))
+      assert.same({ 400, name }, { r.status, r.model_key })
+      r = refused(('{"model":"%s","prompt":7}'):format(name))
+      assert.same({ 400, name }, { r.status, r.model_key })
+    end
+    assert.is_nil(refused('{"model":"c","prompt":"x"}').model_key)
+    assert.is_nil(refused("[").model_key)
   end)
 end)

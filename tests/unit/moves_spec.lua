@@ -67,3 +67,61 @@ describe("a running choice that every worker refuses", function()
     C.pl_log_level(C.PL_LOG_INFO)
   end)
 end)
+
+-- A choice that runs at home, or is refused by another worker before it has a token, and
+-- then moves to one that rounds otherwise.
+describe("a move to a worker that rounds otherwise", function()
+  local function warnings(has_tokens)
+    C.pl_log_level(C.PL_LOG_ERROR)
+    local f = fleet.open()
+    local front, entry, n = f:process { engines = 1 }, { workers = {} }, 0
+    local c = cluster.new(front.rt, {}, nil, function() end)
+    local home = c:add_local { name = "worker/0", entry = entry, numerics = "n",
+      engine = front.engines[1].engine }
+    local other = c:add_local { name = "worker/1", entry = entry }
+    other.state, other.index, other.peer, other.numerics = "lost", 0, front:peer(f:process()),
+      "m"
+    local server = { cluster = c, waiting = 0,
+      metrics = { moved = function() end, moved_numerics = function() n = n + 1 end },
+      recipe = { bus_patience = 1, http = { max_waiting = 9, overload_status = 529 } } }
+    local quiet = { info = function() end, packed = function() return "" end,
+      warning = function() n = n + 1 end }
+    local x, client = exchange(front)
+    local st = front:stream({ 1, 2 }, { max_tokens = 1900, ignore_eos = 1 },
+      { keep = true })
+    local choice = { stream = st.handle, id = st.id,
+      seq = { address = ffi.cast("uintptr_t", st.seq) } }
+    local job = { exchange = x, entry = entry, log = quiet }
+    local from, to = other, home
+    if has_tokens then from, to = home, other end
+    flow.spawn(function()
+      flow.listen(st.id, "piece", "lost", "done")
+      from.state, to.state = "ready", "draining"
+      assert(moves.place(server, job, choice))
+      if has_tokens then
+        assert.equal("piece", flow.await(st.id, "piece", "done").kind)
+        C.pl_stream_recall(st.handle)
+      end
+      local ev = flow.await(st.id, "lost", "done")
+      assert.equal("lost", ev.kind)
+      from.state, to.state = "draining", "ready"
+      assert(moves.move(server, job, choice, ev))
+      assert.equal(to, choice.worker)
+      C.pl_stream_cancel(st.handle)
+      flow.await(st.id, "done")
+      flow.stop()
+    end).on_error = flow.stop
+    assert.is_true(flow.run(front.rt))
+    C.pl_stream_close(st.handle)
+    C.pl_exchange_release(x)
+    client:close()
+    f:close()
+    C.pl_log_level(C.PL_LOG_INFO)
+    return n
+  end
+
+  it("is told of, and counted, if there are tokens already", function()
+    assert.equal(2, warnings(true))
+    assert.equal(0, warnings(false))
+  end)
+end)
