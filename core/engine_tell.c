@@ -151,13 +151,25 @@ static void fail_step(pl_engine *e, const flight *f)
     }
 }
 
+/* Whoever was placed while a failed step was in flight may have found its blocks in the
+ * cache. Those whose KV has arrived since stand first in line. */
+static void spoil(pl_engine *e)
+{
+    for (int32_t i = 0; i < e->remote.n; i++) e->remote.items[i]->spoiled = true;
+    while (e->waiting.n && e->waiting.items[0]->n_blocks) {
+        run *r = e->waiting.items[0];
+        pl_line_remove(e, r);
+        pl_engine_drop(e, r);
+        pl_line_push(e, r);
+    }
+}
+
 void pl_engine_tell_failure(pl_engine *e, int32_t first, int32_t n)
 {
     pl_log(PL_LOG_ERROR, "a step of %d tokens failed: %s (%s)",
            pl_engine_flight(e, first)->step->n_rows, pl_error_text(), pl_error_where());
     for (int32_t i = 0; i < n; i++) fail_step(e, pl_engine_flight(e, first + i));
-    /* These may have found such blocks. */
-    for (int32_t i = 0; i < e->remote.n; i++) e->remote.items[i]->spoiled = true;
+    spoil(e);
 }
 
 /* ---- the batch: one allocation -------------------------------------------------- */

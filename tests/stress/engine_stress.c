@@ -317,18 +317,29 @@ static void run_round(world *w, uint64_t seed, bool cut_short)
     close_world(w);
 }
 
+static int step_until_told(pl_engine *e, const pl_token **out)
+{
+    for (int i = 0; i < 4; i++) {
+        MUST(pl_engine_step(e) == PL_OK);
+        if (pl_engine_tokens(e, out)) break;
+    }
+    return pl_engine_tokens(e, out);
+}
+
 /* A step fails that was to fill blocks which another sequence, placed in the same step,
- * has found already: what comes from elsewhere for that one must not be built upon. */
-static void test_spoiled(void)
+ * has found already: what comes from elsewhere for that one must not be built upon. With
+ * two steps in flight it has come before the first one fails, but the rest of a long
+ * prompt goes first. */
+static void test_spoiled(int depth)
 {
     pl_model m = {.vocab = 500,
                   .block_size = 4,
                   .max_positions = 100,
-                  .depth = 1,
+                  .depth = depth,
                   .fail_collect = 1};
     pl_engine_options o = {.n_blocks = 20,
                            .max_num_seqs = 4,
-                           .max_num_batched_tokens = 50,
+                           .max_num_batched_tokens = 21,
                            .max_model_len = 50,
                            .enable_prefix_caching = 1,
                            .enable_chunked_prefill = 1,
@@ -338,19 +349,26 @@ static void test_spoiled(void)
     pl_params p;
     pl_params_init(&p);
     pl_seq *a = pl_seq_open(tokens, 20, &p), *b = pl_seq_open(tokens, 20, &p);
+    pl_seq *rest = pl_seq_open((int32_t[40]){1}, 40, &p);
     int32_t id = pl_seq_id(b);
     pl_seq_remote(b, 20);
     MUST(pl_engine_submit(e, a) == PL_OK && pl_engine_submit(e, b) == PL_OK);
-    MUST(pl_engine_step(e) == PL_OK);
+    MUST(pl_engine_submit(e, rest) == PL_OK);
     const pl_token *out;
-    MUST(pl_engine_tokens(e, &out) == 1 && out->finish == PL_FINISH_ERROR);
-    m.fail_collect = 0;
-    pl_engine_arrived(e, id, 1);
     MUST(pl_engine_step(e) == PL_OK);
-    MUST(pl_engine_tokens(e, &out) == 1 && out->seq == id);
+    if (depth == 2) {
+        MUST(pl_engine_tokens(e, &out) == 0);
+        pl_engine_arrived(e, id, 1);
+        MUST(pl_engine_step(e) == PL_OK);
+    }
+    MUST(pl_engine_tokens(e, &out) == 2);
+    MUST(out[0].finish == PL_FINISH_ERROR && out[1].finish == PL_FINISH_ERROR);
+    m.fail_collect = 0;
+    if (depth == 1) pl_engine_arrived(e, id, 1);
+    MUST(step_until_told(e, &out) == 1 && out->seq == id);
     MUST(out->token == fake_expect(&m, tokens, 20) && out->n_cached == 0);
     pl_engine_stop(e);
-    MUST(pl_engine_tokens(e, &out) == 1 && out->finish == PL_FINISH_ABORT);
+    MUST(pl_engine_tokens(e, &out) == depth && out[depth - 1].finish == PL_FINISH_ABORT);
     pl_seq *late = pl_seq_open(tokens, 20, &p);
     MUST(pl_engine_submit(e, late) == PL_ECANCELED);
     pl_seq_close(late);
@@ -396,7 +414,8 @@ int main(int argc, char **argv)
     uint64_t first = argc > 2 ? (uint64_t)atoll(argv[2]) : 1;
     world *w = pl_alloc(sizeof *w);
     pl_log_level(PL_LOG_ERROR + 1);
-    test_spoiled();
+    test_spoiled(1);
+    test_spoiled(2);
     test_counts();
     for (int i = 0; i < rounds; i++) run_round(w, first + (uint64_t)i, i % 4 == 3);
     pl_free(w);
