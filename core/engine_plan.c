@@ -91,12 +91,13 @@ static bool extend(pl_engine *e, run *r, int32_t n)
     return true;
 }
 
-static run *find_victim(const pl_engine *e)
+/* Its place among those that run. */
+static int32_t find_victim(const pl_engine *e)
 {
-    run *victim = e->running.items[e->running.n - 1];
+    run *const *all = e->running.items;
+    int32_t victim = e->running.n - 1;
     for (int32_t i = 0; e->options.policy == PL_POLICY_PRIORITY && i < e->running.n; i++)
-        if (pl_run_is_before(e, victim, e->running.items[i]))
-            victim = e->running.items[i];
+        if (pl_run_is_before(e, all[victim], all[i])) victim = i;
     return victim;
 }
 
@@ -120,9 +121,10 @@ static int32_t plan_running(pl_engine *e, int32_t budget)
         int32_t n = PL_MIN(want_tokens(e, r, r->n_computed), budget);
         if (n == 0) continue; /* the step in flight brings its last token */
         while (victim != r && !extend(e, r, n)) {
-            victim = find_victim(e);
+            int32_t at = find_victim(e);
+            victim = e->running.items[at];
             budget += victim->n_now;
-            i -= victim->n_now > 0; /* it was planned already: it stood before r */
+            i -= at < i; /* r moves up */
             preempt(e, victim);
             preempted = true;
         }
