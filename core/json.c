@@ -195,9 +195,9 @@ const char *pl_json_string(const pl_json *v, size_t *len)
 {
     const char *s = json_string_value(of(v));
     *len = json_string_length(of(v));
-    if (!s || *len < 2 || s[0] || s[1]) return s;
+    if (!s || *len < 2 || s[0]) return s;
     *len -= 1;
-    return s + 1;
+    return s[1] ? NULL : s + 1;
 }
 
 const pl_json *pl_json_item(const pl_json *array, int i)

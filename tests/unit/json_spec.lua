@@ -72,6 +72,7 @@ describe("json.decode", function()
     assert.equal(C.PL_JSON_INTEGER, C.pl_json_kind(digits))
     assert.equal(-0x8000000000000000LL, C.pl_json_integer(digits))
     assert.equal(-12345678901234567890, C.pl_json_number(digits))
+    assert.is_true(C.pl_json_string(digits, ffi.new "size_t[1]") == nil)
     C.pl_json_close(digits)
   end)
 
