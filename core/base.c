@@ -373,7 +373,6 @@ int64_t pl_clock_now(const pl_clock *clock)
     return clock ? atomic_load(&clock->ns) : pl_now_ns();
 }
 
-/* Taken from the system 256 bytes at a time, as much as one call surely gives. */
 void pl_list_folder(const char *path, const char *ending, int max, pl_buf *out)
 {
     struct dirent **found;
@@ -390,6 +389,7 @@ void pl_list_folder(const char *path, const char *ending, int max, pl_buf *out)
     if (n >= 0) free(found);
 }
 
+/* Taken from the system 256 bytes at a time, as much as one call surely gives. */
 uint64_t pl_entropy(void)
 {
     static _Thread_local uint64_t pool[32];

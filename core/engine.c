@@ -8,6 +8,7 @@
  */
 #include "engine_state.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -288,12 +289,11 @@ int pl_engine_steps(const pl_engine *e, pl_step_info *out, int max)
 /* A label is names and values, each ended by NUL; the first value is the request's id. */
 static void copy_label(const pl_seq *s, char *out, size_t room)
 {
-    const char *end = s->label + s->label_len;
     const char *name_end = s->label ? memchr(s->label, 0, s->label_len) : NULL;
-    size_t len = name_end ? strnlen(name_end + 1, (size_t)(end - name_end - 1)) : 0;
-    len = PL_MIN(len, room - 1);
-    if (len) memcpy(out, name_end + 1, len);
-    out[len] = 0;
+    out[0] = 0;
+    if (!name_end) return;
+    size_t left = s->label_len - (size_t)(name_end + 1 - s->label);
+    snprintf(out, room, "%.*s", (int)left, name_end + 1);
 }
 
 int pl_engine_seqs(const pl_engine *e, pl_seq_info *out, int max)

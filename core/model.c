@@ -538,10 +538,10 @@ static void close_slot(pl_model *m, int role, int layer)
 void pl_model_close(pl_model *m)
 {
     if (!m) return;
+    pl_model_kv_close(m); /* first: what the device made of the plan points to the rest */
     for (int i = 0; i < (m->o.n_layers + 1) * PL_N_ROLES; i++) {
         close_slot(m, i % PL_N_ROLES, i / PL_N_ROLES - 1);
     }
-    pl_model_kv_close(m);
     pl_model_walk_close(m);
     pl_free(m->layers);
     pl_free(m->rope_factors);
