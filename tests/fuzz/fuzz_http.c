@@ -22,6 +22,9 @@ static void note(const pl_request *r, pl_buf *out)
     check(r->path < r->head.len && r->query < r->fields && r->fields <= r->head.len);
     pl_buf_printf(out, "%d %d %d|", r->method, r->minor, r->keep_alive);
     pl_buf_add_str(out, r->head.data + r->path);
+    const char *path = pl_request_path(r); /* without escapes, so it cannot be longer */
+    check(strlen(path) <= strlen(r->head.data + r->path));
+    pl_buf_add_str(out, path);
     pl_buf_add_str(out, r->head.data + r->query);
     const char *host = pl_request_header(r, "Host");
     check(host || !r->minor);
