@@ -23,11 +23,11 @@ local USAGE = [[
 perilune attach [NAME] [-e EXPR] [--json]
 
   NAME       a process that `perilune ps` shows, such as frontend/0; without it
-             the only one
+             the only one of this machine
   -e EXPR    evaluate this, print what it is, and leave; exit code 1 where it fails
 
-A process elsewhere is found on the bus, where its recipe lets consoles in
-(allow_remote_console):
+Where a bus is named, NAME is a process on it. One on another machine must let
+consoles in by its recipe (allow_remote_console):
 ]]
 
 local function rows()
@@ -83,14 +83,26 @@ local function by_bus(v, name)
   end }
 end
 
+-- Another deployment on this machine may well use the same names, so only the bus says
+-- which process is meant. One that is here is reached by its socket all the same: that
+-- one lets its owner in, whatever its recipe says of consoles on the bus.
+local function find_on_bus(o)
+  local v, lost = visit.open(o)
+  if not v then return nil, lost end
+  local hello, why, hint = v:find(o.name)
+  local here = hello and locals.of(hello, TIMEOUT_MS)
+  if hello and not here then return by_bus(v, o.name), o.name end
+  v:close()
+  if here then return by_socket(here), o.name end
+  return nil, why, hint
+end
+
 -- The way to the process that the options name, and its name; or nil, why, hint.
 local function find(o)
+  if o.bus and o.name then return find_on_bus(o) end
   local connection, name, hint = locals.find(o.name, TIMEOUT_MS)
   if connection then return by_socket(connection), name end
-  if not o.bus or not o.name then return nil, name, hint end
-  local v, why = visit.open(o)
-  if not v then return nil, why end
-  return by_bus(v, o.name), o.name
+  return nil, name, hint
 end
 
 -- Asks the process: its answer as a table, or nil, message, name.

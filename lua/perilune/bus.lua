@@ -8,6 +8,7 @@ local card = require "perilune.card"
 local cjson = require "cjson.safe"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
+local machine = require "perilune.machine"
 local models = require "perilune.models"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
@@ -38,18 +39,11 @@ function M.identity(recipe, w, summary)
   }
 end
 
-local function host_name()
-  local f = io.open "/proc/sys/kernel/hostname"
-  local name = f and f:read "*l"
-  if f then f:close() end
-  return name or "?"
-end
-
 -- Tells the others what this process is; where it has a name and is on a bus.
 function M.hello(process)
   if not process.on_bus or not process.name then return end
   local text = cjson.encode {
-    name = process.name, role = process.role, state = process.state, host = host_name(),
+    name = process.name, role = process.role, state = process.state, host = machine.host_name(),
     pid = process.pid, version = ffi.string(C.pl_version()), recipe = process.recipe.file,
     recipe_hash = process.recipe_hash, started = tonumber(process.started) / 1e9,
     url = process.server and process.url, model = process.identity,

@@ -130,6 +130,10 @@ local function shown(setting)
 end
 
 function words.check(...)
+  if asked_for_help { (...) } then
+    print(help.check)
+    return 0
+  end
   local name, given, named = recipe_words("check", ...)
   if not name then return given end
   if asked_for_help(given) then return describe(name) end
@@ -146,10 +150,11 @@ function words.check(...)
 end
 
 function words.help(about)
-  if not about then
+  if not about or asked_for_help { about } then
     print(help.usage())
     return 0
   end
+  if words[about] then return words[about] "--help" end
   local text, why, hint = help.about(about)
   if not text then return complain(why, hint) end
   print(text)

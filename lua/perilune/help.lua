@@ -67,6 +67,12 @@ perilune run RECIPE [ROLE] [--option value]
 The flags that matter most:
 ]]
 
+M.check = [[
+perilune check RECIPE [ROLE] [--option value]
+
+It takes the same words as `perilune run` and starts nothing: it prints each setting, its
+value and what set it, or what is wrong.]]
+
 local WHERE = {
   top = "at the top of a recipe", http = "in http = { ... }",
   pool = "in a pool: worker = { ... }",

@@ -7,6 +7,7 @@
 
 local client = require "perilune.client"
 local engine = require "perilune.ffi"
+local machine = require "perilune.machine"
 local C, ffi = engine.C, engine.ffi
 
 local M = {}
@@ -76,24 +77,50 @@ function M.about()
   return out
 end
 
+-- A name that several processes have: what is to be said of it, and a hint. `found`: what
+-- tells each of them from the others.
+function M.ambiguous(name, found)
+  return ("'%s' may be any of\n  %s"):format(name, table.concat(found, "\n  ")),
+    "a deployment on a bus is named by --bus and --namespace; in a process without one: "
+    .. "perilune attach"
+end
+
+-- What has that name in a process of this machine, so that it can be told from others.
+function M.told_apart(process, name)
+  return ("%s of process %s: %s%s"):format(name, tostring(process.pid),
+    name ~= process.name and process.name .. ", " or "",
+    process.bus and "namespace " .. process.bus or tostring(process.recipe))
+end
+
 -- A connection to the process of that name, without one to the only one that runs; and
 -- its name. Or nil, message, hint.
 function M.find(name, timeout_ms)
   local list, why = M.about()
   if not list then return nil, why end
-  local known, found = {}, nil
+  local known, found, apart = {}, nil, {}
   for i, process in ipairs(list) do
     known[i] = process.name
-    if process.name == name or not name then found = process end
+    if process.name == name or not name then
+      found = process
+      apart[#apart + 1] = M.told_apart(process, process.name)
+    end
   end
-  if found and (name or #known == 1) then
-    return M.connection(found.path, timeout_ms), found.name
-  end
-  if #known == 0 then
-    return nil, "no process of yours runs here"
-  end
+  if #apart == 1 then return M.connection(found.path, timeout_ms), found.name end
+  if #known == 0 then return nil, "no process of yours runs here" end
+  if name and found then return nil, M.ambiguous(name, apart) end
   return nil, name and ("no process '%s'"):format(name) or "which one?",
          "there are " .. table.concat(known, ", ")
+end
+
+-- A connection to the process that says this on a bus, where it is one of this machine;
+-- else nil.
+function M.of(hello, timeout_ms)
+  if hello.host ~= machine.host_name() then return nil end
+  for _, process in ipairs(M.about() or {}) do
+    if process.pid == hello.pid and process.name == hello.name then
+      return M.connection(process.path, timeout_ms)
+    end
+  end
 end
 
 return M

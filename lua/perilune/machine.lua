@@ -60,6 +60,13 @@ function M.listener(port)
   return name and ("%s (process %s)"):format((name:gsub("[^%w._-]", "?")), pid)
 end
 
+function M.host_name()
+  local file = io.open "/proc/sys/kernel/hostname"
+  local name = file and file:read "*l"
+  if file then file:close() end
+  return name or "?"
+end
+
 -- The folder for what is fetched once.
 function M.cache_folder(getenv)
   local cache = getenv "XDG_CACHE_HOME"

@@ -98,8 +98,8 @@ end
 -- folder that holds one GGUF model, or a name on the hub (which must be in the local
 -- cache). opts: revision; getenv, for the environment.
 function M.resolve(name, opts)
-  if type(name) ~= "string" or name == "" then
-    error("a model's name is '" .. tostring(name) .. "', wanted a string", 2)
+  if type(name) ~= "string" then
+    error("a model's name is " .. tostring(name) .. ", wanted a string", 2)
   end
   return F.guard(resolve, name, opts or {})
 end

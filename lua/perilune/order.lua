@@ -32,12 +32,6 @@ local function post(path, word, name)
   return answer.text, answer.error
 end
 
-local function ambiguous(name, found)
-  return nil, ("'%s' may be any of\n  %s"):format(name, table.concat(found, "\n  ")),
-    "a deployment on a bus is named by --bus and --namespace; in a process without one: "
-    .. "perilune attach"
-end
-
 -- The way to a process of this machine. Where all is one process its frontend is asked
 -- for a worker.
 local function way_here(name)
@@ -48,31 +42,25 @@ local function way_here(name)
     local worker_of = p.role == "frontend" and name:find "^worker/" and not p.bus
     if p.name == name or worker_of then
       path = p.path
-      found[#found + 1] = ("%s of process %s: %s%s"):format(name, tostring(p.pid),
-        worker_of and p.name .. ", " or "", p.bus and "namespace " .. p.bus
-        or tostring(p.recipe))
+      found[#found + 1] = locals.told_apart(p, name)
     end
   end
   if #found == 0 then return nil, ("no process '%s' of yours runs here"):format(name) end
-  if #found > 1 then return ambiguous(name, found) end
+  if #found > 1 then return nil, locals.ambiguous(name, found) end
   return { close = function() end,
     ask = function(word) return post(path, word, name) end }
 end
 
 local function way_on_bus(name, options)
-  local v, why = visit.open(options)
-  if not v then return nil, why end
-  local found = v:named(name)
-  if #found < 2 then
+  local v, lost = visit.open(options)
+  if not v then return nil, lost end
+  local hello, why, hint = v:find(name)
+  if hello then
     return { close = function() v:close() end,
       ask = function(word) return v:ask(name, word, name) end }
   end
   v:close()
-  for i, hello in ipairs(found) do
-    found[i] = ("%s of process %s on %s"):format(name, tostring(hello.pid),
-      tostring(hello.host))
-  end
-  return ambiguous(name, found)
+  return nil, why, hint
 end
 
 local function now()

@@ -13,6 +13,7 @@ local bus = require "perilune.bus"
 local calls = require "perilune.calls"
 local cjson = require "cjson.safe"
 local flow = require "perilune.flow"
+local locals = require "perilune.local"
 local log = require "perilune.log"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
@@ -24,6 +25,7 @@ local M = {}
 -- busy machine that may take longer. One that is asked for by name is waited for.
 local CONNECT_SECONDS, LISTEN_SECONDS, NAME_SECONDS = 3, 0.5, 3
 local ABOUT_MS = 2000
+local NOT_THERE = "no process '%s' on the bus"
 
 local NAMES = { "bus", "namespace", "bus_user", "bus_password", "bus_token",
   "bus_nkey_seed", "bus_credentials", "bus_tls_ca", "bus_tls_cert", "bus_tls_key",
@@ -126,15 +128,22 @@ local function named(self, name)
   return found
 end
 
--- The hellos of those who have that name: one, unless something is wrong.
-function Visit:named(name)
-  return in_task(self, function()
+-- The hello of the one process of that name; or nil, why, and perhaps a hint.
+function Visit:find(name)
+  local found = in_task(self, function()
     local deadline = tonumber(C.pl_now_ns()) + NAME_SECONDS * 1e9
     while not named(self, name)[1] and tonumber(C.pl_now_ns()) < deadline do
       flow.sleep(0.05)
     end
     return named(self, name)
   end)
+  if #found == 1 then return found[1] end
+  if #found == 0 then return nil, NOT_THERE:format(name) end
+  for i, hello in ipairs(found) do
+    found[i] = ("%s of process %s on %s"):format(name, tostring(hello.pid),
+      tostring(hello.host))
+  end
+  return nil, locals.ambiguous(name, found)
 end
 
 -- Asks the process of that name; its answer, or nil and why.
@@ -143,7 +152,7 @@ function Visit:ask(name, word, arg)
     for id, said in pairs(self.peers) do
       if says(said, name) then return calls.ask(self.rt, id, word, arg) end
     end
-    return nil, ("no process '%s' on the bus"):format(name)
+    return nil, NOT_THERE:format(name)
   end)
 end
 

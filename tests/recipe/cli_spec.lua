@@ -96,6 +96,17 @@ return { worker = { seed = opt.how_wide } }]])
     end
   end)
 
+  it("says how a command is used, asked in either way", function()
+    for _, word in ipairs { "serve", "run", "check", "chat", "ps", "drain", "attach" } do
+      local code, out, err = run(word .. " --help")
+      assert.equal("", err)
+      assert.equal(0, code, word)
+      assert.equal("perilune " .. word, out:match "^perilune %l+")
+      assert.same({ 0, out, "" }, { run("help " .. word) })
+    end
+    assert.same({ 0, help.usage() .. "\n", "" }, { run "help --help" })
+  end)
+
   it("tells a model from a recipe", function()
     local dir = scratch.folder()
     finally(dir.remove)

@@ -98,6 +98,20 @@ describe("two deployments on a machine", function()
     assert.equal(0, (perilune "resume worker/2"))
   end)
 
+  it("let consoles in on the bus that is named, and nowhere else", function()
+    for _, f in ipairs { one, two } do
+      local other = f == one and two or one
+      local name = f == one and "worker/0" or "worker/2"
+      assert.same({ 0, f.bus .. "\n", "" },
+        { perilune(("attach %s -e recipe.bus --bus %s"):format(name, f.bus)) })
+      assert.same({ 1, "", ("perilune: no process '%s' on the bus\n"):format(name) },
+        { perilune(("attach %s -e recipe.bus --bus %s"):format(name, other.bus)) })
+    end
+    local code, _, err = perilune "attach worker/0 -e recipe.bus --bus nats://127.0.0.1:1"
+    assert.equal(1, code)
+    has(err, "no bus at 'nats://127.0.0.1:1'")
+  end)
+
   it("are waited for until they are drained", function()
     local front, worker = two.frontends[1], two.workers[1]
     for _, way in ipairs { " --bus " .. two.bus, "" } do

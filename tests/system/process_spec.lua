@@ -133,7 +133,7 @@ describe("a server that is told to stop", function()
   end)
 
   local function ends(p)
-    local code, why = p:wait(5)
+    local code, why = p:wait(30)
     assert.equal(0, code, tostring(why) .. "\n" .. p:log())
   end
 

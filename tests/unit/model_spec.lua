@@ -93,13 +93,12 @@ describe("model.resolve", function()
     assert.equal("PL_ENOTFOUND", kind)
     assert.truthy(message:find("holds neither a config.json nor a .gguf file", 1, true))
     for _, name in ipairs { "/no/such/folder", "a/b/c", "../x", "x.gguf", "a b",
-                            "org/", "a//x.gguf", "a/x.gguf", "/a/b/x.gguf" } do
+                            "", "org/", "a//x.gguf", "a/x.gguf", "/a/b/x.gguf" } do
       none, message = model.resolve(name, { getenv = function() return path end })
       assert.is_nil(none)
       assert.truthy(message:find("no model at '" .. name .. "'", 1, true), message)
     end
     assert.has_error(function() model.resolve(nil) end)
-    assert.has_error(function() model.resolve "" end)
   end)
 end)
 
