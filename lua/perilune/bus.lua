@@ -43,8 +43,9 @@ end
 function M.hello(process)
   if not process.on_bus or not process.name then return end
   local text = cjson.encode {
-    name = process.name, role = process.role, state = process.state, host = machine.host_name(),
-    pid = process.pid, version = ffi.string(C.pl_version()), recipe = process.recipe.file,
+    name = process.name, role = process.role, state = process.state,
+    host = machine.host_name(), pid = process.pid, recipe = process.recipe.file,
+    version = ffi.string(C.pl_version()),
     recipe_hash = process.recipe_hash, started = tonumber(process.started) / 1e9,
     url = process.server and process.url, model = process.identity,
     engines = process.w and #process.w.engines,

@@ -269,15 +269,3 @@ describe("reference models", function()
     end)
   end
 end)
-
-local path = os.getenv "PERILUNE_MODEL"
-
-describe("a real model", function()
-  (path and path:find "SmolLM2.*%.gguf$" and it or pending)("is SmolLM2", function()
-    local desc = assert(model.describe(path))
-    assert.same({ "gguf", "q4_1", 8192, { 2 }, 1 },
-                { desc.format, desc.dtype, desc.max_positions, desc.eos_ids,
-                  desc.options.tied })
-    assert.equal(272, #assert(tensors(desc)))
-  end)
-end)

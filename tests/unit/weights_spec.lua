@@ -367,22 +367,3 @@ describe("weights", function()
     end
   end)
 end)
-
-local real = os.getenv "PERILUNE_MODEL"
-
-describe("weights of a real model", function()
-  local test = real and real:find "SmolLM2.*%.gguf$" and it or pending
-  test("opens SmolLM2's file", function()
-    local w = C.pl_weights_open(real)
-    assert.is_false(w == nil)
-    assert.equal(272, C.pl_weights_count(w))
-    assert.equal("llama", text(meta(w, "general.architecture")))
-    assert.equal(49152, meta(w, "tokenizer.ggml.tokens").n)
-    assert.equal("<|im_end|>", text(item(w, "tokenizer.ggml.tokens", 2)))
-    local t = C.pl_weights_find(w, "blk.0.ffn_down.weight")
-    assert.equal(C.PL_Q4_1, t.type)
-    assert.equal(576, tonumber(t.dims[0]))
-    assert.equal(1536, tonumber(t.dims[1]))
-    C.pl_weights_close(w)
-  end)
-end)
