@@ -26,14 +26,18 @@ local function expr(K, n)
 end
 M.expr = expr
 
--- An expression as an error message names it.
-local function describe(n)
+local MOST_LINKS = 16
+
+-- An expression as an error message names it; of a long chain the end.
+local function describe(n, links)
+  links = links or 0
+  if links == MOST_LINKS then return "..." end
   if n.type == "name" then return n.name end
-  if n.type == "get" then return describe(n.object) .. "." .. n.name end
+  if n.type == "get" then return describe(n.object, links + 1) .. "." .. n.name end
   if n.type == "item" then
     local key = n.key.value
     key = (type(key) == "string" or type(key) == "number") and key or "..."
-    return describe(n.object) .. "[" .. key .. "]"
+    return describe(n.object, links + 1) .. "[" .. key .. "]"
   end
   return "the value"
 end

@@ -59,14 +59,12 @@ local function add(L, kind, value)
   L[n] = { kind = kind, value = value, line = L.line }
 end
 
--- Moves on to `at`, counting lines.
+-- Moves on to `at`, counting lines. The next line's end is remembered: in a template that
+-- is one long line, each token would look for it through all the rest.
 local function advance(L, at)
-  local from = L.at
-  while true do
-    local newline = find(L.source, "\n", from, true)
-    if not newline or newline >= at then break end
+  while L.newline and L.newline < at do
     L.line = L.line + 1
-    from = newline + 1
+    L.newline = find(L.source, "\n", L.newline + 1, true)
   end
   L.at = at
 end
@@ -241,7 +239,8 @@ end
 -- The tokens; fails by error { line, message }.
 function M.lex(source)
   source = source:gsub("\r\n?", "\n"):gsub("\n$", "")
-  local L = { source = source, at = 1, line = 1, n = 0 }
+  local L = { source = source, at = 1, line = 1, n = 0,
+    newline = find(source, "\n", 1, true) }
   while L.at <= #source do lex_root(L) end
   add(L, "eof", "")
   return L

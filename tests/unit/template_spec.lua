@@ -127,6 +127,16 @@ describe("template", function()
     end
   end)
 
+  it("names a long chain by its end", function()
+    local vars = { x = json.decode(('{"k":'):rep(40) .. "{}" .. ("}"):rep(40)) }
+    for _, link in ipairs { ".k", "['k']" } do
+      local text, why = render("{{ x" .. link:rep(40) .. ".y.z }}", vars)
+      assert.is_nil(text)
+      assert.matches("^template: line 1: '%.%.%.[%.%[]k.*[k%]]%.y' is undefined$", why)
+      assert.is_true(#why < 100, why)
+    end
+  end)
+
   it("names what it does not do", function()
     fails("{{ '{:>4}'.format(1) }}", "format takes names and numbers alone in braces")
     fails("{% macro m(a) %}{{ varargs }}{% endmacro %}{{ m(1, 2) }}", "m takes at most 1")
