@@ -12,8 +12,8 @@
  * pl_rows, pl_draw and pl_step, which are the host's.
  *
  * A backend may live in a library of its own, libperilune_NAME.so beside the program; it
- * exports a pl_backend called perilune_backend, and finds what it needs of base.h and
- * step.h in the program.
+ * exports a pl_backend called perilune_backend, and finds what it needs of base.h,
+ * sample.h and step.h in the program.
  */
 #ifndef PL_DEVICE_H
 #define PL_DEVICE_H
@@ -120,7 +120,7 @@ struct pl_device {
 
 /* Goes up with every change of this header, step.h or what they include. */
 enum {
-    PL_DEVICE_ABI = 1
+    PL_DEVICE_ABI = 2
 };
 
 typedef struct pl_backend {
@@ -134,5 +134,7 @@ extern const pl_backend pl_backend_cpu, pl_backend_null;
 
 /* Bytes of n values of a row, or 0 where n is no multiple of the type's block. */
 PL_PLUGIN size_t pl_type_bytes(int type, int64_t n);
+/* The n values of a row of a quantized type. */
+PL_PLUGIN void pl_type_row(int type, const void *row, int32_t n, float *out);
 
 #endif

@@ -37,16 +37,16 @@ typedef struct pl_sampled {
 
 /* Scratch for one caller at a time; `vocab` floats and more. */
 typedef struct pl_sample_scratch pl_sample_scratch;
-pl_sample_scratch *pl_sample_scratch_open(int32_t vocab);
-void pl_sample_scratch_close(pl_sample_scratch *s);
+PL_PLUGIN pl_sample_scratch *pl_sample_scratch_open(int32_t vocab);
+PL_PLUGIN void pl_sample_scratch_close(pl_sample_scratch *s);
 
 /* Draws from `logits` (vocab of them, overwritten). `top` has room for 1 +
  * params.logprobs. */
-int32_t pl_sample(pl_sample_scratch *scratch, float *logits, int32_t vocab,
-                  const pl_sampler *sampler, pl_logprob *top);
+PL_PLUGIN int32_t pl_sample(pl_sample_scratch *scratch, float *logits, int32_t vocab,
+                            const pl_sampler *sampler, pl_logprob *top);
 /* Logprob and rank of `token` and the n_best best of a row; `out` has room for 1 +
  * n_best. */
-void pl_logprobs(pl_sample_scratch *scratch, const float *logits, int32_t vocab,
-                 int32_t token, int32_t n_best, pl_logprob *out);
+PL_PLUGIN void pl_logprobs(pl_sample_scratch *scratch, const float *logits, int32_t vocab,
+                           int32_t token, int32_t n_best, pl_logprob *out);
 
 #endif

@@ -73,6 +73,6 @@ void pl_step_want_token(pl_step *s, pl_step_seq *q, const pl_sampler *sampler);
 void pl_step_want_rows(pl_step *s, pl_step_seq *q, const int32_t *targets,
                        int32_t n_targets, int32_t n_top);
 /* Puts the tokens that `before` has drawn in place of those that stand for them. */
-void pl_step_resolve(pl_step *s, const pl_step *before);
+PL_PLUGIN void pl_step_resolve(pl_step *s, const pl_step *before);
 
 #endif

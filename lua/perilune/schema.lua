@@ -138,15 +138,16 @@ local pool = {
   { "seed", 0, "what dummy weights are drawn from", min = 0 },
   { "load_format", "auto", "auto: from files; dummy: random weights, to measure with",
     choices = { "auto", "dummy" } },
-  { "device", "auto", "where it runs; null answers at once and computes nothing",
-    choices = { "auto", "cpu", "null" } },
+  { "device", "auto", "where it runs; auto: on a GPU that can be used, else on the CPU; "
+    .. "null answers at once and computes nothing",
+    choices = { "auto", "cpu", "cuda", "null" } },
   { "threads", 0, "threads of the CPU device; 0: one per core", min = 0, max = 1024 },
   { "kernels", "auto", "instructions the CPU device may use; auto: the best there are",
     choices = { "auto", "scalar", "avx2", "avx512", "avx512bf16" } },
   { "activations", "auto", "arithmetic beside quantized weights; auto: int8x2, which "
     .. "answers as float32 does; int8: faster, but logprobs are off by up to 1.0",
     choices = { "auto", "float32", "int8x2", "int8" } },
-  { "block_size", 16, "tokens in a block of the KV cache; on a CPU a multiple of 16",
+  { "block_size", 16, "tokens in a block of the KV cache; a multiple of 16",
     min = 1, max = 1024 },
   -- vLLM takes nine tenths of a device that it has to itself. A laptop is shared.
   { "kv_cache_memory_bytes", machine.kv_bytes, "memory of the KV cache", kind = "integer",

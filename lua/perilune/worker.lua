@@ -153,17 +153,32 @@ local function fill(fields, steps)
   return fields
 end
 
+local function open_device(pool, kind)
+  local d = C.pl_device_open(ffi.new("pl_device_options", {
+    name = kind, kernels = pool.kernels, n_threads = pool.threads }))
+  if d == nil then return pl.refusal(C.PL_EINVAL) end
+  return d
+end
+
+-- What "auto" comes to: the GPU if one can be used. Why not is worth a line, unless the
+-- program was built without.
+local function choose_device(pool)
+  if pool.device ~= "auto" then return pool.device end
+  local device, why, name = open_device(pool, "cuda")
+  if device then
+    C.pl_device_close(device)
+    return "cuda"
+  end
+  if name ~= "PL_ENOTFOUND" then log.info("the CPU serves: %s", why) end
+  return "cpu"
+end
+
 -- One engine more, in self.engines from the first of its parts on.
 local function add_engine(self, recipe, pool, kind, stopped)
   local e = {}
   self.engines[#self.engines + 1] = e
   return fill(e, {
-    { "device", function()
-      local d = C.pl_device_open(ffi.new("pl_device_options", {
-        name = kind, kernels = pool.kernels, n_threads = pool.threads }))
-      if d == nil then return pl.refusal(C.PL_EINVAL) end
-      return d
-    end },
+    { "device", function() return open_device(pool, kind) end },
     { "model", function()
       local began = C.pl_now_ns()
       local loaded, why, name = load_model(pool, self.desc, e.device, stopped)
@@ -187,7 +202,7 @@ end
 -- blocks, and engines, a list of { device, model, engine, load_seconds }.
 function M.open(recipe, pool, stopped)
   local self = { engines = {} }
-  local kind = pool.device == "auto" and "cpu" or pool.device
+  local kind = choose_device(pool)
   local ok, why, name = fill(self, {
     { "desc", function() return describe(recipe, pool) end },
     { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },

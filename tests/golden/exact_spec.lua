@@ -1,9 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Cold = warm = batched = preempted: tokens and logprobs are the same bit for bit.
 --
--- For every model, kernel variant and 1 and 2 threads: each of some prompts is answered
--- alone first; then random mixes of them run together, in chunks of random size, over warm
--- prefixes, in so few blocks that sequences are preempted, some cancelled in the middle.
+-- For every model, device, kernel variant and 1 and 2 threads and steps in flight: each of
+-- some prompts is answered alone first; then random mixes of them run together, in chunks of
+-- random size, over warm prefixes, in so few blocks that sequences are preempted, some
+-- cancelled in the middle.
 -- Variants with the same numerics id share the answers given alone. $PERILUNE_MIXES: how
 -- many mixes in all (200).
 
@@ -121,34 +122,37 @@ local function models()
   return list
 end
 
--- Whether this CPU has the variant: the device says which one it took.
-local function has(variant)
-  local d = open_device("cpu", variant, 1)
-  if d == nil then return false end
-  C.pl_device_close(d)
-  return true
+-- What there is to try: on the CPU by variants, and on a GPU.
+local function combinations()
+  local list = {}
+  local function add(model, device, variant, threads, mixes)
+    list[#list + 1] = { name = model[1], path = model[2], device = device,
+      variant = variant, threads = threads, mixes = mixes }
+  end
+  for _, m in ipairs(models()) do
+    for threads = 1, 2 do
+      for _, variant in ipairs(VARIANTS) do
+        -- The scalar kernels take minutes for the real model: one run of them.
+        local slow = m[1] == "smollm2" and (variant == "scalar" or variant == "avx2")
+        if open_device.has("cpu", variant) and not (slow and threads == 1) then
+          add(m, "cpu", variant, threads, slow and 1 or nil)
+        end
+      end
+      if open_device.has "cuda" then add(m, "cuda", "auto", threads) end
+    end
+  end
+  return list
 end
 
 describe("exactness", function()
   local seen = { preemptions = 0, hits = 0, chunked = 0 }
-  local list, combos = models(), {}
-  for _, m in ipairs(list) do
-    for _, variant in ipairs(VARIANTS) do
-      for threads = 1, 2 do
-        -- The scalar kernels take minutes for the real model: one run of them.
-        local slow = m[1] == "smollm2" and (variant == "scalar" or variant == "avx2")
-        if has(variant) and not (slow and threads == 1) then
-          combos[#combos + 1] = { name = m[1], path = m[2], variant = variant,
-            threads = threads, mixes = slow and 1 or nil }
-        end
-      end
-    end
-  end
+  local combos = combinations()
   local answers = {}
   for i, combo in ipairs(combos) do
-    it(("%s, %s, %d threads"):format(combo.name, combo.variant, combo.threads), function()
-      local loaded = engine.load(combo.path, { kernels = combo.variant,
-        threads = combo.threads, depth = combo.threads })   -- with 2, two steps in flight
+    it(("%s, %s %s, %d threads"):format(combo.name, combo.device, combo.variant,
+        combo.threads), function()
+      local loaded = engine.load(combo.path, { device = combo.device,
+        kernels = combo.variant, threads = combo.threads, depth = combo.threads })
       local key = combo.name .. ffi.string(C.pl_model_numerics(loaded.model))
       local prompts = cases(math.min(loaded.desc.options.vocab, 500))
       answers[key] = answers[key] or alone(loaded, prompts)

@@ -5,6 +5,7 @@
 local cjson = require "cjson"
 local engine = require "support.engine"
 local golden = require "support.golden"
+local open_device = require "support.device"
 local pl = require "perilune.ffi"
 local tokenizer = require "perilune.tokenizer"
 local tools = require "text_tools"
@@ -113,5 +114,10 @@ describe("SmolLM2", function()
     local want, got = answers(path, FLOAT32), answers(path, {})
     assert.matches("Paris", want[1])
     for i, question in ipairs(QUESTIONS) do assert.equal(want[i], got[i], question) end
+  end)
+
+  it("is within 0.3 on a GPU", function()
+    if not open_device.has "cuda" then return pending "no GPU here" end
+    check({ device = "cuda" }, 0.3, 0.1, 0.3)
   end)
 end)

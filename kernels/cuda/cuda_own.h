@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cuda_own.h - what the CUDA device's C files share.
+ *
+ * Owns     the device's stream; of a plan, its buffers and the steps in flight.
+ * Ignores  architectures.
+ * Thread   lua while loading; then step.
+ */
+#ifndef PL_CUDA_OWN_H
+#define PL_CUDA_OWN_H
+
+#include "cuda.h"
+#include "device.h"
+
+typedef struct pl_cuda {
+    pl_device base;
+    cudaStream_t stream;
+    char kernels[64], numerics[64];
+} pl_cuda;
+
+struct pl_matrix {
+    pl_cu_weights w;
+    size_t bytes;
+};
+
+enum {
+    PL_CU_LOGIT_ROWS = 256,  /* rows whose logits are computed together */
+    PL_CU_PARTIALS = 1 << 17 /* partial results of attention, at most */
+};
+
+typedef struct pl_cu_draw { /* what is wanted of a row's logits */
+    int32_t seq, row;       /* of its sequence */
+    bool greedy;            /* the best token and nothing else: the GPU finds it */
+} pl_cu_draw;
+
+typedef struct pl_cu_flight { /* a step that is under way */
+    pl_step *step;
+    cudaEvent_t over;
+    int32_t *drawn;      /* on the GPU, by sequence; */
+    int32_t *drawn_host; /* and where it is copied */
+    pl_cu_draw *draws;
+    int32_t n_draws, n_host; /* of the latter: those the host draws */
+    int32_t from;            /* the first draw whose logits are still on the GPU */
+    bool finished;           /* its results are there */
+    int32_t *meta;           /* pinned: what is told to the GPU */
+} pl_cu_flight;
+
+typedef struct pl_cu_layer { /* experts' weights, by expert, on the GPU */
+    const void **gate, **up, **down;
+} pl_cu_layer;
+
+struct pl_planned {
+    pl_cuda *cuda;
+    const pl_plan *plan;
+    bool bf16, f16; /* what the matrices are */
+    int32_t slice;
+    pl_cu_layer *layers;
+    void **owned; /* all that is freed at the end */
+    int32_t n_owned;
+
+    float *x, *qkv, *ffn, *said, *router, *weights, *logits, *rope, *partial;
+    int32_t *chosen, *order;
+    pl_cu_tile *tiles;
+    uint16_t *q;
+    pl_cu_acts normed, attended, gated, picked;
+
+    int32_t *meta, meta_cap; /* on the GPU */
+    float *host_logits;      /* pinned */
+    pl_sample_scratch *scratch;
+    pl_cu_flight flights[2];
+    int32_t first, n; /* the oldest in flight; how many */
+};
+
+pl_status pl_cuda_failed(cudaError_t e, const char *what);
+pl_status pl_cuda_prepare(pl_device *d, const pl_plan *plan, pl_planned **out);
+void pl_cuda_discard(pl_planned *p);
+pl_status pl_cuda_run(pl_planned *p, pl_step *s);
+pl_status pl_cuda_wait(pl_planned *p, int timeout_ms);
+/* Room for so many int32s of what a step tells the GPU; none may be under way. */
+pl_status pl_cuda_meta(pl_planned *p, int64_t n);
+
+typedef struct pl_cu_shape { /* of a step, and where on the GPU its parts are */
+    int32_t n_rows, n_few, n_many, splits, n_draws;
+    const pl_cu_row *rows;
+    const pl_cu_queries *few, *many;
+    const int32_t *picks, *targets, *tables;
+    const int32_t *drawn; /* by the step before */
+} pl_cu_shape;
+
+/* The layers, up to the rows of x. */
+pl_status pl_cuda_forward(pl_planned *p, const pl_cu_shape *s);
+/* The logits of some draws, and the best tokens among them. */
+pl_status pl_cuda_logits(pl_planned *p, const pl_cu_shape *s, int32_t from, int32_t n,
+                         int32_t *drawn);
+
+#endif

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What is done to rows: packing, embedding, norms, the gate, experts' choice, the best token.
+#include "mma.cuh"
+
+#include <float.h>
+
+enum { THREADS = 256, F32 = 0, F16 = 1 };
+
+// ---- weights -------------------------------------------------------------------------
+
+// Where column k of row n lies.
+__device__ __forceinline__ size_t packed_at(int n, int k, int tiles_k)
+{
+    int g = n % 8, high = n / 8 % 2, t = k % 16 / 4, i = k % 4;
+    size_t tile = (size_t)(n / 16) * tiles_k + k / 16;
+    return tile * 256 + (g * 4 + t) * 8 + i / 2 * 4 + high * 2 + i % 2;
+}
+
+__global__ void pack(uint16_t *to, bool f16, int k, int type, const void *values,
+                     int64_t first, int64_t n)
+{
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (i >= n * k) return;
+    uint16_t v;
+    if (type == F32) {
+        float f = ((const float *)values)[i];
+        v = f16 ? to_f16(f) : to_bf16(f);
+    } else {
+        v = ((const uint16_t *)values)[i];
+        if (f16 != (type == F16)) v = f16 ? to_f16(from_16(v, false)) : to_bf16(from_16(v, true));
+    }
+    to[packed_at((int)(first + i / k), (int)(i % k), (k + 15) / 16)] = v;
+}
+
+cudaError_t pl_cu_usable(void)
+{
+    cudaFuncAttributes a;
+    return cudaFuncGetAttributes(&a, pack);
+}
+
+void pl_cu_pack(cudaStream_t s, const pl_cu_weights *w, int type, const void *values,
+                int64_t first, int64_t n)
+{
+    int64_t blocks = (n * w->k + THREADS - 1) / THREADS;
+    pack<<<(unsigned)blocks, THREADS, 0, s>>>((uint16_t *)w->data, w->f16, w->k, type, values,
+                                              first, n);
+}
+
+__global__ void rope(float *table, const double *inv_freq, double scale, int half, int n)
+{
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (i >= (int64_t)n * half) return;
+    int position = (int)(i / half), pair = (int)(i % half);
+    double angle = position * inv_freq[pair];
+    table[(int64_t)position * 2 * half + pair] = (float)(cos(angle) * scale);
+    table[(int64_t)position * 2 * half + half + pair] = (float)(sin(angle) * scale);
+}
+
+void pl_cu_rope(cudaStream_t s, float *table, const double *inv_freq, double scale, int half,
+                int positions)
+{
+    int64_t blocks = ((int64_t)half * positions + THREADS - 1) / THREADS;
+    rope<<<(unsigned)blocks, THREADS, 0, s>>>(table, inv_freq, scale, half, positions);
+}
+
+__global__ void embed(const uint16_t *w, bool f16, int k, const pl_cu_row *rows,
+                      const int32_t *drawn, float *x)
+{
+    int token = rows[blockIdx.x].token;
+    if (token < 0) token = drawn[-1 - token];
+    for (int i = threadIdx.x; i < k; i += blockDim.x)
+        x[(size_t)blockIdx.x * k + i] = from_16(w[packed_at(token, i, (k + 15) / 16)], f16);
+}
+
+void pl_cu_embed(cudaStream_t s, const pl_cu_weights *w, const pl_cu_row *rows, int n,
+                 const int32_t *drawn, float *x)
+{
+    embed<<<n, THREADS, 0, s>>>((const uint16_t *)w->data, w->f16, w->k, rows, drawn, x);
+}
+
+// ---- rows ----------------------------------------------------------------------------
+
+__global__ void norm(const float *x, const int32_t *picks, int k, const float *weight, float eps,
+                     pl_cu_acts out)
+{
+    __shared__ float sums[THREADS / 32];
+    const float *row = x + (size_t)(picks ? picks[blockIdx.x] : blockIdx.x) * k;
+    float sum = 0;
+    for (int i = threadIdx.x; i < k; i += THREADS) sum = __fmaf_rn(row[i], row[i], sum);
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    for (int i = 0; i < THREADS / 32; i++) sum += sums[i];
+    float by = __frcp_rn(__fsqrt_rn(sum / k + eps));
+    size_t at = (size_t)blockIdx.x * ((k + 15) / 16 * 16);
+    for (int i = threadIdx.x; i < k; i += THREADS)
+        put_act(out, at + i, __fmul_rn(__fmul_rn(row[i], by), weight[i]));
+}
+
+void pl_cu_norm(cudaStream_t s, const float *x, const int32_t *picks, int n, int k,
+                const float *weight, float eps, pl_cu_acts out)
+{
+    norm<<<n, THREADS, 0, s>>>(x, picks, k, weight, eps, out);
+}
+
+__global__ void gate(const float *g, const float *up, int stride, int k, pl_cu_acts out)
+{
+    size_t row = blockIdx.y, at = row * ((k + 15) / 16 * 16);
+    int i = blockIdx.x * THREADS + threadIdx.x;
+    if (i >= k) return;
+    float v = g[row * stride + i];
+    put_act(out, at + i, __fmul_rn(__fdiv_rn(v, 1.0f + expf(-v)), up[row * stride + i]));
+}
+
+void pl_cu_gate(cudaStream_t s, const float *g, const float *up, int stride, int n, int k,
+                pl_cu_acts out)
+{
+    for (int first = 0; first < n; first += 32768) {
+        int some = n - first < 32768 ? n - first : 32768;
+        size_t at = (size_t)first * ((k + 15) / 16 * 16);
+        pl_cu_acts to = {out.bf16 ? (uint16_t *)out.bf16 + at : NULL,
+                         out.f16 ? (uint16_t *)out.f16 + at : NULL};
+        gate<<<dim3((k + THREADS - 1) / THREADS, some), THREADS, 0, s>>>(
+            g + (size_t)first * stride, up + (size_t)first * stride, stride, k, to);
+    }
+}
+
+// ---- experts -------------------------------------------------------------------------
+
+// Whether (v, i) comes before (w, j): the larger, then the lower id; what is no number, last.
+__device__ __forceinline__ bool is_before(float v, int i, float w, int j)
+{
+    return v > w || (v == w && i < j);
+}
+
+__device__ void warp_best(float &v, int &i)
+{
+    for (int d = 16; d; d /= 2) {
+        float w = __shfl_xor_sync(~0u, v, d);
+        int j = __shfl_xor_sync(~0u, i, d);
+        if (is_before(w, j, v, i)) v = w, i = j;
+    }
+}
+
+// A warp a row. The softmax's sum is over lanes in a fixed order.
+__global__ void choose(pl_cu_moe m)
+{
+    extern __shared__ float p[];
+    const float *logits = m.logits + (size_t)blockIdx.x * m.n;
+    int lane = threadIdx.x;
+    float top = -FLT_MAX, sum = 0, all = 0;
+    for (int i = lane; i < m.n; i += 32) top = fmaxf(top, logits[i]);
+    for (int d = 16; d; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
+    for (int i = lane; i < m.n; i += 32) {
+        p[i] = expf(logits[i] - top);
+        if (!(p[i] >= 0)) p[i] = 0;
+        sum += p[i];
+    }
+    sum = warp_sum(sum);
+    __syncwarp();
+    for (int u = 0; u < m.n_used; u++) {
+        float v = -2;
+        int best = m.n;
+        for (int i = lane; i < m.n; i += 32)
+            if (is_before(p[i], i, v, best)) v = p[i], best = i;
+        warp_best(v, best);
+        if (best % 32 == lane) p[best] = -1;
+        if (lane == 0) m.chosen[blockIdx.x * m.n_used + u] = best;
+        if (lane == 0) m.weights[blockIdx.x * m.n_used + u] = v / sum;
+        all += v / sum;
+        __syncwarp();
+    }
+    for (int u = lane; m.renormalize && u < m.n_used; u += 32)
+        m.weights[blockIdx.x * m.n_used + u] /= all;
+}
+
+// One CTA. Rows by expert; which place a row has among its expert's changes no bit.
+__global__ void group(pl_cu_moe m)
+{
+    extern __shared__ int32_t counts[]; // then: where each expert's rows begin
+    int slots = m.n_rows * m.n_used;
+    for (int i = threadIdx.x; i < m.n; i += blockDim.x) counts[i] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < slots; i += blockDim.x) atomicAdd(&counts[m.chosen[i]], 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        int first = 0, n = 0;
+        for (int e = 0; e < m.n; e++) {
+            int count = counts[e];
+            for (int at = 0; at < count; at += m.tile_rows)
+                m.tiles[n++] = {e, first + at, min(m.tile_rows, count - at)};
+            counts[e] = first;
+            first += count;
+        }
+        while (n < m.n_tiles) m.tiles[n++] = {0, 0, 0};
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < slots; i += blockDim.x)
+        m.order[atomicAdd(&counts[m.chosen[i]], 1)] = i;
+}
+
+void pl_cu_choose(cudaStream_t s, const pl_cu_moe *m)
+{
+    choose<<<m->n_rows, 32, (size_t)m->n * sizeof(float), s>>>(*m);
+    group<<<1, 1024, (size_t)m->n * sizeof(int32_t), s>>>(*m);
+}
+
+__global__ void combine(pl_cu_moe m, const float *said, int hidden, float *x)
+{
+    for (int i = threadIdx.x; i < hidden; i += blockDim.x) {
+        float v = x[(size_t)blockIdx.x * hidden + i];
+        for (int u = 0; u < m.n_used; u++) {
+            size_t slot = (size_t)blockIdx.x * m.n_used + u;
+            v = __fmaf_rn(m.weights[slot], said[slot * hidden + i], v);
+        }
+        x[(size_t)blockIdx.x * hidden + i] = v;
+    }
+}
+
+void pl_cu_combine(cudaStream_t s, const pl_cu_moe *m, const float *said, int hidden, float *x)
+{
+    combine<<<m->n_rows, THREADS, 0, s>>>(*m, said, hidden, x);
+}
+
+// ---- the best token ------------------------------------------------------------------
+
+// As sample.c counts them: no number is the lowest, infinities are the ends.
+__global__ void argmax(const float *logits, int vocab, const int32_t *draws, int32_t *out)
+{
+    __shared__ float best[32];
+    __shared__ int32_t ids[32];
+    if (draws[blockIdx.x] < 0) return;
+    const float *row = logits + (size_t)blockIdx.x * vocab;
+    float v = -INFINITY;
+    int id = vocab, lane = threadIdx.x % 32;
+    for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
+        float w = row[i] == row[i] ? fminf(fmaxf(row[i], -FLT_MAX), FLT_MAX) : -FLT_MAX;
+        if (is_before(w, i, v, id)) v = w, id = i;
+    }
+    warp_best(v, id);
+    if (lane == 0) best[threadIdx.x / 32] = v, ids[threadIdx.x / 32] = id;
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
+    v = best[lane], id = ids[lane];
+    warp_best(v, id);
+    if (lane == 0) out[draws[blockIdx.x]] = id;
+}
+
+void pl_cu_argmax(cudaStream_t s, const float *logits, int vocab, const int32_t *draws, int n,
+                  int32_t *out)
+{
+    argmax<<<n, 1024, 0, s>>>(logits, vocab, draws, out);
+}

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Steps on the CUDA device: what the GPU is told of one, and what comes back.
+ *
+ * A greedy token stays on the GPU: a step that reads it can be sent off before the host
+ * has seen it. What else is asked of logits the host does when the step is over; so a
+ * step behind such a one is sent off only then.
+ */
+#include "cuda_own.h"
+
+#include <sched.h>
+#include <string.h>
+
+/* ---- what is wanted of logits ---------------------------------------------------- */
+
+static bool is_greedy(const pl_step_seq *q)
+{
+    const pl_sampler *s = &q->sampler;
+    const pl_params *p = &s->params;
+    return q->want == PL_WANT_TOKEN && p->temperature < 1e-5f && p->logprobs < 0 &&
+           p->repetition_penalty == 1 && p->presence_penalty == 0 &&
+           p->frequency_penalty == 0 && !s->allowed && !s->n_bias && !s->bad_words_len &&
+           s->n_tokens - s->n_prompt >= p->min_tokens;
+}
+
+static bool is_wanted(const pl_step_seq *q, int32_t row)
+{
+    return (q->want & PL_WANT_LOGITS) ||
+           (q->want & PL_WANT_ROWS && q->targets[row] >= 0) ||
+           (q->want & PL_WANT_TOKEN && row == q->n_rows - 1);
+}
+
+static void list_draws(pl_cu_flight *f)
+{
+    f->n_draws = f->n_host = f->from = 0;
+    for (int32_t i = 0; i < f->step->n_seqs; i++) {
+        const pl_step_seq *q = &f->step->seqs[i];
+        for (int32_t row = 0; row < q->n_rows; row++) {
+            if (!is_wanted(q, row)) continue;
+            pl_cu_draw d = {i, row, is_greedy(q)};
+            f->draws[f->n_draws++] = d;
+            f->n_host += !d.greedy;
+        }
+    }
+}
+
+/* What the host does with a row's logits; the sampler overwrites them. */
+static void draw(pl_planned *p, const pl_cu_flight *f, const pl_cu_draw *d, float *logits)
+{
+    pl_step_seq *q = &f->step->seqs[d->seq];
+    int32_t vocab = p->plan->vocab;
+    if (q->want & PL_WANT_LOGITS)
+        memcpy(q->logits + (size_t)d->row * (size_t)vocab, logits,
+               (size_t)vocab * sizeof *logits);
+    if (q->want & PL_WANT_ROWS && q->targets[d->row] >= 0)
+        pl_logprobs(p->scratch, logits, vocab, q->targets[d->row], q->n_top,
+                    q->rows + (size_t)d->row * (1 + (size_t)q->n_top));
+    if (q->want & PL_WANT_TOKEN && d->row == q->n_rows - 1)
+        q->sampled.token = pl_sample(p->scratch, logits, vocab, &q->sampler, q->top);
+}
+
+/* The logits of draws from `from` on, as many as fit, and copies for those of the host.
+ */
+static pl_status send_logits(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s,
+                             int32_t n)
+{
+    size_t vocab = (size_t)p->plan->vocab;
+    PL_TRY(pl_cuda_logits(p, s, f->from, n, f->drawn));
+    for (int32_t i = 0; i < n; i++) {
+        size_t at = (size_t)i * vocab;
+        if (f->draws[f->from + i].greedy) continue;
+        PL_TRY(pl_cuda_failed(cudaMemcpyAsync(p->host_logits + at, p->logits + at,
+                                              vocab * sizeof(float),
+                                              cudaMemcpyDeviceToHost, p->cuda->stream),
+                              "logits"));
+    }
+    return PL_OK;
+}
+
+static void draw_some(pl_planned *p, pl_cu_flight *f, int32_t n)
+{
+    size_t vocab = (size_t)p->plan->vocab;
+    for (int32_t i = 0; i < n; i++) {
+        const pl_cu_draw *d = &f->draws[f->from + i];
+        if (!d->greedy) draw(p, f, d, p->host_logits + (size_t)i * vocab);
+    }
+    f->from += n;
+}
+
+/* All but the last are done with at once: few ask for so many. */
+static pl_status send_draws(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s)
+{
+    while (f->n_draws - f->from > 0) {
+        int32_t n = PL_MIN(f->n_draws - f->from, PL_CU_LOGIT_ROWS);
+        PL_TRY(send_logits(p, f, s, n));
+        if (f->from + n == f->n_draws) break;
+        PL_TRY(pl_cuda_failed(cudaStreamSynchronize(p->cuda->stream), "a step"));
+        draw_some(p, f, n);
+    }
+    return PL_OK;
+}
+
+/* ---- what the GPU is told -------------------------------------------------------- */
+
+/* Tiles of attention. Sequences of few queries are cut by splits of positions, as long as
+ * there is room for their results. */
+typedef struct tiling {
+    pl_cu_queries *few, *many;
+    int32_t n_few, n_many, splits, partials;
+} tiling;
+
+static int32_t group_of(const pl_planned *p)
+{
+    return p->plan->attention.n_heads / p->plan->attention.n_kv_heads;
+}
+
+static void tile_seq(const pl_planned *p, const pl_step_seq *q, int32_t table, tiling *t)
+{
+    int32_t n = q->n_rows * group_of(p);
+    int32_t splits = (q->position + q->n_rows - 1) / PL_CU_SPLIT + 1;
+    int64_t partials = (int64_t)splits * p->plan->attention.n_kv_heads * n;
+    pl_cu_queries all = {q->first, q->position, 0, n, table, t->partials};
+    if (n <= PL_CU_FEW && t->partials + partials <= PL_CU_PARTIALS) {
+        t->few[t->n_few++] = all;
+        t->partials += (int32_t)partials;
+        t->splits = PL_MAX(t->splits, splits);
+        return;
+    }
+    for (; all.first < n; all.first += PL_CU_MANY) {
+        all.n = PL_MIN(n - all.first, PL_CU_MANY);
+        t->many[t->n_many++] = all;
+    }
+}
+
+/* int32s at most: rows, tiles of few and many, picks, targets, tables. */
+typedef struct places {
+    int64_t few, many, picks, targets, tables, end;
+} places;
+
+static int32_t blocks_of(const pl_planned *p, const pl_step_seq *q)
+{
+    int32_t size = p->plan->attention.block_size;
+    return (q->position + q->n_rows + size - 1) / size;
+}
+
+static places place(const pl_planned *p, const pl_cu_flight *f)
+{
+    enum {
+        ROW = sizeof(pl_cu_row) / sizeof(int32_t),
+        TILE = sizeof(pl_cu_queries) / sizeof(int32_t)
+    };
+    const pl_step *s = f->step;
+    int64_t tiles = s->n_seqs + (int64_t)s->n_rows * group_of(p) / PL_CU_MANY;
+    places at = {.few = (int64_t)s->n_rows * ROW};
+    at.many = at.few + (int64_t)s->n_seqs * TILE;
+    at.picks = at.many + tiles * TILE;
+    at.targets = at.picks + f->n_draws;
+    at.tables = at.targets + f->n_draws;
+    at.end = at.tables;
+    for (int32_t i = 0; i < s->n_seqs; i++) at.end += blocks_of(p, &s->seqs[i]);
+    return at;
+}
+
+static void write_seq(const pl_planned *p, const pl_cu_flight *f, const pl_step_seq *q,
+                      const places *at, int32_t table, tiling *t)
+{
+    pl_cu_row *rows = (pl_cu_row *)f->meta + q->first;
+    for (int32_t i = 0; i < q->n_rows; i++)
+        rows[i] = (pl_cu_row){f->step->tokens[q->first + i], q->position + i, table};
+    memcpy(f->meta + at->tables + table, q->blocks,
+           (size_t)blocks_of(p, q) * sizeof(int32_t));
+    tile_seq(p, q, table, t);
+}
+
+/* Fills the pinned memory, sends it and says where all of it is. */
+static pl_status send_meta(pl_planned *p, pl_cu_flight *f, pl_cu_shape *shape)
+{
+    const pl_step *s = f->step;
+    places at = place(p, f);
+    PL_TRY(pl_cuda_meta(p, at.end));
+    tiling t = {.few = (pl_cu_queries *)(f->meta + at.few),
+                .many = (pl_cu_queries *)(f->meta + at.many)};
+    int32_t table = 0;
+    for (int32_t i = 0; i < s->n_seqs; i++) {
+        write_seq(p, f, &s->seqs[i], &at, table, &t);
+        table += blocks_of(p, &s->seqs[i]);
+    }
+    for (int32_t i = 0; i < f->n_draws; i++) {
+        const pl_cu_draw *d = &f->draws[i];
+        f->meta[at.picks + i] = s->seqs[d->seq].first + d->row;
+        f->meta[at.targets + i] = d->greedy ? d->seq : -1;
+    }
+    *shape = (pl_cu_shape){.n_rows = s->n_rows,
+                           .n_few = t.n_few,
+                           .n_many = t.n_many,
+                           .splits = t.splits,
+                           .n_draws = f->n_draws,
+                           .rows = (const pl_cu_row *)p->meta,
+                           .few = (const pl_cu_queries *)(p->meta + at.few),
+                           .many = (const pl_cu_queries *)(p->meta + at.many),
+                           .picks = p->meta + at.picks,
+                           .targets = p->meta + at.targets,
+                           .tables = p->meta + at.tables};
+    return pl_cuda_failed(cudaMemcpyAsync(p->meta, f->meta,
+                                          (size_t)at.end * sizeof(int32_t),
+                                          cudaMemcpyHostToDevice, p->cuda->stream),
+                          "what a step is");
+}
+
+/* ---- steps ----------------------------------------------------------------------- */
+
+static pl_cu_flight *flight(pl_planned *p, int32_t i)
+{
+    return &p->flights[(p->first + i) % 2];
+}
+
+/* Brings a step's results; it is over, or is waited for. The step behind it may read its
+ * tokens. */
+static pl_status finish(pl_planned *p, pl_cu_flight *f)
+{
+    if (f->finished) return PL_OK;
+    PL_TRY(pl_cuda_failed(cudaEventSynchronize(f->over), "a step"));
+    for (int32_t i = 0; i < f->n_draws; i++) {
+        const pl_cu_draw *d = &f->draws[i];
+        if (d->greedy) f->step->seqs[d->seq].sampled.token = f->drawn_host[d->seq];
+    }
+    draw_some(p, f, f->n_draws - f->from);
+    f->finished = true;
+    return PL_OK;
+}
+
+static pl_status send(pl_planned *p, pl_cu_flight *f, const pl_cu_flight *before)
+{
+    cudaStream_t stream = p->cuda->stream;
+    pl_cu_shape shape;
+    list_draws(f);
+    PL_TRY(send_meta(p, f, &shape));
+    shape.drawn = before ? before->drawn : NULL;
+    PL_TRY(pl_cuda_forward(p, &shape));
+    PL_TRY(send_draws(p, f, &shape));
+    if (f->n_draws > f->n_host)
+        PL_TRY(pl_cuda_failed(cudaMemcpyAsync(f->drawn_host, f->drawn,
+                                              (size_t)f->step->n_seqs * sizeof *f->drawn,
+                                              cudaMemcpyDeviceToHost, stream),
+                              "tokens"));
+    return pl_cuda_failed(cudaEventRecord(f->over, stream), "a step");
+}
+
+pl_status pl_cuda_run(pl_planned *p, pl_step *s)
+{
+    pl_cu_flight *before = p->n ? flight(p, p->n - 1) : NULL;
+    pl_cu_flight *f = flight(p, p->n);
+    if (before && before->n_host) {
+        PL_TRY(finish(p, before));
+        pl_step_resolve(s, before->step);
+    }
+    f->step = s;
+    f->finished = false;
+    PL_TRY(send(p, f, before));
+    p->n++;
+    return PL_OK;
+}
+
+/* Until the event has come or the time is over: a step is a fraction of a millisecond,
+ * too short to sleep in. */
+static cudaError_t wait_for(cudaEvent_t over, int timeout_ms)
+{
+    int64_t until = pl_now_ns() + (int64_t)timeout_ms * 1000000;
+    cudaError_t e;
+    while ((e = cudaEventQuery(over)) == cudaErrorNotReady && pl_now_ns() < until)
+        sched_yield();
+    return e;
+}
+
+pl_status pl_cuda_wait(pl_planned *p, int timeout_ms)
+{
+    pl_cu_flight *f = flight(p, 0);
+    cudaError_t e = f->finished ? cudaSuccess : wait_for(f->over, timeout_ms);
+    if (e == cudaErrorNotReady) return PL_EAGAIN;
+    pl_status s = e == cudaSuccess ? finish(p, f) : pl_cuda_failed(e, "a step");
+    if (s == PL_OK && p->n == 2) pl_step_resolve(flight(p, 1)->step, f->step);
+    p->first = (p->first + 1) % 2;
+    p->n--;
+    return s;
+}
