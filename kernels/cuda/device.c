@@ -26,15 +26,29 @@ pl_status pl_cuda_failed(cudaError_t e, const char *what)
 
 /* ---- memory ---------------------------------------------------------------------- */
 
+/* All is done on the device's one stream, and waited for: kernels of that stream would
+ * not wait for what is still under way on another. */
+static cudaError_t send(pl_cuda *c, void *to, const void *from, size_t bytes)
+{
+    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, c->stream);
+    return e == cudaSuccess ? cudaStreamSynchronize(c->stream) : e;
+}
+
+static cudaError_t clear(pl_cuda *c, void *p, size_t bytes)
+{
+    cudaError_t e = cudaMemsetAsync(p, 0, bytes, c->stream);
+    return e == cudaSuccess ? cudaStreamSynchronize(c->stream) : e;
+}
+
 static void *cuda_alloc(pl_device *d, size_t bytes)
 {
     void *p = NULL;
-    (void)d;
-    if (cudaMalloc(&p, PL_MAX(bytes, 1)) != cudaSuccess) {
+    bytes = PL_MAX(bytes, 1);
+    if (cudaMalloc(&p, bytes) != cudaSuccess) {
         cudaGetLastError(); /* or the next call would seem to have failed */
         return NULL;
     }
-    if (cudaMemset(p, 0, bytes) == cudaSuccess) return p;
+    if (clear(cuda_of(d), p, bytes) == cudaSuccess) return p;
     cudaFree(p);
     return NULL;
 }
@@ -47,8 +61,7 @@ static void cuda_free(pl_device *d, void *p, size_t bytes)
 
 static void cuda_write(pl_device *d, void *to, const void *from, size_t bytes)
 {
-    (void)d;
-    cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice);
+    send(cuda_of(d), to, from, bytes);
 }
 
 /* ---- KV -------------------------------------------------------------------------- */
@@ -98,7 +111,7 @@ static cudaError_t put_rows(pl_cuda *c, const pl_matrix *m, int type, const void
                             int64_t first, int64_t n, void *staging)
 {
     size_t bytes = (size_t)(n * m->w.k) * (type == PL_F32 ? 4 : 2);
-    cudaError_t e = cudaMemcpy(staging, rows, bytes, cudaMemcpyHostToDevice);
+    cudaError_t e = send(c, staging, rows, bytes);
     if (e != cudaSuccess) return e;
     pl_cu_pack(c->stream, &m->w, type, staging, first, n);
     return cudaStreamSynchronize(c->stream);
