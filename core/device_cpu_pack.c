@@ -400,21 +400,23 @@ void pl_cpu_matrix_row(const pl_cpu_matrix *m, int row, float *out)
     }
 }
 
-/* Through a panel that has no other rows, a block at a time. */
+/* Through a panel that has no other rows, a block of the file at a time. */
 void pl_type_row(int type, const void *row, int32_t n, float *out)
 {
     enum {
-        BLOCK = 256,
-        ROOM = BLOCK * PL_PANEL + 8 * 64 + 64
+        LONGEST = 256,
+        ROOM = (LONGEST + LONGEST / 8 + 4) * PL_PANEL /* codes, scales, super */
     };
     char panel[ROOM];
-    const layout *l = layouts + type;
-    for (int32_t at = 0; at < n; at += l->block) {
-        pl_cpu_matrix m = {.type = type, .n = 1, .k = l->block};
-        m.scales_at = (size_t)(m.k / 32 * l->bits * 64);
-        m.supers_at = m.scales_at + (size_t)(m.k / 32 * l->scales);
-        m.panels = panel;
-        pack_quantized(&m, panel, (const uint8_t *)row + pl_type_bytes(type, at), 1);
-        for (int b = 0; b < m.k / 32; b++) row_block(&m, panel, 0, b, out + at + b * 32);
+    const layout *l = layouts + quantized[type].panel;
+    int columns = pl_packings[type].values;
+    pl_cpu_matrix m = {.type = quantized[type].panel, .n = 1, .k = columns};
+    packing job = {&m, type, NULL};
+    m.scales_at = (size_t)(columns / 32 * l->bits * 64);
+    m.supers_at = m.scales_at + (size_t)(columns / 32 * l->scales);
+    for (int32_t at = 0; at < n; at += columns) {
+        pack_quantized(&job, panel, (const uint8_t *)row + pl_type_bytes(type, at), 1);
+        for (int b = 0; b < columns / 32; b++)
+            row_block(&m, panel, 0, b, out + at + b * 32);
     }
 }

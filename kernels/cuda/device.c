@@ -170,9 +170,9 @@ static const char *cuda_kernels(const pl_device *d)
     return ((const pl_cuda *)d)->kernels;
 }
 
-static const char *cuda_numerics(const pl_device *d, int activations)
+static const char *cuda_numerics(const pl_device *d, int activations, bool bf16)
 {
-    (void)activations;
+    (void)activations, (void)bf16;
     return ((const pl_cuda *)d)->numerics;
 }
 
