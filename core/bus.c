@@ -133,7 +133,7 @@ void pl_bus_init(pl_bus *b, const pl_bus_form *form, pl_loop *loop,
     b->note.run = run_note;
     b->dropped =
         pl_metric_open(PL_COUNTER, "perilune_bus_dropped_total", "",
-                       "Messages of the bus that were malformed, or too many.", NULL, 0);
+                       "Bus messages dropped because malformed or too many.", NULL, 0);
     pl_mutex_init(&b->lock);
     pl_bus_line_init(&b->came);
     atomic_init(&b->there, false);

@@ -162,7 +162,7 @@ static void on_connected(natsConnection *nc, void *arg)
     if (max > 0) atomic_store(&n->max, max);
     if (natsConnection_GetConnectedUrl(nc, url, sizeof url) == NATS_OK) {
         pl_bus_place(url, strlen(url), place);
-        pl_log(PL_LOG_INFO, "the bus is there: %s", place);
+        pl_log(PL_LOG_INFO, "the bus is connected: %s", place);
     }
     tell(n, true, NULL);
     /* Only now: io hears of what comes from here on after it was told. */

@@ -110,7 +110,7 @@ static pl_client *connect_unix(const char *path)
     struct sockaddr_un to = {.sun_family = AF_UNIX};
     size_t len = strlen(path);
     if (len == 0 || len >= sizeof to.sun_path) {
-        pl_fail(PL_EINVAL, "'%s' is no path of a socket: wanted 1 to %zu bytes", path,
+        pl_fail(PL_EINVAL, "'%s' is not a path of a socket: wanted 1 to %zu bytes", path,
                 sizeof to.sun_path - 1);
         return NULL;
     }
@@ -194,7 +194,8 @@ pl_status pl_client_send(pl_client *c, const char *data, size_t len, int timeout
         if (c->unsent.len == 0 || timeout_ms <= 0) return PL_OK;
         pl_status status = wait_writable(c->fd, until);
         if (status == PL_ETIMEOUT)
-            return pl_fail(status, "the server takes no more for %d ms", timeout_ms);
+            return pl_fail(status, "the server accepted no more data for %d ms",
+                           timeout_ms);
         PL_TRY(status);
     }
 }

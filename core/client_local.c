@@ -47,14 +47,14 @@ static pl_status check_folder(const char *path)
 {
     struct stat st;
     if (lstat(path, &st) < 0) return pl_fail(PL_EIO, "'%s': %s", path, strerror(errno));
-    if (!S_ISDIR(st.st_mode)) return pl_fail(PL_EIO, "'%s' is no folder", path);
+    if (!S_ISDIR(st.st_mode)) return pl_fail(PL_EIO, "'%s' is not a folder", path);
     if (st.st_uid != geteuid())
         return pl_fail(PL_EIO, "folder '%s' belongs to user %u: its sockets are not ours",
                        path, (unsigned)st.st_uid);
     if (st.st_mode & 077)
         return pl_fail(PL_EIO,
-                       "others can enter folder '%s' (mode %03o): it wants mode 700",
-                       path, (unsigned)st.st_mode & 0777);
+                       "others can enter folder '%s' (mode %03o): wanted mode 700", path,
+                       (unsigned)st.st_mode & 0777);
     return PL_OK;
 }
 
@@ -110,7 +110,7 @@ static pl_status remove_stale(const struct sockaddr_un *at)
     struct stat st;
     if (lstat(at->sun_path, &st) < 0) return PL_OK;
     if (!S_ISSOCK(st.st_mode))
-        return pl_fail(PL_EIO, "'%s' is there and no socket", at->sun_path);
+        return pl_fail(PL_EIO, "'%s' exists and is not a socket", at->sun_path);
     int fd = new_socket();
     if (fd < 0) return fd;
     int bad = connect(fd, (const struct sockaddr *)at, sizeof *at) < 0 ? errno : 0;
@@ -140,8 +140,9 @@ int pl_local_bind(const char *path)
     size_t len = strlen(path);
     const char *slash = strrchr(path, '/');
     if (len >= sizeof at.sun_path || !slash || slash == path)
-        return pl_fail(PL_EINVAL, "'%s' is no path of a socket in a folder, of %zu bytes",
-                       path, sizeof at.sun_path - 1);
+        return pl_fail(PL_EINVAL,
+                       "'%s' is not a path of a socket in a folder, of %zu bytes", path,
+                       sizeof at.sun_path - 1);
     memcpy(at.sun_path, path, len);
     char folder[sizeof at.sun_path];
     snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path);

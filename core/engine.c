@@ -631,7 +631,7 @@ pl_status pl_engine_start(pl_engine *e, pl_engine_sink sink, void *ctx)
     e->sink_ctx = ctx;
     if (pthread_create(&e->thread, NULL, run_thread, e) == 0) return PL_OK;
     e->sink = NULL;
-    return pl_fail(PL_EIO, "no thread to be had for the engine's steps");
+    return pl_fail(PL_EIO, "cannot create a thread for the engine's steps");
 }
 
 static pl_token_batch *end_all(pl_engine *e)

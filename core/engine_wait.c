@@ -107,5 +107,6 @@ void pl_engine_tell_waits(pl_engine *e)
         say(e, &stats, &due[i], now, under_way);
         pl_buf_fini(&due[i].label);
     }
-    if (n > MAX_SAID) pl_log(PL_LOG_INFO, "%d more sequences wait as long", n - MAX_SAID);
+    if (n > MAX_SAID)
+        pl_log(PL_LOG_INFO, "%d more sequences have waited as long", n - MAX_SAID);
 }

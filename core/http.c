@@ -613,7 +613,7 @@ static void run_listen(void *arg)
 
 int pl_http_listen(pl_http *h, const char *host, int port)
 {
-    if (port < 0 || port > 65535) return pl_fail(PL_EINVAL, "%d is no port", port);
+    if (port < 0 || port > 65535) return pl_fail(PL_EINVAL, "%d is not a port", port);
     char service[8];
     snprintf(service, sizeof service, "%d", port);
     struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
@@ -622,7 +622,7 @@ int pl_http_listen(pl_http *h, const char *host, int port)
     if (!host || !*host) host = "0.0.0.0";
     int bad = getaddrinfo(host, service, &hints, &found);
     if (bad)
-        return pl_fail(PL_EINVAL, "'%s' is no address to listen on: %s", host,
+        return pl_fail(PL_EINVAL, "'%s' is not an address to listen on: %s", host,
                        gai_strerror(bad));
     listening call = {.http = h};
     memcpy(&call.address, found->ai_addr, found->ai_addrlen);

@@ -241,7 +241,7 @@ int pl_json_ints(const pl_json *array, int32_t *out, int max)
             return pl_fail(PL_EINVAL, "json: item %zu is beyond 32 bits: %.40s", i,
                            digits_of(v));
         if (!json_is_integer(v))
-            return pl_fail(PL_EINVAL, "json: item %zu is no integer", i);
+            return pl_fail(PL_EINVAL, "json: item %zu is not an integer", i);
         if (x < INT32_MIN || x > INT32_MAX)
             return pl_fail(PL_EINVAL,
                            "json: item %zu is beyond 32 bits: %" JSON_INTEGER_FORMAT, i,

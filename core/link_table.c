@@ -273,22 +273,21 @@ static void open_metrics(pl_links *ls)
                                           "reset", "bus",  "refused"};
     char label[32];
     ls->metrics.sent = pl_metric_open(PL_COUNTER, "perilune_bus_messages_sent_total", "",
-                                      "Messages given to the bus.", NULL, 0);
+                                      "Messages sent to the bus.", NULL, 0);
     ls->metrics.received =
         pl_metric_open(PL_COUNTER, "perilune_bus_messages_received_total", "",
-                       "Messages that came by the bus.", NULL, 0);
+                       "Messages received from the bus.", NULL, 0);
     ls->metrics.resent = pl_metric_open(PL_COUNTER, "perilune_bus_resent_total", "",
-                                        "Messages that were sent again.", NULL, 0);
+                                        "Messages sent again after a loss.", NULL, 0);
     ls->metrics.dropped =
         pl_metric_open(PL_COUNTER, "perilune_bus_dropped_total", "",
-                       "Messages of the bus that were malformed, or too many.", NULL, 0);
+                       "Bus messages dropped because malformed or too many.", NULL, 0);
     ls->metrics.connected = pl_metric_open(PL_GAUGE, "perilune_bus_connected", "",
-                                           "1 while the bus is there.", NULL, 0);
+                                           "1 while the bus is connected.", NULL, 0);
     for (int i = PL_LOST_GONE; i <= PL_LOST_BUS; i++) {
         snprintf(label, sizeof label, "reason=\"%s\"", reasons[i]);
-        ls->metrics.lost[i] =
-            pl_metric_open(PL_COUNTER, "perilune_bus_lost_total", label,
-                           "Links to other processes that were lost.", NULL, 0);
+        ls->metrics.lost[i] = pl_metric_open(PL_COUNTER, "perilune_bus_lost_total", label,
+                                             "Links to other processes lost.", NULL, 0);
     }
 }
 

@@ -313,7 +313,7 @@ static void start_watch(pl_loop *l)
 {
     l->stalls_metric =
         pl_metric_open(PL_COUNTER, "perilune_lua_stalls_total", "",
-                       "times that Lua has not polled for a second", NULL, 0);
+                       "Times that Lua did not poll for a second.", NULL, 0);
     uv_timer_init(&l->uv, &l->watch);
     l->watch.data = l;
     uv_timer_start(&l->watch, on_watch, WATCH_MS, WATCH_MS);
@@ -386,7 +386,7 @@ pl_loop *pl_loop_open(const pl_loop_hooks *hooks)
     int bad = uv_loop_init(&l->uv);
     if (!bad && (bad = uv_async_init(&l->uv, &l->wake, on_wake))) uv_loop_close(&l->uv);
     if (bad) {
-        pl_fail(PL_EIO, "no event loop to be had: %s", uv_strerror(bad));
+        pl_fail(PL_EIO, "cannot create an event loop: %s", uv_strerror(bad));
         pl_free(l);
         return NULL;
     }

@@ -222,7 +222,7 @@ static pl_status check_guest(const side *s, int32_t index, int32_t number)
     if (s->n_guests >= MAX_GUESTS)
         return pl_fail(PL_ELIMIT, "more than %d sequences of one process", MAX_GUESTS);
     if (number < 1 || pl_map_find(&s->by_number, (uint64_t)number))
-        return pl_fail(PL_EINVAL, "a sequence with number %d, which is taken or none",
+        return pl_fail(PL_EINVAL, "a sequence with number %d, which is in use or invalid",
                        number);
     return PL_OK;
 }
@@ -546,9 +546,7 @@ pl_remote *pl_remote_open(pl_loop *loop, pl_streams *streams)
     snprintf(r->id, sizeof r->id, "%016llx", (unsigned long long)pl_entropy());
     r->bus_news.event.kind = PL_EV_BUS;
     r->malformed = pl_metric_open(PL_COUNTER, "perilune_bus_malformed_messages_total", "",
-                                  "Messages of other processes that were dropped as "
-                                  "malformed",
-                                  NULL, 0);
+                                  "Malformed messages from other processes.", NULL, 0);
     return r;
 }
 

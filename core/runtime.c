@@ -188,7 +188,7 @@ void pl_runtime_detach(pl_runtime *rt, pl_engine *e)
 pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exchange *x)
 {
     if (mode < PL_STREAM_SSE || mode > PL_STREAM_WHOLE || (mode == PL_STREAM_SSE && !x)) {
-        pl_fail(PL_EINVAL, "mode %d is none, or needs an exchange", mode);
+        pl_fail(PL_EINVAL, "mode %d is unknown, or needs an exchange", mode);
         return NULL;
     }
     return pl_streams_make(rt->streams, text, mode, x);

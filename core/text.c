@@ -139,8 +139,8 @@ pl_status pl_text_token(pl_text *t, int32_t id, const char *bytes, size_t len, i
     int base = kind & TEXT_KIND;
     if (base == PL_TOKEN_BYTE &&
         (t->o.kind == PL_TEXT_BYTES || text_byte_named(bytes, len) < 0))
-        return pl_fail(PL_EFORMAT, "token %d is no byte token: '%.*s' is not <0xHH>", id,
-                       (int)PL_MIN(len, 32), bytes);
+        return pl_fail(PL_EFORMAT, "token %d is not a byte token: '%.*s' is not <0xHH>",
+                       id, (int)PL_MIN(len, 32), bytes);
     bool added = base == PL_TOKEN_ADDED || base == PL_TOKEN_SPECIAL;
     PL_TRY(added ? add_added(t, id, bytes, len) : add_vocab(t, id, bytes, len, score));
     uint32_t *flags = &t->tokens[id].flags;

@@ -94,12 +94,12 @@ function M.answer(process, method, path, request)
     return route and 405 or 404, json.encode { error = ("no %s %s"):format(method, path) }
   end
   if type(request.body) ~= "table" then
-    return 400, json.encode { error = "the body is no JSON object" }
+    return 400, json.encode { error = "the body is not a JSON object" }
   end
   local ok, status, out = xpcall(fn, debug.traceback, process, request)
   if not ok then
     log.error("%s", status)
-    return 500, json.encode { error = "a defect of perilune's; the log has it" }
+    return 500, json.encode { error = "internal error; see the log" }
   end
   local text, why = json.encode(out)
   if not text then return 500, json.encode { error = why } end

@@ -112,7 +112,7 @@ local function ask(console, path, body)
   if not status then return nil, text, name end
   local answer = (path == "/eval" and console.json and json or cjson).decode(text)
   if status ~= 200 or type(answer) ~= "table" then
-    return nil, type(answer) == "table" and answer.error or "the answer is no JSON"
+    return nil, type(answer) == "table" and answer.error or "the answer is not JSON"
   end
   return answer
 end
@@ -236,7 +236,7 @@ end
 local function converse_at_terminal(console)
   local line, why = edited.open "history"
   if not line then return nil, why end
-  io.write(console.name, "   help() says what there is, Ctrl-D leaves\n")
+  io.write(console.name, "   help() lists what there is, Ctrl-D leaves\n")
   io.stdout:flush()
   C.pl_terminal_catch(1)
   converse(console, line)

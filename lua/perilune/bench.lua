@@ -24,9 +24,9 @@ local rows = flags.rows {
   { "input_len", 128, "words of a prompt: about as many tokens", kind = "integer",
     min = 1, max = 1e6 },
   { "output_len", 64, "tokens of an answer", kind = "integer", min = 1, max = 1e6 },
-  { "ignore_eos", true, "ask the server to go on to output_len" },
-  { "seed", 0, "of the prompts and the gaps", kind = "integer", min = 0, max = 2 ^ 31 },
-  { "timeout", 300, "seconds until a silent request has failed", min = 1, max = 86400 },
+  { "ignore_eos", true, "ask the server to continue to output_len" },
+  { "seed", 0, "of prompts and arrival times", kind = "integer", min = 0, max = 2 ^ 31 },
+  { "timeout", 300, "seconds of silence until a request fails", min = 1, max = 86400 },
   { "json", nil, "a file for the figures", kind = "string" },
 }
 

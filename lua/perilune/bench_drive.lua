@@ -24,7 +24,7 @@ local function on_event(run, stream, data)
   if data == "[DONE]" then return end
   local event = json.decode(data)
   if type(event) ~= "table" then
-    stream.why = "an event is no JSON"
+    stream.why = "an event is not JSON"
     return
   end
   if type(event.error) == "table" then stream.why = tostring(event.error.message) end

@@ -75,7 +75,7 @@ end
 local function settle_name(process, said)
   if said.hello.name ~= process.name then return end
   if tostring(said.id) < ffi.string(C.pl_bus_id(process.rt)) then
-    log.info("another process is called %s too", process.name)
+    log.info("another process is also called %s", process.name)
     process:take_name(taken_names(process))
     M.hello(process)
   end
@@ -136,7 +136,7 @@ end
 -- A console elsewhere: a path and a body, as at the local socket.
 local function console(process, text)
   if not process.recipe.allow_remote_console then
-    return nil, "its recipe lets no console in over the bus (allow_remote_console)"
+    return nil, "its recipe does not allow consoles over the bus (allow_remote_console)"
   end
   local path, body = text:match "^(/%l+)\n(.*)$"
   if path ~= "/eval" and path ~= "/complete" then return nil, "it wants /eval" end

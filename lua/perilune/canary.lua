@@ -20,7 +20,7 @@ M.TRIAL_SECONDS = 3
 -- How often it is asked whether there is something to try.
 local LOOK_SECONDS = 1
 
-local SLOW = ("did not answer a trial within %d s"):format(M.TRIAL_SECONDS)
+local SLOW = ("did not answer a health check within %d s"):format(M.TRIAL_SECONDS)
 
 local function trial_sequence(token)
   local params = ffi.new "pl_params"
@@ -36,7 +36,7 @@ local function outcome(stream)
   local result = ffi.new "pl_stream_end"
   C.pl_stream_result(stream, result)
   if result.finish == C.PL_FINISH_LENGTH then return nil end
-  return "failed a trial"
+  return "failed a health check"
 end
 
 local function tell(o, why)
@@ -69,7 +69,7 @@ function M.try(o)
     local _, why = pl.refusal(status)
     C.pl_stream_close(stream)
     if seq ~= nil then C.pl_seq_close(seq) end
-    return tell(o, "refused a trial: " .. why)
+    return tell(o, "refused a health check: " .. why)
   end
   watch(o, stream)
 end

@@ -90,7 +90,7 @@ local function check(summary)
   if type(summary) ~= "table" then return nil, "a card without a summary" end
   for key, kind in pairs(KINDS) do
     if type(summary[key]) ~= kind then
-      return nil, ("a card whose %s is no %s"):format(key, kind)
+      return nil, ("a card whose %s is not a %s"):format(key, kind)
     end
   end
   for _, name in ipairs(summary.names) do

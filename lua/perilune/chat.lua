@@ -18,10 +18,10 @@ local M = {}
 local rows = flags.rows {
   { "url", "http://127.0.0.1:8000", "the server" },
   { "model", nil, "which of its models; unset: its first", kind = "string" },
-  { "system", nil, "what the model is told first", kind = "string" },
+  { "system", nil, "the system message", kind = "string" },
   { "api_key", nil, "sent as Bearer; unset: $PERILUNE_API_KEY", kind = "string" },
   { "temperature", nil, "unset: the server's", kind = "number", min = 0 },
-  { "max_tokens", nil, "most tokens of an answer; unset: the server's", kind = "integer",
+  { "max_tokens", nil, "most tokens in an answer; unset: the server's", kind = "integer",
     min = 1 },
   { "timeout", 300, "seconds to wait for the next piece", min = 1, max = 86400 },
 }
@@ -48,7 +48,7 @@ end
 local function delta(data)
   if data == "[DONE]" then return "" end
   local event = json.decode(data)
-  if type(event) ~= "table" then return nil, "the server sent what is no JSON" end
+  if type(event) ~= "table" then return nil, "the server sent invalid JSON" end
   if type(event.error) == "table" then return nil, tostring(event.error.message) end
   local choice = type(event.choices) == "table" and event.choices[1]
   local message = type(choice) == "table" and choice.delta
@@ -135,7 +135,7 @@ local commands = {
   ["/reset"] = function(chat) chat.messages = first_messages(chat.options) end,
   ["/quit"] = function(chat) chat.over = true end,
   ["/help"] = function()
-    io.write "/reset forgets what was said, /quit ends; Ctrl-C ends an answer\n"
+    io.write "/reset starts over, /quit exits; Ctrl-C stops an answer\n"
   end,
 }
 

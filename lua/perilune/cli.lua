@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
--- cli.lua - the command line: perilune WORD ...; answers the exit code.
+-- cli.lua - the command line: perilune WORD ...; returns the exit code.
 --
--- 0: done. 1: it was tried and failed, or the recipe is wrong. 2: the command is wrong.
+-- 0: success. 1: failure, or the recipe is wrong. 2: the command is wrong.
 
 local engine = require "perilune.ffi"
 local flags = require "perilune.flags"
@@ -24,8 +24,8 @@ local function report(name, problems)
   local code = 1
   for _, problem in ipairs(problems) do
     if problem.no_recipe and model.resolve(name) then
-      return complain(("'%s' is no recipe, a Lua file; a model is served by its own word")
-                        :format(name), "perilune serve " .. name)
+      return complain(("'%s' is a model, not a recipe (a Lua file)"):format(name),
+        "perilune serve " .. name)
     end
     if problem.usage then code = 2 end
     io.stderr:write(problem.text, "\n")
@@ -92,8 +92,8 @@ local function start(name, given, named)
   local roles, bad = role_set(resolved, named)
   if not roles then return bad end
   if not resolved.model and roles.worker then
-    return complain("no model: name one, as in perilune serve MODEL, or by --model or "
-                    .. "$PERILUNE_MODEL", "./dev run fetches a small one")
+    return complain("no model: use perilune serve MODEL, --model or $PERILUNE_MODEL",
+      "./dev run downloads a small one")
   end
   return require("perilune.process").run(resolved, roles)
 end

@@ -24,7 +24,7 @@ function M.parse_url(url)
   local scheme, rest = url:match "^(%a+)://(.+)$"
   if not scheme then scheme, rest = "http", url end
   if scheme ~= "http" then
-    return nil, ("'%s': only http is spoken here, '%s' is not"):format(url, scheme)
+    return nil, ("'%s': only http is supported, not '%s'"):format(url, scheme)
   end
   local where, prefix = rest:match "^([^/]+)(.*)$"
   local host, port = (where or ""):match "^%[([%x:.]+)%]:?(%d*)$"
@@ -32,7 +32,7 @@ function M.parse_url(url)
     host, port = (where or ""):match "^([^:@%s%c]+):?(%d*)$"
   end
   if not host then
-    return nil, ("'%s' is no URL; it wants http://host:port"):format(url)
+    return nil, ("'%s' is not a URL; wanted http://host:port"):format(url)
   end
   return { host = host, authority = where, port = tonumber(port) or 80,
            prefix = prefix:gsub("/+$", ""):gsub("/v1$", "") }
@@ -91,7 +91,7 @@ function steps.head(r)
     r.state = "size"
   elseif headers["content-length"] then
     r.left = tonumber(headers["content-length"]:match "^%d+$" or "")
-    if not r.left then return nil, "the answer's Content-Length is no number" end
+    if not r.left then return nil, "the answer's Content-Length is not a number" end
     r.state = r.left == 0 and "done" or "length"
   else
     r.state, r.keep = "rest", false
@@ -185,7 +185,7 @@ end
 -- The server closed the connection.
 function Response:close()
   if self.state ~= "rest" and not self.done then
-    return nil, "the server closed the connection amid its answer", "PL_EIO"
+    return nil, "the server closed the connection in the middle of its answer", "PL_EIO"
   end
   self.done = true
   return true

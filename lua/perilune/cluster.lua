@@ -176,7 +176,7 @@ end
 local function tell_numerics(entry, hello)
   local first = entry.workers[1]
   if not first or first.numerics == hello.model.numerics then return end
-  log.warning("%s rounds in another way than %s: its numerics are %s, not %s", hello.name,
+  log.warning("%s rounds differently from %s: its numerics are %s, not %s", hello.name,
     first.name, shown(hello.model.numerics), shown(first.numerics))
 end
 

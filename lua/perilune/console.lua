@@ -89,7 +89,7 @@ end
 local function tell_news(session)
   for path, news in pairs(session.news) do
     local out, times = session.out, news.n > 1 and (" %d times"):format(news.n) or ""
-    out[#out + 1] = ("the hook %s, set here, failed%s, the default answers: %s"):format(
+    out[#out + 1] = ("the hook %s, set here, failed%s, the default applies: %s"):format(
       path, times, news.why)
   end
   session.news = {}

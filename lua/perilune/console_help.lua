@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- console_help.lua - help(x), for everything that the console prints, and for options.
+-- console_help.lua - help(x): for everything that the console prints, and for options.
 
 local help = require "perilune.help"
 local object = require "perilune.console_object"
@@ -8,26 +8,26 @@ local schema = require "perilune.schema"
 local M = {}
 
 local WORDS = {
-  { "requests()", "those under way and how far they are; requests()[1]: one of them" },
-  { "trace(id)", "one request: each stage it went through; id, or its number" },
-  { "slow(10)", "the slowest that ended; slow(10, \"first\"): to the first token" },
-  { "workers()", "the engines; w(0) is one, w(0):steps() says where its time goes" },
+  { "requests()", "requests under way and how far they are; requests()[1]: one of them" },
+  { "trace(id)", "the stages of one request, by its id or number" },
+  { "slow(10)", "the slowest requests of late; slow(10, \"first\"): to the first token" },
+  { "workers()", "the engines; w(0) is one, w(0):steps() shows where its time goes" },
   { "blocks()", "the KV cache" },
-  { "metrics(\"cache\")", "series of /metrics whose name has that in it" },
-  { "options()", "every option and who set it; options(\"worker\"): some" },
+  { "metrics(\"cache\")", "series of /metrics whose name contains this" },
+  { "options()", "every option and its origin; options(\"worker\"): some" },
   { "recipe", "the recipe; recipe.worker.cost = function(req, w) ... end changes it" },
-  { "pl", "what hooks use; pl.keep is what the recipe keeps over a reload" },
-  { "log_level(\"debug\")", "what is logged from now on" },
-  { "reload()", "reads the recipe's file again; what was changed here goes" },
-  { "help(x)", "about an option, a hook, a word of this list, or what was printed" },
+  { "pl", "functions for hooks; pl.keep is what the recipe keeps across reloads" },
+  { "log_level(\"debug\")", "changes the log level" },
+  { "reload()", "reloads the recipe's file, discarding changes made here" },
+  { "help(x)", "explains an option, a hook, a word of this list, or a printed value" },
 }
 
 local function overview()
   local cells = {}
   for i, row in ipairs(WORDS) do cells[i] = { "  " .. row[1], row[2] } end
-  return "An expression is printed, a statement is done; Lua as recipes have it.\n"
+  return "Expressions are printed, statements executed; it is the Lua that recipes use.\n"
     .. object.columns(cells)
-    .. "\nCtrl-C ends what runs, Tab completes, Ctrl-D leaves; what is typed is logged."
+    .. "\nCtrl-C stops what is running, Tab completes, Ctrl-D leaves; input is logged."
 end
 
 local function word_help(name)
@@ -37,7 +37,7 @@ local function word_help(name)
   return nil
 end
 
--- What there is to say about a name or a value.
+-- The help text for a name or a value.
 function M.about(x)
   if x == nil then return overview() end
   local spec, data = object.of(x)
@@ -53,7 +53,7 @@ function M.about(x)
   return "a " .. type(x)
 end
 
--- Names that help has something to say about.
+-- Names that help knows.
 function M.topics()
   local out = {}
   for i, row in ipairs(WORDS) do out[i] = row[1]:match "^[%a_]+" end

@@ -119,7 +119,7 @@ function M.workers(process)
       tostring(s.blocks), percent(s.blocks_used, s.blocks),
       tostring(s.generation_tokens or "-") }
   end
-  return object.listing { cells = cells, items = items, empty = "no worker is here" }
+  return object.listing { cells = cells, items = items, empty = "no worker is available" }
 end
 
 -- By its place in that list, from 0, or its name.
@@ -144,7 +144,7 @@ function M.blocks(process)
       hits = s.prefix_hits }
   end
   return object.listing { cells = cells, items = json, json = json,
-    empty = "no worker is here",
+    empty = "no worker is available",
     foot = "cached ones are free, but hold a prefix still" }
 end
 

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- console_pl.lua - `pl` as the console has it: what hooks use, and what the recipe keeps.
+-- console_pl.lua - `pl` in the console: the functions for hooks, and what the recipe
+-- keeps.
 
 local object = require "perilune.console_object"
 local pl = require "perilune"
@@ -9,14 +10,14 @@ local settings = require "perilune.recipe"
 local M = {}
 
 local DOCS = {
-  { "version", "which perilune this is" },
-  { "now()", "the clock of hooks, in seconds" },
-  { "random()", "a number from 0 and below 1" },
-  { "lru(n)", "a table of at most n entries that forgets those unused for longest" },
+  { "version", "the version of perilune" },
+  { "now()", "a clock, in seconds" },
+  { "random()", "a number in [0, 1)" },
+  { "lru(n)", "a table of at most n entries that drops the least recently used" },
   { "reject(status, why, after)", "admit: no" },
-  { "retry { avoid =, after = }", "migrate: go on elsewhere" },
-  { "fail(why)", "migrate: the request ends here" },
-  { "keep", "what the recipe keeps over a reload: pl.keep.NAME, pl.keep.NAME = value" },
+  { "retry { avoid =, after = }", "migrate: continue elsewhere" },
+  { "fail(why)", "migrate: end the request" },
+  { "keep", "what the recipe keeps across reloads: pl.keep.NAME, pl.keep.NAME = value" },
 }
 local ELSEWHERE = { log = true, load = true, extend = true, args = true }
 
@@ -53,7 +54,7 @@ local function listed(data)
 end
 
 local Keep = object.class {
-  name = "pl.keep", doc = "what the recipe keeps over a reload, by name",
+  name = "pl.keep", doc = "what the recipe keeps across reloads, by name",
   index = get, call = function(data, name) return get(data, name) end,
   assign = function(data, name, value)
     if type(name) ~= "string" then error("pl.keep: wants a name", 3) end
@@ -76,7 +77,7 @@ local function member(data, key)
 end
 
 local Pl = object.class {
-  name = "pl", doc = "what hooks use, and what the recipe keeps",
+  name = "pl", doc = "the functions for hooks, and what the recipe keeps",
   index = member,
   explain = function()
     local cells = {}

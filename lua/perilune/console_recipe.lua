@@ -55,10 +55,10 @@ end
 
 -- How a hook does: how often it was asked, how long it takes, what went wrong.
 local function report(hook)
-  if not hooks.is_asked(hook.path) then return "nothing asks it yet" end
+  if not hooks.is_asked(hook.path) then return "not called by this release" end
   local a = hooks.about(hook.process.recipe, hook.path)
-  if not a then return "not asked yet" end
-  local text = ("asked %d times%s; %s%s"):format(a.calls,
+  if not a then return "not called yet" end
+  local text = ("called %d times%s; %s%s"):format(a.calls,
     a.mean and (", %.1fus each"):format(a.mean * 1e6) or "", a.standing,
     a.standing == "on probation" and (", %d calls to go"):format(a.left) or "")
   if a.errors == 0 then return text end
@@ -67,7 +67,7 @@ local function report(hook)
 end
 
 local Hook = object.class {
-  name = "a hook", doc = "a function that the recipe answers a question with",
+  name = "a hook", doc = "a function of the recipe that makes a decision",
   call = function(hook, ...)
     run.forget()                            -- it may be compiled, and not end there
     return hook.fn(...)

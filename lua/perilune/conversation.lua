@@ -81,7 +81,7 @@ local function arguments_of(f, where)
   if type(v) == "string" and v:find "%S" then
     local why
     v, why = json.decode(v)
-    if v == nil then refuse_messages("%s.arguments is no JSON: %s", where, why) end
+    if v == nil then refuse_messages("%s.arguments is not JSON: %s", where, why) end
   elseif type(v) == "string" then
     v = nil
   elseif v ~= nil and type(v) ~= "table" then

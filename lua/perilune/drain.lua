@@ -54,10 +54,10 @@ end
 -- is nobody to take it, cut off. Whether it came to an end, and was not resumed.
 function M.run(self)
   if self.state ~= "ready" then return false end
-  log.info("draining: %.14g s for what runs", self.recipe.drain_timeout)
+  log.info("draining: %.14g s for running requests", self.recipe.drain_timeout)
   M.set_state(self, "draining")
   if not wait_idle(self, self.recipe.drain_timeout) and self.state == "draining" then
-    log.info("drain_timeout is over; handing over what still runs")
+    log.info("drain_timeout is over; moving the requests that still run")
     M.set_state(self, "leaving")
     if self.server then self.server:cut_off() end
     wait_idle(self, self.server and CUT_SECONDS or HAND_OVER_SECONDS)

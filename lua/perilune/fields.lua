@@ -66,7 +66,7 @@ function M.tell(names, kind, to)
       to:info("request field %s of a %s %s", json.encode(name), kind,
         UNUSED[name] and "has no effect here" or "is not known and was ignored")
       if n_told == MAX_OF_ALL then
-        log.info "further fields that are ignored will not be named"
+        log.info "further ignored fields will not be logged"
       end
     end
   end

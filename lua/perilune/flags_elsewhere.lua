@@ -7,10 +7,10 @@
 
 local M = {}
 
-local PER_REQUEST = "a request says it; for a default: --override-generation-config.%s"
+local PER_REQUEST = "set it per request; for a default: --override-generation-config.%s"
 local ONE_DEVICE = "a worker runs on the CPU of one machine; --worker.count runs several"
 local CPU_ONLY = "a worker runs on the CPU in this release"
-local FROM_FILE = "weights are computed with in the type that they have in the file"
+local FROM_FILE = "weights keep the type that they have in the file"
 local NOT_YET = "not in this release"
 
 local ROWS = {
@@ -47,16 +47,16 @@ local ROWS = {
     "--reasoning-parser", "--reasoning-format", "--grammar", "--json-schema",
     "--embedding", "--embeddings", "--rerank", "--reranking", "-mm", "--mmproj",
     why = NOT_YET },
-  { "--router-mode", to = "nothing: the worker with the least to do takes a request" },
+  { "--router-mode", to = "nothing: the least busy worker takes a request" },
   { "-fa", "--flash-attn", "-cb", "--cont-batching", "--jinja", "--metrics",
     "--async-scheduling", to = "nothing: it is always on" },
   { "--mlock", "--no-mmap", "--numa", "--use-tqdm-on-load",
     to = "nothing: weights are read once and packed for the CPU" },
   { "--cache-reuse", "--cache-prompt",
     to = "--enable-prefix-caching, which is the default" },
-  { "--trust-remote-code", to = "nothing: no code of a model's is ever run" },
+  { "--trust-remote-code", to = "nothing: a model's code is never run" },
   { "--disable-log-requests", to = "nothing: --enable-log-requests is off by default" },
-  { "--tokenizer-mode", "--config-format", to = "nothing: the model's files say it" },
+  { "--tokenizer-mode", "--config-format", to = "nothing: the model's files say so" },
   { "--root-path", "--api-prefix", "--uds", why = "a proxy in front of it does that" },
   { "-n", "--predict", "--n-predict", why = PER_REQUEST:format "max_new_tokens" },
   { "--temp", "--temperature", why = PER_REQUEST:format "temperature" },
@@ -65,7 +65,7 @@ local ROWS = {
   { "--min-p", why = PER_REQUEST:format "min_p" },
   { "--repeat-penalty", "--repetition-penalty",
     why = PER_REQUEST:format "repetition_penalty" },
-  { "-s", why = "a request says its seed" },
+  { "-s", why = "the seed is set per request" },
 }
 
 local index = {}

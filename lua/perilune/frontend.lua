@@ -124,7 +124,7 @@ function Server:missing()
     if w.state == "ready" then return nil end
   end
   return self.cluster.workers[1] and "no worker takes requests now"
-    or "no worker is here"
+    or "no worker is available"
 end
 
 -- Says, where that has changed, whether anybody can be served.
@@ -174,7 +174,7 @@ function Server:close()
   for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
   C.pl_job_stop(self.rt)
   if host.join(JOIN_SECONDS) then return true end
-  log.warning("a big request is still being prepared; leaving it")
+  log.warning("a large request is still being prepared; not waiting for it")
   return false
 end
 

@@ -13,17 +13,17 @@ local USAGE = [[
 perilune serves language models.
 
   perilune serve MODEL [--option value]    serve a model: a GGUF file, a folder, Org/Name
-  perilune run RECIPE [ROLE] [--option v]  serve by a recipe, a Lua file such as agg;
-                                           ROLE: frontend or worker, alone, on a bus
-  perilune check RECIPE [--option value]   say every value and who set it
-  perilune ps [--bus URL]                  the processes that run here, or on a bus
-  perilune drain NAME                      empty one: worker/1
-  perilune resume NAME                     let it take requests again
-  perilune attach [NAME] [-e EXPR]         a Lua prompt inside one: frontend/0
-  perilune top [NAME]                      where its time goes
-  perilune chat [--url URL]                talk to a server
-  perilune bench [--url URL]               measure a server
-  perilune help [OPTION]                   an option's row; `options`, `metrics`: all
+  perilune run RECIPE [ROLE] [--option v]  run a recipe, a Lua file such as agg;
+                                           ROLE: only frontend or worker, on a bus
+  perilune check RECIPE [--option value]   show every option's value and its origin
+  perilune ps [--bus URL]                  list processes on this machine, or on a bus
+  perilune drain NAME                      take a process such as worker/1 out of service
+  perilune resume NAME                     put it back into service
+  perilune attach [NAME] [-e EXPR]         a Lua prompt inside a process: frontend/0
+  perilune top [NAME]                      watch where a process spends its time
+  perilune chat [--url URL]                chat with a server
+  perilune bench [--url URL]               benchmark a server
+  perilune help [OPTION]                   explain an option; all: `options`, `metrics`
   perilune version
   perilune lua FILE                        run a Lua file in this program]]
 
@@ -35,7 +35,7 @@ end
 local COMMON = { "served_model_name", "host", "port", "api_key", "max_model_len",
   "kv_cache_memory_bytes", "max_num_seqs", "threads", "chat_template", "log_level" }
 
--- They as flags, and how to see the rest.
+-- These as flags, and how to see the rest.
 function M.common()
   local out = {}
   for _, name in ipairs(COMMON) do
@@ -43,7 +43,7 @@ function M.common()
     local default = row.unset and "" or (" (%s)"):format(values.show(row.default))
     out[#out + 1] = ("  --%-22s %s%s"):format(name:gsub("_", "-"), row.doc, default)
   end
-  out[#out + 1] = "\nperilune help OPTION says more of one; all: perilune help options"
+  out[#out + 1] = "\nperilune help OPTION explains one; perilune help options lists all"
   return table.concat(out, "\n")
 end
 
@@ -53,18 +53,18 @@ perilune serve MODEL [--option value]
   MODEL   a GGUF file; a folder with config.json and safetensors; or what `hf download`
           left in its cache: Org/Name, Org/Name/FILE.gguf
 
-It runs recipes/serve.lua. The flags that matter most:
+This runs recipes/serve.lua. The most important flags:
 ]]
 
 M.run = [[
 perilune run RECIPE [ROLE] [--option value]
 
-  RECIPE  a Lua file, or the name of one that came with perilune: agg
-  ROLE    frontend or worker: that part of it alone, on a bus (--bus)
-  --model says which model, unless the recipe does
+  RECIPE  a Lua file, or the name of one installed with perilune: agg
+  ROLE    frontend or worker: run only that part, on a bus (--bus)
+  --model names the model, unless the recipe does
 
-`perilune run RECIPE --help` says what a recipe is for, and its own flags.
-The flags that matter most:
+`perilune run RECIPE --help` describes a recipe and its own flags.
+The most important flags:
 ]]
 
 M.check = [[
@@ -87,12 +87,12 @@ local function row_text(row)
   local out = {
     ("%s   --%s"):format(row.name, row.name:gsub("_", "-")),
     "  " .. row.doc,
-    "  wants    " .. values.wants(row),
+    "  values   " .. values.wants(row),
     "  default  " .. default_of(row),
-    "  stands   " .. WHERE[row.section],
+    "  set      " .. WHERE[row.section],
   }
   if row.env then out[#out + 1] = "  or       $" .. table.concat(row.env, ", $") end
-  out[#out + 1] = row.live and "  live: changes while running, by console or reload"
+  out[#out + 1] = row.live and "  live: can change while running, by console or reload"
                   or "  fixed while running"
   return table.concat(out, "\n")
 end
@@ -105,17 +105,17 @@ local TITLES = {
 local HEAD = [[
 # Options
 
-<!-- `perilune help options > docs/options.md` writes this, from schema.lua. -->
+<!-- Generated from schema.lua: perilune help options > docs/options.md -->
 
-Each stands in a recipe under its name, and on the command line with dashes:
-`max_num_seqs = 64` and `--max-num-seqs 64`. A flag of a pool's option means every pool;
-`--worker.max-num-seqs 64` means one. A boolean is `--name` or `--no-name`; an integer may
-be written `1k` (1000) or `1K` (1024); a table is JSON, or one field of it:
+A recipe sets an option by its name, `max_num_seqs = 64`; on the command line it has
+dashes, `--max-num-seqs 64`. A pool option given as a flag applies to every pool;
+`--worker.max-num-seqs 64` to one. Booleans are `--name` or `--no-name`; integers may be
+written `1k` (1000) or `1K` (1024); tables are JSON, or one field at a time:
 `--hf-overrides.rope_theta 1e6`.
 
-A value comes from the default, the environment, the recipe or a flag; the later wins.
-`perilune check RECIPE` shows every value and who set it. Options that are *live* change
-under a running server: by its console, or by a reload of the recipe (SIGHUP).]]
+A value comes from the default, the environment, the recipe or a flag; the last one wins.
+`perilune check RECIPE` shows every value and its origin. *Live* options can be changed
+while the server runs, from its console or by reloading the recipe (SIGHUP).]]
 
 local function cell(text)
   return (text:gsub("|", "\\|"):gsub("<", "&lt;"))
@@ -136,7 +136,7 @@ function M.options()
   local out = { HEAD }
   for _, section in ipairs(schema.sections) do
     out[#out + 1] = "\n## " .. TITLES[section]
-    out[#out + 1] = "\n| option | default | wants | live | meaning |"
+    out[#out + 1] = "\n| option | default | values | live | meaning |"
     out[#out + 1] = "|---|---|---|---|---|"
     for _, row in ipairs(schema.rows[section]) do out[#out + 1] = table_row(row) end
   end
@@ -146,18 +146,18 @@ end
 local METRICS_HEAD = [[
 # Metrics
 
-*Made from `lua/perilune/metrics_rows.lua` by `perilune help metrics`.*
+<!-- Generated from metrics_rows.lua: perilune help metrics > docs/metrics.md -->
 
-`/metrics` answers in Prometheus's text format, at a frontend's port and at a worker's
-`metrics_endpoint_port`. Names that begin with `vllm:` mean what they mean in vLLM, those
-with `dynamo_` what they mean in Dynamo, so their dashboards work; `perilune_` are ours.
+`/metrics` uses Prometheus's text format, on a frontend's port and on a worker's
+`metrics_endpoint_port`. Names that begin with `vllm:` or `dynamo_` have the meaning they
+have in vLLM or Dynamo, so dashboards for those work; `perilune_` metrics are our own.
 
-A process that has engines tells of each, with the labels `model_name` and `engine` (0, 1,
-...); as `dynamo_component_*` also with `dynamo_namespace`, `dynamo_component` (`backend`)
-and `dynamo_endpoint` (`generate`). A process that answers requests tells of them by
-`model_name`, as `dynamo_frontend_*` by `model`: they are measured where the client is,
-whichever engines served them. Trials of an idle engine (`canary_wait`) are counted
-nowhere.
+A process with engines reports on each, with the labels `model_name` and `engine` (0, 1,
+...); `dynamo_component_*` also have `dynamo_namespace`, `dynamo_component` (`backend`)
+and `dynamo_endpoint` (`generate`). A process that answers requests reports on them by
+`model_name`, or by `model` for `dynamo_frontend_*`: these are measured at the frontend,
+whichever engines served the requests. Health checks of idle engines (`canary_wait`) are
+not counted.
 
 | name | type | meaning |
 |---|---|---|]]
@@ -171,7 +171,7 @@ function M.metrics()
   return table.concat(out, "\n")
 end
 
--- What there is to say about a word; nil, why, hint where there is nothing.
+-- The help text for a word; nil, why, hint if there is none.
 function M.about(word)
   if word == "options" then return M.options() end
   if word == "metrics" then return M.metrics() end

@@ -1,28 +1,28 @@
 -- SPDX-License-Identifier: Apache-2.0
--- hook_help.lua - each hook for who writes one: when it is asked, with what, what it may
--- answer, what holds without it, and a recipe that has one.
+-- hook_help.lua - help for writing hooks: when each is called, its arguments and return
+-- values, the default without it, and an example recipe.
 
--- A name and what it means, a string a line.
+-- A name and its meaning, one string per line.
 local REQ = { "req", "the request: id, model, tenant, tokens, total, blocks, max_tokens,",
   "n, stream, priority, headers, moves" }
-local WORKER = { "w", "a worker: its name, what it has cached and to do" }
+local WORKER = { "w", "a worker: its name, what it has cached, its load" }
 
 local hooks = {}
 local M = { hooks = hooks }
 
 hooks.admit = {
-  call = "admit(req)", asked = "once, when a request has been read and may come in",
+  call = "admit(req)", asked = "once, when a request has arrived",
   given = { REQ },
-  answers = { { "nothing", "come in" },
-    { "pl.reject(status, why, after)", "no, with a status from 400 to 599, what the",
-      "client reads, and perhaps seconds to wait" } },
-  absent = "every request comes in; also where it fails",
+  answers = { { "nothing", "accept it" },
+    { "pl.reject(status, why, after)", "reject it: a status from 400 to 599, a message",
+      "to the client and, optionally, seconds to wait" } },
+  absent = "every request is accepted; the same if it fails",
   example = [[
 local pl = require "perilune"
 
 local function admit(req)
   if req.tokens > 4096 and req.priority >= 0 then
-    return pl.reject(429, "long prompts want a priority below 0", 30)
+    return pl.reject(429, "long prompts need a priority below 0", 30)
   end
 end
 
@@ -31,14 +31,14 @@ return { admit = admit, worker = {} }]],
 
 hooks.migrate = {
   call = "migrate(req, lost)",
-  asked = "each time that a worker is lost under a request, for each of its choices",
+  asked = "each time a worker with a request is lost, for each choice of the request",
   given = { REQ, { "lost", "the worker: name, numerics, and",
     "reason: gone, silent, reset, bus away" } },
   answers = {
-    { "pl.retry { avoid =, after = }", "go on elsewhere: not on the worker of that",
-      "name, after so many seconds" },
-    { "pl.fail(why)", "the request ends here, and its client reads why" } },
-  absent = "pl.retry, as often as migration_limit says; also where it fails",
+    { "pl.retry { avoid =, after = }", "continue on another worker than avoid,",
+      "after that many seconds" },
+    { "pl.fail(why)", "end the request, with a message to the client" } },
+  absent = "pl.retry, up to migration_limit times; the same if it fails",
   example = [[
 local pl = require "perilune"
 
@@ -52,12 +52,12 @@ return { migrate = migrate, worker = {} }]],
 
 hooks.done = {
   call = "done(req, result)",
-  asked = "once for every request that was let in, at its end",
+  asked = "once for every accepted request, at its end",
   given = { REQ,
-    { "result", "what became of it: why, tokens, cached, moves, ttft, itl,",
+    { "result", "how it ended: why, tokens, cached, moves, ttft, itl,",
       "worker, choices, and finish: stop, length, abort, error, refused" } },
-  answers = { { "nothing", "it is told" } },
-  absent = "nobody is told",
+  answers = { { "nothing", "the return value is ignored" } },
+  absent = "nothing is called",
   example = [[
 local pl = require "perilune"
 
@@ -72,10 +72,10 @@ return { done = done, worker = {} }]],
 }
 
 hooks.cost = {
-  call = "cost(req, w)", asked = "of each worker that could take a request",
+  call = "cost(req, w)", asked = "for each worker that could take a request",
   given = { REQ, WORKER },
-  answers = { { "a number", "the lowest takes it" } },
-  absent = "the worker with the least to do takes it",
+  answers = { { "a number", "the worker with the lowest takes it" } },
+  absent = "the least busy worker takes it",
   example = [[
 local function cost(req, w)
   return req.blocks - w.cached
@@ -88,7 +88,7 @@ hooks.pick = {
   call = "pick(req, fleet)", asked = "once for each request",
   given = { REQ, { "fleet", "the workers that could take it" } },
   answers = { { "a worker", "it takes the request" }, { "nil", "the request waits" } },
-  absent = "as cost says",
+  absent = "the worker that cost prefers",
   example = [[
 local function pick(_, fleet)
   return fleet[1]
@@ -98,7 +98,7 @@ return { worker = { pick = pick } }]],
 }
 
 hooks.split = {
-  call = "split(req, w, prefill)", asked = "once for each request of the pool decode",
+  call = "split(req, w, prefill)", asked = "once for each request in the decode pool",
   given = { REQ, WORKER, { "prefill", "the workers of that pool" } },
   answers = { { "true or false", "whether one of them reads the prompt" } },
   absent = "always",
@@ -122,14 +122,14 @@ local function add_list(out, title, rows)
   end
 end
 
--- All of it, as text; `where`: it stands at the top, or in a pool; `is_asked`: in this
--- release.
+-- The whole help text; `where`: at the top of a recipe or in a pool; `is_asked`: whether
+-- this release calls it.
 function M.text(name, where, is_asked)
   local h = hooks[name]
   local out = { ("%s   a hook: a function %s"):format(h.call, where),
-    ("  %s %s"):format(is_asked and "asked" or "not asked yet; it will be,", h.asked) }
-  add_list(out, "is given", h.given)
-  add_list(out, "answers", h.answers)
+    ("  %s %s"):format(is_asked and "called" or "not called yet; it will be", h.asked) }
+  add_list(out, "arguments", h.given)
+  add_list(out, "returns", h.answers)
   out[#out + 1] = "  without it: " .. h.absent
   out[#out + 1] = "  example"
   for line in (h.example .. "\n"):gmatch "(.-)\n" do

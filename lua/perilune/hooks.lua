@@ -10,7 +10,7 @@
 -- first on probation, interpreted and counted; one that got through is timed.
 --
 --     new, swapped --64 calls, each within the budget--> trusted
---         '--------one exceeds it--> refused: the default answers until it is replaced
+--         '--------one exceeds it--> disabled: the default applies until it is replaced
 
 local pl = require "perilune.ffi"
 local log = require "perilune.log"
@@ -193,7 +193,7 @@ local function refuse(state, where)
   state.refused = true
   local why = ("it took more than %d instructions, and was at %s"):format(M.BUDGET, where)
   note_error(state, why)
-  log.warning("hook %s (%s) is refused: %s; the default answers until it is replaced",
+  log.warning("hook %s (%s) is disabled: %s; the default applies until it is replaced",
     state.path, state.place, why)
 end
 
@@ -206,7 +206,7 @@ local function failed(state, why)
   end
   local more = state.unsaid > 0 and (" (and %d times since the last such line)"):format(
     state.unsaid) or ""
-  log.error("hook %s (%s) failed, the default answers: %s%s", state.path,
+  log.error("hook %s (%s) failed, the default applies: %s%s", state.path,
     state.place, why, more)
   state.quiet_until, state.unsaid = now + QUIET_NS, 0
 end
@@ -244,7 +244,7 @@ local function answer_of(server, path, fn, req, about)
   if ok then
     local good, means = READERS[path](v)
     if good then return true, means end
-    v = ("it answered %s; wanted is %s"):format(values.show(v, true), means)
+    v = ("it returned %s; wanted %s"):format(values.show(v, true), means)
   end
   if ok ~= nil then failed(state, v) end
   return false
@@ -286,11 +286,11 @@ function M.is_asked(path)
 end
 
 local function standing(state)
-  if state.refused then return "refused" end
+  if state.refused then return "disabled" end
   return state.left > 0 and "on probation" or "trusted"
 end
 
--- Of the hook at a path, for people: standing ("trusted", "on probation", "refused"),
+-- Of the hook at a path, for people: standing ("trusted", "on probation", "disabled"),
 -- left (calls of its probation), calls, mean (seconds), errors, and of the last one
 -- `error` and error_ago (seconds). nil while it was not asked.
 function M.about(recipe, path)

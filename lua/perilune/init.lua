@@ -23,7 +23,7 @@ local function argument(row)
     error("pl.args: a row is { name, default, doc }", 3)
   end
   if schema.find(name) then
-    error(("pl.args: '%s' is an option of perilune's own already"):format(name), 3)
+    error(("pl.args: '%s' is already an option of perilune"):format(name), 3)
   end
   local made = { name = name, default = default, doc = doc or "",
                  kind = row.kind or type(default), live = true,
@@ -76,7 +76,7 @@ function pl.args(rows)
       return made.value                     -- a console may have changed it
     end,
     __newindex = function(_, key)
-      error(("argument '%s' assigned; it is its user's to set"):format(key), 2)
+      error(("argument '%s' assigned; only the user can set it"):format(key), 2)
     end,
   })
 end
@@ -133,6 +133,6 @@ return setmetatable({}, {
           near and ("; did you mean '%s'?"):format(near) or ""), 2)
   end,
   __newindex = function(_, key)
-    error(("pl.%s assigned; pl is not a recipe's to change"):format(tostring(key)), 2)
+    error(("pl.%s assigned; a recipe cannot change pl"):format(tostring(key)), 2)
   end,
 })

@@ -228,7 +228,7 @@ end
 
 local function number_text(v)
   if type(v) == "cdata" then
-    if not ffi.istype("int64_t", v) then refuse "a C value is no JSON" end
+    if not ffi.istype("int64_t", v) then refuse "a C value is not JSON" end
     return (tostring(v):gsub("LL$", ""))
   end
   if getmetatable(v) == long_mt then return v.digits end
@@ -291,7 +291,7 @@ local function put_table(w, t, depth)
     local keys = keys_in(t, w.sort)
     put_items(w, t, keys, #keys, depth)
   else
-    refuse("a " .. (mt.__name or "table") .. " is no JSON")
+    refuse("a " .. (mt.__name or "table") .. " is not JSON")
   end
 end
 
@@ -307,7 +307,7 @@ function put(w, v, depth)
   elseif kind == "table" then
     put_table(w, v, depth + 1)
   else
-    refuse("a " .. kind .. " is no JSON")
+    refuse("a " .. kind .. " is not JSON")
   end
 end
 

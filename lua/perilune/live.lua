@@ -50,7 +50,7 @@ local function set_hook(recipe, path, value, by)
   settings.change(recipe, path, value, by)
   local verb = value and "replaced" or "removed"
   local text = ("%s %s from %s (was %s)."):format(path, verb, by, was)
-  return hooks.is_asked(path) and text or text .. " Nothing asks it yet."
+  return hooks.is_asked(path) and text or text .. " It is not called yet."
 end
 
 local function set_option(recipe, path, row, value, by)
@@ -96,7 +96,7 @@ function M.set(process, path, value, by)
   end
   if not text then return nil, why, hint end
   M.fill(process)
-  text = text .. " reload() brings the file back."
+  text = text .. " reload() returns to the file."
   log.info("%s", text)
   return true, text
 end
@@ -211,7 +211,7 @@ function M.reload(process)
   local told = take_over(recipe, fresh)
   M.fill(process)
   local text = ("%s is read again: %s"):format(recipe.file,
-    #told > 0 and table.concat(told, "; ") or "nothing is different")
+    #told > 0 and table.concat(told, "; ") or "no changes")
   log.info("%s", text)
   return true, text
 end

@@ -106,7 +106,7 @@ function M.find(name, timeout_ms)
     end
   end
   if #apart == 1 then return M.connection(found.path, timeout_ms), found.name end
-  if #known == 0 then return nil, "no process of yours runs here" end
+  if #known == 0 then return nil, "you have no process running here" end
   if name and found then return nil, M.ambiguous(name, apart) end
   return nil, name and ("no process '%s'"):format(name) or "which one?",
          "there are " .. table.concat(known, ", ")

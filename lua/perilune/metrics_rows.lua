@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
--- metrics_rows.lua - every metric, one row: { kind, name, what it says, buckets }.
+-- metrics_rows.lua - every metric, one row: { kind, name, help text, buckets }.
 --
 -- Names and buckets of vllm:* are vLLM's, those of dynamo_* Dynamo's; ours are
--- perilune_*. docs/metrics.md is made from these.
+-- perilune_*. docs/metrics.md is generated from these.
 
 local M = {}
 
--- Dynamo's buckets: 0, then up to `max` in steps of one ratio, of two digits each.
+-- Dynamo's buckets: 0, then up to `max` in geometric steps, rounded to two digits.
 function M.log_buckets(min, max, count)
   local list = { 0 }
   for i = 1, count - 1 do
@@ -32,38 +32,38 @@ local INPUT = M.log_buckets(50, 128000, 12)
 -- Of an engine, in the process that has it. Labels: model_name, engine.
 M.engine = {
   { "gauge", "vllm:num_requests_running", "sequences in the running batch" },
-  { "gauge", "vllm:num_requests_waiting", "sequences in line" },
-  { "gauge", "vllm:kv_cache_usage_perc", "share of the KV blocks in use, 0 to 1" },
+  { "gauge", "vllm:num_requests_waiting", "sequences waiting to run" },
+  { "gauge", "vllm:kv_cache_usage_perc", "share of KV blocks in use, 0 to 1" },
   { "gauge", "perilune_kv_blocks_cached", "free KV blocks that still hold a prefix" },
-  { "counter", "vllm:num_preemptions_total", "sequences put back to make room" },
+  { "counter", "vllm:num_preemptions_total", "sequences preempted to make room" },
   { "counter", "vllm:prompt_tokens_total",
     "prompt tokens computed or found in the cache" },
   { "counter", "vllm:generation_tokens_total", "tokens generated" },
   { "counter", "vllm:prefix_cache_queries_total",
     "prompt tokens looked up in the cache" },
   { "counter", "vllm:prefix_cache_hits_total", "prompt tokens found in the cache" },
-  { "counter", "perilune_engine_steps_total", "steps that the engine has made" },
-  { "histogram", "vllm:iteration_tokens_total", "tokens of a step", STEPS },
-  { "gauge", "vllm:cache_config_info", "1; its labels say how the KV cache is set" },
+  { "counter", "perilune_engine_steps_total", "steps the engine has run" },
+  { "histogram", "vllm:iteration_tokens_total", "tokens per step", STEPS },
+  { "gauge", "vllm:cache_config_info", "always 1; the labels describe the KV cache" },
 }
 
 -- The same, as Dynamo's worker. Labels: dynamo_namespace, dynamo_component,
 -- dynamo_endpoint, model, model_name, engine.
 M.component = {
-  { "counter", "dynamo_component_requests_total", "sequences that an engine has ended" },
-  { "gauge", "dynamo_component_inflight_requests", "sequences that it has" },
-  { "counter", "dynamo_component_cancellation_total", "sequences cancelled there" },
+  { "counter", "dynamo_component_requests_total", "sequences finished" },
+  { "gauge", "dynamo_component_inflight_requests", "sequences under way" },
+  { "counter", "dynamo_component_cancellation_total", "sequences cancelled" },
   { "histogram", "dynamo_component_request_duration_seconds",
-    "from a sequence's coming to the engine to its end", DURATION },
+    "from a sequence's arrival at the engine to its end", DURATION },
   { "gauge", "dynamo_component_total_blocks", "KV blocks" },
   { "gauge", "dynamo_component_gpu_cache_usage_percent",
     "share of the KV blocks in use, 0 to 1" },
   { "gauge", "dynamo_component_model_load_time_seconds",
     "how long the model took to load" },
-  { "gauge", "dynamo_component_uptime_seconds", "how long the engine has been there" },
+  { "gauge", "dynamo_component_uptime_seconds", "time since the engine started" },
 }
 
--- Of the choices that a frontend has answered with, by model. Label: model_name.
+-- Of the choices a frontend has answered with, by model. Label: model_name.
 M.choice = {
   { "histogram", "vllm:time_to_first_token_seconds",
     "from arrival to the first token", TTFT },
@@ -78,23 +78,23 @@ M.choice = {
     SECONDS },
   { "histogram", "vllm:request_inference_time_seconds",
     "from the first step to the last token", SECONDS },
-  { "histogram", "vllm:request_prompt_tokens", "prompt tokens of a request", COUNTS },
+  { "histogram", "vllm:request_prompt_tokens", "prompt tokens per request", COUNTS },
   { "histogram", "vllm:request_generation_tokens",
-    "generated tokens of a request", COUNTS },
+    "generated tokens per request", COUNTS },
   { "histogram", "vllm:request_max_num_generation_tokens",
-    "generated tokens of a request's longest choice", COUNTS },
+    "generated tokens of each request's longest choice", COUNTS },
   { "histogram", "vllm:request_params_max_tokens", "max_tokens of a request", COUNTS },
   { "histogram", "vllm:request_params_n", "n of a request", { 1, 2, 5, 10, 20 } },
   { "histogram", "vllm:inter_token_latency_seconds", "time between two tokens", ITL },
   { "counter", "vllm:request_success_total",
-    "choices that ended, by finished_reason: stop, length, abort, error" },
+    "finished choices by finished_reason: stop, length, abort, error" },
 }
 
--- Of whole requests, by model. Label: model; more where it is said.
+-- Of whole requests, by model. Label: model; others if noted.
 M.request = {
   { "gauge", "dynamo_frontend_active_requests",
-    "requests under way, from their arrival to the end of their answers" },
-  { "gauge", "dynamo_frontend_inflight_requests", "the same: its older name" },
+    "requests under way, from arrival to the end of the answer" },
+  { "gauge", "dynamo_frontend_inflight_requests", "the same, under its older name" },
   { "histogram", "dynamo_frontend_request_duration_seconds", "from arrival to the end",
     DURATION },
   { "histogram", "dynamo_frontend_time_to_first_token_seconds",
@@ -116,10 +116,10 @@ M.request = {
   { "gauge", "dynamo_frontend_model_migration_limit", "migration_limit" },
 }
 
--- What is counted under labels of its own, which stand at the end of what it says.
+-- Metrics with labels of their own, listed at the end of the help text.
 M.counted = {
   { "counter", "dynamo_frontend_requests_started_total",
-    "requests taken on: model, endpoint, request_type" },
+    "requests accepted: model, endpoint, request_type" },
   { "counter", "dynamo_frontend_requests_total",
     "requests answered: model, endpoint, request_type (unary, stream), status (success, "
     .. "error), error_type (validation, not_found, overload, cancelled, internal, "
@@ -127,39 +127,40 @@ M.counted = {
   { "counter", "dynamo_frontend_model_migration_total",
     "moves to another worker: model, migration_type (new_request, ongoing_request)" },
   { "counter", "dynamo_frontend_model_migration_max_seq_len_exceeded_total",
-    "requests that were too long to move: model" },
+    "requests too long to move: model" },
   { "counter", "dynamo_frontend_model_cancellation_total",
     "requests cancelled: model, endpoint, request_type" },
   { "counter", "dynamo_frontend_model_rejection_total",
-    "requests refused because there was too much to do: model, endpoint" },
+    "requests refused because of overload: model, endpoint" },
   { "counter", "perilune_moves_to_other_numerics_total",
-    "moves to a worker that rounds in another way: model" },
+    "moves to a worker with different numerics: model" },
   { "gauge", "dynamo_frontend_disconnected_clients",
-    "clients that went away before the end of their answers" },
+    "clients that disconnected before the end of their answers" },
 }
 
 -- Of a recipe's hooks. Label: hook.
 M.hook = {
   { "counter", "perilune_hook_errors_total",
-    "answers that a hook failed to give: the default answered" },
+    "failed calls of a hook, for which the default applied" },
   { "histogram", "perilune_hook_seconds",
-    "time that a hook took to answer, once it is off probation",
+    "time per call of a hook, after probation",
     { 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, .1, 1 } },
 }
 
--- Of the process. C opens these, with what it says of them.
+-- Of the process. C opens these, with the same help texts.
 M.process = {
   { "counter", "perilune_lua_stalls_total",
-    "times that Lua has not polled for a second" },
-  { "gauge", "perilune_bus_connected", "1 while the bus is there; without one absent" },
-  { "counter", "perilune_bus_messages_sent_total", "messages given to the bus" },
-  { "counter", "perilune_bus_messages_received_total", "messages that came by the bus" },
-  { "counter", "perilune_bus_resent_total", "messages that were sent again" },
+    "times that Lua did not poll for a second" },
+  { "gauge", "perilune_bus_connected",
+    "1 while the bus is connected; absent without one" },
+  { "counter", "perilune_bus_messages_sent_total", "messages sent to the bus" },
+  { "counter", "perilune_bus_messages_received_total", "messages received from the bus" },
+  { "counter", "perilune_bus_resent_total", "messages sent again after a loss" },
   { "counter", "perilune_bus_dropped_total",
-    "messages of the bus that were malformed, or too many" },
+    "bus messages dropped because malformed or too many" },
   { "counter", "perilune_bus_malformed_messages_total",
-    "messages of other processes that make no sense" },
-  { "counter", "perilune_bus_lost_total", "links to other processes that were lost: "
+    "malformed messages from other processes" },
+  { "counter", "perilune_bus_lost_total", "links to other processes lost: "
     .. "reason (gone, silent, left, reset, bus)" },
 }
 

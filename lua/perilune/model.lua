@@ -74,8 +74,8 @@ local function find_named(name, opts)
     return parts.in_folder(path) or F.refuse("PL_ENOTFOUND",
       "'%s' holds neither a config.json nor a .gguf file", path)
   end
-  F.refuse("PL_ENOTFOUND", "'%s' is no folder with a config.json, no .gguf file, and not "
-           .. "in '%s'; to get it: hf download %s", name, folder,
+  F.refuse("PL_ENOTFOUND", "'%s' is not a folder with a config.json or a .gguf file, and "
+           .. "not in '%s'; to get it: hf download %s", name, folder,
            file and repo .. " " .. file or name)
 end
 

@@ -165,7 +165,7 @@ function M.unknown(contexts, name)
   for _, ctx in ipairs(contexts) do
     for _, served in ipairs(ctx.served) do names[#names + 1] = "`" .. served .. "`" end
   end
-  local more, here = #names - MAX_NAMED, "No worker is here yet."
+  local more, here = #names - MAX_NAMED, "No worker is available yet."
   if #names > 0 then
     here = ("Served here: %s%s."):format(
       table.concat(names, ", ", 1, math.min(#names, MAX_NAMED)),

@@ -161,7 +161,7 @@ local function tell(server, job, n, w, lost)
   job.log:info("recreating stream on %s, %d tokens so far", w.name, n)
   server.metrics:moved(job, n > 0 and "ongoing_request" or "new_request")
   if n > 0 and w.numerics ~= lost.numerics then
-    job.log:warning("%s rounds in another way (%s, not %s)", w.name, w.numerics,
+    job.log:warning("%s rounds differently (%s, not %s)", w.name, w.numerics,
       lost.numerics)
     server.metrics:moved_numerics(job)
   end

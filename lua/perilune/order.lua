@@ -18,8 +18,8 @@ local TIMEOUT_MS = 10000
 local GRACE_SECONDS = 15
 
 local ABOUT = {
-  drain = "it takes nobody new, finishes within drain_timeout, hands the rest over",
-  resume = "it takes requests again",
+  drain = "take no new requests, finish within drain_timeout, hand over the rest",
+  resume = "take requests again",
 }
 
 local function post(path, word, name)
@@ -45,7 +45,9 @@ local function way_here(name)
       found[#found + 1] = locals.told_apart(p, name)
     end
   end
-  if #found == 0 then return nil, ("no process '%s' of yours runs here"):format(name) end
+  if #found == 0 then
+    return nil, ("you have no process '%s' running here"):format(name)
+  end
   if #found > 1 then return nil, locals.ambiguous(name, found) end
   return { close = function() end,
     ask = function(word) return post(path, word, name) end }
@@ -111,7 +113,7 @@ end
 
 function M.run(word, words, complain)
   local rows = flags.rows(visit.rows(word == "drain" and {
-    { "wait", false, "end once nothing runs there any more, or fail" } } or {}))
+    { "wait", false, "return once nothing runs there any more, or fail" } } or {}))
   local name = table.remove(words, 1)
   if not name or name:find "^%-" then
     if name == "--help" then

@@ -175,7 +175,7 @@ local function context_of(contexts, name)
   end
   if name then refuse(models.unknown(contexts, name), "model", 404) end
   if contexts[1] then refuse("model must be given: there are several.", "model") end
-  refuse("No worker is here yet.", nil, 503)
+  refuse("No worker is available yet.", nil, 503)
 end
 
 -- What both endpoints have in common.

@@ -59,7 +59,7 @@ end
 function Process:begin_drain(name, by)
   local w = name ~= self.name and self:find_worker(name) or nil
   if not w and name and name ~= self.name then return nil, "no worker " .. name end
-  if (w or self).state ~= "ready" then return nil, "it drains already" end
+  if (w or self).state ~= "ready" then return nil, "it is already draining" end
   log.info("drain of %s, asked for by %s", name or self.name, by)
   if w then
     flow.spawn(cluster.drain, w, self.recipe.drain_timeout)
@@ -109,12 +109,12 @@ function Process:set(path, value, by)
   local ok, text, hint = live.set(self, path, value, by)
   local others = ok and bus.others(self, "frontend") or 0
   if others == 0 then return ok, text, hint end
-  return ok, ("%s It holds here, on 1 of %d frontends."):format(text, others + 1)
+  return ok, ("%s It applies here only, to 1 of %d frontends."):format(text, others + 1)
 end
 
 -- Reads the recipe again: true and what changed; or nil and why.
 function Process:reload()
-  self:doing "the recipe's file, which it reads again"
+  self:doing "the recipe's file, being reloaded"
   local ok, said = live.reload(self)
   self:doing ""
   return ok, said
@@ -202,7 +202,7 @@ local function open_parts(self)
   self.health = health.new { namespace = recipe.namespace,
     missing = function() return bus.trouble(self) end }
   for _, hook in ipairs(hooks.unasked(recipe)) do
-    log.warning("%s: nothing asks the hook '%s' yet", recipe.file, hook)
+    log.warning("%s: this release does not call the hook '%s'", recipe.file, hook)
   end
   if self.roles.frontend then
     self.server = frontend.new(recipe, self.rt,

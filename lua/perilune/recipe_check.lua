@@ -63,7 +63,7 @@ local function check_hook(problems, settings, spot, name, v)
       NOUN[spot.name] or spot.name, name, values.show(v, true)))
   elseif name == "split" and spot.name ~= "decode" then
     add(problems, spot.where, ("%s has no hook 'split'"):format(spot.name),
-        "it belongs to decode, which asks whether prefill shall read a prompt")
+        "it belongs in decode, and decides whether prefill reads a prompt")
   else
     settings[spot.path] = { value = v, origin = spot.where }
   end

@@ -53,7 +53,7 @@ local function environment(load)
   for name, value in pairs(safe) do env[name] = value end
   for name, library in pairs(libraries) do
     env[name] = setmetatable({}, { __index = library, __newindex = function(_, key)
-      error(("%s.%s assigned; it is not a recipe's to change"):format(name, key), 2)
+      error(("%s.%s assigned; a recipe cannot change it"):format(name, key), 2)
     end })
   end
   env.require = function(name)
@@ -89,7 +89,7 @@ end
 local function run(load, path, text)
   if is_binary(text) then
     local named = #loading == 1 and path == load.file
-    M.fail(path .. ": is binary; a recipe is Lua's text", named, named)
+    M.fail(path .. ": is binary; a recipe is Lua source", named, named)
   end
   local chunk, why = loadstring(text, "@" .. path)
   if not chunk then M.fail(why) end

@@ -233,7 +233,7 @@ end
 
 -- Why it was ended before its time.
 local function why_over(job)
-  return job.over and (job.over.message or "told to") or "its client is gone"
+  return job.over and (job.over.message or "cancelled") or "client disconnected"
 end
 
 local function log_end(job)
@@ -321,7 +321,7 @@ function M.generate(server, x, kind, headers, who)
   server.jobs[id] = nil
   server:clear_deadline(job)
   if ok then return close_job(server, job, result) end
-  close_job(server, job, job:outcome("error", "a defect of perilune's"))
+  close_job(server, job, job:outcome("error", "internal error"))
   error(result, 0)
 end
 

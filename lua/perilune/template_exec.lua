@@ -110,7 +110,7 @@ local function set_attribute(K, target)
   return function(c, f, v)
     local o = object(c, f)
     if value.kind(o) ~= "namespace" then
-      fail("'%s' is no namespace: '%s' cannot be set", target.name, attribute)
+      fail("'%s' is not a namespace: '%s' cannot be set", target.name, attribute)
     end
     json.set(o.values, attribute, v)
   end

@@ -52,7 +52,7 @@ end
 
 local function item(meta, key, i, kind)
   local v = meta.item(key, i)
-  if type(v) ~= kind then refuse("'%s' item %d is no %s", key, i, kind) end
+  if type(v) ~= kind then refuse("'%s' item %d is not a %s", key, i, kind) end
   return v
 end
 

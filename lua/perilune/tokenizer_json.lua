@@ -33,7 +33,7 @@ end
 
 local function want_id(value, field)
   local ok = type(value) == "number" and value >= 0 and value < 2 ^ 31 and value % 1 == 0
-  want(ok, field, ("'%s' is no whole number"):format(tostring(value)))
+  want(ok, field, ("'%s' is not a whole number"):format(tostring(value)))
   return value
 end
 

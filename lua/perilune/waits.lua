@@ -37,7 +37,7 @@ local function look(waiting)
       end
     end
   end
-  if unsaid > 0 then log.info("%d more requests wait as long", unsaid) end
+  if unsaid > 0 then log.info("%d more requests have waited as long", unsaid) end
 end
 
 local function watch(server)

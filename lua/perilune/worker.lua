@@ -80,7 +80,7 @@ local function step_tokens(recipe, pool, length)
   local tokens = pool.max_num_batched_tokens
   local own = settings.origin(recipe, "worker.max_num_batched_tokens") == "default"
   if pool.enable_chunked_prefill or tokens >= length or not own then return tokens end
-  log.info("max_num_batched_tokens is %d, as max_model_len, for prompts are not cut",
+  log.info("max_num_batched_tokens is %d, as max_model_len, as prompts are not chunked",
     length)
   return length
 end

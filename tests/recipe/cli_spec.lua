@@ -26,7 +26,7 @@ describe("the command line", function()
     for _, word in ipairs { "max_num_seqs", "--max-num-seqs", "worker.max_num_seqs" } do
       local code, out = run("help " .. word)
       assert.equal(0, code)
-      assert.matches("sequences that run at once", out)
+      assert.matches("maximum sequences running at once", out)
     end
     assert.matches("a hook", select(2, run "help admit"))
     local code, _, err = run "help max_num_seq"
@@ -52,7 +52,7 @@ describe("the command line", function()
     assert.equal(1, code)
     assert.equal("", out)
     assert.equal(path .. ":1: worker has no option 'seeed'\n    did you mean 'seed'?  "
-                 .. "what dummy weights are drawn from (default 0)\n", err)
+                 .. "seed of dummy weights (default 0)\n", err)
     for _, words in ipairs { "check agg --prot 1", "check", "check agg decode", "chekc",
                              "run --port 1", "check nowhere" } do
       code, out, err = run(words)
@@ -90,8 +90,8 @@ return { worker = { seed = opt.how_wide } }]])
       assert.equal("", err)
       assert.equal(0, code, words)
       assert.is_truthy(out:find(help.common() .. "\n", 1, true), out)
-      assert.matches("\n  %-%-port +port to listen at", out)
-      assert.matches("all: perilune help options\n$", out)
+      assert.matches("\n  %-%-port +port to listen on", out)
+      assert.matches("perilune help options lists all\n$", out)
       for line in out:gmatch "[^\n]+" do assert.is_true(#line <= 100, line) end
     end
   end)
@@ -121,8 +121,8 @@ return { worker = { seed = opt.how_wide } }]])
           "HF_HUB_CACHE=" .. dir.path .. "/hub")
         assert.equal(2, code)
         assert.equal("", out)
-        assert.equal(("perilune: '%s' is no recipe, a Lua file; a model is served by its own "
-          .. "word\n    perilune serve %s\n"):format(name, name), err)
+        assert.equal(("perilune: '%s' is a model, not a recipe (a Lua file)\n"
+          .. "    perilune serve %s\n"):format(name, name), err)
       end
     end
     local code, _, err = run("check " .. dir.write("x.lua", "return require 'm'"))
@@ -130,12 +130,12 @@ return { worker = { seed = opt.how_wide } }]])
     assert.is_nil(err:find("perilune serve", 1, true), err)
   end)
 
-  it("serves what is no file by its name, and says how to get it", function()
+  it("serves what is not a file by its name, and says how to get it", function()
     for _, words in ipairs { "serve Org/Other --log-format text --port 0",
                              "serve --log-format text --port 0 --model Org/Other" } do
       local code, _, err = run(words, "HF_HUB_CACHE=/nonexistent")
       assert.equal(1, code)
-      assert.matches("'Org/Other' is no folder[^\n]* to get it: hf download Org/Other\n", err)
+      assert.matches("'Org/Other' is not a folder[^\n]* to get it: hf download Org/Other\n", err)
     end
   end)
 
@@ -146,7 +146,7 @@ return { worker = { seed = opt.how_wide } }]])
       ["run agg --port 1 -np 4"] = "no option '-np'\n    here: --max-num-seqs\n",
       ["check agg --ctx_size=1"] = "no option '--ctx_size'\n    here: --max-model-len\n",
       ["serve x -port 1"] = "no option '-port'\n    did you mean '--port'?  port to listen "
-        .. "at; 0: any that is free (default 8000)\n",
+        .. "on; 0: any free one (default 8000)\n",
     } do
       local code, out, err = run(words)
       assert.equal(2, code)
@@ -158,8 +158,8 @@ return { worker = { seed = opt.how_wide } }]])
   it("does not run without a model, and says how to come by one", function()
     local code, _, err = run "run agg"
     assert.equal(2, code)
-    assert.equal("perilune: no model: name one, as in perilune serve MODEL, or by --model "
-                 .. "or $PERILUNE_MODEL\n    ./dev run fetches a small one\n", err)
+    assert.equal("perilune: no model: use perilune serve MODEL, --model or $PERILUNE_MODEL\n"
+      .. "    ./dev run downloads a small one\n", err)
     assert.equal(err, select(3, run "serve"))
     assert.matches("\n  model +some.gguf +%$PERILUNE_MODEL\n",
                    select(2, run("check agg", "PERILUNE_MODEL=some.gguf")))

@@ -50,11 +50,11 @@ describe("the HTTP client", function()
     end
   end)
 
-  it("refuses what is no answer", function()
+  it("refuses what is not an answer", function()
     for text, why in pairs {
       ["SSH-2.0-x\r\n\r\n"] = "not HTTP/1.1",
       [("HTTP/1.1 200 OK\r\n" .. ("X: y\r\n"):rep(20000))] = "head of the answer",
-      ["HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"] = "no number",
+      ["HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"] = "not a number",
       ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"] = "no size",
       ["HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffff\r\n"] =
         "no size",
@@ -180,7 +180,7 @@ describe("chat and bench, with a server", function()
     code, out, err = chat("a\\n", "--model dies")
     assert.equal(1, code)
     assert.equal("a0 \n", out)
-    assert.matches("closed the connection amid its answer", err)
+    assert.matches("closed the connection in the middle of its answer", err)
   end)
 
   with_server("Ctrl-C ends an answer and not the chat", function()

@@ -30,7 +30,8 @@ local function files(pattern)
   return out
 end
 
-local PAGES = files "*.md docs/*.md docs/decisions/*.md core/README.md tests/golden/README.md"
+local PAGES = files("*.md docs/*.md docs/decisions/*.md core/README.md "
+  .. "tests/golden/README.md examples/*.service")
 
 -- fn(page, text) of each page answers what is wrong there: a list.
 local function none_wrong(fn)
@@ -92,6 +93,28 @@ describe("the documentation", function()
       end
     end)
   end
+
+  it("shows a hook in README that does what it says", function()
+    local hook
+    for _, block in ipairs(blocks(root .. "/README.md")) do
+      if block:find "admit" then hook = block end
+    end
+    local path = os.tmpname() .. ".lua"
+    local f = assert(io.open(path, "wb"))
+    f:write(hook)
+    f:close()
+    local loaded = require("perilune").load(path)
+    os.remove(path)
+    local one, other = { tokens = 1000, tenant = "one" }, { tokens = 10, tenant = "other" }
+    assert.is_nil(loaded.admit(one))
+    loaded.done(one, { tokens = 98999 })
+    assert.is_nil(loaded.admit(one))
+    loaded.done(one, { tokens = 1 })
+    local answer = loaded.admit(one)
+    assert.equal(429, answer.status)
+    assert.is_true(answer.retry_after > 0 and answer.retry_after <= 3600)
+    assert.is_nil(loaded.admit(other))
+  end)
 
   it("lists the metrics there are", function()
     assert.equal(require("perilune.help").metrics() .. "\n", read(root .. "/docs/metrics.md"),

@@ -79,7 +79,7 @@ describe("flags", function()
     local text, hint, usage = refused("--max-num-seq", "5")
     assert.equal("no option '--max-num-seq'", text)
     assert.equal("did you mean '--max-num-seqs'?  "
-                 .. "sequences that run at once (default 256)", hint)
+                 .. "maximum sequences running at once (default 256)", hint)
     assert.is_true(usage)
     text, hint = refused("--wholly-unheard-of", "0.9")
     assert.equal("no option '--wholly-unheard-of'", text)

@@ -132,13 +132,13 @@ describe("a hook", function()
       end]])
     hooks.tell(s, s.recipe.done, req { exchange = pl.ffi.cast("pl_exchange *", 1) })
     hooks.tell(s, s.recipe.done, req())
-    said_once "the default answers: nilr1"
+    said_once "the default applies: nilr1"
   end)
 
   it("is told what became of a request", function()
     local s = server "done = function(req, r) error(req.id .. ' ' .. r.tokens, 0) end"
     hooks.tell(s, s.recipe.done, req(), { tokens = 5 })
-    said_once "the default answers: r1 5"
+    said_once "the default applies: r1 5"
   end)
 
   describe("that fails", function()
@@ -158,12 +158,12 @@ describe("a hook", function()
         said = {}
         assert.is_nil(hooks.ask(server("admit = function() return " .. text .. " end"),
           "admit", req()))
-        said_once "wanted is nothing or pl.reject(status, why)"
+        said_once "wanted nothing or pl.reject(status, why)"
       end
       said = {}
       local s = server "migrate = function() end"
       assert.matches("limit exhausted$", hooks.ask(s, "migrate", req(), LOST).fail)
-      said_once "it answered nil; wanted is pl.retry { avoid, after } or pl.fail(why)"
+      said_once "it returned nil; wanted pl.retry { avoid, after } or pl.fail(why)"
     end)
 
     it("by wrong use of pl, at its own line", function()
@@ -181,9 +181,9 @@ describe("a hook", function()
       end
     end)
 
-    it("by an error that is no string, or by overflow of the stack", function()
+    it("by an error that is not a string, or by overflow of the stack", function()
       hooks.ask(server "admit = function() error({}) end", "admit", req())
-      said_once "the default answers"
+      said_once "the default applies"
       said = {}
       hooks.ask(server("admit = f", "local function f() return 1 + f() end"), "admit", req())
       said_once "stack overflow"
@@ -210,9 +210,9 @@ describe("a hook", function()
         assert.equal("on probation", (hooks.about(s.recipe, "admit") or {}).standing)
         local before = errors "admit"
         assert.is_nil(hooks.ask(s, "admit", req()))
-        said_once("warning: hook admit (", "r.lua:4) is refused", "and was at ", "r.lua:")
+        said_once("warning: hook admit (", "r.lua:4) is disabled", "and was at ", "r.lua:")
         assert.equal(before + 1, errors "admit")
-        assert.equal("refused", (hooks.about(s.recipe, "admit") or {}).standing)
+        assert.equal("disabled", (hooks.about(s.recipe, "admit") or {}).standing)
         assert.is_nil(hooks.ask(s, "admit", req { id = "r2" }))
         assert.is_nil(debug.gethook())
         assert.is_true((jit.status()))
@@ -238,7 +238,7 @@ describe("a hook", function()
       end
       limit[1] = math.huge
       assert.is_nil(hooks.ask(s, "admit", req()))
-      assert.equal("refused", (hooks.about(s.recipe, "admit") or {}).standing)
+      assert.equal("disabled", (hooks.about(s.recipe, "admit") or {}).standing)
     end)
 
     it("is trusted after its calls, and timed from then on; anew when it is replaced",
@@ -318,13 +318,13 @@ describe("a hook", function()
     for section, names in pairs(schema.hooks) do
       for name in pairs(names) do
         local text = assert(help.about(name))
-        for _, words in ipairs { name .. "%(req", "\n  is given\n    req ", "\n  answers\n    %S",
+        for _, words in ipairs { name .. "%(req", "\n  arguments\n    req ", "\n  returns\n    %S",
             "\n  without it: %S", "\n  example\n    %S" } do assert.matches(words, text) end
         local file = dir.write("e.lua", hook_help.hooks[name].example)
         local value = public.load(file)
         assert.is_function((section == "top" and value or value.worker or value.decode)[name])
         assert.equal(section == "top", hooks.is_asked(name))
-        assert.equal(section == "top", text:find("not asked yet", 1, true) == nil)
+        assert.equal(section == "top", text:find("not called yet", 1, true) == nil)
         if hooks.is_asked(name) then
           local r = assert(recipe.resolve(file, {}, function() end))
           local s = { recipe = r }

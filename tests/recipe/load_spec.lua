@@ -81,16 +81,16 @@ return { worker = worker }]])
                  problems "return { http = { port = prot }, worker = {} }")
     assert.equal("r.lua:1: global 'io' is not for recipes",
                  problems "io.open 'x' return { worker = {} }")
-    assert.equal("r.lua:1: string.rep assigned; it is not a recipe's to change",
+    assert.equal("r.lua:1: string.rep assigned; a recipe cannot change it",
                  problems "string.rep = 1 return { worker = {} }")
-    assert.equal("r.lua:1: pl.args assigned; pl is not a recipe's to change",
+    assert.equal("r.lua:1: pl.args assigned; a recipe cannot change pl",
                  problems "require 'perilune'.args = 1 return { worker = {} }")
     assert.equal("r.lua:1: global 'getmetatable' is not for recipes",
                  problems "getmetatable('').__index.rep = nil return { worker = {} }")
   end)
 
   it("may not be bytecode, broken, or no table", function()
-    assert.equal("r.lua: is binary; a recipe is Lua's text",
+    assert.equal("r.lua: is binary; a recipe is Lua source",
                  problems(string.dump(function() return {} end)))
     assert.equal("r.lua: returns nil; a recipe returns a table", problems "local x = 1")
     assert.matches("^r.lua:2: ", problems "return {\n  worker = = {} }")
@@ -100,7 +100,7 @@ return { worker = worker }]])
   it("is told of unknown keys with their line and what was meant", function()
     assert.equal([[
 r.lua:4: worker has no option 'max_num_batched_token'
-    did you mean 'max_num_batched_tokens'?  tokens in one step (default 512)]],
+    did you mean 'max_num_batched_tokens'?  maximum tokens in one step (default 512)]],
       problems [[
 return {
   worker = {
@@ -124,11 +124,11 @@ return {
   it("is told of wrong values, all at once, in order", function()
     assert.equal([[
 r.lua:2: http.port is 70000; it wants an integer from 0 to 65535
-    port to listen at; 0: any that is free
+    port to listen on; 0: any free one
 r.lua:4: worker.scheduling_policy is 'lifo'; it wants one of 'fcfs', 'priority'
-    who is first: who came first, or the lowest priority
+    first come first served, or by priority, lowest first
 r.lua:5: worker.max_num_seqs is 'many'; it wants an integer from 1 to 65536
-    sequences that run at once]],
+    maximum sequences running at once]],
       problems [[
 return {
   http = { port = 70000 },
@@ -253,7 +253,7 @@ return { worker = { max_num_seqs = opt.width, enable_chunked_prefill = opt.eager
       return problems("local pl = require 'perilune'\npl.args { " .. rows
                       .. " }\nreturn { worker = {} }")
     end
-    assert.equal("r.lua:2: pl.args: 'port' is an option of perilune's own already",
+    assert.equal("r.lua:2: pl.args: 'port' is already an option of perilune",
                  args "{ 'port', 1, 'x' }")
     assert.equal("r.lua:2: pl.args: 'x' needs a default", args "{ 'x' }")
     assert.equal("r.lua:2: pl.args: default of 'x' is 0; it wants a number, at least 1",

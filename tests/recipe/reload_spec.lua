@@ -41,7 +41,7 @@ describe("a running recipe", function()
       local ok, text = live.set(s, "max_logprobs", 5, "the console")
       assert.is_true(ok)
       assert.equal("max_logprobs = 5 from the console (was 20, default). "
-                   .. "reload() brings the file back.", text)
+                   .. "reload() returns to the file.", text)
       assert.same({ text }, said)
       assert.equal(5, s.recipe.max_logprobs)
       assert.equal("the console", recipe.origin(s.recipe, "max_logprobs"))
@@ -49,7 +49,7 @@ describe("a running recipe", function()
       ok, text = live.set(s, "http.api_key", { "b" }, "the console")
       assert.is_true(ok)
       assert.equal("http.api_key = (secret) from the console (was (secret), r.lua:2). "
-                   .. "reload() brings the file back.", without_folder(text))
+                   .. "reload() returns to the file.", without_folder(text))
       assert.same({ "b" }, s.recipe.http.api_key)
       assert.equal(2, refreshed)
     end)
@@ -69,14 +69,14 @@ describe("a running recipe", function()
         return { admit = admit, worker = {} }]]
       local function new() end
       local _, text = live.set(s, "admit", new, "the console")
-      assert.equal("admit replaced from the console (was r.lua:2). reload() brings the "
-                   .. "file back.", without_folder(text))
+      assert.equal("admit replaced from the console (was r.lua:2). reload() returns to "
+                   .. "the file.", without_folder(text))
       assert.equal(new, s.recipe.admit)
       _, text = live.set(s, "admit", nil, "the console")
       assert.matches("^admit removed from the console %(was the console%)", text)
       assert.is_nil(s.recipe.admit)
       _, text = live.set(s, "worker.cost", new, "the console")
-      assert.matches("^worker.cost replaced .* %(was none%). Nothing asks it yet.", text)
+      assert.matches("^worker.cost replaced .* %(was none%). It is not called yet.", text)
     end)
 
     it("refuses the rest, and says why", function()
@@ -141,11 +141,11 @@ describe("a running recipe", function()
       end
     end)
 
-    it("says so where nothing is different", function()
+    it("says so where no changes", function()
       local s = server "return { worker = {} }"
       write "\n\nreturn { worker = {} }"
       local _, text = live.reload(s)
-      assert.equal("r.lua is read again: nothing is different", without_folder(text))
+      assert.equal("r.lua is read again: no changes", without_folder(text))
     end)
 
     it("is read by the flags of the start", function()

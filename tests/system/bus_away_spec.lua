@@ -40,7 +40,7 @@ describe("a bus that is away", function()
     local place = "127.0.0.1:" .. f.nats.port
     local away = ("the bus at nats://%s is away"):format(place)
     local refused = ("cannot connect to %s: Connection refused"):format(place):gsub("%p", "%%%0")
-    front:await("(the bus is there: 127.0.0.1:%d+)")
+    front:await("(the bus is connected: 127.0.0.1:%d+)")
     assert.same({ 200, "healthy" }, health(front))
     f.nats:kill()
     for _, member in ipairs { front, worker } do
@@ -55,7 +55,7 @@ describe("a bus that is away", function()
     late:await("WARNING [^\n]*(the bus is away: " .. refused .. "); trying again\n")
     late:await("WARNING [^\n]*the bus has been away for (%d+ s): " .. refused)
     late:await("(waiting for a worker of model 'tests/golden/llama' in namespace 'perilune' at )")
-    assert.same({ 503, "unhealthy", "no worker is here: " .. away }, health(late))
+    assert.same({ 503, "unhealthy", "no worker is available: " .. away }, health(late))
     assert.is_nil(late.process:log():find("serving ", 1, true))
 
     f.nats:start_again()

@@ -279,7 +279,7 @@ describe("processes", function()
     assert.equal("", left)
     code, _, err = c:attach "-e 1"
     assert.equal(1, code)
-    has(err, "no process of yours runs here")
+    has(err, "you have no process running here")
     c.server.process:remove()
     c.dir.remove()
   end)

@@ -142,9 +142,9 @@ describe("the first commands of README", function()
     it("work in an empty home, time " .. time, function()
       if not here then return pending "needs the small model, and no sanitizer" end
       local home = new_home()
-      assert.matches("dev: fetching ", try(user(home, wheels.path)))
+      assert.matches("dev: downloading ", try(user(home, wheels.path)))
       -- A second run asks nobody for anything.
-      assert.is_nil(try(user(home, "/nonexistent")):find("fetching", 1, true))
+      assert.is_nil(try(user(home, "/nonexistent")):find("downloading", 1, true))
     end)
   end
 
@@ -152,6 +152,6 @@ describe("the first commands of README", function()
     if not here then return pending "needs the small model, and no sanitizer" end
     local p = serve(user(new_home(), "/nonexistent"))
     assert.equal(1, p:wait(START_SECONDS))
-    assert.matches("dev: could not fetch a model; name one: %-%-model", p:log())
+    assert.matches("dev: could not download a model; name one: %-%-model", p:log())
   end)
 end)

@@ -140,10 +140,10 @@ describe("hooks of a process", function()
     end
     type_in("recipe.admit = function(req) print('asked', req.tokens) return req.nope end", "mine")
     for _ = 1, 3 do assert.equal(200, status()) end
-    assert.equal("the hook admit, set here, failed 3 times, the default answers: console:1: "
+    assert.equal("the hook admit, set here, failed 3 times, the default applies: console:1: "
       .. "req has no 'nope'", type_in("", "mine"))
     assert.equal("", type_in("", "other"))
-    assert.is_truthy(type_in("recipe.admit"):find "\n  asked 3 times, %S+us each; on probation, 61 ")
+    assert.is_truthy(type_in("recipe.admit"):find "\n  called 3 times, %S+us each; on probation, 61 ")
     assert.equal(3, said " the hook admit (console:1): asked\t")
     home.remove()
   end)
@@ -161,7 +161,7 @@ describe("hooks of a process", function()
     assert.equal(400, status())
     assert.equal(200, status { ["X-Loop"] = "1" })
     assert.equal(200, status())
-    assert.equal(1, said "hook admit (" and said "is refused: it took more than")
+    assert.equal(1, said "hook admit (" and said "is disabled: it took more than")
     assert.equal(4, s:metric "perilune_hook_errors_total")
     write "return { worker = {}, admit = function() return pl.reject(400, 'no') end }"
     reload "is read again"

@@ -121,7 +121,7 @@ describe("a hostile client", function()
     end)
   end
 
-  it("sends what is no JSON", function()
+  it("sends what is not JSON", function()
     for _, body in ipairs { "", " ", "hello", "[]", "1", '"x"', "null", '{"prompt":"x"',
         '{"prompt":"x"}}', "{'prompt':'x'}", '{"prompt":"a\0b"}', '{"prompt":"\255\254"}',
         '{"prompt":"\237\160\128"}', '{"prompt":"\\ud800"}', '{"prompt":"\\x"}',

@@ -110,7 +110,7 @@ describe("a log that no terminal shows", function()
     process.wait_for(20, function() return s:metric "vllm:num_requests_running" == 1 end)
     r.connection:close()
     assert.is_true(s:idle())
-    local found = those_with(objects(s:stop()), "Aborted Request ID: gone-1 (its client is gone)")
+    local found = those_with(objects(s:stop()), "Aborted Request ID: gone-1 (client disconnected)")
     s = nil
     assert.equal(1, #found)
     assert.equal("gone-1", found[1].request_id)

@@ -172,7 +172,7 @@ describe("two servers without a bus", function()
     for _, s in ipairs(servers) do
       for _, it in ipairs(s:get("/health").json.instances) do assert.equal("ready", it.status) end
     end
-    assert.same({ 1, "", "perilune: no process 'worker7' of yours runs here\n" },
+    assert.same({ 1, "", "perilune: you have no process 'worker7' running here\n" },
       { perilune "drain worker7" })
     assert.same({ 0, "draining frontend/1\n", "" }, { perilune "drain frontend/1" })
     assert.equal("draining", servers[2]:get("/health").json.status)

@@ -135,7 +135,7 @@ describe("a deployment", function()
     end
     runs(f.workers[1], 0)
     has(front.process:log(), "Aborted Request ID: late (The request has taken too long.)")
-    has(front.process:log(), "Aborted Request ID: mine (told to)")
+    has(front.process:log(), "Aborted Request ID: mine (cancelled)")
   end)
 
   it("serves a model whose path the frontend spells in its own way", function()

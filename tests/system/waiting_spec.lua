@@ -53,10 +53,10 @@ describe("a request that waits for a worker", function()
     assert.matches("Aborted Request ID: one", front.process:log())
   end)
 
-  it("waits no longer when its client is gone", function()
+  it("waits no longer when client disconnected", function()
     waiting "two".connection:close()
     assert(process.wait_for(5, function() return load() == 0 end))
-    assert.matches("Aborted Request ID: two %(its client is gone%)",
+    assert.matches("Aborted Request ID: two %(client disconnected%)",
       front.process:log())
   end)
 

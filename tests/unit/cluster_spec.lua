@@ -176,7 +176,7 @@ describe("the workers that a frontend sees", function()
         .. "its block_size is 32, that of first is 16",
       new = ("new is not taken: what it says of its model is not understood "
         .. "(its version is malformed, ours %s)"):format(pl.ffi.string(C.pl_version())),
-      round = "round rounds in another way than first: its numerics are m, not n",
+      round = "round rounds differently from first: its numerics are m, not n",
       forged = "forged is not taken: its fingerprint is malformed, that of first is f",
     }, said)
     assert.equal("first round", names())

@@ -222,7 +222,7 @@ describe("the console", function()
       assert.is_nil(eval("options()").text:find("hush", 1, true))
       shows("(secret)", "recipe.http.api_key")
       shows("16", "recipe.worker.block_size")
-      assert.is_truthy(eval("recipe.worker.cost").text:find "worker.cost   %S+hooked.lua:3   what")
+      assert.is_truthy(eval("recipe.worker.cost").text:find "worker.cost   %S+hooked.lua:3   the cost")
       assert.is_truthy(eval("options 'block'").text:find "worker.block_size +16 +default")
       fails("did you mean 'block_size'?", "recipe.worker.blok_size")
       fails("has no option 'x'", "recipe.x")
@@ -308,7 +308,7 @@ describe("the console", function()
   end)
 
   it("tells how a hook does", function()
-    assert.matches("nothing asks it yet$", eval("recipe.worker.cost").text)
+    assert.matches("not called by this release$", eval("recipe.worker.cost").text)
     local set = server.set
     function server:set(path, v)
       recipe.change(self.recipe, path, v, "the console")
@@ -319,22 +319,22 @@ describe("the console", function()
     end
     local mine = { console = "mine" }
     eval("recipe.admit = function(r) print('saw', r.tokens) if r.tokens > 5 then r.nope() end end", mine)
-    assert.matches("\n  not asked yet$", eval("recipe.admit").text)
+    assert.matches("\n  not called yet$", eval("recipe.admit").text)
     ask()
     ask()
     shows("2", "1 + 1")                              -- another console's business
-    shows("the hook admit, set here, failed 2 times, the default answers: "
+    shows("the hook admit, set here, failed 2 times, the default applies: "
       .. "console:1: req has no 'nope'\n2", "1 + 1", mine)
     shows("2", "1 + 1", mine)
-    assert.matches("\n  asked 2 times, [%d.]+us each; on probation, 62 calls to go\n  "
+    assert.matches("\n  called 2 times, [%d.]+us each; on probation, 62 calls to go\n  "
       .. "2 errors; the last %d+ s ago: console:1: req has no 'nope'$", eval("recipe.admit").text)
     ask()
     assert.equal(3, json.decode(json.encode(eval("recipe.admit", { json = true }).value)).errors)
     eval("recipe.admit = function() while true do end end", mine)
     ask()
-    shows("the hook admit, set here, failed, the default answers: it took more than 1000000 "
+    shows("the hook admit, set here, failed, the default applies: it took more than 1000000 "
       .. "instructions, and was at console:1", "", mine)
-    assert.matches("\n  asked 1 times, [%d.]+us each; refused\n", eval("recipe.admit").text)
+    assert.matches("\n  called 1 times, [%d.]+us each; disabled\n", eval("recipe.admit").text)
     server.set = set
     recipe.change(server.recipe, "admit", nil, "default")
   end)

@@ -86,7 +86,7 @@ describe("a chat", function()
       ['[{"function": null}]'] = at .. " must be an object.",
       ['[{"function": {"arguments": 5}}]'] =
         at .. ".arguments must be a string of JSON or an object.",
-      ['[{"function": {"arguments": "{"}}]'] = at .. ".arguments is no JSON: json: line "
+      ['[{"function": {"arguments": "{"}}]'] = at .. ".arguments is not JSON: json: line "
         .. "1, column 1: string or '}' expected near end of file",
     } do
       refused_message('{"role": "assistant", "tool_calls": ' .. calls .. "}", wanted)

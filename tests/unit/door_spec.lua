@@ -67,7 +67,7 @@ describe("a port without a model behind it yet", function()
       .. "%%(process %d%%); %%-%%-port chooses another"):format(s.port, pid), why)
     url, why = door.open(s.rt, "no such host", 0, "--port")
     assert.is_nil(url)
-    assert.equal("'no such host' is no address", why:match "^'no such host' is no address")
+    assert.equal("'no such host' is not an address", why:match "^'no such host' is not an address")
     assert.matches("^http://127.0.0.1:%d+$", (door.open(s.rt, "127.0.0.1", 0, "--port")))
   end)
 

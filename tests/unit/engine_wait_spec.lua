@@ -103,7 +103,7 @@ describe("an engine's log", function()
     for i = 1, 4 do
       assert.matches(("^a prompt of %d tokens has waited 6 s in line"):format(16 + i), lines[i])
     end
-    assert.equal("5 more sequences wait as long", lines[5])
+    assert.equal("5 more sequences have waited as long", lines[5])
   end)
 
   it("says nothing of trials, and that KV is awaited", function()

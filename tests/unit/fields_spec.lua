@@ -31,7 +31,7 @@ describe("the fields of requests", function()
   end)
 
   it("are all known that are documented", function()
-    local section = text_of "docs/http.md":match "\n## Fields\n(.-)\nWhere a field"
+    local section = text_of "docs/http.md":match "\n## Fields\n(.-)\nIf a field"
     local n = 0
     for name in section:gsub("%b()", ""):gmatch "`([%l_]+)`" do
       assert.is_true(all[name], name)

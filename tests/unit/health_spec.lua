@@ -56,7 +56,7 @@ describe("health", function()
   end)
 
   it("is bad where nobody could be served", function()
-    local why = "no worker is here"
+    local why = "no worker is available"
     local h = health.new { missing = function() return why end,
       instances = function() return {} end }
     local status, body = body_of(h:frontend())
@@ -73,7 +73,7 @@ describe("health", function()
       missing = function() return why end }
     local status, body = body_of(h:frontend())
     assert.same({ 200, "healthy", "the bus is away" }, { status, body.status, body.message })
-    why = "no worker is here"
+    why = "no worker is available"
     status, body = body_of(h:frontend())
     assert.same({ 503, "unhealthy", why }, { status, body.status, body.message })
   end)
@@ -209,7 +209,7 @@ describe("a canary", function()
       assert.equal(0, C.pl_runtime_attach(s.rt, engine))
       flow.join { trial }
     end)
-    assert.matches("^engine 0 did not answer a trial within", stopped)
+    assert.matches("^engine 0 did not answer a health check within", stopped)
     assert.is_nil(h:problem())
     C.pl_runtime_detach(s.rt, engine)
     C.pl_engine_close(engine)
@@ -223,7 +223,7 @@ describe("a canary", function()
     h:add_engine(0, engine)
     assert.equal(0, C.pl_engine_submit(engine, null.seq { 1, 2 }))
     within_flow(function() canary.try(options(engine)) end)
-    assert.matches("^engine 0 refused a trial: .*max_waiting", select(2, h:problem()))
+    assert.matches("^engine 0 refused a health check: .*max_waiting", select(2, h:problem()))
     C.pl_engine_close(engine)
     C.pl_model_close(model)
     C.pl_device_close(device)

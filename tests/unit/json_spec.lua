@@ -135,7 +135,7 @@ describe("json.encode", function()
     assert.equal("9007199254740992", json.encode(2 ^ 53))
   end)
 
-  it("refuses what is no JSON", function()
+  it("refuses what is not JSON", function()
     local loop = {}
     loop[1] = loop
     for what, v in pairs { nan = 0 / 0, inf = math.huge, ["function"] = print,

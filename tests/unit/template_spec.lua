@@ -17,7 +17,7 @@ local function fails(source, what, kind)
 end
 
 describe("template", function()
-  it("says on which line it is no template", function()
+  it("says on which line it is not a template", function()
     fails("a\n{% if x %}\n{{ 1 + }}", "line 3: unexpected the end of the tag", "refused")
     fails("{% if x %}\n", "wanted 'elif' or 'else' or 'endif'", "refused")
     fails("{{ x | nonsense }}", "no filter 'nonsense'", "refused")
@@ -62,7 +62,7 @@ describe("template", function()
       end
     end
     fails("{% set l = [] %}{{ l.append(1) }}", "'append' is undefined")
-    fails("{% set d = {} %}{% set d.x = 1 %}", "no namespace")
+    fails("{% set d = {} %}{% set d.x = 1 %}", "not a namespace")
   end)
 
   it("ends what takes too long, too much or goes too deep", function()

@@ -98,6 +98,6 @@ describe("those who wait", function()
       for _, wait in ipairs(many) do waits.done(server, wait) end
     end)
     assert.equal(5, #lines)
-    assert.equal("6 more requests wait as long", lines[5])
+    assert.equal("6 more requests have waited as long", lines[5])
   end)
 end)
