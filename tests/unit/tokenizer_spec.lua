@@ -115,8 +115,8 @@ describe("a tokenizer from GGUF metadata", function()
       { gpt2, "ggml.model", "wordpiece", "'wordpiece' is not supported, only gpt2" },
       { gpt2, "ggml.pre", "odd", "pre 'odd' is not supported, only codeshell" },
       { gpt2, "ggml.token_type", { 1 }, "'tokenizer.ggml.token_type' has not as many" },
-      { gpt2, "ggml.tokens", { "a", 1, "", "", "", "" }, "tokens' item 1 is no string" },
-      { gpt2, "ggml.merges", { "ab" }, "merge 0 is no pair" },
+      { gpt2, "ggml.tokens", { "a", 1, "", "", "", "" }, "tokens' item 1 is not a string" },
+      { gpt2, "ggml.merges", { "ab" }, "merge 0 is not a pair" },
       { gpt2, "ggml.merges", { "a z" }, "names 'a' 'z'" },
       { llama, "ggml.scores", { 1 }, "'tokenizer.ggml.scores' has not as many" },
     }
@@ -298,13 +298,13 @@ describe("a tokenizer from a directory", function()
       ["pretokenizers[0].pattern: not an object"] = function(d)
         d.pre_tokenizer.pretokenizers[1].pattern = 7
       end,
-      ["post_processor: 77 is no token"] = function(d)
+      ["post_processor: 77 is not a token"] = function(d)
         d.post_processor.special_tokens["<s>"].ids[1] = 77
       end,
       ["added_tokens[0].id: 'x'"] = function(d) d.added_tokens[1].id = "x" end,
       ["two tokens have the id 0"] = function(d) d.model.vocab.b = 0 end,
       ["token 'b' has the id '0.5'"] = function(d) d.model.vocab.b = 0.5 end,
-      ["merge 0 is no pair"] = function(d) d.model.merges[1] = { "a" } end,
+      ["merge 0 is not a pair"] = function(d) d.model.merges[1] = { "a" } end,
     })
   end)
 end)
