@@ -90,7 +90,7 @@ local function add_merges(text, merges)
       if at then left, right = m:sub(1, at - 1), m:sub(at + 1) end
     end
     if type(left) ~= "string" or type(right) ~= "string" then
-      refuse(("merge %d is no pair of tokens"):format(i - 1))
+      refuse(("merge %d is not a pair of tokens"):format(i - 1))
     end
     check(C.pl_text_merge(text, left, #left, right, #right))
   end
@@ -209,7 +209,7 @@ local function load_files(get, name_of, names)
   for _, list in ipairs { plan.prefix_ids, plan.suffix_ids } do
     for _, id in ipairs(list) do
       if C.pl_text_token_kind(text, id) < 0 then
-        refuse(("tokenizer.json: post_processor: %d is no token"):format(id))
+        refuse(("tokenizer.json: post_processor: %d is not a token"):format(id))
       end
     end
   end

@@ -28,7 +28,7 @@ local function decoder_of(config)
   local entries, decoder = {}, config.added_tokens_decoder
   for key, token in pairs(type(decoder) == "table" and decoder or {}) do
     local id = tonumber(key)
-    if not id or id < 0 or id % 1 ~= 0 then refuse(key, "the key is no token id") end
+    if not id or id < 0 or id % 1 ~= 0 then refuse(key, "the key is not a token id") end
     if type(token) ~= "table" or not content_of(token) then
       refuse(key, "no object with a 'content'")
     end
