@@ -113,7 +113,7 @@ local function read_llama(plan, meta)
   o.strip_left = prefix and 1 or 0
 end
 
--- The id that the metadata gives a role, as "eos"; nil where it is not a token: converters
+-- The id that the metadata gives a role, as "eos"; nil if it is not a token: converters
 -- wrote -1, in whatever width, for "there is none".
 function M.token_id(meta, role, vocab)
   local id = meta.get("tokenizer.ggml." .. role .. "_token_id")
