@@ -11,7 +11,7 @@
 // 16 positions as [width][16]. Heads are filled with zeros to a multiple of 16.
 #include "mma.cuh"
 
-enum { SPLIT = PL_CU_SPLIT, WARPS = 4, SCORES = SPLIT + 4, CHANCES = SPLIT + 8 };
+enum { SPLIT = PL_CU_SPLIT, STEPS = SPLIT / 16, SCORES = SPLIT + 4, CHANCES = SPLIT + 8 };
 
 int pl_cu_head_width(int head_dim) { return (head_dim + 15) / 16 * 16; }
 
@@ -127,54 +127,71 @@ __device__ __forceinline__ uint2 pair_at(const uint16_t *p, int i)
     return p ? *(const uint2 *)(p + i) : make_uint2(0, 0);
 }
 
-// Scores of MI * 16 queries; a warp has 32 positions.
-template <int MI>
-__device__ void score(const pl_cu_attention &a, const tile_of &o, int split, float *scores)
+// A head's width, where it is known when this is compiled.
+template <int W>
+__device__ __forceinline__ int width_in(const pl_cu_attention &a)
 {
-    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, at = threadIdx.x / 32 * 32;
-    const uint16_t *keys[4], *queries[MI][2];
-    float c[MI][4][4] = {};
-    for (int j = 0; j < 4; j++) {
+    return W ? W : width_of(a);
+}
+
+// Scores of MI * 16 queries, the split's positions shared out among the warps.
+template <int MI, int W, int WARPS>
+__device__ __forceinline__ void score(const pl_cu_attention &a, const tile_of &o, int split,
+                                      float *scores)
+{
+    constexpr int NJ = SPLIT / WARPS / 8;
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, at = threadIdx.x / 32 * NJ * 8;
+    const uint16_t *keys[NJ], *queries[MI][2];
+    float c[MI][NJ][4] = {};
+#pragma unroll
+    for (int j = 0; j < NJ; j++) {
         int p = split * SPLIT + at + j * 8 + g;
         keys[j] = NULL;
         if (p <= o.last)
-            keys[j] = block_at(a, o.t.table, p, o.kv_head) + p % a.block_size * width_of(a);
+            keys[j] = block_at(a, o.t.table, p, o.kv_head) + p % a.block_size * width_in<W>(a);
     }
+#pragma unroll
     for (int m = 0; m < MI; m++)
         for (int h = 0; h < 2; h++) queries[m][h] = query_at(a, o, m * 16 + h * 8 + g);
-#pragma unroll 2
-    for (int k = 0; k < width_of(a); k += 16) {
-        uint2 b[4];
-        for (int j = 0; j < 4; j++) b[j] = pair_at(keys[j], k + 4 * t);
+#pragma unroll(MI == 1 ? 8 : 2)
+    for (int k = 0; k < width_in<W>(a); k += 16) {
+        uint2 b[NJ];
+#pragma unroll
+        for (int j = 0; j < NJ; j++) b[j] = pair_at(keys[j], k + 4 * t);
+#pragma unroll
         for (int m = 0; m < MI; m++) {
             uint2 low = pair_at(queries[m][0], k + 4 * t), high = pair_at(queries[m][1], k + 4 * t);
             uint4 q = make_uint4(low.x, high.x, low.y, high.y);
-            for (int j = 0; j < 4; j++) mma16<true>(c[m][j], q, b[j]);
+#pragma unroll
+            for (int j = 0; j < NJ; j++) mma16<true>(c[m][j], q, b[j]);
         }
     }
+#pragma unroll
     for (int m = 0; m < MI; m++)
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < NJ; j++)
             for (int h = 0; h < 2; h++)
                 *(float2 *)(scores + (m * 16 + h * 8 + g) * SCORES + at + j * 8 + 2 * t) =
                     make_float2(c[m][j][2 * h], c[m][j][2 * h + 1]);
 }
 
 // A warp a query: its largest score, its probabilities over that and their sum.
-template <int MI>
+template <int WARPS>
 __device__ void weigh(const pl_cu_attention &a, const tile_of &o, int split, const float *scores,
                       uint16_t *chances, float *tops, float *sums)
 {
     int lane = threadIdx.x % 32;
-    for (int i = threadIdx.x / 32; i < MI * 16; i += WARPS) {
+    for (int i = threadIdx.x / 32; i < o.t.n; i += WARPS) {
         int position = position_of(o, i), from = first_seen(a, position);
         float s[SPLIT / 32], top = -INFINITY, sum = 0;
+#pragma unroll
         for (int j = 0; j < SPLIT / 32; j++) {
             int p = split * SPLIT + j * 32 + lane;
-            bool seen = i < o.t.n && p >= from && p <= position;
+            bool seen = p >= from && p <= position;
             s[j] = seen ? __fmul_rn(scores[i * SCORES + j * 32 + lane], a.scale) : -INFINITY;
             top = fmaxf(top, s[j]);
         }
         for (int d = 16; d; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
+#pragma unroll
         for (int j = 0; j < SPLIT / 32; j++) {
             uint16_t p = s[j] == -INFINITY ? 0 : to_f16(expf(s[j] - top));
             chances[i * CHANCES + j * 32 + lane] = p;
@@ -185,25 +202,43 @@ __device__ void weigh(const pl_cu_attention &a, const tile_of &o, int split, con
     }
 }
 
+// Where the lane's values of the split's positions are, 16 positions each; NULL past the last.
+template <int W>
+__device__ __forceinline__ void find_values(const pl_cu_attention &a, const tile_of &o, int split,
+                                            const uint16_t *(&values)[STEPS])
+{
+    int width = width_in<W>(a), lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        int p = split * SPLIT + k * 16;
+        values[k] = NULL;
+        if (p <= o.last)
+            values[k] = block_at(a, o.t.table, p, o.kv_head) + a.block_size * width +
+                        (p % a.block_size / 16 * width + lane / 4) * 16 + lane % 4 * 4;
+    }
+}
+
+__device__ __forceinline__ void read_values(const uint16_t *const (&values)[STEPS], int column,
+                                            uint2 (&b)[STEPS])
+{
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) b[k] = pair_at(values[k], column * 16);
+}
+
 // Values of MI * 16 queries, 8 of the head's columns: a chain over the split's positions.
 template <int MI>
-__device__ __forceinline__ void mix(const pl_cu_attention &a, const tile_of &o, int split,
-                                    const uint16_t *chances, int column, float (&c)[MI][4])
+__device__ __forceinline__ void mix(const uint16_t *chances, const uint2 (&b)[STEPS],
+                                    float (&c)[MI][4])
 {
-    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, width = width_of(a);
-#pragma unroll 4
-    for (int k = 0; k < SPLIT; k += 16) {
-        int p = split * SPLIT + k;
-        if (p > o.last) break;
-        const uint16_t *values = block_at(a, o.t.table, p, o.kv_head) + a.block_size * width +
-                                 (p % a.block_size / 16 * width + column + g) * 16;
-        uint2 b = pair_at(values, 4 * t);
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int k = 0; k < STEPS; k++)
+#pragma unroll
         for (int m = 0; m < MI; m++) {
-            uint2 low = pair_at(chances + (m * 16 + g) * CHANCES, k + 4 * t);
-            uint2 high = pair_at(chances + (m * 16 + 8 + g) * CHANCES, k + 4 * t);
-            mma16<true>(c[m], make_uint4(low.x, high.x, low.y, high.y), b);
+            uint2 low = pair_at(chances + (m * 16 + g) * CHANCES, k * 16 + 4 * t);
+            uint2 high = pair_at(chances + (m * 16 + 8 + g) * CHANCES, k * 16 + 4 * t);
+            mma16<true>(c[m], make_uint4(low.x, high.x, low.y, high.y), b[k]);
         }
-    }
 }
 
 // ---- merging -------------------------------------------------------------------------
@@ -246,28 +281,36 @@ struct shared_of {
     float values[1]; // [query][width]
 };
 
-template <int MI>
-__global__ void __launch_bounds__(WARPS * 32) attend_many(pl_cu_attention a, const pl_cu_queries *tiles, pl_cu_acts out)
+enum { MANY_WARPS = 8, FEW_WARPS = 4 };
+
+template <int MI, int W>
+__global__ void __launch_bounds__(MANY_WARPS * 32, 2)
+    attend_many(pl_cu_attention a, const pl_cu_queries *tiles, pl_cu_acts out)
 {
     extern __shared__ __align__(16) char memory[];
     shared_of<MI> &s = *(shared_of<MI> *)memory;
-    tile_of o = open_tile(a, tiles[blockIdx.x], blockIdx.y);
-    int lane = threadIdx.x % 32, width = width_of(a), tid = threadIdx.x;
+    tile_of o = open_tile(a, tiles[gridDim.x - 1 - blockIdx.x], blockIdx.y); // the longest first
+    int lane = threadIdx.x % 32, width = width_in<W>(a), tid = threadIdx.x;
     for (int i = tid; i < MI * 16 * width; i += blockDim.x) s.values[i] = 0;
     for (int i = tid; i < MI * 16; i += blockDim.x) s.top[i] = -INFINITY, s.sum[i] = 0;
     int from = first_seen(a, position_of(o, 0)) / SPLIT;
     for (int split = from; split <= o.last / SPLIT; split++) {
+        const uint16_t *values[STEPS];
         __syncthreads();
-        score<MI>(a, o, split, s.scores);
+        score<MI, W, MANY_WARPS>(a, o, split, s.scores);
+        find_values<W>(a, o, split, values);
         __syncthreads();
-        weigh<MI>(a, o, split, s.scores, s.chances, s.tops, s.sums);
+        weigh<MANY_WARPS>(a, o, split, s.scores, s.chances, s.tops, s.sums);
         __syncthreads();
         for (int i = tid; i < MI * 16; i += blockDim.x)
             s.by[i] = merge(s.top[i], s.sum[i], s.tops[i], s.sums[i]);
         __syncthreads();
-        for (int column = tid / 32 * 8; column < width; column += WARPS * 8) {
+        for (int column = tid / 32 * 8; column < width; column += MANY_WARPS * 8) {
             float c[MI][4] = {};
-            mix<MI>(a, o, split, s.chances, column, c);
+            uint2 b[STEPS];
+            read_values(values, column, b);
+            mix<MI>(s.chances, b, c);
+#pragma unroll
             for (int m = 0; m < MI; m++)
                 for (int e = 0; e < 4; e++) {
                     int item = m * 16 + e / 2 * 8 + lane / 4;
@@ -281,16 +324,27 @@ __global__ void __launch_bounds__(WARPS * 32) attend_many(pl_cu_attention a, con
         if (i % width < a.head_dim) finish(a, o, i / width, i % width, s.values[i], s.sum[i / width], out);
 }
 
-cudaError_t pl_cu_attend_many(cudaStream_t s, const pl_cu_attention *a, const pl_cu_queries *tiles,
-                              int n, pl_cu_acts out)
+template <int W>
+static cudaError_t many(cudaStream_t s, const pl_cu_attention *a, const pl_cu_queries *tiles, int n,
+                        pl_cu_acts out)
 {
     constexpr int MI = PL_CU_MANY / 16;
     int shared = (int)sizeof(shared_of<MI>) + PL_CU_MANY * pl_cu_head_width(a->head_dim) * 4;
-    cudaError_t e =
-        cudaFuncSetAttribute(attend_many<MI>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    cudaError_t e = cudaFuncSetAttribute(attend_many<MI, W>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
     if (e) return e;
-    attend_many<MI><<<dim3(n, a->n_kv_heads), WARPS * 32, shared, s>>>(*a, tiles, out);
+    attend_many<MI, W><<<dim3(n, a->n_kv_heads), MANY_WARPS * 32, shared, s>>>(*a, tiles, out);
     return cudaGetLastError();
+}
+
+cudaError_t pl_cu_attend_many(cudaStream_t s, const pl_cu_attention *a, const pl_cu_queries *tiles,
+                              int n, pl_cu_acts out)
+{
+    switch (pl_cu_head_width(a->head_dim)) {
+    case 64: return many<64>(s, a, tiles, n, out);
+    case 128: return many<128>(s, a, tiles, n, out);
+    default: return many<0>(s, a, tiles, n, out);
+    }
 }
 
 // ---- few queries: a CTA has one split ----------------------------------------------------
@@ -301,22 +355,36 @@ __device__ __forceinline__ float *partial_at(const pl_cu_attention &a, const til
     return a.partial + at * (width_of(a) + 2);
 }
 
-__global__ void __launch_bounds__(WARPS * 32) attend_split(pl_cu_attention a, const pl_cu_queries *tiles)
+// All that a split needs of the cache is asked for before anything is waited for.
+template <int W>
+__global__ void __launch_bounds__(FEW_WARPS * 32)
+    attend_split(pl_cu_attention a, const pl_cu_queries *tiles)
 {
+    constexpr int AHEAD = W ? W / 8 / FEW_WARPS : 1; // of the warp's groups of 8 columns
     __shared__ __align__(16) float scores[16 * SCORES];
     __shared__ __align__(16) uint16_t chances[16 * CHANCES];
     __shared__ float tops[16], sums[16];
     tile_of o = open_tile(a, tiles[blockIdx.x], blockIdx.y);
-    int split = blockIdx.z, lane = threadIdx.x % 32, width = width_of(a);
+    int split = blockIdx.z, lane = threadIdx.x % 32, width = width_in<W>(a);
     if (split < first_seen(a, position_of(o, 0)) / SPLIT || split > o.last / SPLIT) return;
-    score<1>(a, o, split, scores);
+    const uint16_t *values[STEPS];
+    uint2 b[AHEAD][STEPS];
+    int first = threadIdx.x / 32 * 8;
+    find_values<W>(a, o, split, values);
+#pragma unroll
+    for (int i = 0; W && i < AHEAD; i++) read_values(values, first + i * FEW_WARPS * 8, b[i]);
+    score<1, W, FEW_WARPS>(a, o, split, scores);
     __syncthreads();
-    weigh<1>(a, o, split, scores, chances, tops, sums);
+    weigh<FEW_WARPS>(a, o, split, scores, chances, tops, sums);
     __syncthreads();
     float *out = partial_at(a, o, split);
-    for (int column = threadIdx.x / 32 * 8; column < width; column += WARPS * 8) {
+#pragma unroll
+    for (int i = 0; i < (W ? AHEAD : 8); i++) {
+        int column = first + i * FEW_WARPS * 8;
+        if (column >= width) break;
         float c[1][4] = {};
-        mix<1>(a, o, split, chances, column, c);
+        if (!W) read_values(values, column, b[0]);
+        mix<1>(chances, b[W ? i : 0], c);
         for (int e = 0; e < 4; e++) {
             int item = e / 2 * 8 + lane / 4;
             if (item < o.t.n) out[item * (width + 2) + 2 + column + lane % 4 * 2 + e % 2] = c[0][e];
@@ -347,7 +415,12 @@ __global__ void merge_splits(pl_cu_attention a, const pl_cu_queries *tiles, pl_c
 cudaError_t pl_cu_attend_few(cudaStream_t s, const pl_cu_attention *a, const pl_cu_queries *tiles,
                              int n, int splits, pl_cu_acts out)
 {
-    attend_split<<<dim3(n, a->n_kv_heads, splits), WARPS * 32, 0, s>>>(*a, tiles);
-    merge_splits<<<dim3(n, a->n_kv_heads), WARPS * 32, 0, s>>>(*a, tiles, out);
+    dim3 grid(n, a->n_kv_heads, splits);
+    switch (pl_cu_head_width(a->head_dim)) {
+    case 64: attend_split<64><<<grid, FEW_WARPS * 32, 0, s>>>(*a, tiles); break;
+    case 128: attend_split<128><<<grid, FEW_WARPS * 32, 0, s>>>(*a, tiles); break;
+    default: attend_split<0><<<grid, FEW_WARPS * 32, 0, s>>>(*a, tiles);
+    }
+    merge_splits<<<dim3(n, a->n_kv_heads), 256, 0, s>>>(*a, tiles, out);
     return cudaGetLastError();
 }

@@ -44,6 +44,9 @@ static inline int32_t pl_cu_tiles(int32_t n)
     return (n + 15) / 16;
 }
 
+/* The token of a key that pl_cu_argmax leaves. */
+#define PL_CU_TOKEN(key) ((int32_t) ~(uint32_t)(key))
+
 /* Rows of a matrix's input, 16 * pl_cu_tiles(k) values each: in bf16 and f16, as far as a
  * matrix reads them (else NULL). */
 typedef struct pl_cu_acts {
@@ -114,7 +117,7 @@ void pl_cu_rope(cudaStream_t s, float *table, const double *inv_freq, double sca
                 int half, int positions);
 
 void pl_cu_embed(cudaStream_t s, const pl_cu_weights *w, const pl_cu_row *rows, int n,
-                 const int32_t *drawn, float *x);
+                 const uint64_t *drawn, float *x);
 /* `picks`: which rows, NULL: all. */
 void pl_cu_norm(cudaStream_t s, const float *x, const int32_t *picks, int n, int k,
                 const float *weight, float eps, pl_cu_acts out);
@@ -137,9 +140,9 @@ cudaError_t pl_cu_attend_few(cudaStream_t s, const pl_cu_attention *a,
 void pl_cu_choose(cudaStream_t s, const pl_cu_moe *m);
 void pl_cu_combine(cudaStream_t s, const pl_cu_moe *m, const float *said, int hidden,
                    float *x);
-/* The best of each row, where draws[i] is not below 0: to out[draws[i]]. */
+/* The best of each row as a key to out[draws[i]], which was 0; where draws[i] >= 0. */
 void pl_cu_argmax(cudaStream_t s, const float *logits, int vocab, const int32_t *draws,
-                  int n, int32_t *out);
+                  int n, uint64_t *out);
 
 #ifdef __cplusplus
 }

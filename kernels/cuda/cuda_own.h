@@ -36,8 +36,8 @@ typedef struct pl_cu_draw { /* what is wanted of a row's logits */
 typedef struct pl_cu_flight { /* a step that is under way */
     pl_step *step;
     cudaEvent_t over;
-    int32_t *drawn;      /* on the GPU, by sequence; */
-    int32_t *drawn_host; /* and where it is copied */
+    uint64_t *drawn;      /* keys of tokens by sequence, on the GPU */
+    uint64_t *drawn_host; /* and where it is copied */
     pl_cu_draw *draws;
     int32_t n_draws, n_host; /* of the latter: those the host draws */
     int32_t from;            /* the first draw whose logits are still on the GPU */
@@ -84,13 +84,13 @@ typedef struct pl_cu_shape { /* of a step, and where on the GPU its parts are */
     const pl_cu_row *rows;
     const pl_cu_queries *few, *many;
     const int32_t *picks, *targets, *tables;
-    const int32_t *drawn; /* by the step before */
+    const uint64_t *drawn; /* by the step before */
 } pl_cu_shape;
 
 /* The layers, up to the rows of x. */
 pl_status pl_cuda_forward(pl_planned *p, const pl_cu_shape *s);
 /* The logits of some draws, and the best tokens among them. */
 pl_status pl_cuda_logits(pl_planned *p, const pl_cu_shape *s, int32_t from, int32_t n,
-                         int32_t *drawn);
+                         uint64_t *drawn);
 
 #endif

@@ -408,7 +408,7 @@ pl_status pl_cuda_forward(pl_planned *p, const pl_cu_shape *s)
 }
 
 pl_status pl_cuda_logits(pl_planned *p, const pl_cu_shape *s, int32_t from, int32_t n,
-                         int32_t *drawn)
+                         uint64_t *drawn)
 {
     const pl_plan *plan = p->plan;
     pl_cu_part head = part_of(plan->head, NULL, p->logits, plan->vocab, false);

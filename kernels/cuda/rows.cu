@@ -65,16 +65,16 @@ void pl_cu_rope(cudaStream_t s, float *table, const double *inv_freq, double sca
 }
 
 __global__ void embed(const uint16_t *w, bool f16, int k, const pl_cu_row *rows,
-                      const int32_t *drawn, float *x)
+                      const uint64_t *drawn, float *x)
 {
     int token = rows[blockIdx.x].token;
-    if (token < 0) token = drawn[-1 - token];
+    if (token < 0) token = PL_CU_TOKEN(drawn[-1 - token]);
     for (int i = threadIdx.x; i < k; i += blockDim.x)
         x[(size_t)blockIdx.x * k + i] = from_16(w[packed_at(token, i, (k + 15) / 16)], f16);
 }
 
 void pl_cu_embed(cudaStream_t s, const pl_cu_weights *w, const pl_cu_row *rows, int n,
-                 const int32_t *drawn, float *x)
+                 const uint64_t *drawn, float *x)
 {
     embed<<<n, THREADS, 0, s>>>((const uint16_t *)w->data, w->f16, w->k, rows, drawn, x);
 }
@@ -226,30 +226,29 @@ void pl_cu_combine(cudaStream_t s, const pl_cu_moe *m, const float *said, int hi
 
 // ---- the best token ------------------------------------------------------------------
 
-// As sample.c counts them: no number is the lowest, infinities are the ends.
-__global__ void argmax(const float *logits, int vocab, const int32_t *draws, int32_t *out)
+// As sample.c counts them: no number is the lowest, infinities are the ends. A key has the
+// value's bits in an order of unsigned numbers, then the id, lower ones higher.
+__global__ void argmax(const float *logits, int vocab, const int32_t *draws, uint64_t *out)
 {
-    __shared__ float best[32];
-    __shared__ int32_t ids[32];
     if (draws[blockIdx.x] < 0) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;
-    float v = -INFINITY;
-    int id = vocab, lane = threadIdx.x % 32;
-    for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
+    int each = (vocab + gridDim.y - 1) / gridDim.y, from = blockIdx.y * each;
+    uint64_t best = 0;
+#pragma unroll 4
+    for (int i = from + threadIdx.x; i < min(from + each, vocab); i += THREADS) {
         float w = row[i] == row[i] ? fminf(fmaxf(row[i], -FLT_MAX), FLT_MAX) : -FLT_MAX;
-        if (is_before(w, i, v, id)) v = w, id = i;
+        uint32_t bits = __float_as_uint(w + 0.0f); // no -0
+        bits = bits >> 31 ? ~bits : bits | 1u << 31;
+        best = max(best, (uint64_t)bits << 32 | (uint32_t)~i);
     }
-    warp_best(v, id);
-    if (lane == 0) best[threadIdx.x / 32] = v, ids[threadIdx.x / 32] = id;
-    __syncthreads();
-    if (threadIdx.x >= 32) return;
-    v = best[lane], id = ids[lane];
-    warp_best(v, id);
-    if (lane == 0) out[draws[blockIdx.x]] = id;
+    for (int d = 16; d; d /= 2) best = max(best, __shfl_xor_sync(~0u, best, d));
+    if (threadIdx.x % 32 == 0)
+        atomicMax((unsigned long long *)&out[draws[blockIdx.x]], (unsigned long long)best);
 }
 
 void pl_cu_argmax(cudaStream_t s, const float *logits, int vocab, const int32_t *draws, int n,
-                  int32_t *out)
+                  uint64_t *out)
 {
-    argmax<<<n, 1024, 0, s>>>(logits, vocab, draws, out);
+    int parts = (vocab + THREADS * 16 - 1) / (THREADS * 16);
+    argmax<<<dim3(n, parts), THREADS, 0, s>>>(logits, vocab, draws, out);
 }

@@ -222,7 +222,8 @@ static pl_status finish(pl_planned *p, pl_cu_flight *f)
     PL_TRY(pl_cuda_failed(cudaEventSynchronize(f->over), "a step"));
     for (int32_t i = 0; i < f->n_draws; i++) {
         const pl_cu_draw *d = &f->draws[i];
-        if (d->greedy) f->step->seqs[d->seq].sampled.token = f->drawn_host[d->seq];
+        if (d->greedy)
+            f->step->seqs[d->seq].sampled.token = PL_CU_TOKEN(f->drawn_host[d->seq]);
     }
     draw_some(p, f, f->n_draws - f->from);
     f->finished = true;
@@ -236,6 +237,9 @@ static pl_status send(pl_planned *p, pl_cu_flight *f, const pl_cu_flight *before
     list_draws(f);
     PL_TRY(send_meta(p, f, &shape));
     shape.drawn = before ? before->drawn : NULL;
+    PL_TRY(pl_cuda_failed(
+        cudaMemsetAsync(f->drawn, 0, (size_t)f->step->n_seqs * sizeof *f->drawn, stream),
+        "tokens"));
     PL_TRY(pl_cuda_forward(p, &shape));
     PL_TRY(send_draws(p, f, &shape));
     if (f->n_draws > f->n_host)
