@@ -92,7 +92,12 @@ pl_device *pl_device_open(const pl_device_options *o)
         return NULL;
     }
     const pl_backend *b = find(o->name ? o->name : "");
-    return b ? b->open(o) : NULL;
+    pl_device *d = b ? b->open(o) : NULL;
+    if (!d || (d->depth >= 1 && d->depth <= 2)) return d;
+    pl_fail(PL_EUNSUPPORTED, "device '%s' has a depth of %d, wanted 1 or 2", b->name,
+            d->depth);
+    pl_device_close(d);
+    return NULL;
 }
 
 void pl_device_close(pl_device *d)
