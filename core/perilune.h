@@ -260,18 +260,19 @@ pl_status pl_kernel_linear(const char *kernels, int n_threads, const pl_tensor *
 
 /* ---- sequences: a prompt to be continued (any thread, one at a time) ------------- */
 
-typedef struct pl_params {
-    float temperature, top_p, min_p;
-    int32_t top_k;                         /* 0 or -1: all */
-    float repetition_penalty, presence_penalty, frequency_penalty;
-    int32_t max_tokens, min_tokens;
-    int32_t logprobs;                      /* -1: none; k: the k best and the sampled one */
-    int32_t prompt_logprobs;               /* as logprobs; >= 0 skips reading the prefix cache */
-    int32_t ignore_eos;
-    int32_t priority;
+typedef struct pl_params {                 /* sampling options; pl_params_row says what each does */
+    float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
+    int32_t top_k, max_tokens, min_tokens, logprobs, prompt_logprobs, ignore_eos, priority;
     uint64_t seed;
 } pl_params;
 void pl_params_init(pl_params *p);
+enum { PL_PARAM_I32, PL_PARAM_F32, PL_PARAM_U64, PL_PARAM_BOOL };     /* BOOL: an int32_t, 0 or 1 */
+typedef struct pl_param {                  /* describes one field of pl_params */
+    const char *name, *wants, *what;       /* wants: completes "must be"; what: what it does */
+    int32_t offset, kind, tag;             /* tag: identifies it on the wire */
+    double initial, low, high;             /* the default, and the bounds, inclusive */
+} pl_param;
+const pl_param *pl_params_row(int i);      /* NULL: i is past the last */
 typedef struct pl_seq pl_seq;
 pl_seq *pl_seq_open(const int32_t *tokens, int n, const pl_params *params);
 void pl_seq_close(pl_seq *s);              /* only before it is handed over */

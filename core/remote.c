@@ -240,8 +240,8 @@ static pl_status submit(pl_engine *e, pl_seq *seq)
 static pl_status take_in(side *s, int32_t index, int32_t number, reader in)
 {
     PL_TRY(check_guest(s, index, number));
-    pl_seq *seq = pl_wire_get_seq(in.at, (size_t)(in.end - in.at));
-    if (!seq) return PL_EFORMAT;
+    pl_seq *seq;
+    PL_TRY(pl_wire_get_seq(in.at, (size_t)(in.end - in.at), &seq));
     guest *g = pl_alloc(sizeof *g);
     *g = (guest){.side = s,
                  .engine = s->r->served[index],

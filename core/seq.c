@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "seq.h"
 
+#include "params.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -9,56 +11,6 @@ enum {
     MAX_SALT = 4096,
     MAX_LABEL = 1024
 };
-
-void pl_params_init(pl_params *p)
-{
-    *p = (pl_params){
-        .temperature = 1,
-        .top_p = 1,
-        .repetition_penalty = 1,
-        .max_tokens = 16,
-        .logprobs = -1,
-        .prompt_logprobs = -1,
-    };
-}
-
-static bool is_within(float v, float low, float high)
-{
-    return v >= low && v <= high; /* false for NaN */
-}
-
-static pl_status check_params(const pl_params *p)
-{
-    if (!is_within(p->temperature, 0, 1e6f))
-        return pl_fail(PL_EINVAL, "temperature %g: wanted 0 or more",
-                       (double)p->temperature);
-    if (!is_within(p->top_p, 0, 1) || p->top_p == 0)
-        return pl_fail(PL_EINVAL, "top_p %g: wanted more than 0, at most 1",
-                       (double)p->top_p);
-    if (!is_within(p->min_p, 0, 1))
-        return pl_fail(PL_EINVAL, "min_p %g: wanted 0 to 1", (double)p->min_p);
-    if (p->top_k < -1)
-        return pl_fail(PL_EINVAL, "top_k %d: wanted a count, or 0 or -1 for all",
-                       p->top_k);
-    if (!is_within(p->repetition_penalty, 1e-6f, 1e6f))
-        return pl_fail(PL_EINVAL, "repetition_penalty %g: wanted more than 0",
-                       (double)p->repetition_penalty);
-    if (!is_within(p->presence_penalty, -2, 2))
-        return pl_fail(PL_EINVAL, "presence_penalty %g: wanted -2 to 2",
-                       (double)p->presence_penalty);
-    if (!is_within(p->frequency_penalty, -2, 2))
-        return pl_fail(PL_EINVAL, "frequency_penalty %g: wanted -2 to 2",
-                       (double)p->frequency_penalty);
-    if (p->max_tokens < 1)
-        return pl_fail(PL_EINVAL, "max_tokens %d: wanted 1 or more", p->max_tokens);
-    if (p->min_tokens < 0 || p->min_tokens > p->max_tokens)
-        return pl_fail(PL_EINVAL, "min_tokens %d: wanted 0 to max_tokens, %d",
-                       p->min_tokens, p->max_tokens);
-    if (p->logprobs < -1 || p->prompt_logprobs < -1)
-        return pl_fail(PL_EINVAL, "logprobs %d, prompt_logprobs %d: wanted counts, or -1",
-                       p->logprobs, p->prompt_logprobs);
-    return PL_OK;
-}
 
 static int32_t next_id(void)
 {
@@ -75,7 +27,7 @@ pl_seq *pl_seq_open(const int32_t *tokens, int n, const pl_params *params)
         pl_fail(PL_EINVAL, "a prompt of %d tokens: wanted one at least", n);
         return NULL;
     }
-    if (check_params(params) < 0) return NULL;
+    if (pl_params_check(params) < 0) return NULL;
     pl_seq *s = pl_alloc(sizeof *s);
     s->id = next_id();
     s->params = *params;

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "wire.h"
 
+#include "params.h"
+
 #include <string.h>
 
-/* A sequence is parts, each a tag, its length and its bytes. */
+/* A sequence is parts, each a tag, its length and its bytes: these, and a part for each
+ * option of the sampler that is not its default (params.c has their tags, from 32 on). */
 enum {
-    PART_PARAMS = 1,
-    PART_TOKENS, /* prompt and output */
-    PART_OUTPUT, /* how many of them are output */
+    PART_TOKENS = 1, /* prompt and output */
+    PART_OUTPUT,     /* how many of them are output */
     PART_EOS,
     PART_STOP,
     PART_ALLOWED,
@@ -18,8 +20,11 @@ enum {
     PART_LABEL,
     N_PARTS
 };
+/* Left out by those who do not know them: statistics and logs. */
 enum {
-    PARAMS_BYTES = 13 * 4 + 8,
+    ADVICE = 1 << PART_UNCOUNTED | 1 << PART_LABEL
+};
+enum {
     TOKEN_BYTES = 5 * 4 + 8 + 2 * 4,
     TOP_BYTES = 12
 };
@@ -53,6 +58,7 @@ static void put_f32(pl_buf *b, float v)
 
 static void put_part(pl_buf *b, uint32_t tag, size_t len)
 {
+    if (tag < N_PARTS && ADVICE & 1 << tag) tag |= PL_TAG_ADVICE;
     put_u32(b, tag);
     put_u32(b, (uint32_t)len);
 }
@@ -74,21 +80,24 @@ static void put_bytes(pl_buf *b, uint32_t tag, const char *bytes, size_t len)
 
 static void put_params(pl_buf *b, const pl_params *p)
 {
-    put_part(b, PART_PARAMS, PARAMS_BYTES);
-    put_f32(b, p->temperature);
-    put_f32(b, p->top_p);
-    put_f32(b, p->min_p);
-    put_i32(b, p->top_k);
-    put_f32(b, p->repetition_penalty);
-    put_f32(b, p->presence_penalty);
-    put_f32(b, p->frequency_penalty);
-    put_i32(b, p->max_tokens);
-    put_i32(b, p->min_tokens);
-    put_i32(b, p->logprobs);
-    put_i32(b, p->prompt_logprobs);
-    put_i32(b, p->ignore_eos);
-    put_i32(b, p->priority);
-    put_u64(b, p->seed);
+    pl_params initial;
+    pl_params_init(&initial);
+    const pl_param *row;
+    for (int i = 0; (row = pl_params_row(i)); i++) {
+        const char *field = (const char *)p + row->offset;
+        size_t size = pl_param_size(row);
+        if (!memcmp(field, (char *)&initial + row->offset, size)) continue;
+        put_part(b, (uint32_t)row->tag, size);
+        if (size == 8) {
+            uint64_t v;
+            memcpy(&v, field, sizeof v);
+            put_u64(b, v);
+        } else {
+            uint32_t v;
+            memcpy(&v, field, sizeof v);
+            put_u32(b, v);
+        }
+    }
 }
 
 void pl_wire_put_seq(pl_buf *b, const pl_seq *s)
@@ -173,31 +182,59 @@ static float get_f32(part *p)
     return v;
 }
 
-static pl_status get_params(part p, pl_params *out)
+/* What came of a sequence: its parts, and its parameters over their defaults. */
+typedef struct content {
+    part at[N_PARTS];
+    pl_params params;
+    uint64_t given; /* rows of the parameters, a bit each */
+} content;
+
+static pl_status twice(uint32_t tag)
 {
-    if (p.len < PARAMS_BYTES)
-        return pl_fail(PL_EFORMAT, "a sequence's parameters have %zu bytes, wanted %d",
-                       p.len, PARAMS_BYTES);
-    out->temperature = get_f32(&p);
-    out->top_p = get_f32(&p);
-    out->min_p = get_f32(&p);
-    out->top_k = get_i32(&p);
-    out->repetition_penalty = get_f32(&p);
-    out->presence_penalty = get_f32(&p);
-    out->frequency_penalty = get_f32(&p);
-    out->max_tokens = get_i32(&p);
-    out->min_tokens = get_i32(&p);
-    out->logprobs = get_i32(&p);
-    out->prompt_logprobs = get_i32(&p);
-    out->ignore_eos = get_i32(&p);
-    out->priority = get_i32(&p);
-    out->seed = get_u64(&p);
+    return pl_fail(PL_EFORMAT, "part %u of a sequence came twice", tag);
+}
+
+static pl_status unknown(uint32_t tag)
+{
+    if (tag & PL_TAG_ADVICE) return PL_OK;
+    return pl_fail(PL_EUNSUPPORTED,
+                   "it is of another version and does not know part %u of a sequence",
+                   tag);
+}
+
+static pl_status take_param(content *to, uint32_t tag, part p)
+{
+    const pl_param *row;
+    int i = 0;
+    while ((row = pl_params_row(i)) && (uint32_t)row->tag != tag) i++;
+    if (!row) return unknown(tag);
+    if (to->given & UINT64_C(1) << i) return twice(tag);
+    to->given |= UINT64_C(1) << i;
+    size_t size = pl_param_size(row);
+    if (p.len != size)
+        return pl_fail(PL_EFORMAT, "%s has %zu bytes, wanted %zu", row->name, p.len,
+                       size);
+    char *field = (char *)&to->params + row->offset;
+    if (size == 8)
+        memcpy(field, &(uint64_t){get_u64(&p)}, size);
+    else
+        memcpy(field, &(uint32_t){get_u32(&p)}, size);
     return PL_OK;
 }
 
-/* Splits a sequence into its parts. Of a tag that is not known, nothing is kept. */
-static pl_status split(part whole, part *parts)
+static pl_status take_part(content *to, uint32_t tag, part p)
 {
+    uint32_t known = tag & ~(uint32_t)PL_TAG_ADVICE;
+    if (!known || known >= N_PARTS || !(tag & PL_TAG_ADVICE) == !!(ADVICE & 1 << known))
+        return take_param(to, tag, p);
+    if (to->at[known].at) return twice(tag);
+    to->at[known] = p;
+    return PL_OK;
+}
+
+static pl_status split(part whole, content *to)
+{
+    pl_params_init(&to->params);
     while (whole.len) {
         if (whole.len < 8)
             return pl_fail(PL_EFORMAT, "a sequence ends within a part's head");
@@ -205,9 +242,7 @@ static pl_status split(part whole, part *parts)
         if (len > whole.len)
             return pl_fail(PL_EFORMAT, "part %u of a sequence has %u bytes, but %zu came",
                            tag, len, whole.len);
-        if (tag < N_PARTS && parts[tag].at)
-            return pl_fail(PL_EFORMAT, "part %u of a sequence came twice", tag);
-        if (tag < N_PARTS) parts[tag] = (part){whole.at, len};
+        PL_TRY(take_part(to, tag, (part){whole.at, len}));
         whole.at += len;
         whole.len -= len;
     }
@@ -271,21 +306,21 @@ static pl_status fill(pl_seq *s, const part *parts)
     return salt.len ? pl_seq_salt(s, salt.at, salt.len) : PL_OK;
 }
 
-pl_seq *pl_wire_get_seq(const void *data, size_t len)
+pl_status pl_wire_get_seq(const void *data, size_t len, pl_seq **out)
 {
-    part parts[N_PARTS] = {0};
-    pl_params params;
-    if (split((part){data, len}, parts) < 0 ||
-        get_params(parts[PART_PARAMS], &params) < 0)
-        return NULL;
-    int32_t *tokens = get_ids(parts[PART_TOKENS]);
-    pl_seq *s = pl_seq_open(tokens, count_ids(parts[PART_TOKENS]), &params);
+    content all = {0};
+    PL_TRY(split((part){data, len}, &all));
+    part ids = all.at[PART_TOKENS];
+    int32_t *tokens = get_ids(ids);
+    pl_seq *s = pl_seq_open(tokens, count_ids(ids), &all.params);
     pl_free(tokens);
-    if (s && fill(s, parts) < 0) {
+    if (!s) return PL_EFORMAT;
+    if (fill(s, all.at) < 0) {
         pl_seq_close(s);
-        return NULL;
+        return PL_EFORMAT;
     }
-    return s;
+    *out = s;
+    return PL_OK;
 }
 
 static void get_tops(part *p, pl_logprob *out, int32_t n)

@@ -2,8 +2,11 @@
  *
  * wire.h - sequences and tokens as bytes between processes.
  *
- * Owns     the encoding: little-endian, every part with its length, so that a reader can
- *          skip what a newer writer added.
+ * Owns     the encoding: little-endian. A sequence is parts, each with its tag and
+ *          length. An absent part means the default. A reader skips a part it does not
+ *          know if the tag permits that (PL_TAG_ADVICE) and otherwise refuses the
+ *          sequence: ignoring an option would give a wrong answer. A token may grow at
+ *          its end.
  * Ignores  how bytes travel, and who they are for.
  * Thread   any
  *
@@ -15,9 +18,12 @@
 
 #include "seq.h"
 
+#pragma GCC visibility push(default) /* tests decode frozen bytes */
+
 /* The whole of a sequence as it stands now, to be continued elsewhere. */
 void pl_wire_put_seq(pl_buf *out, const pl_seq *s);
-pl_seq *pl_wire_get_seq(const void *data, size_t len); /* NULL says why (PL_EFORMAT) */
+/* PL_EFORMAT; PL_EUNSUPPORTED: it has a part that this version must know and does not. */
+pl_status pl_wire_get_seq(const void *data, size_t len, pl_seq **out);
 /* A token under the number that the peer gave its sequence; waited_ns: what the sequence
  * waited in line there, with its first token. */
 void pl_wire_put_token(pl_buf *out, const pl_token *t, int32_t seq, int64_t waited_ns);
@@ -25,5 +31,7 @@ void pl_wire_put_token(pl_buf *out, const pl_token *t, int32_t seq, int64_t wait
  * the next call. PL_EFORMAT. */
 pl_status pl_wire_get_token(const char **at, const char *end, pl_token *t,
                             int64_t *waited_ns, pl_buf *tops);
+
+#pragma GCC visibility pop
 
 #endif

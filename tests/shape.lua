@@ -13,7 +13,7 @@ M.lines = {
   { "model", "kv", "http", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
   { "step" },
-  { "sample", "json", "client", "terminal" },
+  { "sample", "params", "json", "client", "terminal" },
   { "base" },
 }
 

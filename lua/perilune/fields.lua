@@ -20,14 +20,14 @@ end
 local UNUSED = params.UNUSED
 
 -- By kind of request: what is read, or refused.
+local options = {}
+for i, row in ipairs(params.ROWS) do options[i] = row.name end
 local BOTH = [[
-  model stream stream_options n temperature top_p top_k min_p presence_penalty
-  frequency_penalty repetition_penalty seed stop stop_token_ids
-  include_stop_str_in_output ignore_eos min_tokens logit_bias allowed_token_ids bad_words
-  skip_special_tokens prompt_logprobs priority cache_salt return_token_ids
-  return_tokens_as_token_ids echo request_id truncate_prompt_tokens max_tokens logprobs
-  add_special_tokens use_beam_search response_format
-]] .. table.concat(params.UNSUPPORTED, " ")
+  model stream stream_options n stop stop_token_ids include_stop_str_in_output logit_bias
+  allowed_token_ids bad_words skip_special_tokens cache_salt return_token_ids
+  return_tokens_as_token_ids echo request_id truncate_prompt_tokens add_special_tokens
+  use_beam_search response_format
+]] .. table.concat(options, " ") .. " " .. table.concat(params.UNSUPPORTED, " ")
 local TEMPLATE = " " .. [[
   messages tools tool_choice documents add_generation_prompt continue_final_message
   chat_template chat_template_kwargs

@@ -4,8 +4,11 @@
 local hook_help = require "perilune.hook_help"
 local metrics = require "perilune.metrics"
 local nearest = require "perilune.nearest"
+local params = require "perilune.params"
+local pl = require "perilune.ffi"
 local schema = require "perilune.schema"
 local values = require "perilune.values"
+local C = pl.C
 
 local M = {}
 
@@ -23,7 +26,7 @@ perilune serves language models.
   perilune top [NAME]                      watch where a process spends its time
   perilune chat [--url URL]                chat with a server
   perilune bench [--url URL]               benchmark a server
-  perilune help [OPTION]                   explain an option; all: `options`, `metrics`
+  perilune help [OPTION]                   explain an option; all: `options`, `metrics`, `sampling`
   perilune version
   perilune lua FILE                        run a Lua file in this program]]
 
@@ -171,10 +174,35 @@ function M.metrics()
   return table.concat(out, "\n")
 end
 
+local SAMPLING_HEAD = [[
+# Sampling options
+
+*Made from the table of `core/params.c` by `perilune help sampling`.*
+
+Sampling options that a request may set, as fields of these names, besides the lists in [http.md](http.md). The defaults
+are the engine's; the model's `generation_config.json` and the endpoint may override them. In a deployment with workers of
+two releases, a request with an option that the older release does not know goes to a newer worker, or is refused with 503
+if there is none.
+
+| field | default | must be | what it does |
+|---|---|---|---|]]
+
+-- docs/sampling.md, whole.
+function M.sampling()
+  local out = { SAMPLING_HEAD }
+  for _, row in ipairs(params.ROWS) do
+    local default = row.kind == C.PL_PARAM_BOOL and tostring(row.initial == 1)
+      or ("%g"):format(row.initial)
+    out[#out + 1] = ("| `%s` | %s | %s | %s |"):format(row.name, default, row.wants, row.what)
+  end
+  return table.concat(out, "\n")
+end
+
 -- The help text for a word; nil, why, hint if there is none.
 function M.about(word)
   if word == "options" then return M.options() end
   if word == "metrics" then return M.metrics() end
+  if word == "sampling" then return M.sampling() end
   local name = word:gsub("^%-%-", ""):gsub("-", "_"):match "[^.]*$"
   local row = schema.find(name)
   if row then return row_text(row) end

@@ -21,6 +21,7 @@ local seq_ptr = ffi.typeof "pl_seq *"
 -- How long a new request waits for a worker where none can take it now.
 local WAIT_SECONDS = 10
 local UNAVAILABLE = "Service temporarily unavailable"
+local NOT_KNOWN = UNAVAILABLE .. ": %s refused the request: %s"
 local FULL = UNAVAILABLE .. ": All workers are busy, please retry later"
 -- What is said of one that was ended before it began.
 local CANCELLED = { status = 499, message = "The request was cancelled.",
@@ -85,7 +86,12 @@ local function all_full(job, choice)
   return n > 0
 end
 
-local function unavailable(server, full)
+-- `full`: all that there are refused the choice, for want of room or, of another release
+-- than this process, because they do not know what it asks for.
+local function unavailable(server, full, choice)
+  if full and choice.unknown then
+    return nil, { status = 503, message = choice.unknown, headers = "Retry-After: 1\r\n" }
+  end
   return nil, { status = full and server.recipe.http.overload_status or 503,
     message = full and FULL or UNAVAILABLE, headers = "Retry-After: 1\r\n",
     error_type = full and "overload" or nil }
@@ -112,11 +118,11 @@ function M.place(server, job, choice, avoid, numerics)
   local queue = line.of(server, job.entry)
   while true do
     local full = all_full(job, choice)
-    if full and not numerics then return unavailable(server, true) end
+    if full and not numerics then return unavailable(server, true, choice) end
     choice.waits = full and FOR_ROOM or FOR_WORKER
     local w = queue:wait(job, choice, avoid, numerics)
     if not w and line.is_over(job) then return give_up(server, job, choice) end
-    if not w then return unavailable(server, all_full(job, choice)) end
+    if not w then return unavailable(server, all_full(job, choice), choice) end
     local ok, why, name = put(job, choice, w)
     if ok or name == "PL_ECANCELED" then return true end
     if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
@@ -188,6 +194,7 @@ function M.move(server, job, choice, ev)
   if (answer.after or 0) > 0 then pause(job, choice, answer.after) end
   if ev.a == C.PL_LOST_REFUSED then
     choice.full[lost] = true
+    if ev.b == C.PL_EUNSUPPORTED then choice.unknown = NOT_KNOWN:format(lost.name, why) end
   else
     choice.full, choice.deadline = {}, nil
   end

@@ -107,46 +107,40 @@ local function ids(req, name, vocab)
   return out
 end
 
--- name, field of pl_params, test, what vLLM says when it fails.
-local FLOATS = {
-  { "presence_penalty", function(v) return v >= -2 and v <= 2 end,
-    "must be in [-2, 2]" },
-  { "frequency_penalty", function(v) return v >= -2 and v <= 2 end,
-    "must be in [-2, 2]" },
-  { "repetition_penalty", function(v) return v > 0 and v < math.huge end,
-    "must be greater than zero" },
-  { "temperature", function(v) return v >= 0 and v < math.huge end,
-    "must be non-negative" },
-  { "top_p", function(v) return v > 0 and v <= 1 end, "must be in (0, 1]" },
-  { "min_p", function(v) return v >= 0 and v <= 1 end, "must be in [0, 1]" },
-}
-
-local function read_floats(req, defaults, p)
-  for _, row in ipairs(FLOATS) do
-    local name, good, wanted = row[1], row[2], row[3]
-    local v = M.number(req, name) or defaults[name]
-    if v then
-      if not good(v) then refuse(("%s %s, got %s."):format(name, wanted, v), name) end
-      p[name] = v
-    end
-  end
-  if p.temperature > 0 and p.temperature < 0.01 then p.temperature = 0.01 end
+-- The rows of the engine's own table, a list. Each option is a request's field of that
+-- name, with the row's default and bounds, but for those of OWN, which mean something else
+-- in a request or without a value there, and are read elsewhere.
+local OWN = { max_tokens = true, logprobs = true, prompt_logprobs = true, seed = true }
+M.ROWS = {}
+while C.pl_params_row(#M.ROWS) ~= nil do
+  local row = C.pl_params_row(#M.ROWS)
+  M.ROWS[#M.ROWS + 1] = { name = ffi.string(row.name), kind = row.kind,
+    initial = row.initial, low = row.low, high = row.high,
+    wants = ffi.string(row.wants), what = ffi.string(row.what),
+    is_own = OWN[ffi.string(row.name)] or false }
 end
 
-local function read_counts(req, defaults, p)
-  local k = M.integer(req, "top_k") or defaults.top_k or 0
-  if k < -1 then
-    refuse(("top_k must be 0 (disable), or at least 1, got %d."):format(k), "top_k")
+local READ = { [C.PL_PARAM_F32] = M.number, [C.PL_PARAM_I32] = M.integer }
+
+local function read_row(req, row, default, p)
+  local name = row.name
+  if row.kind == C.PL_PARAM_BOOL then
+    p[name] = M.boolean(req, name, default or row.initial == 1)
+    return
   end
-  p.top_k = k
-  local least = M.integer(req, "min_tokens") or 0
-  if least < 0 then
-    refuse(("min_tokens must be greater than or equal to 0, got %d."):format(least),
-      "min_tokens")
+  local v = READ[row.kind](req, name) or default
+  if not v then return end
+  if not (v >= row.low and v <= row.high) then
+    refuse(("%s must be %s, got %s."):format(name, row.wants, v), name)
   end
-  p.min_tokens = least
-  p.ignore_eos = M.boolean(req, "ignore_eos")
-  p.priority = M.integer(req, "priority") or 0
+  p[name] = v
+end
+
+local function read_options(req, defaults, p)
+  for _, row in ipairs(M.ROWS) do
+    if not row.is_own then read_row(req, row, defaults[row.name], p) end
+  end
+  if p.temperature > 0 and p.temperature < 0.01 then p.temperature = 0.01 end
 end
 
 local function seed_of(req)
@@ -228,8 +222,7 @@ function M.read(req, ctx)
   local p = new_params()
   C.pl_params_init(p)
   local out = { p = p }
-  read_floats(req, ctx.defaults, p)
-  read_counts(req, ctx.defaults, p)
+  read_options(req, ctx.defaults, p)
   p.seed = seed_of(req)
   local n = M.integer(req, "n") or 1
   if n < 1 then refuse(("n must be at least 1, got %d."):format(n), "n") end

@@ -21,15 +21,16 @@ static bool is_same(const pl_buf *a, const pl_buf *b)
 
 static void read_seq(const uint8_t *data, size_t size)
 {
-    pl_seq *s = pl_wire_get_seq(data, size);
-    if (!s) {
+    pl_seq *s = NULL, *again = NULL;
+    if (pl_wire_get_seq(data, size, &s) < 0) {
         MUST(*pl_error_text());
         return;
     }
     pl_buf first = {0}, second = {0};
     pl_wire_put_seq(&first, s);
-    pl_seq *again = pl_wire_get_seq(first.data, first.len), *copy = pl_seq_copy(s);
-    MUST(again && again->id != s->id && copy->id != s->id);
+    MUST(pl_wire_get_seq(first.data, first.len, &again) == 0);
+    pl_seq *copy = pl_seq_copy(s);
+    MUST(again->id != s->id && copy->id != s->id);
     pl_wire_put_seq(&second, again);
     MUST(is_same(&first, &second));
     second.len = 0;
