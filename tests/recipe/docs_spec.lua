@@ -121,6 +121,11 @@ describe("the documentation", function()
       "write it anew: perilune help metrics > docs/metrics.md")
   end)
 
+  it("lists the sampler's options", function()
+    assert.equal(require("perilune.help").sampling() .. "\n", read(root .. "/docs/sampling.md"),
+      "write it anew: perilune help sampling > docs/sampling.md")
+  end)
+
   it("names flags that there are", function()
     local known = programs()
     none_wrong(function(_, text)

@@ -103,12 +103,14 @@ end
 
 -- ---- all of them -------------------------------------------------------------------
 
--- how: nil, or { bus = its URL, if another, inside = words of a program to run it by }.
+-- how: nil, or { bus = its URL, if another, inside = words of a program to run it by,
+-- build = the path of a build, if another }.
 function Deployment:launch(role, flags, how)
+  local build = how and how.build or process.own_path()
   local inside = { unpack(how and how.inside or {}) }
   local program = table.remove(inside, 1)
   local words = inside
-  if program then words[#words + 1] = process.own_path() end
+  if program then words[#words + 1] = build end
   for _, word in ipairs { "run", self.recipe, role, "--log-format", "text" } do
     words[#words + 1] = word
   end
@@ -120,7 +122,7 @@ function Deployment:launch(role, flags, how)
   for name, value in pairs(serving.PLAIN) do env[name] = value end
   for name, value in pairs(self.env) do env[name] = value end
   local member = setmetatable({ role = role, read = 0,
-    process = process.start(words, env, program) }, Member)
+    process = process.start(words, env, program or build) }, Member)
   self.all[#self.all + 1] = member
   return member
 end
@@ -156,8 +158,8 @@ function Deployment:add_worker(how)
 end
 
 -- Does not wait for workers.
-function Deployment:add_frontend()
-  local member = self:launch("frontend", self.frontend)
+function Deployment:add_frontend(how)
+  local member = self:launch("frontend", self.frontend, how)
   self.frontends[#self.frontends + 1] = member
   reached(member, member:await(REACHED.frontend))
   return member
