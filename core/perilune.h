@@ -593,7 +593,6 @@ void pl_line_close(pl_line *l);
 
 /* [/cdef] */
 /* clang-format on */
-
 #pragma GCC visibility pop
 #ifdef __cplusplus
 }

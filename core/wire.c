@@ -20,7 +20,7 @@ enum {
     PART_LABEL,
     N_PARTS
 };
-/* Left out by those who do not know them: statistics and logs. */
+/* A reader that does not know these may skip them: they concern statistics and logs. */
 enum {
     ADVICE = 1 << PART_UNCOUNTED | 1 << PART_LABEL
 };
@@ -182,7 +182,7 @@ static float get_f32(part *p)
     return v;
 }
 
-/* What came of a sequence: its parts, and its parameters over their defaults. */
+/* A sequence taken apart: its parts, and its parameters on top of their defaults. */
 typedef struct content {
     part at[N_PARTS];
     pl_params params;
@@ -198,7 +198,7 @@ static pl_status unknown(uint32_t tag)
 {
     if (tag & PL_TAG_ADVICE) return PL_OK;
     return pl_fail(PL_EUNSUPPORTED,
-                   "it is of another version and does not know part %u of a sequence",
+                   "it runs another version, which does not know part %u of a sequence",
                    tag);
 }
 

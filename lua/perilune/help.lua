@@ -26,7 +26,8 @@ perilune serves language models.
   perilune top [NAME]                      watch where a process spends its time
   perilune chat [--url URL]                chat with a server
   perilune bench [--url URL]               benchmark a server
-  perilune help [OPTION]                   explain an option; all: `options`, `metrics`, `sampling`
+  perilune help [OPTION]                   explain an option; or all of them:
+                                           `options`, `sampling`, `metrics`
   perilune version
   perilune lua FILE                        run a Lua file in this program]]
 
@@ -179,10 +180,12 @@ local SAMPLING_HEAD = [[
 
 *Made from the table of `core/params.c` by `perilune help sampling`.*
 
-Sampling options that a request may set, as fields of these names, besides the lists in [http.md](http.md). The defaults
-are the engine's; the model's `generation_config.json` and the endpoint may override them. In a deployment with workers of
-two releases, a request with an option that the older release does not know goes to a newer worker, or is refused with 503
-if there is none.
+Each is a field of requests. Defaults are the engine's; the model's
+`generation_config.json` and the endpoint may set others. [http.md](http.md#fields) lists
+the other fields.
+
+While a deployment has workers of two versions, a request with an option that some of them
+do not know runs on the others; if no worker knows the option, the request gets a 503.
 
 | field | default | must be | what it does |
 |---|---|---|---|]]
@@ -193,7 +196,8 @@ function M.sampling()
   for _, row in ipairs(params.ROWS) do
     local default = row.kind == C.PL_PARAM_BOOL and tostring(row.initial == 1)
       or ("%g"):format(row.initial)
-    out[#out + 1] = ("| `%s` | %s | %s | %s |"):format(row.name, default, row.wants, row.what)
+    out[#out + 1] = ("| `%s` | %s | %s | %s |"):format(row.name, default, row.wants,
+      row.what)
   end
   return table.concat(out, "\n")
 end

@@ -86,8 +86,8 @@ local function all_full(job, choice)
   return n > 0
 end
 
--- `full`: all that there are refused the choice, for want of room or, of another release
--- than this process, because they do not know what it asks for.
+-- `full`: every worker has refused the choice, for lack of room or because it is of
+-- another version and does not know what the choice asks for.
 local function unavailable(server, full, choice)
   if full and choice.unknown then
     return nil, { status = 503, message = choice.unknown, headers = "Retry-After: 1\r\n" }
@@ -194,9 +194,11 @@ function M.move(server, job, choice, ev)
   if (answer.after or 0) > 0 then pause(job, choice, answer.after) end
   if ev.a == C.PL_LOST_REFUSED then
     choice.full[lost] = true
-    if ev.b == C.PL_EUNSUPPORTED then choice.unknown = NOT_KNOWN:format(lost.name, why) end
+    if ev.b == C.PL_EUNSUPPORTED then
+      choice.unknown = NOT_KNOWN:format(lost.name, why)
+    end
   else
-    choice.full, choice.deadline = {}, nil
+    choice.full, choice.unknown, choice.deadline = {}, nil, nil
   end
   local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,
     n > 0 and lost.numerics or nil)

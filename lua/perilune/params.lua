@@ -107,9 +107,9 @@ local function ids(req, name, vocab)
   return out
 end
 
--- The rows of the engine's own table, a list. Each option is a request's field of that
--- name, with the row's default and bounds, but for those of OWN, which mean something else
--- in a request or without a value there, and are read elsewhere.
+-- The engine's table of sampling options, a list. Each is a request field of that name,
+-- with the row's default and bounds; those in OWN, which a request says in another way or
+-- which have another default there, are read elsewhere.
 local OWN = { max_tokens = true, logprobs = true, prompt_logprobs = true, seed = true }
 M.ROWS = {}
 while C.pl_params_row(#M.ROWS) ~= nil do

@@ -32,6 +32,9 @@ describe("the fields of requests", function()
 
   it("are all known that are documented", function()
     local section = text_of "docs/http.md":match "\n## Fields\n(.-)\nIf a field"
+    for name in text_of "docs/sampling.md":gmatch "\n| (`[%l_]+`)" do
+      section = section .. name
+    end
     local n = 0
     for name in section:gsub("%b()", ""):gmatch "`([%l_]+)`" do
       assert.is_true(all[name], name)
