@@ -29,7 +29,6 @@ describe("two steps in flight", function()
     local o = { n_blocks = 30, max_num_batched_tokens = 48, max_num_seqs = 4 }
     for k, v in pairs(more or {}) do o[k] = v end
     local e = engine.open("tests/golden/llama", { depth = depth }, o)
-    finally(function() e:close(true) end)
     local ids = {}
     for i, r in ipairs(REQUESTS) do
       local params = {}
@@ -43,7 +42,9 @@ describe("two steps in flight", function()
     local s = e:statistics()
     assert.equal(0, s.blocks_used)
     assert.equal(0, s.running + s.waiting)
-    return out, tonumber(s.preemptions)
+    local preempted = tonumber(s.preemptions)
+    e:close(true)
+    return out, preempted
   end
 
   local function same(want, got)

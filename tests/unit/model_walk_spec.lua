@@ -3,6 +3,7 @@
 -- alone. And the refusals of a model that is being put together.
 
 local open_device = require "support.device"
+local process = require "support.process"
 local quant = require "support.quant"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
@@ -120,7 +121,7 @@ describe("a walk", function()
         compare(model, wants[id], steps, where)
       end
       for _, kernels in ipairs { "avx512bf16", "avx512", "avx2" } do
-        for threads = 1, 3 do
+        for threads = process.slow and 3 or 1, 3 do
           with_dummy(more, kernels, threads, function(m)
             check(m, { 1, 7, 300 }, kernels .. " by " .. threads)
           end)
