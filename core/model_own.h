@@ -28,7 +28,7 @@ struct pl_model {
     pl_device *device;
     pl_model_options o;
     pl_slot *slots;      /* [1 + layer][role] */
-    bool *dense;         /* by layer: has no experts, though others have */
+    int *flags;          /* by layer: PL_LAYER_* */
     float *rope_factors; /* head_dim / 2, the host's; NULL: none */
     bool ready;
     bool has_bf16, has_quantized; /* weights */
@@ -65,6 +65,8 @@ static inline bool pl_model_takes_weights(const pl_model *m)
 }
 
 bool pl_model_has_experts(const pl_model *m, int layer);
+pl_status pl_model_tensors_check(const pl_model *m); /* all that are needed are there */
+void pl_model_tensors_close(pl_model *m);
 void pl_model_plan_fill(pl_model *m); /* from the slots */
 void pl_model_rope_fill(pl_model *m);
 void pl_model_rope_at(const pl_model *m, int32_t position, float *cos, float *sin);

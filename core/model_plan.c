@@ -56,7 +56,7 @@ static pl_layer layer_of(const pl_model *m, int i)
         .up = matrix_of(m, PL_ROLE_UP, i),
         .down = matrix_of(m, PL_ROLE_DOWN, i),
         .experts = experts_of(m, i),
-        .window = i >= m->o.first_window_layer ? m->o.window : 0,
+        .window = m->flags[i] & PL_LAYER_FULL ? 0 : m->o.window,
     };
 }
 

@@ -199,17 +199,15 @@ uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t le
 
 /* ---- model: a transformer on a device (lua while loading, then step) ------------- */
 
-enum { PL_ARCH_LLAMA = 0, PL_ARCH_QWEN2 = 1, PL_ARCH_QWEN3 = 2, PL_ARCH_QWEN3_MOE = 3 };
 enum { PL_ROPE_HALVES = 0, PL_ROPE_PAIRS = 1 };                       /* PAIRS: GGUF `llama` */
 enum { PL_ROPE_PLAIN = 0, PL_ROPE_LINEAR = 1, PL_ROPE_LLAMA3 = 2, PL_ROPE_YARN = 3 };
 enum { PL_ACT_FLOAT32 = 0, PL_ACT_INT8X2 = 1, PL_ACT_INT8 = 2, PL_N_ACTIVATIONS };
 enum { PL_KV_FLOAT32 = 0, PL_KV_INT16 = 1 };
 typedef struct pl_model_options {
-    int32_t arch;                          /* PL_ARCH_*; Mistral is LLAMA with a window */
     int32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab;
     int32_t n_experts, n_experts_used, expert_ffn, norm_topk;         /* 0 unless MoE */
-    int32_t window;                        /* 0: all positions */
-    int32_t first_window_layer;            /* layers below it see all positions */
+    int32_t qkv_bias, o_bias, qk_norm;     /* biases of q, k and v, or of o; norms of each head of q and k */
+    int32_t window;                        /* positions that a layer sees, unless it is PL_LAYER_FULL; 0: all */
     int32_t max_positions;
     int32_t rope_order, rope_scaling;
     float norm_eps, rope_theta;
@@ -238,7 +236,9 @@ const char *pl_device_kernels(const pl_device *d);          /* the variant chose
 typedef struct pl_model pl_model;
 pl_model *pl_model_open(pl_device *device, const pl_model_options *options);
 void pl_model_close(pl_model *m);
-pl_status pl_model_dense(pl_model *m, int layer);   /* it has no experts, others have; before its tensors */
+/* How a layer differs from what the options say of all; before its tensors. */
+enum { PL_LAYER_DENSE = 1, PL_LAYER_FULL = 2 };             /* flags: no experts, no window */
+pl_status pl_model_layer(pl_model *m, int layer, int flags);
 /* Gives the model one tensor, which is packed or copied: its file may be closed afterwards.
  * Experts: e is the expert, or -1 where the tensor stacks all of them. */
 pl_status pl_model_tensor(pl_model *m, int role, int layer, int e, const pl_tensor *tensor);

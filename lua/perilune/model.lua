@@ -143,11 +143,11 @@ end
 
 -- What the fingerprint says of a model besides its files: the options, in a fixed order.
 local function canonical(desc)
-  local keys, said = {}, { desc.architecture, desc.bias }
+  local keys, said = {}, { desc.architecture }
   for key in pairs(desc.options) do keys[#keys + 1] = key end
   table.sort(keys)
-  if desc.dense_layers then
-    said[#said + 1] = "dense_layers=" .. table.concat(desc.dense_layers, ",")
+  for _, list in ipairs { "dense_layers", "full_layers" } do
+    if desc[list] then said[#said + 1] = list .. "=" .. table.concat(desc[list], ",") end
   end
   for _, key in ipairs(keys) do
     said[#said + 1] = ("%s=%.9g"):format(key, tonumber(desc.options[key]))
@@ -197,8 +197,8 @@ end
 
 -- A table of what the model is, from headers alone: path, name, format ("gguf" or "hf"),
 -- architecture (as config.json names it), options (of pl_model_options, those a file
--- decides), dense_layers (those without experts where others have some), bias ("none",
--- "qkv" or "qkvo"), dtype, max_positions, generation (sampling defaults), eos_ids,
+-- decides), dense_layers and full_layers (those without experts, or without a window,
+-- where others have one), dtype, max_positions, generation (sampling defaults), eos_ids,
 -- bos_id, files, fingerprint.
 -- opts: hf_overrides, a table that replaces fields of config.json; generation_config and
 -- override_generation_config (see model_generation.lua); load_format "dummy" needs no
@@ -257,13 +257,23 @@ local function options_of(desc, opts)
   return o
 end
 
+-- How layers differ from what the options say.
+local function set_layers(model, desc)
+  local flags = {}
+  for _, layer in ipairs(desc.dense_layers or {}) do
+    flags[layer] = pl.C.PL_LAYER_DENSE
+  end
+  for _, layer in ipairs(desc.full_layers or {}) do
+    flags[layer] = bit.bor(flags[layer] or 0, pl.C.PL_LAYER_FULL)
+  end
+  for layer, flag in pairs(flags) do check(pl.C.pl_model_layer(model, layer, flag)) end
+end
+
 local function load_onto(files, desc, device, opts)
   local model = pl.C.pl_model_open(device, options_of(desc, opts))
   if model == nil then check(pl.C.PL_EINVAL) end
   local ok, why = pcall(function()
-    for _, layer in ipairs(desc.dense_layers or {}) do
-      check(pl.C.pl_model_dense(model, layer))
-    end
+    set_layers(model, desc)
     if opts.load_format == "dummy" then
       check(pl.C.pl_model_dummy(model))
     else

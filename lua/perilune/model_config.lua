@@ -4,20 +4,13 @@
 -- config.json becomes pl_model_options; what the engine cannot do is refused by field.
 
 local F = require "perilune.model_fields"
+local facts = require "perilune.model_facts"
 local pl = require "perilune.ffi"
 
 local C = pl.C
 local limits = F.limits
 
 local M = {}
-
-local architectures = {
-  LlamaForCausalLM = { arch = C.PL_ARCH_LLAMA, kv_heads_optional = true },
-  MistralForCausalLM = { arch = C.PL_ARCH_LLAMA, windowed = true },
-  Qwen2ForCausalLM = { arch = C.PL_ARCH_QWEN2, switched = true },
-  Qwen3ForCausalLM = { arch = C.PL_ARCH_QWEN3, switched = true },
-  Qwen3MoeForCausalLM = { arch = C.PL_ARCH_QWEN3_MOE, switched = true, moe = true },
-}
 
 -- ---- rope ----------------------------------------------------------------------------
 
@@ -89,51 +82,53 @@ end
 
 -- ---- windows -------------------------------------------------------------------------
 
--- Layers that see a window must follow those that see everything.
+-- The layers, counted from 0, that config.json's `layer_types` exempts from the window.
 local function read_layer_types(config, o)
-  local kinds = F.list(config, "layer_types", "string")
+  local kinds, full = F.list(config, "layer_types", "string"), {}
   if #kinds ~= o.n_layers then
     F.wrong(config, "layer_types", o.n_layers .. " of them")
   end
-  local first = o.n_layers
   for i, kind in ipairs(kinds) do
-    if kind == "sliding_attention" then
-      first = math.min(first, i - 1)
-    elseif kind ~= "full_attention" then
+    if kind == "full_attention" then
+      full[#full + 1] = i - 1
+    elseif kind ~= "sliding_attention" then
       F.unsupported(config, "layer_types", "full_attention and sliding_attention")
-    elseif first < i - 1 then
-      F.unsupported(config, "layer_types", "full_attention before sliding_attention")
     end
   end
-  return first
+  return full
 end
 
-local function read_window(config, o, known)
-  o.window, o.first_window_layer = 0, 0
-  local listed, switched = F.has(config, "layer_types"), known.switched
-  if switched and not F.boolean(config, "use_sliding_window", false) then return end
-  if not (known.windowed or switched or listed) then return end
-  if not F.has(config, "sliding_window") then return end
-  if known.moe then F.unsupported(config, "use_sliding_window", "false") end
-  local first = 0
-  if listed then
-    first = read_layer_types(config, o)
-  elseif switched then
-    first = F.integer(config, "max_window_layers", 0, limits.layers)
+-- Those below the one that is named.
+local function read_first(config)
+  local full = {}
+  for i = 1, F.integer(config, "max_window_layers", 0, limits.layers) do
+    full[i] = i - 1
   end
-  if first >= o.n_layers then return end
+  return full
+end
+
+-- The window, and the layers that see everything nevertheless; nil: none does.
+local function read_window(config, o, row)
+  local listed, switched = F.has(config, "layer_types"), row.window == "switched"
+  if switched and not F.boolean(config, "use_sliding_window", false) then return end
+  if not (row.window or listed) then return end
+  if not F.has(config, "sliding_window") then return end
+  if row.experts then F.unsupported(config, "use_sliding_window", "false") end
+  local full = listed and read_layer_types(config, o) or switched and read_first(config)
+               or {}
+  if #full >= o.n_layers then return end
   o.window = F.integer(config, "sliding_window", 1, limits.positions)
-  o.first_window_layer = first
+  return full[1] and full
 end
 
 -- ---- the whole -----------------------------------------------------------------------
 
-local function read_sizes(config, o, known)
+local function read_sizes(config, o, row)
   o.n_layers = F.integer(config, "num_hidden_layers", 1, limits.layers)
   o.hidden = F.integer(config, "hidden_size", 1, limits.hidden)
   o.n_heads = F.integer(config, "num_attention_heads", 1, limits.heads)
   o.n_kv_heads = F.integer(config, "num_key_value_heads", 1, limits.heads,
-                           known.kv_heads_optional and o.n_heads or nil)
+                           row.kv_heads_optional and o.n_heads or nil)
   o.head_dim = F.head_dim(config, "head_dim", "num_attention_heads", o)
   F.check_heads(config, o, { head_dim = "head_dim", n_kv_heads = "num_key_value_heads" })
   o.ffn = F.integer(config, "intermediate_size", 1, limits.ffn)
@@ -169,7 +164,7 @@ local function read_dense_layers(config, o)
   return layers[1] and layers
 end
 
-local function refuse_others(config, known)
+local function refuse_others(config, row)
   for _, key in ipairs { "quantization_config", "dual_chunk_attention_config" } do
     if F.has(config, key) then F.unsupported(config, key, "none") end
   end
@@ -179,7 +174,7 @@ local function refuse_others(config, known)
   if F.boolean(config, "mlp_bias", false) then
     F.unsupported(config, "mlp_bias", "false")
   end
-  if not known.moe and F.integer(config, "num_experts", 0, limits.experts, 0) ~= 0 then
+  if not row.experts and F.integer(config, "num_experts", 0, limits.experts, 0) ~= 0 then
     F.unsupported(config, "num_experts", "0")
   end
 end
@@ -195,30 +190,24 @@ end
 
 local function read_architecture(config)
   local name = F.list(config, "architectures", "string")[1]
-  local known = architectures[name]
-  if not known then
-    local names = {}
-    for each in pairs(architectures) do names[#names + 1] = each end
-    table.sort(names)
-    F.unsupported(config, "architectures", "one of " .. table.concat(names, ", "))
-  end
-  return name, known
+  local row, names = facts.find("name", name)
+  if not row then F.unsupported(config, "architectures", "one of " .. names) end
+  return row
 end
 
 local function read_config(config)
-  local name, known = read_architecture(config)
-  refuse_others(config, known)
-  local o = { arch = known.arch, rope_order = C.PL_ROPE_HALVES, n_experts = 0,
-              n_experts_used = 0, expert_ffn = 0, norm_topk = 0, rope_factor = 1,
-              rope_low = 0, rope_high = 0, rope_attention = 0, rope_original = 0 }
-  read_sizes(config, o, known)
-  if known.moe then read_experts(config, o) end
+  local row = read_architecture(config)
+  refuse_others(config, row)
+  local o = facts.start()
+  read_sizes(config, o, row)
+  if row.experts then read_experts(config, o) end
   read_rope(config, o)
-  read_window(config, o, known)
-  local bias = F.boolean(config, "attention_bias", false) and "qkvo" or "none"
-  if known.arch == C.PL_ARCH_QWEN2 then bias = "qkv" end
-  return { format = "hf", architecture = name, options = o, bias = bias,
-           dense_layers = known.moe and read_dense_layers(config, o) or nil,
+  local full = read_window(config, o, row)
+  local bias = F.boolean(config, "attention_bias", false) and 1 or 0
+  o.qkv_bias, o.o_bias = bias, bias
+  facts.finish(o, row, "hf")
+  return { format = "hf", architecture = row.name, options = o, full_layers = full,
+           dense_layers = row.experts and read_dense_layers(config, o) or nil,
            dtype = read_dtype(config) }
 end
 

@@ -2,6 +2,7 @@
 -- model_gguf.lua - what the header of a GGUF file says of its model.
 
 local F = require "perilune.model_fields"
+local facts = require "perilune.model_facts"
 local parts = require "perilune.model_parts"
 local pl = require "perilune.ffi"
 
@@ -9,15 +10,6 @@ local C, ffi = pl.C, pl.ffi
 local limits = F.limits
 
 local M = {}
-
--- Converters permute the rows of Q and K for `llama` alone.
-local architectures = {
-  llama = { name = "LlamaForCausalLM", arch = C.PL_ARCH_LLAMA, order = C.PL_ROPE_PAIRS },
-  qwen2 = { name = "Qwen2ForCausalLM", arch = C.PL_ARCH_QWEN2, order = C.PL_ROPE_HALVES },
-  qwen3 = { name = "Qwen3ForCausalLM", arch = C.PL_ARCH_QWEN3, order = C.PL_ROPE_HALVES },
-  qwen3moe = { name = "Qwen3MoeForCausalLM", arch = C.PL_ARCH_QWEN3_MOE,
-               order = C.PL_ROPE_HALVES, moe = true },
-}
 
 local function value_of(weights, key)
   local m = ffi.new "pl_meta"
@@ -79,8 +71,8 @@ local function read_sizes(own, files, o)
   o.tied = find(files, "output.weight") and 0 or 1
 end
 
-local function read_experts(own, o, known)
-  if not known.moe then
+local function read_experts(own, o, row)
+  if not row.experts then
     if F.integer(own, "expert_count", 0, limits.experts, 0) ~= 0 then
       F.unsupported(own, "expert_count", "0")
     end
@@ -130,25 +122,24 @@ local function read_rope(own, o)
   end
 end
 
-local function read_options(own, files, known)
-  local o = { arch = known.arch, rope_order = known.order, n_experts = 0,
-              n_experts_used = 0, expert_ffn = 0, norm_topk = 0, window = 0,
-              first_window_layer = 0, rope_scaling = C.PL_ROPE_PLAIN, rope_factor = 1,
-              rope_low = 0, rope_high = 0, rope_attention = 0, rope_original = 0 }
+-- A file has no word for which biases there are; the first layer shows it.
+local function read_bias(files, o)
+  local function has(name) return find(files, "blk.0." .. name) and 1 or 0 end
+  o.qkv_bias = has "attn_q.bias"
+  o.o_bias = o.qkv_bias * has "attn_output.bias"
+end
+
+local function read_options(own, files, row)
+  local o = facts.start()
   read_sizes(own, files, o)
-  read_experts(own, o, known)
+  read_experts(own, o, row)
   read_rope(own, o)
+  read_bias(files, o)
   if F.has(own, "attention.sliding_window") then
     F.unsupported(own, "attention.sliding_window", "none")
   end
+  facts.finish(o, row, "gguf")
   return o
-end
-
--- A file has no word for which biases there are; the first layer shows it.
-local function find_bias(files)
-  local function has(name) return find(files, "blk.0." .. name) end
-  if not has "attn_q.bias" then return "none" end
-  return has "attn_output.bias" and "qkvo" or "qkv"
 end
 
 -- nil where it is no token: converters wrote -1, in whatever width, for "there is none".
@@ -179,14 +170,11 @@ function M.describe(paths, files)
   local general = fields_of(path, weights, "general.")
   local tokenizer = fields_of(path, weights, "tokenizer.ggml.")
   local kind = F.string(general, "architecture")
-  local known = architectures[kind]
-  if not known then
-    F.unsupported(general, "architecture", "llama, qwen2, qwen3 or qwen3moe")
-  end
-  local options = read_options(fields_of(path, weights, kind .. "."), files, known)
+  local row, names = facts.find("gguf", kind)
+  if not row then F.unsupported(general, "architecture", "one of " .. names) end
+  local options = read_options(fields_of(path, weights, kind .. "."), files, row)
   return {
-    format = "gguf", architecture = known.name, options = options,
-    bias = options.arch == C.PL_ARCH_QWEN2 and "qkv" or find_bias(files),
+    format = "gguf", architecture = row.name, options = options,
     eos_ids = read_ends(tokenizer, options.vocab),
     bos_id = token_id(tokenizer, "bos_token_id", options.vocab),
     files = paths,

@@ -61,10 +61,9 @@ end
 -- What holds for a layer.
 local function conditions_of(desc, dense)
   local o = desc.options
-  local moe = o.arch == C.PL_ARCH_QWEN3_MOE
+  local moe = o.n_experts > 0
   return { head = o.tied == 0, moe = moe and not dense, dense = dense or not moe,
-           qk_norm = moe or o.arch == C.PL_ARCH_QWEN3, o_bias = desc.bias == "qkvo",
-           qkv_bias = desc.bias ~= "none" }
+           qk_norm = o.qk_norm == 1, o_bias = o.o_bias == 1, qkv_bias = o.qkv_bias == 1 }
 end
 
 local function add_experts(add, desc, layer)
@@ -95,7 +94,7 @@ local function plan(desc)
                         name = prefix .. row[gguf and 3 or 2], shape = shape }
   end
   for _, row in ipairs(outer) do add(row, -1, -1, "") end
-  if gguf and o.arch == C.PL_ARCH_LLAMA then
+  if gguf then
     list[#list + 1] = { role = tonumber(C.PL_ROLE_ROPE_FREQS), layer = -1, expert = -1,
                         name = "rope_freqs.weight", shape = { o.head_dim / 2 },
                         optional = true }

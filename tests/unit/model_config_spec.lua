@@ -40,8 +40,8 @@ describe("model.describe of a folder", function()
       do_sample = true, max_new_tokens = 9 } })
     local desc = assert(model.describe(path))
     local o = desc.options
-    assert.same({ "hf", "LlamaForCausalLM", "float32", "none", 64 },
-                { desc.format, desc.architecture, desc.dtype, desc.bias,
+    assert.same({ "hf", "LlamaForCausalLM", "float32", 0, 0, 64 },
+                { desc.format, desc.architecture, desc.dtype, o.qkv_bias, o.o_bias,
                   desc.max_positions })
     assert.same({ 8, 12, 2, 2, 1, 4, 16, 64 },
                 { o.hidden, o.ffn, o.n_layers, o.n_heads, o.n_kv_heads, o.head_dim,
@@ -192,24 +192,27 @@ describe("model.describe of a folder", function()
 
   it("knows which layers have a window", function()
     local function window(kind, changes)
-      local o = options(qwen(kind, changes))
-      return { o.window, o.first_window_layer }
+      local desc = assert(describe_config(qwen(kind, changes)))
+      return { desc.options.window, unpack(desc.full_layers or {}) }
     end
     local kinds = { "full_attention", "sliding_attention" }
-    assert.same({ 5, 0 }, window("MistralForCausalLM", { sliding_window = 5 }))
-    assert.same({ 0, 0 }, window("MistralForCausalLM", { sliding_window = cjson.null }))
-    assert.same({ 0, 0 }, window("LlamaForCausalLM", { sliding_window = 5 }))
+    assert.same({ 5 }, window("MistralForCausalLM", { sliding_window = 5 }))
+    assert.same({ 0 }, window("MistralForCausalLM", { sliding_window = cjson.null }))
+    assert.same({ 0 }, window("LlamaForCausalLM", { sliding_window = 5 }))
     for _, kind in ipairs { "Qwen2ForCausalLM", "Qwen3ForCausalLM" } do
-      assert.same({ 0, 0 }, window(kind, { sliding_window = 5, max_window_layers = 1 }))
-      assert.same({ 5, 1 }, window(kind, { sliding_window = 5, max_window_layers = 1,
+      assert.same({ 0 }, window(kind, { sliding_window = 5, max_window_layers = 1 }))
+      assert.same({ 5, 0 }, window(kind, { sliding_window = 5, max_window_layers = 1,
                                            use_sliding_window = true }))
-      assert.same({ 0, 0 }, window(kind, { sliding_window = 5, max_window_layers = 2,
-                                           use_sliding_window = true }))
-      assert.same({ 5, 1 }, window(kind, { sliding_window = 5, layer_types = kinds,
+      assert.same({ 0 }, window(kind, { sliding_window = 5, max_window_layers = 2,
+                                        use_sliding_window = true }))
+      assert.same({ 5, 0 }, window(kind, { sliding_window = 5, layer_types = kinds,
                                            use_sliding_window = true }))
     end
+    assert.same({ 5, 1 }, window("MistralForCausalLM", { sliding_window = 5,
+      layer_types = { "sliding_attention", "full_attention" } }))
     refused(qwen("MistralForCausalLM", { sliding_window = 5, layer_types = {
-      "sliding_attention", "full_attention" } }), "full_attention before sliding")
+      "sliding_attention", "chunked_attention" } }),
+      "wanted full_attention and sliding_attention")
     refused(qwen("MistralForCausalLM", { sliding_window = 5,
                                          layer_types = { kinds[1] } }),
             "wanted 2 of them")
@@ -220,8 +223,8 @@ describe("model.describe of a folder", function()
   it("reads experts", function()
     local desc = assert(describe_config(moe()))
     local o = desc.options
-    assert.same({ C.PL_ARCH_QWEN3_MOE, 2, 1, 5, 1, 6 },
-                { o.arch, o.n_experts, o.n_experts_used, o.expert_ffn, o.norm_topk,
+    assert.same({ 1, 2, 1, 5, 1, 6 },
+                { o.qk_norm, o.n_experts, o.n_experts_used, o.expert_ffn, o.norm_topk,
                   o.head_dim })
     local list = tensors(desc)
     local last = list[#list]

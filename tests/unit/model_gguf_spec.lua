@@ -31,11 +31,11 @@ describe("model.describe of a GGUF file", function()
                       gguf_llama)
     local desc = assert(model.describe(path))
     local o = desc.options
-    assert.same({ "gguf", "LlamaForCausalLM", "float32", 64, "none" },
+    assert.same({ "gguf", "LlamaForCausalLM", "float32", 64, 0, 0 },
                 { desc.format, desc.architecture, desc.dtype, desc.max_positions,
-                  desc.bias })
-    assert.same({ C.PL_ARCH_LLAMA, C.PL_ROPE_PAIRS, 1, 8, 12, 2, 1, 4, 16, 1 },
-                { o.arch, o.rope_order, o.n_layers, o.hidden, o.ffn, o.n_heads,
+                  o.qkv_bias, o.o_bias })
+    assert.same({ 0, C.PL_ROPE_PAIRS, 1, 8, 12, 2, 1, 4, 16, 1 },
+                { o.qk_norm, o.rope_order, o.n_layers, o.hidden, o.ffn, o.n_heads,
                   o.n_kv_heads,
                   o.head_dim, o.vocab, o.tied })
     assert.same({ 2, 5 }, desc.eos_ids)
@@ -49,7 +49,8 @@ describe("model.describe of a GGUF file", function()
       { "output.weight", { 16, 8 } }, { "rope_freqs.weight", { 2 } },
       { "blk.0.attn_q.bias", { 8 } }, { "blk.0.attn_k.bias", { 4 } },
       { "blk.0.attn_v.bias", { 4 } })))
-    assert.same({ 0, "qkv" }, { desc.options.tied, desc.bias })
+    assert.same({ 0, 1, 0 },
+                { desc.options.tied, desc.options.qkv_bias, desc.options.o_bias })
     local roles = {}
     for _, row in ipairs(assert(tensors(desc))) do roles[row.name] = row.role end
     assert.equal(tonumber(C.PL_ROLE_ROPE_FREQS), roles["rope_freqs.weight"])
@@ -61,11 +62,11 @@ describe("model.describe of a GGUF file", function()
                     { "blk.0.attn_k_norm.weight", { 4 } } }
     local full = joined(gguf_llama, unpack(norms))
     local desc = model.describe(gguf(gguf_metas "qwen3", full))
-    assert.same({ C.PL_ARCH_QWEN3, C.PL_ROPE_HALVES, "Qwen3ForCausalLM" },
-                { desc.options.arch, desc.options.rope_order, desc.architecture })
+    assert.same({ 1, C.PL_ROPE_HALVES, "Qwen3ForCausalLM" },
+                { desc.options.qk_norm, desc.options.rope_order, desc.architecture })
     assert.truthy(tensors(desc))
     desc = model.describe(gguf(gguf_metas "qwen2", gguf_llama))
-    assert.equal("qkv", desc.bias)
+    assert.same({ 1, 0 }, { desc.options.qkv_bias, desc.options.o_bias })
     local _, message = tensors(desc)
     assert.truthy(message:find("no tensor 'blk.0.attn_q.bias'", 1, true))
     local list = joined(norms, { "blk.0.ffn_gate_inp.weight", { 3, 8 } },

@@ -9,7 +9,7 @@ local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
 local BASE = {
-  arch = "LLAMA", n_layers = 2, hidden = 64, n_heads = 6, n_kv_heads = 2, head_dim = 24,
+  n_layers = 2, hidden = 64, n_heads = 6, n_kv_heads = 2, head_dim = 24,
   ffn = 96, vocab = 90, max_positions = 1024, norm_eps = 1e-5, rope_theta = 10000,
   tied = 1, block_size = 16, dummy_seed = 5,
 }
@@ -18,8 +18,9 @@ local function options(more)
   local o = ffi.new "pl_model_options"
   for _, from in ipairs { BASE, more or {} } do
     for key, value in pairs(from) do
-      local prefix = key == "arch" and "PL_ARCH_" or "PL_"
-      o[key] = type(value) == "string" and C[prefix .. value] or value
+      if key ~= "full" then    -- layers without a window
+        o[key] = type(value) == "string" and C["PL_" .. value] or value
+      end
     end
   end
   return o
@@ -32,6 +33,9 @@ local function with_model(more, kernels, threads, run)
   if not device then return false end
   local model = C.pl_model_open(device, options(more))
   assert.is_true(model ~= nil, ffi.string(C.pl_error_text()))
+  for _, layer in ipairs(more and more.full or {}) do
+    ok(C.pl_model_layer(model, layer, C.PL_LAYER_FULL))
+  end
   run(model)
   C.pl_model_close(model)
   C.pl_device_close(device)
@@ -68,16 +72,16 @@ local MODELS = {
   ["float32"] = { kv_type = "KV_FLOAT32", activations = "ACT_FLOAT32" },
   ["int8x2, int16 cache"] = { kv_type = "KV_INT16", activations = "ACT_INT8X2" },
   ["int8, float32 cache"] = { kv_type = "KV_FLOAT32", activations = "ACT_INT8" },
-  ["window"] = { kv_type = "KV_INT16", window = 20, first_window_layer = 1, block_size = 32 },
+  ["window"] = { kv_type = "KV_INT16", window = 20, full = { 0 }, block_size = 32 },
   ["rope in pairs, yarn"] = { rope_order = C.PL_ROPE_PAIRS, rope_scaling = C.PL_ROPE_YARN,
     rope_factor = 4, rope_original = 128 },
-  ["biases"] = { arch = "QWEN2", tied = 0 },
-  ["head norms"] = { arch = "QWEN3", head_dim = 32, n_heads = 4,
+  ["biases"] = { qkv_bias = 1, tied = 0 },
+  ["head norms"] = { qk_norm = 1, head_dim = 32, n_heads = 4,
     rope_scaling = C.PL_ROPE_LLAMA3, rope_factor = 8,
     rope_low = 1, rope_high = 4, rope_original = 64 },
-  ["experts"] = { arch = "QWEN3_MOE", n_experts = 6, n_experts_used = 3, expert_ffn = 64,
+  ["experts"] = { qk_norm = 1, n_experts = 6, n_experts_used = 3, expert_ffn = 64,
     norm_topk = 1, activations = "ACT_INT8X2", ffn = 0 },
-  ["experts, int8"] = { arch = "QWEN3_MOE", n_experts = 6, n_experts_used = 3,
+  ["experts, int8"] = { qk_norm = 1, n_experts = 6, n_experts_used = 3,
     expert_ffn = 64, norm_topk = 1, activations = "ACT_INT8", ffn = 0 },
 }
 
@@ -225,6 +229,7 @@ describe("a model put together", function()
       refused(m, "model whose head is the embedding", C.PL_ROLE_HEAD, -1, -1, t)
       refused(m, "expert 0 for gate of a model with 0", C.PL_ROLE_GATE, 0, 0, t)
       refused(m, "role 99 is unknown", 99, 0, -1, t)
+      refused(m, "q_norm for a model without", C.PL_ROLE_Q_NORM, 0, -1, t)
       local right = quant.matrix("F32", 48, 64, 1)
       right.tensor.bytes = 100
       refused(m, "has 100 bytes, wanted 12288", C.PL_ROLE_K, 1, -1, right.tensor)
@@ -232,6 +237,21 @@ describe("a model put together", function()
       ok(C.pl_model_tensor(m, C.PL_ROLE_K, 1, -1, right.tensor))
       refused(m, "k of layer 1 was given before", C.PL_ROLE_K, 1, -1, right.tensor)
     end)
+  end)
+
+  it("says which layers differ before their tensors", function()
+    with_model({ window = 8, ffn = 0, n_experts = 2, n_experts_used = 1, expert_ffn = 32 },
+      "auto", 1, function(m)
+        local function bad(pattern, layer, flags)
+          assert.is_true(C.pl_model_layer(m, layer, flags) < 0)
+          assert.matches(pattern, ffi.string(C.pl_error_text()))
+        end
+        bad("layer 2, wanted one of the model's 2", 2, C.PL_LAYER_FULL)
+        bad("flags are 4, wanted PL_LAYER_%*", 0, 4)
+        bad("ffn is 0, wanted 1 or more for layer 0", 0, C.PL_LAYER_DENSE)
+        ok(C.pl_model_dummy(m))
+        bad("layer 1 has tensors already", 1, C.PL_LAYER_FULL)
+      end)
   end)
 
   it("says what is missing", function()
@@ -254,7 +274,8 @@ describe("a model put together", function()
     bad("rope_factor is 0", { rope_scaling = C.PL_ROPE_LINEAR })
     bad("kv_type is 2, wanted 0 to 1", { kv_type = 2 })
     bad("activations is 3, wanted 0 to 2", { activations = 3 })
-    bad("n_experts is 0", { arch = "QWEN3_MOE" })
+    bad("n_experts_used is 0, wanted 1 to 4", { n_experts = 4, expert_ffn = 64 })
+    bad("qk_norm is 2, wanted 0 to 1", { qk_norm = 2 })
     C.pl_device_close(device)
   end)
 
