@@ -3,7 +3,7 @@
 -- and Chinese from this tree and from below.
 
 local pl = require "perilune.ffi"
-local tokenizer = require "perilune.tokenizer"
+local tokenizer = require "perilune.model.tokenizer"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}

@@ -2,7 +2,7 @@
  *
  * main.c - a LuaJIT host and nothing else; the only file that knows lua.h.
  *
- *   perilune WORD ...          runs lua/perilune/cli.lua with the words
+ *   perilune WORD ...          runs lua/perilune/tools/cli.lua with the words
  *   perilune lua FILE ...      runs a Lua file in this host (the tests do)
  *
  * Lua gets one module from here, `perilune.host`: `root`, the folder that holds lua/ and
@@ -172,7 +172,7 @@ int main(int argc, char **argv)
         bad = luaL_loadfile(L, argv[2]);
     } else {
         lua_getglobal(L, "require");
-        lua_pushstring(L, "perilune.cli");
+        lua_pushstring(L, "perilune.tools.cli");
         bad = lua_pcall(L, 1, 1, 1);
     }
     for (int i = is_file ? 3 : 1; !bad && i < argc; i++) lua_pushstring(L, argv[i]);

@@ -147,7 +147,7 @@ int32_t pl_text_size(const pl_text *t);    /* ids are below this */
 int32_t pl_text_find(const pl_text *t, const char *bytes, size_t len);   /* a whole token's id, or -1 */
 int pl_text_token_kind(const pl_text *t, int32_t id);   /* with its flags; -1: no such token */
 /* Appends the ids of UTF-8 `bytes` to out as int32; with `special`, special tokens spelled
- * out in the text become their ids. Adds no begin-of-text token: model.lua does that. */
+ * out in the text become their ids. Adds no begin-of-text token: model/load.lua does that. */
 pl_status pl_text_encode(const pl_text *t, const char *bytes, size_t len, int special, pl_buf *out);
 void pl_text_case(const char *s, size_t len, int upper, pl_buf *out);   /* to upper or lower case */
 /* Ids without a token decode to nothing, invalid UTF-8 to U+FFFD. */
@@ -483,7 +483,7 @@ void pl_stream_result(pl_stream *s, pl_stream_end *out);   /* after DONE; after 
 void pl_stream_cancel(pl_stream *s);       /* DONE follows, with finish ABORT */
 void pl_stream_close(pl_stream *s);        /* after DONE, or before start */
 
-/* Jobs: work for the pool of Lua states (main.c opens them; they run pool.lua). */
+/* Jobs: work for the pool of Lua states (main.c opens them; they run api/pool.lua). */
 typedef struct pl_job pl_job;
 int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len);   /* its id, or PL_ELIMIT */
 pl_job *pl_job_take(pl_runtime *rt, int timeout_ms);         /* pool thread; NULL: timeout, or closing */

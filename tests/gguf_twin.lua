@@ -6,7 +6,7 @@
 
 local pl = require "perilune.ffi"
 local files = require "weights_files"
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 
 local C, ffi = pl.C, pl.ffi
 

@@ -4,7 +4,7 @@
 local C = require("perilune.ffi").C
 local cjson = require "cjson"
 local files = require "weights_files"
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 
 local M = {}
 

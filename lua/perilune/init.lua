@@ -2,14 +2,14 @@
 -- init.lua - `pl`, all that a recipe sees: local pl = require "perilune".
 
 local engine = require "perilune.ffi"
-local flags = require "perilune.flags"
-local load = require "perilune.recipe_load"
+local flags = require "perilune.recipe.command_line"
+local load = require "perilune.recipe.load"
 local log = require "perilune.log"
 local lru = require "perilune.lru"
-local nearest = require "perilune.nearest"
-local schema = require "perilune.schema"
-local values = require "perilune.values"
-local verdict = require "perilune.verdict"
+local nearest = require "perilune.recipe.nearest"
+local schema = require "perilune.recipe.schema"
+local values = require "perilune.recipe.option_value"
+local verdict = require "perilune.recipe.verdict"
 
 local C = engine.C
 

@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const char *const setup =
     "package.path = './lua/?.lua;./lua/?/init.lua;' .. package.path\n"
-    "local template, json = require 'perilune.template', require 'perilune.json'\n"
+    "local template, json = require 'perilune.jinja.template', require 'perilune.json'\n"
     "local vars = assert(json.decode [[{\"bos_token\": \"<s>\", \"n\": 3, \"x\": 1.5,\n"
     "  \"messages\": [{\"role\": \"system\", \"content\": \"a b\"},\n"
     "    {\"role\": \"user\", \"content\": \" c\\n\", \"tool_calls\": [{\"function\":\n"

@@ -2,7 +2,7 @@
 -- Templates and values at random, from a fixed seed: whatever they are, the answer is a
 -- text or an error of the template's own, never a defect of perilune's.
 local json = require "perilune.json"
-local template = require "perilune.template"
+local template = require "perilune.jinja.template"
 
 local state
 

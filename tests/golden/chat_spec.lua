@@ -2,7 +2,7 @@
 -- Chat templates against what transformers rendered. $PERILUNE_GOLDEN: a folder for each
 -- model, with golden.json and the template beside it.
 local json = require "perilune.json"
-local messages = require "perilune.messages"
+local messages = require "perilune.api.messages"
 
 local folder = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
 

@@ -2,7 +2,7 @@
 -- Chats as clients send them, against what Jinja makes of them: conversations.py wrote
 -- conversations.json.
 local json = require "perilune.json"
-local messages = require "perilune.messages"
+local messages = require "perilune.api.messages"
 
 local function context(format)
   return { trust_request_chat_template = true, special_tokens = {}, chat_templates = {},

@@ -4,7 +4,7 @@
 local engine = require "support.engine"
 local golden = require "support.golden"
 local pl = require "perilune.ffi"
-local tokenizer = require "perilune.tokenizer"
+local tokenizer = require "perilune.model.tokenizer"
 local tools = require "text_tools"
 
 local want, folder = golden.of "llama-gguf"

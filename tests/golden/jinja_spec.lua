@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Snippets against what Jinja itself renders: jinja.py wrote jinja.json.
 local json = require "perilune.json"
-local template = require "perilune.template"
+local template = require "perilune.jinja.template"
 
 local now = os.time { year = 2025, month = 2, day = 3, hour = 4, min = 5, sec = 6 }
 

@@ -2,7 +2,7 @@
 -- The file of SmolLM2-135M-Instruct (Q4_1), as its publisher's tools wrote it: what is read
 -- from it. Needs $PERILUNE_MODEL, which may be another model.
 
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 

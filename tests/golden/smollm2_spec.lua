@@ -7,7 +7,7 @@ local engine = require "support.engine"
 local golden = require "support.golden"
 local open_device = require "support.device"
 local pl = require "perilune.ffi"
-local tokenizer = require "perilune.tokenizer"
+local tokenizer = require "perilune.model.tokenizer"
 local tools = require "text_tools"
 
 local FLOAT32 = { activations = "float32", kv_cache_dtype = "float32" }

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Ids and texts of the reference models, exactly as Hugging Face's tokenizers give them.
 local cjson = require "cjson"
-local tokenizer = require "perilune.tokenizer"
+local tokenizer = require "perilune.model.tokenizer"
 local tools = require "text_tools"
 local encode, decode = tools.encode, tools.decode
 

@@ -4,7 +4,7 @@ local console = require "support.console"
 local fake = require "support.fake"
 local pl = require "perilune.ffi"
 local scratch = require "scratch"
-local wrap = require "perilune.wrap"
+local wrap = require "perilune.tools.wrap"
 
 local function columns(text) return pl.C.pl_terminal_columns(text, #text) end
 

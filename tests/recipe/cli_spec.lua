@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
-local help = require "perilune.help"
+local help = require "perilune.console.manual"
 local scratch = require "scratch"
 
 -- The program run with these words: exit code, stdout, stderr.

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
-local bench = require "perilune.bench"
-local client = require "perilune.client"
+local bench = require "perilune.tools.bench"
+local client = require "perilune.tools.http_client"
 local json = require "cjson.safe"
 local fake = require "support.fake"
 local scratch = require "scratch"

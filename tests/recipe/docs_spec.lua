@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What the documentation shows must work: recipes in it load, generated pages are current.
 
-local help = require "perilune.help"
-local recipe = require "perilune.recipe"
-local schema = require "perilune.schema"
+local help = require "perilune.console.manual"
+local recipe = require "perilune.recipe.resolve"
+local schema = require "perilune.recipe.schema"
 local shape = require "shape"
 local root = require("perilune.host").root
 
@@ -59,7 +59,7 @@ end
 
 local function words_of_cli()
   local words = { lua = true }              -- main.c's own
-  for word in read(root .. "/lua/perilune/cli.lua"):gmatch "\nfunction words%.(%l+)" do
+  for word in read(root .. "/lua/perilune/tools/cli.lua"):gmatch "\nfunction words%.(%l+)" do
     words[word] = true
   end
   return words
@@ -68,7 +68,7 @@ end
 -- Programs' texts in which a flag that is no option may be declared or read.
 local function programs()
   local all = { read(root .. "/dev") }
-  for _, name in ipairs(files "lua/perilune/*.lua bench/*.lua") do
+  for _, name in ipairs(files "lua/perilune/*/*.lua bench/*.lua") do
     all[#all + 1] = read(root .. "/" .. name)
   end
   return table.concat(all)
@@ -117,12 +117,12 @@ describe("the documentation", function()
   end)
 
   it("lists the metrics there are", function()
-    assert.equal(require("perilune.help").metrics() .. "\n", read(root .. "/docs/metrics.md"),
+    assert.equal(require("perilune.console.manual").metrics() .. "\n", read(root .. "/docs/metrics.md"),
       "write it anew: perilune help metrics > docs/metrics.md")
   end)
 
   it("lists the sampler's options", function()
-    assert.equal(require("perilune.help").sampling() .. "\n", read(root .. "/docs/sampling.md"),
+    assert.equal(require("perilune.console.manual").sampling() .. "\n", read(root .. "/docs/sampling.md"),
       "write it anew: perilune help sampling > docs/sampling.md")
   end)
 

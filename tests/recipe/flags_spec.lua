@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
-local elsewhere = require "perilune.flags_elsewhere"
-local recipe = require "perilune.recipe"
-local schema = require "perilune.schema"
-local values = require "perilune.values"
+local elsewhere = require "perilune.recipe.flags_elsewhere"
+local recipe = require "perilune.recipe.resolve"
+local schema = require "perilune.recipe.schema"
+local values = require "perilune.recipe.option_value"
 
 local function resolve(...)
   return recipe.resolve("agg", { ... }, function() return nil end)
@@ -160,7 +160,7 @@ describe("the schema", function()
     local file = assert(io.open(root .. "/docs/options.md"))
     local text = file:read "*a"
     file:close()
-    assert.equal(require("perilune.help").options() .. "\n", text,
+    assert.equal(require("perilune.console.manual").options() .. "\n", text,
                  "write it anew: perilune help options > docs/options.md")
   end)
 end)

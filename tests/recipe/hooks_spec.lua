@@ -1,16 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- How hooks are asked, and what happens when they do not answer as they should.
-local hooks = require "perilune.hooks"
-local help = require "perilune.help"
-local hook_help = require "perilune.hook_help"
-local hook_view = require "perilune.hook_view"
-local live = require "perilune.live"
+local hooks = require "perilune.recipe.hooks"
+local help = require "perilune.console.manual"
+local hook_help = require "perilune.recipe.hook_help"
+local hook_view = require "perilune.recipe.hook_view"
+local live = require "perilune.recipe.live"
 local log = require "perilune.log"
-local metrics_rows = require "perilune.metrics_rows"
+local metrics_rows = require "perilune.watch.metrics_rows"
 local pl = require "perilune.ffi"
 local public = require "perilune"
-local recipe = require "perilune.recipe"
-local schema = require "perilune.schema"
+local recipe = require "perilune.recipe.resolve"
+local schema = require "perilune.recipe.schema"
 local scratch = require "scratch"
 local C = pl.C
 

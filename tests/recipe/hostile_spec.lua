@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Whatever a file or a command line holds: an answer or problems, never a failure.
-local recipe = require "perilune.recipe"
+local recipe = require "perilune.recipe.resolve"
 local scratch = require "scratch"
 
 local TEXT = [==[

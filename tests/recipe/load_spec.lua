@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 local pl = require "perilune"
-local recipe = require "perilune.recipe"
+local recipe = require "perilune.recipe.resolve"
 local scratch = require "scratch"
 
 -- Words of a command line; nothing from the environment.

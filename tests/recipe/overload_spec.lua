@@ -2,8 +2,8 @@
 -- When all workers count as too busy for one more, and how the thresholds are set.
 local cjson = require "cjson"
 local log = require "perilune.log"
-local overload = require "perilune.overload"
-local recipe = require "perilune.recipe"
+local overload = require "perilune.fleet.overload"
+local recipe = require "perilune.recipe.resolve"
 
 local function resolve(...)
   return assert(recipe.resolve("agg", { ... }, function() end))

@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What changes under a running server: set by hand, or by reading the recipe again.
-local live = require "perilune.live"
+local live = require "perilune.recipe.live"
 local log = require "perilune.log"
-local recipe = require "perilune.recipe"
+local recipe = require "perilune.recipe.resolve"
 local scratch = require "scratch"
 
 describe("a running recipe", function()

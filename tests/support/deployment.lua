@@ -7,7 +7,7 @@
 --   f.workers[2]:signal "KILL"; f:add_worker()
 --   f:close()                   -- all of it must end well
 
-local client = require "perilune.client"
+local client = require "perilune.tools.http_client"
 local nats = require "support.nats"
 local process = require "support.process"
 local scratch = require "scratch"

@@ -7,7 +7,7 @@
 
 local open_device = require "support.device"
 local pl = require "perilune.ffi"
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}

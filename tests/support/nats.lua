@@ -7,7 +7,7 @@
 --   n:see "/connz"              -- its monitoring, decoded
 
 local cjson = require "cjson.safe"
-local client = require "perilune.client"
+local client = require "perilune.tools.http_client"
 local process = require "support.process"
 local scratch = require "scratch"
 local socket = require "support.socket"

@@ -6,7 +6,7 @@
 --   s:stop()                                                -- by SIGTERM, to exit code 0
 
 local cjson = require "cjson.safe"
-local client = require "perilune.client"
+local client = require "perilune.tools.http_client"
 local process = require "support.process"
 local socket = require "support.socket"
 

@@ -3,7 +3,7 @@
 -- form in which equal answers are equal text, streamed or not.
 
 local cjson = require "cjson.safe"
-local client = require "perilune.client"
+local client = require "perilune.tools.http_client"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 

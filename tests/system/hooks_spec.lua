@@ -4,7 +4,7 @@
 
 local cjson = require "cjson.safe"
 local console = require "support.console"
-local locals = require "perilune.local"
+local locals = require "perilune.tools.local_processes"
 local process = require "support.process"
 local scratch = require "scratch"
 local serving = require "support.serving"
@@ -253,7 +253,7 @@ describe("a hook that runs for ever once it is trusted", function()
         for i = 1, n do n = n + i end
       end
       return { %s = hook, worker = {} }]]):format(hook)))
-    for _ = 1, require("perilune.hooks").PROBATION + 1 do
+    for _ = 1, require("perilune.recipe.hooks").PROBATION + 1 do
       assert.equal(200, s:post(COMPLETION, SHORT).status)
     end
   end

@@ -2,7 +2,7 @@
 -- What hostile clients may send to a server: each gets a refusal in OpenAI's words, and
 -- nobody else is harmed. After each a well-behaved request is answered; at the end nothing
 -- runs and no block is in use.
-local client = require "perilune.client"
+local client = require "perilune.tools.http_client"
 local cjson = require "cjson.safe"
 local pl = require "perilune.ffi"
 local serving = require "support.serving"

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What Prometheus makes of our metrics: names, configuration, a real scrape, a dashboard.
 local cjson = require "cjson.safe"
-local metrics = require "perilune.metrics"
+local metrics = require "perilune.watch.metrics"
 local process = require "support.process"
 local scratch = require "scratch"
 local serving = require "support.serving"

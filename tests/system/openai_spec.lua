@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The official openai client against a server: $PERILUNE_PYTHON runs it (./dev sets it up).
-local machine = require "perilune.machine"
+local machine = require "perilune.recipe.machine"
 local scratch = require "scratch"
 local serving = require "support.serving"
 

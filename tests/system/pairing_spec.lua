@@ -4,7 +4,7 @@
 
 local console = require "support.console"
 local deployment = require "support.deployment"
-local locals = require "perilune.local"
+local locals = require "perilune.tools.local_processes"
 local process = require "support.process"
 local serving = require "support.serving"
 

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- `perilune run` as a process: how it begins, what it says when it cannot, how it ends.
-local machine = require "perilune.machine"
+local machine = require "perilune.recipe.machine"
 local process = require "support.process"
 local scratch = require "scratch"
 local serving = require "support.serving"

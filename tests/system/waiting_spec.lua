@@ -3,7 +3,7 @@
 local cjson = require "cjson.safe"
 local console = require "support.console"
 local deployment = require "support.deployment"
-local locals = require "perilune.local"
+local locals = require "perilune.tools.local_processes"
 local process = require "support.process"
 local serving = require "support.serving"
 

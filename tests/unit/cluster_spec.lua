@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Who is here, as a frontend sees it: cards that are fetched, strangers, choosing.
-local calls = require "perilune.calls"
-local card = require "perilune.card"
+local calls = require "perilune.fleet.calls"
+local card = require "perilune.fleet.card"
 local cjson = require "cjson"
-local cluster = require "perilune.cluster"
+local cluster = require "perilune.fleet.cluster"
 local fleet = require "support.fleet"
 local flow = require "perilune.flow"
 local log = require "perilune.log"

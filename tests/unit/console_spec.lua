@@ -1,13 +1,13 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What is typed into a process: it ends, it reaches nothing, it is shown.
-local admin = require "perilune.admin"
-local console = require "perilune.console"
+local admin = require "perilune.console.admin"
+local console = require "perilune.console.session"
 local engine = require "support.engine"
-local hooks = require "perilune.hooks"
-local hook_view = require "perilune.hook_view"
+local hooks = require "perilune.recipe.hooks"
+local hook_view = require "perilune.recipe.hook_view"
 local json = require "perilune.json"
-local recipe = require "perilune.recipe"
-local run = require "perilune.console_run"
+local recipe = require "perilune.recipe.resolve"
+local run = require "perilune.console.run"
 local scratch = require "scratch"
 
 describe("the console", function()
@@ -258,7 +258,7 @@ describe("the console", function()
     end)
 
     it("has no secrets in what is logged", function()
-      local clean = require("perilune.console_recipe").without_secrets
+      local clean = require("perilune.console.recipe").without_secrets
       assert.equal("recipe.http.api_key = (secret)", clean 'recipe.http.api_key = "hush"')
       assert.equal('recipe.http["api_key"] = (secret)', clean 'recipe.http["api_key"]="hush"')
       assert.equal("recipe.http.api_key", clean "recipe.http.api_key")

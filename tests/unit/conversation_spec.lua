@@ -2,7 +2,7 @@
 -- What a chat's fields may be, and what is said of those that are something else. What
 -- becomes of good ones: tests/golden/conversations_spec.lua.
 local json = require "perilune.json"
-local messages = require "perilune.messages"
+local messages = require "perilune.api.messages"
 
 local USER = '"messages": [{"role": "user", "content": "a"}]'
 

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- door.lua: a port that is bound while the model is still being loaded.
-local door = require "perilune.door"
+local door = require "perilune.api.door"
 local log = require "perilune.log"
 local pl = require "perilune.ffi"
 local server = require "support.server"

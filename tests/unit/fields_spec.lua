@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Which fields a request may have: those that are read, and those that are documented.
-local fields = require "perilune.fields"
+local fields = require "perilune.api.fields"
 local json = require "perilune.json"
 
 local function text_of(path)
@@ -21,7 +21,7 @@ describe("the fields of requests", function()
   it("are all known that are read anywhere", function()
     local n = 0
     for _, file in ipairs { "params", "prepare", "messages" } do
-      local text = text_of("lua/perilune/" .. file .. ".lua")
+      local text = text_of("lua/perilune/api/" .. file .. ".lua")
       for name in text:gmatch '%f[%a]%a+%(req, "([%w_]+)"' do
         assert.is_true(all[name], name)
         n = n + 1

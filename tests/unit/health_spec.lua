@@ -1,10 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Is a process fit for work: progress, trials of idle engines, drains.
 local pl = require "perilune.ffi"
-local canary = require "perilune.canary"
+local canary = require "perilune.watch.canary"
 local cjson = require "cjson.safe"
 local flow = require "perilune.flow"
-local health = require "perilune.health"
+local health = require "perilune.api.health"
 local null = require "support.null"
 local null_engine = require "support.null_engine"
 local server = require "support.server"

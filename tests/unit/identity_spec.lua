@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Ids and traces that strangers bring.
-local identity = require "perilune.identity"
+local identity = require "perilune.api.identity"
 
 local TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 local PARENT = "00f067aa0ba902b7"

@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Who waits for a worker: the order, the bound, and what wakes whom. Time is stepped here:
 -- how often a task is resumed is counted, how long that takes is not looked at.
-local cluster = require "perilune.cluster"
+local cluster = require "perilune.fleet.cluster"
 local flow = require "perilune.flow"
-local line = require "perilune.line"
+local line = require "perilune.fleet.line"
 local pl = require "perilune.ffi"
 local server_of = require "support.server"
-local waits = require "perilune.waits"
+local waits = require "perilune.watch.waits"
 local C = pl.C
 
 local quiet = { info = function() end }

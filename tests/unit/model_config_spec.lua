@@ -2,7 +2,7 @@
 local pl = require "perilune.ffi"
 local cjson = require "cjson"
 local files = require "weights_files"
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 local small = require "model_files"
 local C, ffi = pl.C, pl.ffi
 local llama, with, qwen, moe = small.llama, small.with, small.qwen, small.moe

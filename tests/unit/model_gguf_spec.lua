@@ -2,7 +2,7 @@
 local pl = require "perilune.ffi"
 local files = require "weights_files"
 local gguf_twin = require "gguf_twin"
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 local small = require "model_files"
 local C = pl.C
 local gguf, gguf_metas, gguf_llama = small.gguf, small.gguf_metas, small.gguf_llama

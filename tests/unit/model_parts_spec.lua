@@ -2,7 +2,7 @@
 -- GGUF models in parts, as gguf-split of llama.cpp writes them.
 
 local files = require "weights_files"
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 local open_device = require "support.device"
 local pl = require "perilune.ffi"
 local small = require "model_files"

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 local pl = require "perilune.ffi"
 local files = require "weights_files"
-local model = require "perilune.model"
+local model = require "perilune.model.load"
 local small = require "model_files"
 local C = pl.C
 local llama, with, qwen = small.llama, small.with, small.qwen

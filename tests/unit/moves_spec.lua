@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Where a choice goes that nobody takes.
-local cluster = require "perilune.cluster"
+local cluster = require "perilune.fleet.cluster"
 local fleet = require "support.fleet"
 local flow = require "perilune.flow"
-local moves = require "perilune.moves"
+local moves = require "perilune.fleet.moves"
 local pl = require "perilune.ffi"
 local socket = require "support.socket"
 local C, ffi = pl.C, pl.ffi

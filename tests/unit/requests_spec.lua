@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What became of each request.
 local pl = require "perilune.ffi"
-local requests = require "perilune.requests"
+local requests = require "perilune.watch.requests"
 local C = pl.C
 
 local function job(id, n_prompts)

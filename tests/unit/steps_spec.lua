@@ -2,7 +2,7 @@
 -- The engine's last steps, and their sum.
 local engine = require "support.engine"
 local pl = require "perilune.ffi"
-local steps = require "perilune.steps"
+local steps = require "perilune.watch.steps"
 local C, ffi = pl.C, pl.ffi
 
 describe("an engine's steps", function()

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What tests/golden cannot compare with Jinja: refusals, limits, requests.
 local json = require "perilune.json"
-local template = require "perilune.template"
+local template = require "perilune.jinja.template"
 
 local function render(source, vars)
   local t, why = template.compile(source)

@@ -2,7 +2,7 @@
 -- Tokenizers read from GGUF metadata and from tokenizer.json, and what is refused.
 local cjson = require "cjson"
 local scratch = require "scratch"
-local tokenizer = require "perilune.tokenizer"
+local tokenizer = require "perilune.model.tokenizer"
 local tools = require "text_tools"
 local encode, decode = tools.encode, tools.decode
 

@@ -4,9 +4,9 @@ local buffer = require "string.buffer"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
 local pl = require "perilune.ffi"
-local serve = require "perilune.serve"
+local serve = require "perilune.api.serve"
 local server_of = require "support.server"
-local waits = require "perilune.waits"
+local waits = require "perilune.watch.waits"
 local C = pl.C
 
 describe("those who wait", function()

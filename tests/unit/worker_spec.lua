@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 local pl = require "perilune.ffi"
-local recipe = require "perilune.recipe"
-local worker = require "perilune.worker"
+local recipe = require "perilune.recipe.resolve"
+local worker = require "perilune.fleet.worker"
 
 local golden = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
 

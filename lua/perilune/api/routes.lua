@@ -1,0 +1,323 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- api/routes.lua - the HTTP API: which path does what, who may call it.
+--
+-- Bodies, fields, defaults and errors are OpenAI's as vLLM has them (docs/http.md).
+
+local pl = require "perilune.ffi"
+local access = require "perilune.api.access"
+local identity = require "perilune.api.identity"
+local json = require "perilune.json"
+local models_of = require "perilune.fleet.served_models"
+local overload = require "perilune.fleet.overload"
+local serve = require "perilune.api.serve"
+local system = require "perilune.api.health_routes"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local JSON = "application/json"
+local len_out = ffi.new "size_t[1]"
+
+local reply = system.reply
+
+local function header(x, name)
+  local v = C.pl_exchange_header(x, name)
+  if v ~= nil then return ffi.string(v) end
+end
+
+-- The answer to a request whose plan says no.
+local function refuse(x, plan, headers)
+  serve.refuse(x, plan.refused, headers)
+end
+
+-- ---- routes ------------------------------------------------------------------------
+
+local function model_card(entry, name)
+  return json.object("id", name, "object", "model", "created", entry.created,
+    "owned_by", "perilune", "root", entry.summary.root, "parent", json.null,
+    "max_model_len", entry.summary.max_model_len, "permission", json.array {
+      json.object("id", "modelperm-" .. entry.summary.fingerprint:sub(1, 32),
+        "object", "model_permission", "created", entry.created,
+        "allow_create_engine", false, "allow_sampling", true, "allow_logprobs", true,
+        "allow_search_indices", false, "allow_view", true, "allow_fine_tuning", false,
+        "organization", "*", "group", json.null, "is_blocking", false) })
+end
+
+local function models(server, x, headers)
+  local list = {}
+  for _, entry in ipairs(server.models.list) do
+    for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
+      list[#list + 1] = model_card(entry, name)
+    end
+  end
+  list = json.object("object", "list", "data", json.array(list))
+  reply(x, 200, json.encode(list), headers)
+end
+
+local function tokenize(server, x, headers, who)
+  local plan = serve.plan(server, x, "tokenize", who)
+  if plan.refused then return refuse(x, plan, headers) end
+  reply(x, 200, json.encode(json.object("count", #plan.ids, "max_model_len",
+    plan.max_model_len, "tokens", json.array(plan.ids), "token_strs",
+    plan.strings and json.array(plan.strings) or json.null)), headers)
+end
+
+local function detokenize(server, x, headers, who)
+  local plan = serve.plan(server, x, "detokenize", who)
+  if plan.refused then return refuse(x, plan, headers) end
+  reply(x, 200, json.encode(json.object("prompt", plan.text)), headers)
+end
+
+local function version(_, x, headers)
+  reply(x, 200, json.encode { version = ffi.string(C.pl_version()) }, headers)
+end
+
+local function load_of(server, x, headers)
+  local n = server.track_load and server.in_flight or 0
+  reply(x, 200, json.encode { server_load = n }, headers)
+end
+
+local function reset_prefix_cache(server, x, headers)
+  local reset = true
+  for _, w in ipairs(server.cluster.workers) do
+    if w.engine and C.pl_engine_reset_cache(w.engine) < 0 then reset = false end
+  end
+  if not reset then
+    return serve.refuse(x, { status = 503, headers = headers,
+      message = "the prefix cache is in use; try again when no request runs" })
+  end
+  reply(x, 200, "", headers)
+end
+
+local function thresholds(server, x, headers)
+  reply(x, 200, overload.list(server), headers)
+end
+
+local function set_thresholds(server, x, headers)
+  local body = C.pl_exchange_body(x, len_out)
+  local text, refused = overload.post(server, ffi.string(body, len_out[0]))
+  if not text then return refuse(x, { refused = refused }, headers) end
+  reply(x, 200, text, headers)
+end
+
+local function generate(kind)
+  return function(server, x, headers, who)
+    server.in_flight = server.in_flight + 1
+    local ok, why = xpcall(serve.generate, debug.traceback, server, x, kind, headers,
+      who)
+    server.in_flight = server.in_flight - 1
+    if not ok then error(why, 0) end
+  end
+end
+
+-- POST /v1/cancel/{id}: the requests of that id, ours or the client's X-Request-Id, end
+-- with what there is of them.
+local function cancel(server, x, headers, _, path)
+  local id, found = path:sub(#"/v1/cancel/" + 1), false
+  for _, job in pairs(server.jobs) do
+    if job.id == id or job.answer.id == id then
+      job:cancel({})
+      found = true
+    end
+  end
+  if not found then
+    return serve.refuse(x, { status = 404, headers = headers,
+      message = "No such request is under way." })
+  end
+  reply(x, 200, json.encode(json.object("id", id, "object", "request.cancelled",
+    "cancelled", true)), headers)
+end
+
+-- GET /v1/models/{id}: the card of a model, by any of the names it is served under.
+local function model(server, x, headers, _, path)
+  local id = path:sub(#"/v1/models/" + 1)
+  for _, entry in ipairs(server.models.list) do
+    for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
+      if name == id then
+        return reply(x, 200, json.encode(model_card(entry, name)), headers)
+      end
+    end
+  end
+  serve.refuse(x, { status = 404, param = "model", headers = headers,
+    message = models_of.unknown(server.models.contexts, id) })
+end
+
+local ROUTES = {
+  ["/v1/chat/completions"] = { POST = generate "chat" },
+  ["/v1/completions"] = { POST = generate "completion" },
+  ["/v1/models"] = { GET = models },
+  ["/v1/models/{id}"] = { GET = model },
+  ["/v1/cancel/{id}"] = { POST = cancel },
+  ["/tokenize"] = { POST = tokenize },
+  ["/detokenize"] = { POST = detokenize },
+  ["/health"] = { GET = system.frontend_health },
+  ["/live"] = { GET = system.live },
+  ["/ping"] = { GET = system.frontend_health, POST = system.frontend_health },
+  ["/metrics"] = { GET = system.metrics },
+  ["/version"] = { GET = version },
+  ["/load"] = { GET = load_of },
+  ["/busy_threshold"] = { GET = thresholds, POST = set_thresholds },
+  ["/reset_prefix_cache"] = { POST = reset_prefix_cache },
+}
+
+-- Paths that are there only where an option says so.
+local SERVED = {
+  ["/busy_threshold"] = function(server)
+    return not server.recipe.http.disable_frontend_admin_api
+  end,
+  ["/reset_prefix_cache"] = function(server) return server.dev_mode end,
+}
+
+local function is_served(server, path)
+  return not SERVED[path] or SERVED[path](server)
+end
+
+-- The route of a path; those that end in an id go by all that comes before it.
+local function route_of(server, path)
+  local name = path:find "{" and "" or path
+  if not ROUTES[name] then
+    name = (path:match "^(/v1/%l+/)." or "") .. "{id}"
+  end
+  return is_served(server, name) and ROUTES[name] or nil
+end
+
+local function paths_of(server)
+  local list = {}
+  for path in pairs(ROUTES) do
+    if is_served(server, path) then list[#list + 1] = path end
+  end
+  return list
+end
+
+-- ---- who may ------------------------------------------------------------------------
+
+-- Compares in time that depends on the lengths alone.
+local function same(a, b)
+  local diff = #a == #b and 0 or 1
+  for i = 1, #b do
+    if a:byte((i - 1) % math.max(#a, 1) + 1) ~= b:byte(i) then diff = 1 end
+  end
+  return diff == 0
+end
+
+-- vLLM wants a key below /v1 alone; who sets thresholds can keep everybody out. The key
+-- that the request brought is who.key from then on.
+local function authorized(server, x, path, method, who)
+  local guarded = path:sub(1, 3) == "/v1"
+    or (path == "/busy_threshold" and method == "POST")
+  if #server.api_keys == 0 or not guarded then return true end
+  local token = (header(x, "authorization") or ""):match "^[Bb]earer (.+)$"
+  for _, key in ipairs(server.api_keys) do
+    if token and same(token, key) then who.key = key end
+  end
+  return who.key ~= nil
+end
+
+local function allowed(list, value)
+  for _, v in ipairs(list) do
+    if v == "*" or v == value then return true end
+  end
+  return false
+end
+
+-- The headers of Cross-Origin Resource Sharing; "" where the request has no origin.
+local function cors(server, x)
+  local origin = header(x, "origin")
+  local c = server.cors
+  if not origin or origin:find "[%c]" or not allowed(c.origins, origin) then return "" end
+  local any = c.origins[1] == "*" and not c.credentials
+  return "Access-Control-Allow-Origin: " .. (any and "*" or origin) .. "\r\n"
+    .. (c.credentials and "Access-Control-Allow-Credentials: true\r\n" or "")
+    .. (any and "" or "Vary: Origin\r\n")
+end
+
+local function preflight(server, x, headers)
+  if headers == "" then
+    return reply(x, 400, "Disallowed CORS origin", "", "text/plain")
+  end
+  local asked = header(x, "access-control-request-headers") or "*"
+  if asked:find "[%c]" then asked = "*" end
+  headers = headers .. "Access-Control-Allow-Methods: "
+    .. (server.cors.methods[1] == "*" and "GET, POST, OPTIONS"
+      or table.concat(server.cors.methods, ", ")) .. "\r\n"
+    .. "Access-Control-Allow-Headers: "
+    .. (server.cors.headers[1] == "*" and asked
+      or table.concat(server.cors.headers, ", "))
+    .. "\r\nAccess-Control-Max-Age: 600\r\n"
+  reply(x, 200, "OK", headers, "text/plain")
+end
+
+-- Whether the body is compressed or otherwise encoded (RFC 9110, 8.4).
+local function is_packed(x)
+  local coding = header(x, "content-encoding")
+  return coding ~= nil and coding:lower():find "^[%s,]*identity[%s,]*$" == nil
+    and coding:find "[^%s,]" ~= nil
+end
+
+local function is_json(x)
+  local kind = header(x, "content-type")
+  if kind == JSON then return true end
+  return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
+end
+
+-- As vLLM has it: who brought no id learns the one that was drawn.
+local function request_id(server, x, who)
+  if not server.id_headers then return "" end
+  return "X-Request-Id: " .. identity.settle(who, x) .. "\r\n"
+end
+
+local function no(x, headers, status, message, reason)
+  return serve.refuse(x, { status = status, message = message, headers = headers,
+    reason = reason })
+end
+
+-- Answers one exchange.
+local function dispatch(server, x, who)
+  local method = ffi.string(C.pl_exchange_method(x))
+  local path = ffi.string(C.pl_exchange_path(x))
+  local headers = cors(server, x)
+  if method == "OPTIONS" and header(x, "access-control-request-method") then
+    return preflight(server, x, headers)
+  end
+  headers = headers .. request_id(server, x, who)
+  local route = route_of(server, path)
+  if not route then
+    return no(x, headers, 404, system.no_path(path, paths_of(server)), "no such path")
+  end
+  local handler = route[method == "HEAD" and "GET" or method]
+  if not handler then
+    local why, allow = system.no_method(method, path:sub(1, 200), route)
+    return no(x, headers .. allow, 405, why)
+  end
+  if not authorized(server, x, path, method, who) then
+    access.refused(x, "no valid key")
+    return reply(x, 401, '{"error":"Unauthorized"}',
+      headers .. "WWW-Authenticate: Bearer\r\n")
+  end
+  C.pl_exchange_body(x, len_out)
+  if len_out[0] > 0 and is_packed(x) then
+    return no(x, headers .. "Accept-Encoding: identity\r\n", 415,
+      "Unsupported Media Type: a body with a Content-Encoding is not taken")
+  end
+  if method == "POST" and len_out[0] > 0 and not is_json(x) then
+    return no(x, headers, 415,
+      "Unsupported Media Type: Only 'application/json' is allowed")
+  end
+  return handler(server, x, headers, who, path)
+end
+
+-- The coroutine of an exchange: whatever happens, it is answered and released.
+function M.handle(server, x)
+  local id = C.pl_exchange_id(x)
+  server.exchanges[id] = x
+  local who = identity.of(x)
+  local ok, why = xpcall(dispatch, debug.traceback, server, x, who)
+  if not ok then
+    who.log:error("%s", why)
+    serve.refuse(x, { status = 500, message = "Internal server error" })
+  end
+  server.exchanges[id] = nil
+  C.pl_exchange_release(x)
+end
+
+return M

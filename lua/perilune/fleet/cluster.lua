@@ -1,0 +1,395 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- fleet/cluster.lua - who is here: the workers that a frontend may send to, theirs and ours.
+--
+-- A worker is a table: name, entry (of fleet/served_models.lua), and where its engine is (engine; or
+-- peer and index). A process's hello brings its workers, another hello changes them, its
+-- loss takes them away. state, as they say themselves:
+--
+--   ready --drain--> draining (takes nobody new) --time is up--> leaving (gives all back)
+--     ^                 |
+--     +-----resume------+
+
+local pl = require "perilune.ffi"
+local calls = require "perilune.fleet.calls"
+local card = require "perilune.fleet.card"
+local cjson = require "cjson.safe"
+local flow = require "perilune.flow"
+local log = require "perilune.log"
+local worker = require "perilune.fleet.worker"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local Cluster = {}
+Cluster.__index = Cluster
+
+-- A worker that was lost, though its process still says hello, is left alone so long.
+local SUSPECT_SECONDS = 2
+local REFRESH_SECONDS = 0.5
+local LOOK_SECONDS, ASK_AGAIN_SECONDS = 0.01, 1
+local MAX_WORKERS = 4096
+local MAX_INTERVAL = 2 ^ 24
+local MAX_NAME = 4096                       -- bytes: a path may be so long
+
+M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
+  [C.PL_LOST_LEFT] = "left", [C.PL_LOST_RESET] = "reset", [C.PL_LOST_BUS] = "bus away",
+  [C.PL_LOST_REFUSED] = "refused", [C.PL_LOST_RECALLED] = "recalled" }
+
+-- `models`: of fleet/served_models.lua. `matches(model)`: whether to serve what a hello says of its
+-- model; nil and why not. `changed()` is called when workers come, go, or change state.
+function M.new(rt, models, matches, changed)
+  return setmetatable({ rt = rt, models = models, matches = matches, changed = changed,
+    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {}, turn = 0,
+    n_joined = 0 }, Cluster)
+end
+
+-- It takes requests, again or as a new one: who waits for one may ask it.
+local function invite(w)
+  local line = w.entry.line
+  if line then line:room(w, math.huge) end
+end
+
+local function join(self, w)
+  w.streams, w.n, w.suspect_until, w.others = {}, 0, 0, 0
+  w.changed, w.number = self.changed, self.n_joined
+  self.n_joined = self.n_joined + 1
+  self.workers[#self.workers + 1] = w
+  table.insert(w.entry.workers, w)
+  self.changed()
+  invite(w)
+  return w
+end
+
+local function remove(list, item)
+  for i, other in ipairs(list) do
+    if other == item then return table.remove(list, i) end
+  end
+end
+
+-- A worker of this process: name, entry, engine, numerics.
+function Cluster:add_local(w)
+  w.state, w.stats = "ready", ffi.new "pl_engine_stats"
+  return join(self, w)
+end
+
+-- ---- other processes ------------------------------------------------------------------
+
+-- What a worker must have in common with those who serve its model already. Another
+-- numerics id is no stranger, only the last to be moved to.
+local SAME = { "fingerprint", "vocab", "max_model_len", "block_size", "kv_layout",
+  "hash_algo", "hash_seed" }
+
+local function is_name(v)
+  return type(v) == "string" and #v <= MAX_NAME and not v:find "%c"
+end
+
+-- A value of a hello, for the log.
+local function shown(v)
+  return (is_name(v) or type(v) == "number") and tostring(v) or "malformed"
+end
+
+-- What forbids a model to join the workers of an entry, with both sides' values; or nil.
+local function differing(entry, model)
+  local list, first = {}, entry.workers[1]
+  for _, field in ipairs(SAME) do
+    local theirs, ours = model[field], entry.identity[field]
+    if theirs ~= ours then
+      list[#list + 1] = ("its %s is %s, that of %s is %s"):format(field, shown(theirs),
+        first and first.name or "the last one", shown(ours))
+    end
+  end
+  return list[1] and table.concat(list, "; ")
+end
+
+-- Logs why a process is not taken: once, however often it says hello.
+local function refuse(self, peer, name, why)
+  if self.said[peer] == why then return end
+  self.said[peer] = why
+  log.warning("%s is not taken: %s", name, why)
+end
+
+-- A new entry of that model, from its card.
+local function add_entry(self, model, bytes)
+  local summary, tok = card.read(bytes)
+  if not summary then return nil, tok end
+  if summary.names[1] ~= model.names[1] then return nil, "its card is another model's" end
+  local entry, why = self.models:add(summary, tok)
+  if not entry then return nil, why end
+  entry.identity = model
+  local interval = tonumber(model.stream_interval)
+  if interval and interval >= 1 and interval <= MAX_INTERVAL then
+    entry.stream_interval = interval
+  end
+  return entry
+end
+
+-- The entry for a peer's model. Where nobody serves it its card is fetched: once, however
+-- many come at a time, for each tokenizer is kept. A peer that does not answer is asked
+-- again while it is here, for its hello may never change.
+local function entry_for(self, peer, model)
+  local name = model.names[1]
+  while true do
+    while self.fetching[name] do flow.sleep(LOOK_SECONDS) end
+    local entry = self.models:find(name)
+    local why = entry and differing(entry, model)
+    if entry and not why then return entry end
+    if entry and #entry.workers > 0 then return nil, why end
+    self.fetching[name] = true
+    local bytes, no, unheard = calls.ask(self.rt, peer, "card")
+    self.fetching[name] = nil
+    if bytes then return add_entry(self, model, bytes) end
+    if not unheard or not self.of_peer[peer] then return nil, no end
+    flow.sleep(ASK_AGAIN_SECONDS)
+  end
+end
+
+local function is_count(v)
+  return type(v) == "number" and v >= 1 and v % 1 == 0
+end
+
+local function are_names(list)
+  if type(list) ~= "table" then return false end
+  for _, name in ipairs(list) do
+    if not is_name(name) then return false end
+  end
+  return true
+end
+
+local function well_formed(hello)
+  local m = type(hello) == "table" and hello.model
+  return type(m) == "table" and is_name(hello.name) and are_names(m.names) and m.names[1]
+    and are_names(m.known_as) and is_count(hello.engines) and hello.engines <= 64
+    and is_count(m.block_size) and is_count(m.max_num_batched_tokens)
+end
+
+-- Why a worker that said hello is not wanted, or nil.
+local function unwanted(self, hello)
+  if well_formed(hello) then
+    local ok, why = self.matches(hello.model)
+    return not ok and why or nil
+  end
+  return ("what it says of its model is not understood (its version is %s, ours %s)")
+    :format(shown(hello.version), ffi.string(C.pl_version()))
+end
+
+-- One that rounds in another way is taken, but a request is moved to it last.
+local function tell_numerics(entry, hello)
+  local first = entry.workers[1]
+  if not first or first.numerics == hello.model.numerics then return end
+  log.warning("%s rounds differently from %s: its numerics are %s, not %s", hello.name,
+    first.name, shown(hello.model.numerics), shown(first.numerics))
+end
+
+local function add_peer(self, peer, hello)
+  local entry, why = entry_for(self, peer, hello.model)
+  if not self.of_peer[peer] then return end           -- it left meanwhile
+  if not entry or #self.workers >= MAX_WORKERS then
+    self.of_peer[peer], self.refused[peer] = nil, true
+    return refuse(self, peer, hello.name, why or "there are too many workers")
+  end
+  log.info("%s is here: %s, %s", hello.name, hello.model.names[1],
+    hello.host or "somewhere")
+  tell_numerics(entry, hello)
+  for i = 0, hello.engines - 1 do
+    table.insert(self.of_peer[peer], join(self, { entry = entry, peer = peer, index = i,
+      name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
+      numerics = hello.model.numerics, state = hello.state }))
+  end
+end
+
+-- Takes the streams away from a worker that wants to go: each is then lost, and moves.
+local function recall(w)
+  for _, stream in pairs(w.streams) do C.pl_stream_recall(stream) end
+end
+
+local function set_state(w, state)
+  if w.state == state then return end
+  w.state = state
+  if state == "leaving" then recall(w) end
+  w.changed()
+  if state == "ready" then invite(w) end
+end
+
+-- Empties a worker of this process: who runs there may finish within so many seconds, the
+-- rest moves to the others. Whether it came to that, and was not resumed.
+function M.drain(w, seconds)
+  set_state(w, "draining")
+  local deadline = flow.now() + seconds
+  while w.n > 0 and flow.now() < deadline and w.state == "draining" do
+    flow.sleep(LOOK_SECONDS)
+  end
+  if w.state ~= "draining" then return false end
+  set_state(w, "leaving")
+  return true
+end
+
+function M.resume(w)
+  set_state(w, "ready")
+end
+
+local function hello_of(self, peer)
+  local buf = ffi.new "pl_buf"
+  if C.pl_peer_hello(self.rt, peer, buf) < 0 then return nil end
+  return cjson.decode(pl.take(buf))
+end
+
+-- What process `peer` says of itself: { id, hello, engines }; nil: it is not here.
+Cluster.hello_of = hello_of
+
+local function on_hello(self, peer)
+  local said = hello_of(self, peer)
+  local hello = said and said.hello
+  if type(hello) ~= "table" or not hello.model then return end
+  local why = unwanted(self, hello)
+  if why then
+    return refuse(self, peer, shown(hello.name), why)
+  end
+  local workers = self.of_peer[peer]
+  if not workers then
+    self.of_peer[peer] = {}
+    add_peer(self, peer, hello)
+    said = hello_of(self, peer)             -- it may say something else by now
+    hello = said and said.hello
+    workers = self.of_peer[peer]
+    if not workers or not well_formed(hello) then return end
+  end
+  for _, w in ipairs(workers) do
+    w.name = hello.engines > 1 and hello.name .. "." .. w.index or hello.name
+    set_state(w, hello.state)
+  end
+end
+
+local function on_gone(self, peer, why)
+  local workers, last = self.of_peer[peer] or {}, false
+  self.of_peer[peer], self.refused[peer], self.said[peer] = nil, nil, nil
+  for _, w in ipairs(workers) do
+    w.was_leaving = w.state ~= "ready" or why == C.PL_LOST_LEFT
+    w.state = "lost"
+    remove(self.workers, w)
+    remove(w.entry.workers, w)
+    last = last or #w.entry.workers == 0
+    log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
+  end
+  if workers[1] then self.changed() end
+  if not last then return end
+  local again = self.refused                -- who was a stranger to those may serve now
+  self.refused = {}
+  for other in pairs(again) do flow.spawn(on_hello, self, other) end
+end
+
+-- News of a process: event "peer" of flow.
+function Cluster:on_peer(ev)
+  if ev.a == 0 then on_hello(self, ev.id) else on_gone(self, ev.id, ev.a) end
+end
+
+local function trust_again(w)
+  while w.suspect_until > flow.now() do flow.sleep(w.suspect_until - flow.now()) end
+  w.suspected = nil
+  invite(w)
+end
+
+-- A stream of this worker was lost. Its process may be there all the same.
+function M.suspect(w)
+  w.suspect_until = flow.now() + SUSPECT_SECONDS
+  if w.suspected then return end
+  w.suspected = true
+  flow.spawn(trust_again, w)
+end
+
+-- ---- choosing -------------------------------------------------------------------------
+
+-- How many sequences it has, as far as one knows: ours, and the others' by its last word.
+local function load_of(w)
+  return w.n + w.others
+end
+
+local function is_better(a, b, numerics)
+  local same_a, same_b = a.numerics == numerics, b.numerics == numerics
+  if numerics and same_a ~= same_b then return same_a end
+  return load_of(a) < load_of(b)
+end
+
+local function takes(w, avoid, full, t)
+  return w.state == "ready" and w.suspect_until <= t and w ~= avoid and not full[w]
+end
+
+-- Whether `choose` would find one.
+function M.has(entry, avoid, full)
+  local t = flow.now()
+  for _, w in ipairs(entry.workers) do
+    if takes(w, avoid, full, t) then return true end
+  end
+  return false
+end
+
+-- The worker with the least to do, those in turn that have equally little. `avoid`: not
+-- this one. `full`: a set of workers that have no room. `numerics`: an id whose workers
+-- come first, for only theirs go on with the same bits. nil: nobody can take it now.
+function Cluster:choose(entry, avoid, full, numerics)
+  local list, best = entry.workers, nil
+  local t, n = flow.now(), #list
+  for i = 1, n do
+    local w = list[(self.turn + i) % n + 1]
+    if takes(w, avoid, full, t) and (not best or is_better(w, best, numerics)) then
+      best = w
+    end
+  end
+  self.turn = self.turn + 1
+  return best
+end
+
+-- ---- what they count ------------------------------------------------------------------
+
+local function refresh_peer(self, peer, workers)
+  local said = hello_of(self, peer)
+  for _, w in ipairs(workers) do
+    local e = said and type(said.engines) == "table" and said.engines[w.index + 1]
+    if type(e) == "table" then
+      w.counts = e
+      local n = (tonumber(e.running) or 0) + (tonumber(e.waiting) or 0)
+      w.others = math.max(0, n - w.n)
+    end
+  end
+end
+
+-- What its engine counts, of itself or by its last word; nil: it has said nothing.
+local function stats_of(w)
+  if not w.engine then return w.counts end
+  C.pl_engine_stats_get(w.engine, w.stats)
+  return w.stats
+end
+
+local function counts_of(w)
+  local s, model = stats_of(w), w.entry.identity
+  return { blocks = s and tonumber(s.blocks) or 0,
+    blocks_used = s and tonumber(s.blocks_used) or 0,
+    waiting_tokens = s and tonumber(s.prefill_tokens) or 0,
+    max_num_batched_tokens = model.max_num_batched_tokens }
+end
+
+-- What the workers of a model that take requests count: for fleet/overload.lua.
+function M.counts(entry)
+  local out = {}
+  for _, w in ipairs(entry.workers) do
+    if w.state == "ready" then out[#out + 1] = counts_of(w) end
+  end
+  return out
+end
+
+-- Tells those who wait what room the counters show.
+local function tell_room(w)
+  local line = w.entry.line
+  local s = line and line.n > 0 and stats_of(w)
+  if s then line:room(w, worker.MAX_WAITING - (tonumber(s.waiting) or 0)) end
+end
+
+-- Looks now and then what the engines count; a task.
+function Cluster:watch()
+  while true do
+    flow.sleep(REFRESH_SECONDS)
+    for peer, workers in pairs(self.of_peer) do refresh_peer(self, peer, workers) end
+    for _, w in ipairs(self.workers) do tell_room(w) end
+  end
+end
+
+return M

@@ -1,0 +1,196 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- fleet/line.lua - the line of those who wait for a worker, one for each model.
+--
+--     local queue = line.of(server, entry)
+--     local w = queue:wait(job, choice, avoid, numerics)   -- in a task
+--     queue:room(w, n)         -- n more may ask this worker, which takes requests
+--     line.release(job)        -- it is over: those of it that wait stop waiting
+--
+-- First come streams that have begun, for their clients are in the middle of an answer;
+-- then the lower priority, as in an engine's own line; then who came first.
+--
+-- Nobody polls. A waiter is called when a worker joins, resumes, is trusted again or has
+-- room, and when the waiter called before it has gone. Only one is called at a time, the
+-- first that can go: if the worker vanishes meanwhile, the others have slept on. So while
+-- nobody is called nobody can go, and a newcomer overtakes no one. Deadlines, cancels and
+-- clients that hang up wake those they concern.
+--
+-- Waiters that the same workers are closed to (`avoid`, `full`) form a group: either its
+-- first can go or none of them can.
+
+local pl = require "perilune.ffi"
+local cluster = require "perilune.fleet.cluster"
+local flow = require "perilune.flow"
+local heap = require "perilune.heap"
+local waits = require "perilune.watch.waits"
+local C = pl.C
+
+local M = {}
+
+local Line = {}
+Line.__index = Line
+
+-- The line of a model's entry. http.max_waiting bounds all lines of a server together.
+function M.of(server, entry)
+  local self = entry.line
+  if not self then
+    self = setmetatable({ server = server, entry = entry, groups = {}, n = 0 }, Line)
+    entry.line = self
+  end
+  return self
+end
+
+-- ---- a job's tasks ------------------------------------------------------------------
+
+-- Whether nobody wants the answer any more: its time limit, a cancel, its client's going.
+function M.is_over(job)
+  return job.over or C.pl_exchange_is_gone(job.exchange) ~= 0
+end
+
+-- Parks the task that runs, a choice's of this job, for so long at most: it may be woken,
+-- and is when the job is over.
+function M.park(job, seconds)
+  local task = flow.current()
+  job.parked = job.parked or {}
+  job.parked[task] = true
+  flow.park(seconds)
+  job.parked[task] = nil
+end
+
+-- The job is over.
+function M.release(job)
+  for task in pairs(job.parked or {}) do flow.wake(task) end
+end
+
+-- ---- order --------------------------------------------------------------------------
+
+local n_came = 0
+
+local function is_before(a, b)
+  if a.has_begun ~= b.has_begun then return a.has_begun end
+  if a.priority ~= b.priority then return a.priority < b.priority end
+  return a.came < b.came
+end
+
+local function group_name(waiter)
+  local avoid, closed = waiter.avoid, {}
+  for w in pairs(waiter.choice.full) do closed[#closed + 1] = w.number end
+  table.sort(closed)
+  return (avoid and avoid.number or "") .. "/" .. table.concat(closed, " ")
+end
+
+local function enter(self, waiter)
+  local name = group_name(waiter)
+  local group = self.groups[name]
+  if not group then
+    group = heap.new(is_before)
+    group.name, group.avoid, group.full = name, waiter.avoid, {}
+    for w in pairs(waiter.choice.full) do group.full[w] = true end
+    self.groups[name] = group
+  end
+  waiter.group = group
+  heap.push(group, waiter)
+  self.n = self.n + 1
+end
+
+local function leave(self, waiter)
+  local group = waiter.group
+  heap.remove(group, waiter)
+  if group.n == 0 then self.groups[group.name] = nil end
+  self.n = self.n - 1
+end
+
+-- ---- turns --------------------------------------------------------------------------
+
+local function can_go(group, self)
+  return cluster.has(self.entry, group.avoid, group.full)
+end
+
+local function lacks_room(group, _, w)
+  return group.full[w]
+end
+
+-- The first waiter of all groups that pass `test`.
+local function first(self, test, w)
+  local found
+  for _, group in pairs(self.groups) do
+    local head = group[1]
+    if (not found or is_before(head, found)) and test(group, self, w) then
+      found = head
+    end
+  end
+  return found
+end
+
+-- Calls the first that can go; one that is called already and has not had its turn gives
+-- way to it.
+local function call(self)
+  self.called = first(self, can_go)
+  if self.called then flow.wake(self.called.task) end
+end
+
+-- So many of those that found worker `w` full, the first ones, may ask it again.
+function Line:room(w, n)
+  if self.n == 0 then return end
+  while n > 0 do
+    local waiter = first(self, lacks_room, w)
+    if not waiter then break end
+    leave(self, waiter)
+    waiter.choice.full[w] = nil
+    enter(self, waiter)
+    n = n - 1
+  end
+  call(self)
+end
+
+-- A worker, once it is the waiter's turn; nil: its time is up, or it is over.
+local function stand(self, waiter)
+  local job, choice = waiter.job, waiter.choice
+  while not M.is_over(job) do
+    if self.called == waiter then
+      local w = self.server.cluster:choose(self.entry, waiter.avoid, choice.full,
+        waiter.numerics)
+      if w then return w end
+      call(self)
+    end
+    local left = choice.deadline - flow.now()
+    if left <= 0 then return nil end
+    if self.called ~= waiter then M.park(job, left) end
+  end
+end
+
+local function queue(self, waiter)
+  local server = self.server
+  local wait = waits.begin(server, waiter.job.log, "for a worker that takes it")
+  server.waiting = server.waiting + 1
+  enter(self, waiter)
+  call(self)
+  local w = stand(self, waiter)
+  leave(self, waiter)
+  server.waiting = server.waiting - 1
+  waits.done(server, wait)
+  call(self)
+  return w
+end
+
+-- A worker for the choice, waited for in line until choice.deadline; nil: none came, the
+-- job is over, or too many wait already. `avoid`: not this one; choice.full: nor these.
+-- `numerics`: it has tokens, made with this id.
+function Line:wait(job, choice, avoid, numerics)
+  local server = self.server
+  if M.is_over(job) then return nil end
+  if not self.called then
+    local w = server.cluster:choose(self.entry, avoid, choice.full, numerics)
+    if w then return w end
+  end
+  if server.waiting >= server.recipe.http.max_waiting then return nil end
+  if not choice.came then
+    n_came = n_came + 1
+    choice.came = n_came
+  end
+  return queue(self, { job = job, choice = choice, avoid = avoid, numerics = numerics,
+    has_begun = numerics ~= nil, priority = job.plan and job.plan.priority or 0,
+    came = choice.came, task = flow.current() })
+end
+
+return M

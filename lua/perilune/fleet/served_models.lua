@@ -1,0 +1,251 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- fleet/served_models.lua - what a frontend knows of the models that it serves.
+--
+-- A *summary* is plain data and says all that a request needs to know of a model but its
+-- tokenizer; it is made where the model is (summary) and travels in the model's card. A
+-- *context* is what api/prepare.lua works with: a summary, a tokenizer, and what the
+-- frontend's own recipe says.
+
+local pl = require "perilune.ffi"
+local buffer = require "string.buffer"
+local log = require "perilune.log"
+local model = require "perilune.model.load"
+local settings = require "perilune.recipe.resolve"
+local template = require "perilune.jinja.template"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+M.__index = M
+
+-- Tokenizers are kept until the end, for streams may use them: so many models at most.
+local MAX_MODELS = 64
+-- The most sequences that one request may ask for.
+M.MAX_CHOICES = 8192
+
+local function list_of(value)
+  return type(value) == "table" and value or value and { value } or {}
+end
+M.list_of = list_of
+
+-- The text of a template that the recipe names, checked: a slip in it is found now.
+local function read_template(given)
+  if not given then return nil end
+  local f = io.open(given, "rb")
+  local text = f and f:read "*a" or given:find "{" and given
+  if f then f:close() end
+  if not text then
+    return nil, ("chat_template '%s' is neither a file nor a template"):format(given)
+  end
+  local compiled, why = template.compile(text)
+  if not compiled then return nil, ("chat_template '%s': %s"):format(given, why) end
+  return text
+end
+
+-- What a recipe and its open worker say of their model; nil and why.
+function M.summary(recipe, w)
+  local own, why = read_template(recipe.chat_template)
+  if why then return nil, why end
+  local names = list_of(recipe.served_model_name)
+  if #names == 0 then names = { w.desc.name } end
+  return {
+    names = names, root = w.desc.path, fingerprint = w.desc.fingerprint,
+    -- A model may be asked for by its path too, unless it is served under a name.
+    path = not recipe.served_model_name and recipe.model or nil,
+    vocab = w.desc.options.vocab, max_model_len = w.length, chat_template = own,
+    generation = w.desc.generation or {}, eos_ids = w.desc.eos_ids,
+    priority = recipe.worker.scheduling_policy == "priority",
+  }
+end
+
+-- ---- which models a frontend serves -------------------------------------------------
+
+local function quoted(list)
+  return "'" .. table.concat(list, "', '") .. "'"
+end
+
+local function has_any(list, wanted)
+  for _, name in ipairs(list) do
+    if wanted[name] then return true end
+  end
+  return false
+end
+
+local function set_of(list)
+  local set = {}
+  for _, item in ipairs(list) do set[item] = true end
+  return set
+end
+
+-- An option that the recipe or a flag sets; the environment's is a fallback for workers.
+local function stated(recipe, option)
+  if recipe[option] == nil then return nil end
+  local origin = settings.origin(recipe, option)
+  return origin ~= "default" and origin:sub(1, 1) ~= "$" and recipe[option] or nil
+end
+
+-- What a worker's model is known by besides the names that it is served under: how its
+-- own recipe spells it, and the name that its path gives.
+function M.known_as(recipe, desc)
+  return { recipe.model, desc.name }
+end
+
+-- The models that a frontend's recipe asks for: matches(m), where m = { names, known_as }
+-- is what a worker says of its model, is true, or nil and why not; and text for the log.
+--
+-- A path means something on one host only, so processes compare names: the spelling of a
+-- recipe that both may share, the served names, and what M.name makes of a path.
+function M.wanted(recipe)
+  local path = stated(recipe, "model")
+  local served = list_of(stated(recipe, "served_model_name"))
+  local by_path = path and set_of { path, model.name(path) }
+  local by_name = served[1] and set_of(served)
+  local function matches(m)
+    if by_path and not has_any(m.names, by_path)
+        and not has_any(m.known_as, by_path) then
+      return nil, ("its model is %s, wanted '%s'"):format(
+        quoted { m.known_as[1] or m.names[1] }, path)
+    end
+    if by_name and not has_any(m.names, by_name) then
+      return nil, ("it serves %s, wanted %s"):format(quoted(m.names), quoted(served))
+    end
+    return true
+  end
+  if served[1] then return matches, "model " .. quoted(served) end
+  return matches, path and "model " .. quoted { path } or "any model"
+end
+
+-- ---- contexts -----------------------------------------------------------------------
+
+-- What the frontend's live options say of a context.
+local function fill(recipe, ctx)
+  local http = recipe.http
+  ctx.max_logprobs = recipe.max_logprobs
+  ctx.as_ids, ctx.response_role = http.return_tokens_as_token_ids, http.response_role
+  ctx.trust_request_chat_template = http.trust_request_chat_template
+  ctx.content_format = http.chat_template_content_format
+  ctx.prompt_tokens_details = http.enable_prompt_tokens_details
+end
+
+-- The tokens that end an answer: those that the model's files list, and always the
+-- tokenizer's own (a fine-tuned model's config may still have the base model's).
+local function end_ids(summary, tok)
+  local ids, seen = {}, {}
+  for _, list in ipairs { summary.eos_ids, tok.end_ids or {} } do
+    for _, id in ipairs(list) do
+      if not seen[id] and id < summary.vocab then ids[#ids + 1] = id end
+      seen[id] = true
+    end
+  end
+  return ids
+end
+
+local function context(summary, tok, key)
+  local own = summary.chat_template
+  local known = {}
+  for _, name in ipairs(summary.names) do known[name] = true end
+  if summary.path then known[summary.path] = true end
+  return {
+    key = key, names = known, served = summary.names, text = tok.text,
+    vocab = summary.vocab, max_model_len = summary.max_model_len,
+    defaults = summary.generation, eos_ids = end_ids(summary, tok),
+    priority = summary.priority,
+    prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
+    special_tokens = tok.special_tokens,
+    chat_templates = own and { default = own } or tok.chat_templates,
+    max_n = 16384, max_choices = M.MAX_CHOICES,
+  }
+end
+
+-- Models that are named to who asks for one that is not there.
+local MAX_NAMED = 16
+
+-- What is said of a name that none of these contexts has.
+function M.unknown(contexts, name)
+  local names = {}
+  for _, ctx in ipairs(contexts) do
+    for _, served in ipairs(ctx.served) do names[#names + 1] = "`" .. served .. "`" end
+  end
+  local more, here = #names - MAX_NAMED, "No worker is available yet."
+  if #names > 0 then
+    here = ("Served here: %s%s."):format(
+      table.concat(names, ", ", 1, math.min(#names, MAX_NAMED)),
+      more > 0 and (" and %d more"):format(more) or "")
+  end
+  return ("The model `%s` does not exist. %s"):format(name:sub(1, 200), here)
+end
+
+-- The contexts as bytes, for Lua states of their own; C's objects go as addresses.
+local function blob_of(self)
+  local list = {}
+  for i, entry in ipairs(self.list) do
+    local plain = {}
+    for key, value in pairs(entry.ctx) do plain[key] = value end
+    plain.text = ffi.cast("uint64_t", ffi.cast("uintptr_t", plain.text))
+    if entry.engine then
+      plain.engine = ffi.cast("uint64_t", ffi.cast("uintptr_t", entry.engine))
+    end
+    list[i] = plain
+  end
+  return buffer.encode(list)
+end
+
+-- The contexts of a blob, in the pool.
+function M.decode(blob)
+  local list = buffer.decode(blob)
+  for _, ctx in ipairs(list) do
+    ctx.text = ffi.cast("pl_text *", ctx.text)
+    if ctx.engine then ctx.engine = ffi.cast("pl_engine *", ctx.engine) end
+  end
+  return list
+end
+
+-- Brings the contexts up to date: when a model came, or a live option changed.
+local function refresh(self)
+  self.contexts = {}
+  for i, entry in ipairs(self.list) do
+    fill(self.recipe, entry.ctx)
+    self.contexts[i] = entry.ctx
+  end
+  self.blob = blob_of(self)
+end
+
+-- An empty list of models for a frontend's recipe. Entries: key (its first name), names,
+-- summary, ctx, and what fleet/cluster.lua keeps there.
+function M.new(recipe)
+  local self = setmetatable({ recipe = recipe, list = {}, kept = {} }, M)
+  refresh(self)
+  return self
+end
+
+-- Adds a model, or puts it in the place of the one that had its first name. `tok`: of
+-- model/tokenizer.lua; it is kept. `engine`: the only one that will ever serve it, if there is
+-- such. nil and why where there are too many models.
+function M:add(summary, tok, engine)
+  if #self.kept == MAX_MODELS then
+    return nil, ("there are %d models already"):format(MAX_MODELS)
+  end
+  local key = summary.names[1]
+  local entry, place = nil, #self.list + 1
+  for i, other in ipairs(self.list) do
+    if other.key == key then entry, place = other, i end
+  end
+  entry = entry or { key = key, workers = {} }
+  entry.names, entry.summary, entry.engine = summary.names, summary, engine
+  entry.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
+  entry.ctx = context(summary, tok, key)
+  self.list[place] = entry
+  self.kept[#self.kept + 1] = tok
+  refresh(self)
+  log.info("model %s is served", table.concat(summary.names, ", "))
+  return entry
+end
+
+M.refresh = refresh
+
+function M:find(key)
+  for _, entry in ipairs(self.list) do
+    if entry.key == key then return entry end
+  end
+end
+
+return M

@@ -1,0 +1,230 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- fleet/worker.lua - opens what answers: the model's description, its tokenizer, and engines,
+-- each with a device and the model on it.
+
+local pl = require "perilune.ffi"
+local log = require "perilune.log"
+local model = require "perilune.model.load"
+local progress = require "perilune.fleet.progress"
+local schema = require "perilune.recipe.schema"
+local settings = require "perilune.recipe.resolve"
+local tokenizer = require "perilune.model.tokenizer"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local POLICIES = { fcfs = C.PL_POLICY_FCFS, priority = C.PL_POLICY_PRIORITY }
+local HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
+  xxhash_cbor = C.PL_HASH_XXHASH_CBOR }
+
+-- Most sequences in line; the rest is refused with 503.
+M.MAX_WAITING = 8192
+local MAX_BLOCKS = schema.find("num_kv_blocks").max
+
+-- The null device takes no weights, so it needs none.
+local function load_format(pool)
+  return pool.device == "null" and "dummy" or pool.load_format
+end
+
+local function describe(recipe, pool)
+  local path, why, name = model.resolve(recipe.model)
+  if not path then return nil, why, name end
+  return model.describe(path, {
+    hf_overrides = recipe.hf_overrides, load_format = load_format(pool),
+    generation_config = recipe.generation_config,
+    override_generation_config = recipe.override_generation_config,
+  })
+end
+
+local function open_tokenizer(recipe, desc)
+  if recipe.tokenizer then return tokenizer.from_directory(recipe.tokenizer) end
+  if desc.format ~= "gguf" then return tokenizer.from_directory(desc.path) end
+  local weights = C.pl_weights_open(desc.path)
+  if weights == nil then return pl.refusal(C.PL_EFORMAT) end
+  local tok, why, name = tokenizer.from_gguf(weights)
+  C.pl_weights_close(weights)
+  return tok, why, name
+end
+
+local function size(bytes)
+  local mib = bytes / 2 ^ 20
+  return mib < 1024 and ("%.2f MiB"):format(mib) or ("%.2f GiB"):format(mib / 1024)
+end
+
+-- How long a request may be: what was asked for, what the model can, what memory holds.
+local function lengths(pool, desc, block_bytes)
+  local trained = desc.max_positions
+  local blocks = pool.num_kv_blocks
+    or math.min(math.floor(pool.kv_cache_memory_bytes / block_bytes), MAX_BLOCKS)
+  local holds = math.max(blocks - 1, 0) * pool.block_size    -- the engine sets one aside
+  local length = pool.max_model_len or trained
+  if length == "auto" or length == -1 then
+    length = math.max(math.min(trained, holds), 2)
+  end
+  if length > trained then
+    return nil, ("max_model_len is %d, but the model was made for %d")
+      :format(length, trained)
+  end
+  if length > holds then
+    return nil, ("max_model_len is %d, which needs %s of KV cache; there is room for %d "
+      .. "tokens. Set max_model_len to that or to auto, or raise %s")
+      :format(length, size((math.ceil(length / pool.block_size) + 1) * block_bytes),
+        holds, pool.num_kv_blocks and "num_kv_blocks"
+        or "kv_cache_memory_bytes")
+  end
+  return length, blocks
+end
+
+-- How many tokens a step may have: a prompt that is not cut needs room for all of it.
+local function step_tokens(recipe, pool, length)
+  local tokens = pool.max_num_batched_tokens
+  local own = settings.origin(recipe, "worker.max_num_batched_tokens") == "default"
+  if pool.enable_chunked_prefill or tokens >= length or not own then return tokens end
+  log.info("max_num_batched_tokens is %d, as max_model_len, as prompts are not chunked",
+    length)
+  return length
+end
+
+local function open_engine(recipe, pool, loaded, length, blocks)
+  local o = ffi.new "pl_engine_options"
+  o.n_blocks, o.max_model_len = blocks, length
+  o.max_num_seqs = pool.max_num_seqs
+  o.max_num_batched_tokens = step_tokens(recipe, pool, length)
+  o.enable_prefix_caching = pool.enable_prefix_caching
+  o.enable_chunked_prefill = pool.enable_chunked_prefill
+  o.long_prefill_token_threshold = pool.long_prefill_token_threshold
+  o.policy = POLICIES[pool.scheduling_policy]
+  o.hash_algo = HASHES[pool.prefix_caching_hash_algo]
+  local seed = os.getenv "PYTHONHASHSEED"
+  o.hash_seed = seed ~= "random" and seed or nil
+  o.max_waiting = M.MAX_WAITING
+  local engine = C.pl_engine_open(loaded, o)
+  if engine == nil then return pl.refusal(C.PL_EINVAL) end
+  return engine
+end
+
+local function load_model(pool, desc, device, stopped)
+  local bar = progress.bar "loading"
+  local loaded, why, name = model.load(desc, device, {
+    activations = pool.activations, kv_cache_dtype = pool.kv_cache_dtype,
+    block_size = pool.block_size, load_format = load_format(pool), seed = pool.seed,
+    progress = function(done, total)
+      bar.update(done, total)
+      return not (stopped and stopped())
+    end,
+  })
+  bar.done()
+  return loaded, why, name
+end
+
+-- The sampling defaults that the model brings, if any.
+local function report_sampling(desc)
+  local said = {}
+  for name, value in pairs(desc.generation) do
+    said[#said + 1] = ("%s %.14g"):format(name, value)
+  end
+  if not said[1] then return end
+  table.sort(said)
+  log.info("sampling defaults of the model: %s", table.concat(said, ", "))
+end
+
+local function report(self, pool, kind)
+  local first, tokens = self.engines[1], (self.blocks - 1) * pool.block_size
+  log.info("model %s: %s, %s of weights", self.desc.name, self.desc.architecture,
+    size(tonumber(C.pl_model_weight_bytes(first.model))))
+  report_sampling(self.desc)
+  log.info("device %s, kernels %s, threads %s%s", kind,
+    ffi.string(C.pl_device_kernels(first.device)),
+    pool.threads == 0 and "one per core" or tostring(pool.threads),
+    #self.engines > 1 and (", %d engines"):format(#self.engines) or "")
+  log.info("KV cache size: %d tokens (%s when full)", tokens,
+    size(tonumber(C.pl_model_block_bytes(first.model)) * self.blocks))
+  log.info("Maximum concurrency for %d tokens per request: %.2fx", self.length,
+    tokens / self.length)
+end
+
+-- Sets fields one after the other: { name, function } each; stops at the first refusal.
+local function fill(fields, steps)
+  for _, step in ipairs(steps) do
+    local value, why, name = step[2]()
+    if value == nil then return nil, why, name end
+    fields[step[1]] = value
+  end
+  return fields
+end
+
+local function open_device(pool, kind)
+  local d = C.pl_device_open(ffi.new("pl_device_options", {
+    name = kind, kernels = pool.kernels, n_threads = pool.threads }))
+  if d == nil then return pl.refusal(C.PL_EINVAL) end
+  return d
+end
+
+-- What "auto" comes to: the GPU if one can be used. Why not is worth a line, unless the
+-- program was built without.
+local function choose_device(pool)
+  if pool.device ~= "auto" then return pool.device end
+  local device, why, name = open_device(pool, "cuda")
+  if device then
+    C.pl_device_close(device)
+    return "cuda"
+  end
+  if name ~= "PL_ENOTFOUND" then log.info("the CPU serves: %s", why) end
+  return "cpu"
+end
+
+-- One engine more, in self.engines from the first of its parts on.
+local function add_engine(self, recipe, pool, kind, stopped)
+  local e = {}
+  self.engines[#self.engines + 1] = e
+  return fill(e, {
+    { "device", function() return open_device(pool, kind) end },
+    { "model", function()
+      local began = C.pl_now_ns()
+      local loaded, why, name = load_model(pool, self.desc, e.device, stopped)
+      e.load_seconds = tonumber(C.pl_now_ns() - began) / 1e9
+      return loaded, why, name
+    end },
+    { "length", function()
+      local length, blocks = lengths(pool, self.desc,
+        tonumber(C.pl_model_block_bytes(e.model)))
+      self.length, self.blocks = length, blocks
+      return length, blocks, "PL_ELIMIT"
+    end },
+    { "engine", function()
+      return open_engine(recipe, pool, e.model, self.length, self.blocks)
+    end },
+  })
+end
+
+-- The workers of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
+-- if given, says whether they are not wanted any more. Fields: desc, tokenizer, length,
+-- blocks, and engines, a list of { device, model, engine, load_seconds }.
+function M.open(recipe, pool, stopped)
+  local self = { engines = {} }
+  local kind = choose_device(pool)
+  local ok, why, name = fill(self, {
+    { "desc", function() return describe(recipe, pool) end },
+    { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
+  })
+  for _ = 1, pool.count do
+    if ok then ok, why, name = add_engine(self, recipe, pool, kind, stopped) end
+  end
+  if not ok then
+    M.close(self)
+    return nil, why, name
+  end
+  report(self, pool, kind)
+  return self
+end
+
+function M.close(self)
+  for _, e in ipairs(self.engines) do
+    if e.engine then C.pl_engine_close(e.engine) end
+    if e.model then C.pl_model_close(e.model) end
+    if e.device then C.pl_device_close(e.device) end
+  end
+  if self.tokenizer then C.pl_text_close(ffi.gc(self.tokenizer.text, nil)) end
+end
+
+return M

@@ -1,0 +1,141 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- recipe/hook_help.lua - help for writing hooks: when each is called, its arguments and return
+-- values, the default without it, and an example recipe.
+
+-- A name and its meaning, one string per line.
+local REQ = { "req", "the request: id, model, tenant, tokens, total, blocks, max_tokens,",
+  "n, stream, priority, headers, moves" }
+local WORKER = { "w", "a worker: its name, what it has cached, its load" }
+
+local hooks = {}
+local M = { hooks = hooks }
+
+hooks.admit = {
+  call = "admit(req)", asked = "once, when a request has arrived",
+  given = { REQ },
+  answers = { { "nothing", "accept it" },
+    { "pl.reject(status, why, after)", "reject it: a status from 400 to 599, a message",
+      "to the client and, optionally, seconds to wait" } },
+  absent = "every request is accepted; the same if it fails",
+  example = [[
+local pl = require "perilune"
+
+local function admit(req)
+  if req.tokens > 4096 and req.priority >= 0 then
+    return pl.reject(429, "long prompts need a priority below 0", 30)
+  end
+end
+
+return { admit = admit, worker = {} }]],
+}
+
+hooks.migrate = {
+  call = "migrate(req, lost)",
+  asked = "each time a worker with a request is lost, for each choice of the request",
+  given = { REQ, { "lost", "the worker: name, numerics, and",
+    "reason: gone, silent, reset, bus away" } },
+  answers = {
+    { "pl.retry { avoid =, after = }", "continue on another worker than avoid,",
+      "after that many seconds" },
+    { "pl.fail(why)", "end the request, with a message to the client" } },
+  absent = "pl.retry, up to migration_limit times; the same if it fails",
+  example = [[
+local pl = require "perilune"
+
+local function migrate(req, lost)
+  if req.moves >= 2 then return pl.fail("moved twice, then " .. lost.reason) end
+  return pl.retry { avoid = lost.name, after = 0.1 * 2 ^ req.moves }
+end
+
+return { migrate = migrate, worker = {} }]],
+}
+
+hooks.done = {
+  call = "done(req, result)",
+  asked = "once for every accepted request, at its end",
+  given = { REQ,
+    { "result", "how it ended: why, tokens, cached, moves, ttft, itl,",
+      "worker, choices, and finish: stop, length, abort, error, refused" } },
+  answers = { { "nothing", "the return value is ignored" } },
+  absent = "nothing is called",
+  example = [[
+local pl = require "perilune"
+
+local used = pl.keep("used", pl.lru(1000))      -- tenant -> tokens
+
+local function done(req, result)
+  local who = req.tenant or "nobody"
+  used:put(who, (used:get(who) or 0) + result.tokens)
+end
+
+return { done = done, worker = {} }]],
+}
+
+hooks.cost = {
+  call = "cost(req, w)", asked = "for each worker that could take a request",
+  given = { REQ, WORKER },
+  answers = { { "a number", "the worker with the lowest takes it" } },
+  absent = "the least busy worker takes it",
+  example = [[
+local function cost(req, w)
+  return req.blocks - w.cached
+end
+
+return { worker = { cost = cost } }]],
+}
+
+hooks.pick = {
+  call = "pick(req, fleet)", asked = "once for each request",
+  given = { REQ, { "fleet", "the workers that could take it" } },
+  answers = { { "a worker", "it takes the request" }, { "nil", "the request waits" } },
+  absent = "the worker that cost prefers",
+  example = [[
+local function pick(_, fleet)
+  return fleet[1]
+end
+
+return { worker = { pick = pick } }]],
+}
+
+hooks.split = {
+  call = "split(req, w, prefill)", asked = "once for each request in the decode pool",
+  given = { REQ, WORKER, { "prefill", "the workers of that pool" } },
+  answers = { { "true or false", "whether one of them reads the prompt" } },
+  absent = "always",
+  example = [[
+local function split(req, w)
+  return req.blocks - w.cached >= 32
+end
+
+return { prefill = {}, decode = { split = split } }]],
+}
+
+local function add_list(out, title, rows)
+  local widest = 0
+  for _, row in ipairs(rows) do widest = math.max(widest, #row[1]) end
+  out[#out + 1] = "  " .. title
+  for _, row in ipairs(rows) do
+    for i = 2, #row do
+      local name = i == 2 and row[1] or ""
+      out[#out + 1] = ("    %s%s  %s"):format(name, (" "):rep(widest - #name), row[i])
+    end
+  end
+end
+
+-- The whole help text; `where`: at the top of a recipe or in a pool; `is_asked`: whether
+-- this release calls it.
+function M.text(name, where, is_asked)
+  local h = hooks[name]
+  local out = { ("%s   a hook: a function %s"):format(h.call, where),
+    ("  %s %s"):format(is_asked and "called" or "not called yet; it will be", h.asked) }
+  add_list(out, "arguments", h.given)
+  add_list(out, "returns", h.answers)
+  out[#out + 1] = "  without it: " .. h.absent
+  out[#out + 1] = "  example"
+  for line in (h.example .. "\n"):gmatch "(.-)\n" do
+    out[#out + 1] = line ~= "" and "    " .. line or ""
+  end
+  return table.concat(out, "\n")
+end
+
+return M

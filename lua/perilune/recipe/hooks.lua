@@ -1,0 +1,311 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- recipe/hooks.lua - asks a recipe's hooks, and answers where they do not.
+--
+--     local refused = hooks.ask(server, "admit", req)          nil: come in
+--     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
+--     hooks.tell(server, done, req, result)
+--
+-- A hook cannot stop the world, and never breaks a request: where it fails or answers
+-- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
+-- first on probation, interpreted and counted; one that got through is timed.
+--
+--     new, swapped --64 calls, each within the budget--> trusted
+--         '--------one exceeds it--> disabled: the default applies until it is replaced
+
+local pl = require "perilune.ffi"
+local log = require "perilune.log"
+local public = require "perilune"
+local recipe_print = require "perilune.recipe.print"
+local rows = require "perilune.watch.metrics_rows"
+local schema = require "perilune.recipe.schema"
+local settings = require "perilune.recipe.resolve"
+local values = require "perilune.recipe.option_value"
+local verdict = require "perilune.recipe.verdict"
+local view = require "perilune.recipe.hook_view"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+-- Calls that a hook is on probation for, and the instructions that each may take: some
+-- milliseconds when interpreted.
+M.PROBATION, M.BUDGET = 64, 1e6
+local QUIET_NS = 60e9                       -- between two lines about one hook's errors
+local MAX_REACHED = 4096                    -- functions and tables seen behind a hook
+
+-- a hook's function -> its path -> its state, which does not hold the function
+local states = setmetatable({}, { __mode = "k" })
+
+-- ---- answers ------------------------------------------------------------------------
+
+local function lost_text(lost)
+  return ("Worker %s was lost (%s)"):format(lost.name, lost.reason)
+end
+
+-- What is answered where no hook does.
+local DEFAULTS = {
+  migrate = function(server, req, lost)
+    local recipe = server.recipe
+    local longest = recipe.migration_max_seq_len
+    if longest and req.total > longest then
+      return { too_long = true, fail = ("%s; %d tokens are more than "
+        .. "migration_max_seq_len (%d)"):format(lost_text(lost), req.total, longest) }
+    end
+    if req.moves >= recipe.migration_limit then
+      return { fail = lost_text(lost) .. "; migration limit exhausted" }
+    end
+    return { avoid = lost.name, after = 0 }
+  end,
+}
+
+local function default(server, path, req, about)
+  local answer = DEFAULTS[path]
+  return answer and answer(server, req, about)
+end
+
+-- What a hook's answer means; nil and what was wanted where it means nothing.
+local READERS = {
+  admit = function(v)
+    if v == nil then return true end
+    if not verdict.is(v, "reject") then
+      return nil, "nothing or pl.reject(status, why)"
+    end
+    local again = v.retry_after
+    return true, { status = v.status, message = v.why,
+      headers = again and ("Retry-After: %.0f\r\n"):format(math.ceil(again)) or nil }
+  end,
+  migrate = function(v)
+    if verdict.is(v, "retry") then return true, { avoid = v.avoid, after = v.after } end
+    if verdict.is(v, "fail") then return true, { fail = v.why, message = v.why } end
+    return nil, "pl.retry { avoid, after } or pl.fail(why)"
+  end,
+  done = function() return true end,
+}
+
+-- ---- asking -------------------------------------------------------------------------
+
+local function open_metric(kind, row, path)
+  local buckets = row[4] and ffi.new("double[?]", #row[4], row[4])
+  return C.pl_metric_open(kind, row[2], ('hook="%s"'):format(path), row[3], buckets,
+    row[4] and #row[4] or 0)
+end
+
+-- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it
+-- may have run before, in a console or under another hook.
+local function flush(fn)
+  local seen, list, n = { [fn] = true, [public] = true }, { fn }, 1
+  local function add(v)
+    local kind = type(v)
+    if (kind == "function" or kind == "table") and not seen[v] and n < MAX_REACHED then
+      seen[v] = true
+      n = n + 1
+      list[n] = v
+    end
+  end
+  local i = 1
+  while i <= n do
+    local v = list[i]
+    if type(v) == "table" then
+      for _, item in next, v do add(item) end
+      add(debug.getmetatable(v))
+    elseif debug.getinfo(v, "S").what ~= "C" then
+      jit.flush(v, true)
+      local up = 1
+      while true do
+        local name, item = debug.getupvalue(v, up)
+        if not name then break end
+        add(item)
+        up = up + 1
+      end
+    end
+    i = i + 1
+  end
+end
+
+local function place(fn)
+  local info = debug.getinfo(fn, "S")
+  local file = info.source:match "^@(.*)" or info.short_src
+  return info.what == "C" and "C" or ("%s:%d"):format(file, info.linedefined)
+end
+
+local function state_of(path, fn)
+  local of = states[fn] or {}
+  states[fn] = of
+  local state = of[path]
+  if state then return state end
+  local where = place(fn)
+  state = { path = path, place = where, name = ("the hook %s (%s)"):format(path, where),
+    left = M.PROBATION, calls = 0, timed = 0, time = 0, n_errors = 0, quiet_until = 0,
+    unsaid = 0,
+    errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
+    seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
+  of[path] = state
+  flush(fn)
+  return state
+end
+
+local function explain(e)
+  return type(e) == "string" and e or values.show(e, true)
+end
+
+local SPENT = {}                            -- what a hook is stopped with
+
+-- Calls it interpreted, under the budget. Answers as pcall does, and where it was when it
+-- was stopped. Once stopped it is stopped at each further instruction, for it may hold a
+-- pcall; `on_probation` itself is let go on.
+local on_probation
+function on_probation(fn, a, b)
+  local compiles, stopped = jit.status(), nil
+  local hook, mask, count = debug.gethook()
+  local function again()
+    if debug.getinfo(2, "f").func ~= on_probation then error(SPENT, 0) end
+  end
+  jit.off()
+  debug.sethook(function()
+    local at = debug.getinfo(2, "Sl")
+    stopped = ("%s:%d"):format(at.source:match "^@(.*)" or at.short_src, at.currentline)
+    debug.sethook(again, "", 1)
+    error(SPENT, 0)
+  end, "", M.BUDGET)
+  local ok, answer = xpcall(fn, explain, a, b)
+  debug.sethook(hook, mask, count)
+  if compiles then jit.on() end
+  return ok, answer, stopped
+end
+
+-- One call of it is over. Its mean time starts anew when it is trusted, for what is
+-- interpreted is slower.
+local function count(state, seconds)
+  state.calls, state.timed = state.calls + 1, state.timed + 1
+  state.time = state.time + seconds
+  if state.left == 0 then return C.pl_metric_observe(state.seconds, seconds) end
+  state.left = state.left - 1
+  if state.left == 0 then state.timed, state.time = 0, 0 end
+end
+
+-- Keeps what went wrong, for people, and tells who set it.
+local function note_error(state, why)
+  C.pl_metric_add(state.errors, 1)
+  state.n_errors, state.error, state.error_ns = state.n_errors + 1, why, C.pl_now_ns()
+  if state.on_error then state.on_error(why) end
+end
+
+local function refuse(state, where)
+  state.refused = true
+  local why = ("it took more than %d instructions, and was at %s"):format(M.BUDGET, where)
+  note_error(state, why)
+  log.warning("hook %s (%s) is disabled: %s; the default applies until it is replaced",
+    state.path, state.place, why)
+end
+
+local function failed(state, why)
+  note_error(state, why)
+  local now = tonumber(C.pl_now_ns())
+  if now < state.quiet_until then
+    state.unsaid = state.unsaid + 1
+    return
+  end
+  local more = state.unsaid > 0 and (" (and %d times since the last such line)"):format(
+    state.unsaid) or ""
+  log.error("hook %s (%s) failed, the default applies: %s%s", state.path,
+    state.place, why, more)
+  state.quiet_until, state.unsaid = now + QUIET_NS, 0
+end
+
+local function call(state, fn, req, about)
+  local began = C.pl_now_ns()
+  local ok, answer, stopped
+  if state.left == 0 then
+    ok, answer = xpcall(fn, explain, req, about)
+  else
+    ok, answer, stopped = on_probation(fn, req, about)
+  end
+  count(state, tonumber(C.pl_now_ns() - began) * 1e-9)
+  if not stopped then return ok, answer end
+  refuse(state, stopped)
+  return nil
+end
+
+-- The same, while io and the log know what Lua is in: nobody but io can name a hook that
+-- does not come back.
+local function watched(process, state, fn, req, about)
+  recipe_print.hook = state.name
+  if process then process:doing(state.name) end
+  local ok, answer = call(state, fn, req, about)
+  if process then process:doing "" end
+  recipe_print.hook = nil
+  return ok, answer
+end
+
+-- What a hook's answer means: true and that; false where it gave none that is of use.
+local function answer_of(server, path, fn, req, about)
+  local state = state_of(path, fn)
+  if state.refused then return false end
+  local ok, v = watched(server.process, state, fn, req, about)
+  if ok then
+    local good, means = READERS[path](v)
+    if good then return true, means end
+    v = ("it returned %s; wanted %s"):format(values.show(v, true), means)
+  end
+  if ok ~= nil then failed(state, v) end
+  return false
+end
+
+-- The answer of the hook at a path, or the default where there is none, or none that is
+-- of use. `req`: of recipe/hook_view.lua; `about`: what the hook is told besides. Of admit: nil,
+-- come in, or { status, message, headers }; of migrate: { fail, message } or { avoid,
+-- after }; message is for the client.
+function M.ask(server, path, req, about)
+  local fn, good, means = settings.get(server.recipe, path), nil, nil
+  if fn then good, means = answer_of(server, path, fn, req, about) end
+  view.close(req)
+  if good then return means end
+  return default(server, path, req, about)
+end
+
+-- Tells a hook `done`, which may have been replaced since, what became of a request.
+function M.tell(server, fn, req, result)
+  answer_of(server, "done", fn, req, result)
+  view.close(req)
+end
+
+-- What there is to say of a recipe's hooks at the start: those that nothing asks yet.
+function M.unasked(recipe)
+  local out = {}
+  for _, pool in ipairs(recipe.pools) do
+    for name in pairs(schema.hooks.pool) do
+      if recipe[pool][name] then out[#out + 1] = pool .. "." .. name end
+    end
+  end
+  table.sort(out)
+  return out
+end
+
+-- Whether the hook at a path is asked in this release.
+function M.is_asked(path)
+  return READERS[path] ~= nil
+end
+
+local function standing(state)
+  if state.refused then return "disabled" end
+  return state.left > 0 and "on probation" or "trusted"
+end
+
+-- Of the hook at a path, for people: standing ("trusted", "on probation", "disabled"),
+-- left (calls of its probation), calls, mean (seconds), errors, and of the last one
+-- `error` and error_ago (seconds). nil while it was not asked.
+function M.about(recipe, path)
+  local fn = settings.get(recipe, path)
+  local state = fn and states[fn] and states[fn][path]
+  if not state or state.calls == 0 then return nil end
+  return { standing = standing(state), left = state.left, calls = state.calls,
+    mean = state.timed > 0 and state.time / state.timed or nil, errors = state.n_errors,
+    error = state.error, error_ago = state.error
+      and tonumber(C.pl_now_ns() - state.error_ns) * 1e-9 or nil }
+end
+
+-- From now on calls on_error(why) each time that the hook which stands at a path fails.
+function M.watch(recipe, path, on_error)
+  state_of(path, settings.get(recipe, path)).on_error = on_error
+end
+
+return M

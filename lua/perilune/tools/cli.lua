@@ -1,0 +1,211 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- tools/cli.lua - the command line: perilune WORD ...; returns the exit code.
+--
+-- 0: success. 1: failure, or the recipe is wrong. 2: the command is wrong.
+
+local engine = require "perilune.ffi"
+local flags = require "perilune.recipe.command_line"
+local help = require "perilune.console.manual"
+local model = require "perilune.model.load"
+local nearest = require "perilune.recipe.nearest"
+local recipe = require "perilune.recipe.resolve"
+local values = require "perilune.recipe.option_value"
+
+local words = {}
+
+local function complain(text, hint)
+  io.stderr:write("perilune: ", text, "\n")
+  if hint then io.stderr:write("    ", hint, "\n") end
+  return 2
+end
+
+-- What went wrong with the recipe of that name; perhaps it is a model.
+local function report(name, problems)
+  local code = 1
+  for _, problem in ipairs(problems) do
+    if problem.no_recipe and model.resolve(name) then
+      return complain(("'%s' is a model, not a recipe (a Lua file)"):format(name),
+        "perilune serve " .. name)
+    end
+    if problem.usage then code = 2 end
+    io.stderr:write(problem.text, "\n")
+    if problem.hint then io.stderr:write("    ", problem.hint, "\n") end
+  end
+  return code
+end
+
+-- The recipe's name, the roles after it and then the flags.
+local function recipe_words(word, name, ...)
+  if not name or name:match "^%-" then
+    return nil, complain(("'%s' needs a recipe"):format(word),
+                         ("perilune %s agg"):format(word))
+  end
+  local given, roles = { ... }, {}
+  while given[1] and not given[1]:match "^%-" do
+    roles[#roles + 1] = table.remove(given, 1)
+  end
+  return name, given, roles
+end
+
+-- The roles named as a set, all of a recipe's where none is; or nil and the complaint.
+local function role_set(resolved, named)
+  local set, known = {}, { frontend = true }
+  for _, pool in ipairs(resolved.pools) do known[pool] = true end
+  for _, role in ipairs(named) do
+    if not known[role] then
+      local near = nearest(role, { "frontend", unpack(resolved.pools) })
+      return nil, complain(("no role '%s' in %s"):format(role, resolved.file),
+        near and ("did you mean '%s'?"):format(near) or "frontend, or the name of a pool")
+    end
+    set[role] = true
+  end
+  if not named[1] then return known end
+  for role in pairs(known) do
+    if not set[role] and not resolved.bus then
+      return nil, complain(("role '%s' alone needs a bus to find the others"):format(
+        named[1]), "--bus nats://127.0.0.1:4222, or $PERILUNE_BUS")
+    end
+  end
+  return set
+end
+
+-- perilune run RECIPE --help: what the recipe says, and the flags that are its own.
+local function asked_for_help(given)
+  for _, word in ipairs(given) do
+    if word == "--help" or word == "-h" then return true end
+  end
+  return false
+end
+
+local function describe(name)
+  local about, problems = recipe.about(name)
+  if not about then return report(name, problems) end
+  print(about.head ~= "" and about.head or about.file)
+  if about.args[1] then print("\n" .. flags.help(about.args)) end
+  print("\n" .. help.common())
+  return 0
+end
+
+local function start(name, given, named)
+  local resolved, problems = recipe.resolve(name, given)
+  if not resolved then return report(name, problems) end
+  local roles, bad = role_set(resolved, named)
+  if not roles then return bad end
+  if not resolved.model and roles.worker then
+    return complain("no model: use perilune serve MODEL, --model or $PERILUNE_MODEL",
+      "./dev run downloads a small one")
+  end
+  return require("perilune.tools.process").run(resolved, roles)
+end
+
+function words.run(...)
+  if asked_for_help { (...) } then
+    print(help.run .. help.common())
+    return 0
+  end
+  local name, given, named = recipe_words("run", ...)
+  if not name then return given end
+  if asked_for_help(given) then return describe(name) end
+  return start(name, given, named)
+end
+
+-- perilune serve MODEL: the recipe of that name, given the model as its flag.
+function words.serve(...)
+  local given = { ... }
+  if asked_for_help(given) then
+    print(help.serve .. help.common())
+    return 0
+  end
+  if given[1] and not given[1]:match "^%-" then
+    local name = table.remove(given, 1)
+    given[#given + 1] = "--model=" .. name
+  end
+  return start("serve", given, {})
+end
+
+local function shown(setting)
+  if setting.value == nil then return "-" end
+  local text = values.public(setting.row, setting.value):gsub("%s+", " ")
+  return #text > 60 and text:sub(1, 57) .. "..." or text
+end
+
+function words.check(...)
+  if asked_for_help { (...) } then
+    print(help.check)
+    return 0
+  end
+  local name, given, named = recipe_words("check", ...)
+  if not name then return given end
+  if asked_for_help(given) then return describe(name) end
+  local resolved, problems = recipe.resolve(name, given)
+  if not resolved then return report(name, problems) end
+  local roles, bad = role_set(resolved, named)
+  if not roles then return bad end
+  print(resolved.file)
+  for _, setting in ipairs(recipe.settings(resolved)) do
+    local line = ("  %-38s %-24s %s"):format(setting.path, shown(setting), setting.origin)
+    print(line)
+  end
+  return 0
+end
+
+function words.help(about)
+  if not about or asked_for_help { about } then
+    print(help.usage())
+    return 0
+  end
+  if words[about] then return words[about] "--help" end
+  local text, why, hint = help.about(about)
+  if not text then return complain(why, hint) end
+  print(text)
+  return 0
+end
+
+function words.version()
+  print("perilune " .. engine.ffi.string(engine.C.pl_version()))
+  return 0
+end
+
+function words.chat(...)
+  return require("perilune.tools.chat").run({ ... }, complain)
+end
+
+function words.drain(...)
+  return require("perilune.tools.drain_resume").run("drain", { ... }, complain)
+end
+
+function words.resume(...)
+  return require("perilune.tools.drain_resume").run("resume", { ... }, complain)
+end
+
+function words.attach(...)
+  return require("perilune.tools.attach").run({ ... }, complain)
+end
+
+function words.ps(...)
+  return require("perilune.tools.ps").run({ ... }, complain)
+end
+
+function words.top(...)
+  return require("perilune.tools.top").run({ ... }, complain)
+end
+
+function words.bench(...)
+  return require("perilune.tools.bench").run({ ... }, complain)
+end
+
+local SAME = { ["--help"] = "help", ["-h"] = "help", ["--version"] = "version" }
+
+return function(word, ...)
+  if not word then
+    io.stderr:write(help.usage(), "\n")
+    return 2
+  end
+  local command = words[SAME[word] or word]
+  if command then return command(...) end
+  local known = {}
+  for name in pairs(words) do known[#known + 1] = name end
+  local near = nearest(word, known)
+  return complain(("no command '%s'"):format(word),
+                  near and ("did you mean '%s'?"):format(near) or "perilune help")
+end

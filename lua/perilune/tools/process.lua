@@ -1,0 +1,345 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- tools/process.lua - the process: opens the roles of a recipe, runs till told to stop.
+--
+-- Without a role named it is all of the recipe, here. On a bus it says hello to the
+-- others, and again whenever something of that changes.
+
+local pl = require "perilune.ffi"
+local admin = require "perilune.console.admin"
+local bus = require "perilune.fleet.bus"
+local cluster = require "perilune.fleet.cluster"
+local door = require "perilune.api.door"
+local drain = require "perilune.fleet.drain"
+local flow = require "perilune.flow"
+local frontend = require "perilune.api.frontend"
+local hooks = require "perilune.recipe.hooks"
+local health = require "perilune.api.health"
+local host = require "perilune.host"
+local live = require "perilune.recipe.live"
+local locals = require "perilune.tools.local_processes"
+local log = require "perilune.log"
+local metrics = require "perilune.watch.metrics"
+local models = require "perilune.fleet.served_models"
+local observe = require "perilune.watch.engine_watch"
+local serve = require "perilune.api.serve"
+local settings = require "perilune.recipe.resolve"
+local system = require "perilune.api.health_routes"
+local throughput = require "perilune.watch.throughput"
+local values = require "perilune.recipe.option_value"
+local worker = require "perilune.fleet.worker"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local Process = {}
+Process.__index = Process
+
+local SIGHUP = 1
+-- How long who asks whether it is drained waits for a yes.
+local DRAINED_NS = 2e9
+-- What a model's loading leaves is marked anew by each collection: when the heap has
+-- grown to this many percent, not 200, so that requests pay for half as many.
+local GC_PAUSE = 400
+
+local exchange_ptr = ffi.typeof "pl_exchange *"
+
+-- A name of its own, and its owner's door under it. Without one it serves all the same.
+-- `taken`: names that others have.
+function Process:take_name(taken)
+  local name, why = locals.listen(self.rt, self.role, taken)
+  self.name = name or self.role .. "/" .. self.pid
+  if not name then return log.warning("no console: %s", why) end
+  log.info("console: perilune attach %s", name)
+end
+
+-- ---- draining -----------------------------------------------------------------------
+
+-- Starts a drain: of all of it, or of one worker where it has several. What to say of it,
+-- or nil and why not.
+function Process:begin_drain(name, by)
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  if (w or self).state ~= "ready" then return nil, "it is already draining" end
+  log.info("drain of %s, asked for by %s", name or self.name, by)
+  if w then
+    flow.spawn(cluster.drain, w, self.recipe.drain_timeout)
+  else
+    flow.spawn(drain.run, self)
+  end
+  return ("draining %s"):format(name or self.name)
+end
+
+-- Takes a drain back.
+function Process:resume(name, by)
+  if self.stopping then return nil, "it is stopping" end
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  log.info("resume of %s, asked for by %s", name or self.name, by)
+  if w then cluster.resume(w) else drain.set_state(self, "ready") end
+  return ("%s takes requests"):format(name or self.name)
+end
+
+-- Whether it, or its worker of that name, is drained, waited for a moment: a table; or
+-- nil and why not.
+function Process:drained(name)
+  local w = name ~= self.name and self:find_worker(name) or nil
+  if not w and name and name ~= self.name then return nil, "no worker " .. name end
+  local deadline, done = tonumber(C.pl_now_ns()) + DRAINED_NS
+  repeat
+    local state = (w or self).state
+    done = state ~= "ready" and (w and w.n == 0 or not w and drain.is_idle(self))
+    if done or state == "ready" then break end
+    flow.sleep(0.02)
+  until tonumber(C.pl_now_ns()) > deadline
+  return { drained = done, state = (w or self).state,
+    drain_timeout = self.recipe.drain_timeout }
+end
+
+-- ---- for the console ----------------------------------------------------------------
+
+-- A worker of this process's own frontend, by its name.
+function Process:find_worker(name)
+  for _, w in ipairs(self.server and self.server.cluster.workers or {}) do
+    if w.engine and w.name == name then return w end
+  end
+end
+
+-- Changes an option or a hook while it runs: true and what to say; nil, why, hint.
+function Process:set(path, value, by)
+  local ok, text, hint = live.set(self, path, value, by)
+  local others = ok and bus.others(self, "frontend") or 0
+  if others == 0 then return ok, text, hint end
+  return ok, ("%s It applies here only, to 1 of %d frontends."):format(text, others + 1)
+end
+
+-- Reads the recipe again: true and what changed; or nil and why.
+function Process:reload()
+  self:doing "the recipe's file, being reloaded"
+  local ok, said = live.reload(self)
+  self:doing ""
+  return ok, said
+end
+
+-- What Lua does until it says otherwise, for the log of one that does not come back.
+function Process:doing(what)
+  C.pl_doing(self.rt, what)
+end
+
+-- ---- while it runs ------------------------------------------------------------------
+
+local function on_request(self, ev)
+  local x = ffi.cast(exchange_ptr, ev.object)
+  if C.pl_exchange_is_local(x) ~= 0 then return admin.handle(self, x) end
+  if self.server then return self.server:handle(x) end
+  system.handle(self, x)
+end
+
+local function on_signal(self, ev)
+  if ev.a ~= SIGHUP then
+    log.info("stopping: signal %d", ev.a)
+    return drain.stop(self)
+  end
+  self:reload()
+end
+
+-- ---- opening ------------------------------------------------------------------------
+
+local function runtime_options(http)
+  local o = ffi.new "pl_runtime_options"
+  C.pl_runtime_options_init(o)
+  o.max_body = http.max_body_bytes
+  o.max_header_bytes = http.h11_max_incomplete_event_size
+  o.max_headers = http.h11_max_header_count
+  return o
+end
+
+-- The workers of this process, for its own frontend.
+local function serve_own(self)
+  local w, server = self.w, self.server
+  local only = #w.engines == 1 and not self.recipe.bus and w.engines[1].engine or nil
+  local entry, why = server.models:add(self.summary, w.tokenizer, only)
+  if not entry then return nil, why end
+  entry.stream_interval = self.recipe.worker.stream_interval
+  entry.identity = self.identity
+  for i, e in ipairs(w.engines) do
+    server.cluster:add_local { name = "worker/" .. i - 1, entry = entry,
+      engine = e.engine, numerics = self.identity.numerics }
+  end
+  return true
+end
+
+local function open_workers(self)
+  local model = self.summary.names[1]
+  if self.server then
+    self.metrics:add_model(model, observe.config(self.recipe, self.recipe.worker, self.w))
+  end
+  for i, e in ipairs(self.w.engines) do
+    observe.engine(i - 1, e, self.w, { rt = self.rt, metrics = self.metrics,
+      recipe = self.recipe, health = self.health, pool = self.recipe.worker,
+      model = model })
+    if C.pl_runtime_attach(self.rt, e.engine) < 0 then
+      return pl.refusal(C.PL_EINTERNAL)
+    end
+    if self.recipe.bus then C.pl_bus_serve(self.rt, i - 1, e.engine) end
+  end
+  if self.server then return serve_own(self) end
+  return true
+end
+
+-- Says where it can be reached, now that it can answer.
+local function announce(self)
+  if self.server then
+    self.server:open(self.url)
+  elseif self.url then
+    log.info("metrics and health at %s", self.url)
+  end
+end
+
+local function open_parts(self)
+  local recipe = self.recipe
+  self.metrics = metrics.new { namespace = recipe.namespace,
+    model = self.roles.frontend and self.summary and self.summary.names[1] or nil }
+  self.health = health.new { namespace = recipe.namespace,
+    missing = function() return bus.trouble(self) end }
+  for _, hook in ipairs(hooks.unasked(recipe)) do
+    log.warning("%s: this release does not call the hook '%s'", recipe.file, hook)
+  end
+  if self.roles.frontend then
+    self.server = frontend.new(recipe, self.rt,
+      not recipe.bus and #self.w.engines == 1)
+    self.server.metrics, self.server.process = self.metrics, self
+    self.server.health = self.health
+    self.health.missing = function()
+      local why, away = self.server:missing(), bus.trouble(self)
+      return why and away and why .. ": " .. away or why
+    end
+    self.health.note = function() return bus.trouble(self) end
+    self.health.instances = function() return self.server:instances() end
+  end
+  if self.w then
+    local ok, why = open_workers(self)
+    if not ok then return nil, why end
+  end
+  if recipe.bus then
+    local ok, why = bus.open(self, admin)
+    if not ok then return nil, why end
+  end
+  announce(self)
+  return true
+end
+
+local function run(self)
+  local ok, why = open_parts(self)
+  if not ok then return nil, why end
+  if not self.recipe.bus then self:take_name() end
+  flow.on("request", function(ev) on_request(self, ev) end)
+  if self.server then flow.on("gone", function(ev) self.server:gone(ev.id) end) end
+  flow.on("signal", function(ev) on_signal(self, ev) end)
+  flow.spawn(throughput.run, self.metrics, self.recipe)
+  if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
+  collectgarbage()
+  collectgarbage("setpause", GC_PAUSE)
+  self:doing ""
+  local ran, failed = flow.run(self.rt)
+  if self.server then serve.abandon(self.server) end
+  self:doing(nil)
+  return ran, failed
+end
+
+-- Runs, and ends the pool's threads whatever happens.
+local function run_and_end(self)
+  local ran, ok, why = xpcall(run, debug.traceback, self)
+  for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
+  if self.server and not self.server:close() then host.leave(ran and ok and 0 or 1) end
+  if not ran then return nil, ok end
+  return ok, why
+end
+
+-- Loads what the roles need. true; nil and why; or false: a signal came first.
+local function load_workers(self)
+  local recipe, asked, why = self.recipe, door.watcher(self.rt), nil
+  if self.roles.worker then
+    self.w, why = worker.open(recipe, recipe.worker, asked)
+    if self.w then self.summary, why = models.summary(recipe, self.w) end
+  end
+  if asked() then return false end
+  if not self.roles.worker then return true end
+  if not self.summary then return nil, why end
+  self.identity = bus.identity(recipe, self.w, self.summary)
+  return true
+end
+
+-- A frontend's port, or a worker's own, for what it tells of itself.
+local function open_door(self)
+  local recipe = self.recipe
+  local port, flag = recipe.http.port, "--port"
+  if not self.roles.frontend then
+    port, flag = recipe.metrics_endpoint_port, "--metrics-endpoint-port"
+  end
+  if not port then return true end
+  local url, why = door.open(self.rt, recipe.http.host, port, flag)
+  self.url = url
+  return url and true, why
+end
+
+-- With the runtime open, for it watches for signals: loads, serves, closes.
+local function load_and_run(self)
+  local ok, why = open_door(self)
+  if ok then ok, why = load_workers(self) end
+  if ok then ok, why = run_and_end(self) end
+  C.pl_runtime_close(self.rt)
+  if self.w then worker.close(self.w) end
+  return ok ~= nil, why
+end
+
+-- What is not as it comes, and who said so; a worker's model in any case.
+local function tell_settings(recipe, roles)
+  local told = {}
+  for _, s in ipairs(settings.settings(recipe)) do
+    local is_own = s.path == "model" and roles.worker
+    if s.value ~= nil and (is_own or s.origin ~= "default") then
+      told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
+        s.origin)
+    end
+  end
+  log.info("%s: %s; else defaults", recipe.file, table.concat(told, ", "))
+end
+
+local function process_id()
+  local f = io.open "/proc/self/stat"
+  local id = f and f:read "*n"
+  if f then f:close() end
+  return id or 0
+end
+
+-- Which recipe this is, as 16 hex digits of its text.
+local function hash_of(file)
+  local f = io.open(file, "rb")
+  local text = f and f:read "*a" or ""
+  if f then f:close() end
+  return bit.tohex(C.pl_weights_fingerprint(nil, text, #text, 0), 16)
+end
+
+-- Runs a resolved recipe until a signal; answers the exit code. `roles`: a set of
+-- frontend and worker.
+function M.run(recipe, roles)
+  log.level(recipe.log_level)
+  log.format(recipe.log_format)
+  local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
+    pid = process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
+    role = roles.frontend and "frontend" or "worker",
+    stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
+  self.rt = C.pl_runtime_open(runtime_options(recipe.http))
+  local ok, why
+  if self.rt == nil then
+    ok, why = pl.refusal(C.PL_EIO)
+  else
+    tell_settings(recipe, roles)
+    ok, why = load_and_run(self)
+  end
+  if ok then return 0 end
+  log.error("%s", why)
+  return 1
+end
+
+return M
