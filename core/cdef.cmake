@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-# Writes the text between the marks of perilune.h as C string literals, one a line.
-file(READ ${IN} text)
-string(REGEX MATCH "/\\* \\[cdef\\] \\*/(.*)/\\* \\[/cdef\\] \\*/" all "${text}")
-set(text "${CMAKE_MATCH_1}")
-if(text MATCHES "\n[ \t]*#|__attribute__|_Static_assert")
-  message(FATAL_ERROR "perilune.h: what stands between the marks must be plain declarations")
-endif()
+# Writes the text between the marks of the headers that perilune.h includes, in that order,
+# as C string literals, one a line.
+cmake_path(GET IN PARENT_PATH folder)
+file(STRINGS ${IN} includes REGEX "^#include \"perilune/")
+set(text "")
+foreach(line IN LISTS includes)
+  string(REGEX REPLACE "^#include \"(.*)\"$" "\\1" name "${line}")
+  file(READ ${folder}/${name} all)
+  string(REGEX MATCH "/\\* \\[cdef\\] \\*/(.*)/\\* \\[/cdef\\] \\*/" match "${all}")
+  set(part "${CMAKE_MATCH_1}")
+  if(NOT match OR part MATCHES "\n[ \t]*#|__attribute__|_Static_assert")
+    message(FATAL_ERROR "${name}: what stands between the marks must be plain declarations")
+  endif()
+  string(APPEND text "${part}")
+endforeach()
 string(REPLACE "\\" "\\\\" text "${text}")
 string(REPLACE "\"" "\\\"" text "${text}")
 string(REPLACE "\n" "\\n\"\n\"" text "${text}")

@@ -2,7 +2,7 @@
  *
  * client.h - where local sockets are, for the code that listens on them.
  *
- * What Lua uses is public: see sections "client" and "local" of perilune.h.
+ * What Lua uses is public: see perilune/tools.h.
  *
  * Owns     nothing that lasts.
  * Ignores  what is said over a socket.

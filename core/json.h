@@ -6,7 +6,7 @@
  * Ignores  what they mean; JSON that perilune writes (Lua does that).
  * Thread   any; a document belongs to one thread at a time, or to any number of readers.
  *
- * Its functions are all public: perilune.h, section "JSON".
+ * Its functions are all public: perilune/base.h, section "JSON".
  */
 #ifndef PL_JSON_H
 #define PL_JSON_H

@@ -2,7 +2,7 @@
  *
  * metrics.h - counters, gauges and histograms, and their text form.
  *
- * What crosses modules is public: see section "metrics" of perilune.h.
+ * What crosses modules is public: see section "metrics" of perilune/base.h.
  *
  * Owns     every series of the process, until it ends.
  * Ignores  what is counted; who asks.

@@ -138,8 +138,34 @@ function M.includes(file, text)
   return bad
 end
 
+-- The folders of lua/perilune, bottom to top. A file may require its own folder and those
+-- before it; a file beside the folders, only others there. `pl` itself, init.lua, is part
+-- of recipe.
+M.rooms = { "watch", "jinja", "recipe", "model", "fleet", "api", "console", "tools" }
+
+local room_at = { [""] = 0 }
+for i, room in ipairs(M.rooms) do room_at[room] = i end
+
+function M.requires(file, text)
+  local bad = {}
+  local room = file == "lua/perilune/init.lua" and "recipe"
+    or file:match "^lua/perilune/([%w_]+)/" or file:match "^lua/perilune/[^/]+$" and ""
+  if not room then return bad end
+  if not room_at[room] then
+    says(bad, file, 1, "folder '%s' has no place in tests/shape.lua", room)
+    return bad
+  end
+  for n, line in lines(text) do
+    local name = line:match 'require%s*%(?%s*"(perilune[%w_.]*)"'
+    local to = name and (name == "perilune" and "recipe" or name:match "^perilune%.([%w_]+)%." or "")
+    if to and (room_at[to] or math.huge) > room_at[room] then
+      says(bad, file, n, "'%s' is above '%s'", name, room)
+    end
+  end
+  return bad
+end
+
 local function max_lines(file)
-  if file == "core/perilune.h" then return 600 end
   if file:find "^tests/" then return 800 end
   if file:find "%.h$" then return 150 end
   if file:find "^recipes/" then return 40 end

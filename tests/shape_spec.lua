@@ -45,6 +45,7 @@ describe("the tree", function()
 
   local rules = {
     { "includes only downwards", shape.includes, find("core kernels", ".c .h") },
+    { "requires only downwards", shape.requires, find("lua", ".lua") },
     { "keeps files short", shape.file_length, code },
     { "keeps C functions short", shape.c_function_length, c_files },
     { "keeps Lua functions short", shape.lua_function_length, lua_files },
@@ -96,6 +97,21 @@ describe("a rule", function()
       shape.includes("kernels/cpu/x.c", '#include "device.h"\n#include "cpu.h"\n'))
   end)
 
+  it("refuses a Lua module from a folder above", function()
+    assert.same({ "lua/perilune/model/load.lua:2: 'perilune.api.serve' is above 'model'" },
+      shape.requires("lua/perilune/model/load.lua",
+        'local log = require "perilune.log"\nlocal serve = require "perilune.api.serve"\n'))
+    assert.same({ "lua/perilune/flow.lua:1: 'perilune.watch.steps' is above ''" },
+      shape.requires("lua/perilune/flow.lua", 'local s = require "perilune.watch.steps"'))
+    assert.same({ "lua/perilune/watch/steps.lua:1: 'perilune' is above 'watch'" },
+      shape.requires("lua/perilune/watch/steps.lua", 'local pl = require("perilune")'))
+    assert.same({ "lua/perilune/attic/x.lua:1: folder 'attic' has no place in tests/shape.lua" },
+      shape.requires("lua/perilune/attic/x.lua", ""))
+    assert.same({}, shape.requires("lua/perilune/api/serve.lua",
+      'require "perilune.fleet.line"\nrequire "perilune"\nrequire "perilune.api.answer"\n'
+        .. 'require "perilune.flow"\n'))
+  end)
+
   it("counts the lines of files by their kind", function()
     assert.same({ "recipes/x.lua:41: 41 lines, at most 40" },
       shape.file_length("recipes/x.lua", lines_of(41, "x")))
@@ -103,7 +119,7 @@ describe("a rule", function()
     assert.equal(1, #shape.file_length("core/x.h", lines_of(151, "x")))
     assert.equal(1, #shape.file_length("core/x.c", lines_of(801, "x")))
     assert.equal(1, #shape.file_length("lua/perilune/x.lua", lines_of(401, "x")))
-    assert.same({}, shape.file_length("core/perilune.h", lines_of(420, "x")))
+    assert.equal(1, #shape.file_length("core/perilune/x.h", lines_of(151, "x")))
   end)
 
   it("measures C functions and nothing else", function()

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * perilune/fleet.h - the other processes of a deployment, over a bus.
+ */
+#ifndef PERILUNE_H
+#error "include perilune.h"
+#endif
+
+/* clang-format off */
+/* [cdef] */
+
+/* ---- bus: the other processes of a deployment (lua thread) ----------------------- */
+
+enum { PL_LOST_GONE = 1,                   /* nobody is subscribed there any more */
+       PL_LOST_SILENT,                     /* nothing heard for lost_after */
+       PL_LOST_LEFT,                       /* it announced that it is leaving */
+       PL_LOST_RESET,                      /* it restarted, or counts us as lost */
+       PL_LOST_BUS,                        /* the bus was away for longer than patience_ms */
+       PL_LOST_REFUSED,                    /* its engine refused the sequence: a status, pl_stream_why */
+       PL_LOST_RECALLED };
+typedef struct pl_hub pl_hub;              /* a bus inside one process: for tests */
+pl_hub *pl_hub_open(void);
+void pl_hub_close(pl_hub *h);              /* after the runtimes on it */
+/* Per 1000 messages: how many are dropped, duplicated, or delivered after the next one. */
+void pl_hub_faults(pl_hub *h, uint64_t seed, int drop, int twice, int late);
+/* Stops the process with that id (pl_bus_id): its messages wait, and it sends none. */
+void pl_hub_stop(pl_hub *h, const char *id, int stopped);
+void pl_hub_away(pl_hub *h, int away);     /* the bus goes away, or comes back, for everyone on it */
+typedef struct pl_bus_options {
+    pl_hub *hub;                           /* or, if NULL, a NATS server: */
+    const char *url;                       /* one or more, separated by commas */
+    const char *user, *password, *token, *nkey_seed, *credentials;   /* NULL: none; the last two are files */
+    const char *tls_ca, *tls_cert, *tls_key;                         /* PEM files; NULL: none */
+    const char *name_space;                /* [A-Za-z0-9_-]+: processes that share it see each other */
+    int32_t lost_after_ms;                 /* a peer silent for this long counts as lost */
+    int32_t patience_ms;                   /* if the bus is away for longer, all peers count as lost */
+} pl_bus_options;
+void pl_bus_options_init(pl_bus_options *o);
+/* Joins without waiting: PL_EV_BUS reports when the bus is connected, and every change.
+ * Refuses options that can never connect (PL_EINVAL). pl_runtime_close leaves. */
+pl_status pl_bus_open(pl_runtime *rt, const pl_bus_options *options);
+const char *pl_bus_id(const pl_runtime *rt);   /* this process's id: 16 hex digits, new each time */
+/* What others are told about this process, at once and with every heartbeat: JSON, and its
+ * engines' counters. A process without a hello is invisible. */
+void pl_bus_hello(pl_runtime *rt, const char *json, size_t len);
+void pl_bus_leave(pl_runtime *rt);         /* withdraws the hello */
+/* Lets other processes run sequences on this engine, as that index (0 to 63); NULL: accepts
+ * no more, but those running continue. */
+void pl_bus_serve(pl_runtime *rt, int index, pl_engine *e);
+/* What a peer says about itself: {"id":"...","hello":{...},"engines":[{"running":0,...}]}. PL_ENOTFOUND. */
+pl_status pl_peer_hello(pl_runtime *rt, int32_t peer, pl_buf *out);
+typedef struct pl_call pl_call;            /* a request to another process, or its reply */
+/* Calls a peer; a REPLY event follows within that time. Returns the call's id or a status.
+ * PL_ELIMIT: the text (or the reply's) exceeds 32 MiB, or 1024 calls are under way. */
+int32_t pl_call_send(pl_runtime *rt, int32_t peer, const char *text, size_t len, int timeout_ms);
+const char *pl_call_text(const pl_call *c, size_t *len);   /* CALL: the request; REPLY: the answer */
+void pl_call_answer(pl_call *c, const char *text, size_t len);
+void pl_call_close(pl_call *c);            /* if unanswered, the caller gets PL_ECANCELED */
+
+/* [/cdef] */
+/* clang-format on */
