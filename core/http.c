@@ -1,77 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define _GNU_SOURCE
-#include "client.h"
-#include "http_exchange.h"
+#include "http_own.h"
 
-#include <arpa/inet.h>
-#include <netdb.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 enum {
-    READ_BYTES = 65536,  /* one read */
-    AHEAD_BYTES = 65536, /* read while a request is answered; then reading stops */
-    LINGER_MS = 1000,    /* for the client to close after us */
-    MAX_LEAVING = 64,    /* beyond max_connections: those told that we are full */
-    MAX_LOCAL = 64,      /* connections of the owner's; they count apart */
-    MAX_BODIES = 16,     /* times max_body: what all requests together may hold */
-    BACKLOG = 1024,
+    AHEAD_BYTES = 65536,   /* read while a request is answered; then reading stops */
+    LINGER_MS = 1000,      /* for the client to close after us */
+    MAX_BODIES = 16,       /* times max_body: what all requests together may hold */
     MAX_REFUSED_LINES = 20 /* of the log, a second */
-};
-
-enum {
-    READING = 0,
-    ANSWERING,
-    DRAINING,
-    LEAVING
-};
-
-typedef union any_stream {
-    uv_stream_t stream;
-    uv_tcp_t tcp;
-    uv_pipe_t pipe;
-} any_stream;
-
-struct pl_conn {
-    any_stream h;
-    uv_timer_t timer;
-    uv_write_t write;
-    uv_shutdown_t shutdown;
-    pl_http *http;
-    pl_conn *next, *prev, *next_dirty;
-    pl_exchange *x; /* ANSWERING */
-    pl_parser parser;
-    pl_buf ahead;   /* read while ANSWERING or DRAINING */
-    pl_buf out;     /* to be sent */
-    pl_buf sending; /* being sent by libuv */
-    int state, n_handles;
-    bool dirty, writing, reading, eof, shut, closing, local;
-    int64_t deadline;    /* loop time; 0: none */
-    size_t last_sending; /* when the deadline for a write was set */
-    char peer[64];
-};
-
-typedef struct listener {
-    any_stream h;
-    struct listener *next;
-    char *path; /* of a local one: removed at its end */
-} listener;
-
-struct pl_http {
-    pl_loop *loop;
-    pl_runtime_options options;
-    pl_http_limits limits;
-    listener *listeners;
-    pl_conn *conns, *dirty;
-    int n_conns, n_local;
-    int32_t last_id;
-    bool stopping;
-    int64_t refused_since; /* the second that n_refused is of */
-    int n_refused;
-    pl_http_shared shared;
-    char input[READ_BYTES];
 };
 
 /* ---- deadlines: one timer a connection, moved only when it fires too early --------- */
@@ -126,7 +62,7 @@ static void remove_dirty(pl_conn *c)
     c->dirty = false;
 }
 
-static void close_conn(pl_conn *c)
+void pl_conn_close(pl_conn *c)
 {
     if (c->closing) return;
     c->closing = true;
@@ -149,13 +85,13 @@ static void lose(pl_conn *c)
     pl_exchange *x = c->x;
     c->x = NULL;
     if (x) pl_exchange_lost(x);
-    close_conn(c);
+    pl_conn_close(c);
 }
 
 void pl_conn_cut(pl_conn *c)
 {
     c->x = NULL;
-    close_conn(c);
+    pl_conn_close(c);
 }
 
 /* ---- writing ----------------------------------------------------------------------- */
@@ -176,7 +112,7 @@ pl_buf *pl_conn_out(pl_conn *c)
 static void on_shut(uv_shutdown_t *req, int status)
 {
     pl_conn *c = req->data;
-    if (status < 0) close_conn(c);
+    if (status < 0) pl_conn_close(c);
 }
 
 /* All is sent. Who leaves says so, and waits for the other side to do the same. */
@@ -186,12 +122,12 @@ static void written(pl_conn *c)
     if (c->state == DRAINING) next_request(c);
     if (c->state != LEAVING || c->shut) return;
     if (c->eof) {
-        close_conn(c);
+        pl_conn_close(c);
         return;
     }
     c->shut = true;
     set_deadline(c, LINGER_MS);
-    if (uv_shutdown(&c->shutdown, &c->h.stream, on_shut)) close_conn(c);
+    if (uv_shutdown(&c->shutdown, &c->h.stream, on_shut)) pl_conn_close(c);
 }
 
 static void on_written(uv_write_t *req, int status)
@@ -299,7 +235,7 @@ static void log_refusal(pl_conn *c, int status, const char *why)
         pl_log(PL_LOG_INFO, "%s - refused: %s: %d", c->peer, why, status);
 }
 
-static void refuse(pl_conn *c, int status, const char *why)
+void pl_conn_refuse(pl_conn *c, int status, const char *why)
 {
     pl_exchange_answer_error(pl_conn_out(c), status, why,
                              c->parser.llhttp.method == HTTP_HEAD);
@@ -349,7 +285,7 @@ static void begin_exchange(pl_conn *c)
     if (answer_for_lua(c)) return;
     if (!c->local &&
         atomic_load(&h->shared.n_exchanges) >= 2 * h->options.max_connections) {
-        refuse(c, 503, "too many requests are being handled");
+        pl_conn_refuse(c, 503, "too many requests are being handled");
         return;
     }
     h->last_id = h->last_id == INT32_MAX ? 1 : h->last_id + 1;
@@ -371,11 +307,11 @@ static void feed(pl_conn *c, const char *data, size_t len)
     bool room = hold_body(c, (long long)(p->request.body.len - body));
     if (!started && p->started) set_deadline(c, c->http->options.request_timeout_ms);
     if (p->phase == PL_PARSE_BAD) {
-        refuse(c, p->status, p->why);
+        pl_conn_refuse(c, p->status, p->why);
         return;
     }
     if (!room) {
-        refuse(c, 503, "the requests' bodies take too much memory");
+        pl_conn_refuse(c, 503, "the requests' bodies take too much memory");
         return;
     }
     if (p->phase == PL_PARSE_DONE) {
@@ -422,7 +358,21 @@ static void on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *out)
 {
     (void)size;
     pl_conn *c = handle->data;
-    *out = uv_buf_init(c->http->input, READ_BYTES);
+    *out = uv_buf_init(c->http->input, PL_READ_BYTES);
+}
+
+/* What the client said, in plain text. With TLS, this is what comes out of it; what goes
+ * into it is c->out, which flush sends. */
+static void received(pl_conn *c, const char *data, size_t len)
+{
+    if (c->state == READING) {
+        feed(c, data, len);
+    } else if (c->state != LEAVING) {
+        pl_buf_add(&c->ahead, data, len);
+        if (c->ahead.len < AHEAD_BYTES) return;
+        c->reading = false;
+        uv_read_stop(&c->h.stream);
+    }
 }
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
@@ -437,13 +387,8 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
         set_deadline(c, write_ms(c));
     } else if (n < 0) {
         lose(c);
-    } else if (c->state == READING) {
-        feed(c, buf->base, (size_t)n);
-    } else if (c->state != LEAVING) {
-        pl_buf_add(&c->ahead, buf->base, (size_t)n);
-        if (c->ahead.len < AHEAD_BYTES) return;
-        c->reading = false;
-        uv_read_stop(stream);
+    } else {
+        received(c, buf->base, (size_t)n);
     }
 }
 
@@ -465,46 +410,15 @@ static void on_deadline(uv_timer_t *timer)
         c->last_sending = n_sending(c); /* slow, but it reads */
         set_deadline(c, write_ms(c));
     } else if (c->state == READING && c->parser.started && !c->writing) {
-        refuse(c, 408, "the request did not arrive in time");
+        pl_conn_refuse(c, 408, "the request did not arrive in time");
     } else {
         lose(c);
     }
 }
 
-/* ---- accepting --------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------------- */
 
-static void name_peer(pl_conn *c)
-{
-    struct sockaddr_storage a;
-    int len = sizeof a;
-    char ip[INET6_ADDRSTRLEN] = "?";
-    if (uv_tcp_getpeername(&c->h.tcp, (struct sockaddr *)&a, &len)) return;
-    if (a.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&a;
-        uv_ip6_name(v6, ip, sizeof ip);
-        snprintf(c->peer, sizeof c->peer, "[%s]:%d", ip, ntohs(v6->sin6_port));
-    } else {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)&a;
-        uv_ip4_name(v4, ip, sizeof ip);
-        snprintf(c->peer, sizeof c->peer, "%s:%d", ip, ntohs(v4->sin_port));
-    }
-}
-
-/* Whether it is the owner's, or root's; the folder lets in nobody else either. */
-static bool is_owner(pl_conn *c)
-{
-    struct ucred who;
-    socklen_t len = sizeof who;
-    uv_os_fd_t fd;
-    if (uv_fileno((uv_handle_t *)&c->h, &fd) ||
-        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len))
-        return false;
-    snprintf(c->peer, sizeof c->peer, "process %d of user %u", (int)who.pid,
-             (unsigned)who.uid);
-    return who.uid == geteuid() || who.uid == 0;
-}
-
-static pl_conn *open_conn(pl_http *h, bool local)
+pl_conn *pl_conn_open(pl_http *h, bool local)
 {
     pl_conn *c = pl_alloc(sizeof *c);
     c->http = h;
@@ -527,150 +441,11 @@ static pl_conn *open_conn(pl_http *h, bool local)
     return c;
 }
 
-static bool has_room(const pl_conn *c)
+void pl_conn_begin(pl_conn *c)
 {
-    const pl_http *h = c->http;
-    return c->local ? h->n_local <= MAX_LOCAL
-                    : h->n_conns <= h->options.max_connections + MAX_LEAVING;
-}
-
-static void on_connection(uv_stream_t *server, int status)
-{
-    pl_http *h = server->data;
-    if (status < 0) {
-        pl_log(PL_LOG_WARN, "a connection could not be accepted: %s",
-               uv_strerror(status));
-        return;
-    }
-    pl_conn *c = open_conn(h, server->type == UV_NAMED_PIPE);
-    if (uv_accept(server, &c->h.stream) || !has_room(c) || (c->local && !is_owner(c))) {
-        close_conn(c);
-        return;
-    }
-    uv_update_time(c->h.stream.loop); /* the round may have been long */
-    if (!c->local) {
-        uv_tcp_nodelay(&c->h.tcp, 1);
-        uv_tcp_keepalive(&c->h.tcp, 1, 60);
-        name_peer(c);
-        if (h->n_conns > h->options.max_connections) {
-            refuse(c, 503, "too many connections");
-            return;
-        }
-    }
-    set_deadline(c, h->options.idle_timeout_ms);
+    set_deadline(c, c->http->options.idle_timeout_ms);
     read_on(c);
 }
-
-typedef struct listening {
-    pl_http *http;
-    struct sockaddr_storage address;
-    int result;
-} listening;
-
-static int port_of(const uv_tcp_t *tcp)
-{
-    struct sockaddr_storage a;
-    int len = sizeof a;
-    int bad = uv_tcp_getsockname(tcp, (struct sockaddr *)&a, &len);
-    if (bad) return bad;
-    return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port
-                                         : ((struct sockaddr_in *)&a)->sin_port);
-}
-
-static void free_listener(uv_handle_t *handle)
-{
-    listener *l = (listener *)handle;
-    pl_free(l->path);
-    pl_free(l);
-}
-
-static void close_listener(listener *l)
-{
-    if (l->path) unlink(l->path);
-    uv_close((uv_handle_t *)&l->h, free_listener);
-}
-
-static void add_listener(pl_http *h, listener *l)
-{
-    l->next = h->listeners;
-    h->listeners = l;
-}
-
-static void run_listen(void *arg)
-{
-    listening *call = arg;
-    listener *l = pl_alloc(sizeof *l);
-    int bad = uv_tcp_init(pl_loop_uv(call->http->loop), &l->h.tcp);
-    l->h.stream.data = call->http;
-    if (!bad) bad = uv_tcp_bind(&l->h.tcp, (struct sockaddr *)&call->address, 0);
-    if (!bad) bad = uv_listen(&l->h.stream, BACKLOG, on_connection);
-    call->result = bad ? bad : port_of(&l->h.tcp);
-    if (call->result < 0)
-        close_listener(l);
-    else
-        add_listener(call->http, l);
-}
-
-int pl_http_listen(pl_http *h, const char *host, int port)
-{
-    if (port < 0 || port > 65535) return pl_fail(PL_EINVAL, "%d is not a port", port);
-    char service[8];
-    snprintf(service, sizeof service, "%d", port);
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV,
-                             .ai_socktype = SOCK_STREAM},
-                    *found;
-    if (!host || !*host) host = "0.0.0.0";
-    int bad = getaddrinfo(host, service, &hints, &found);
-    if (bad)
-        return pl_fail(PL_EINVAL, "'%s' is not an address to listen on: %s", host,
-                       gai_strerror(bad));
-    listening call = {.http = h};
-    memcpy(&call.address, found->ai_addr, found->ai_addrlen);
-    freeaddrinfo(found);
-    pl_loop_call(h->loop, run_listen, &call);
-    if (call.result < 0)
-        return pl_fail(PL_EIO, "cannot listen on %s:%d: %s", host, port,
-                       uv_strerror(call.result));
-    return call.result;
-}
-
-typedef struct listening_local {
-    pl_http *http;
-    const char *path;
-    int fd, result;
-} listening_local;
-
-static void run_listen_local(void *arg)
-{
-    listening_local *call = arg;
-    listener *l = pl_alloc(sizeof *l);
-    l->path = pl_strndup(call->path, strlen(call->path));
-    uv_pipe_init(pl_loop_uv(call->http->loop), &l->h.pipe, 0);
-    l->h.stream.data = call->http;
-    call->result = uv_pipe_open(&l->h.pipe, call->fd);
-    if (call->result)
-        close(call->fd);
-    else
-        call->result = uv_listen(&l->h.stream, BACKLOG, on_connection);
-    if (call->result < 0)
-        close_listener(l);
-    else
-        add_listener(call->http, l);
-}
-
-pl_status pl_http_listen_local(pl_http *h, const char *path)
-{
-    int fd = pl_local_bind(path);
-    if (fd < 0) return fd;
-    listening_local call = {.http = h, .path = path, .fd = fd};
-    pl_loop_call(h->loop, run_listen_local, &call);
-    if (call.result < 0)
-        return pl_fail(PL_EIO, "cannot listen at '%s': %s", path,
-                       uv_strerror(call.result));
-    return PL_OK;
-}
-
-/* ---- life -------------------------------------------------------------------------- */
 
 pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options)
 {
@@ -682,23 +457,10 @@ pl_http *pl_http_open(pl_loop *loop, const pl_runtime_options *options)
     return h;
 }
 
-static void close_listeners(pl_http *h, bool local_too)
-{
-    for (listener **at = &h->listeners; *at;) {
-        listener *l = *at;
-        if (l->path && !local_too) {
-            at = &l->next;
-            continue;
-        }
-        *at = l->next;
-        close_listener(l);
-    }
-}
-
 static void run_unlisten(void *arg)
 {
     pl_http *h = arg;
-    close_listeners(h, false);
+    pl_http_close_listeners(h, false);
     atomic_store(&h->shared.closing, true);
     for (pl_conn *c = h->conns, *next; c; c = next) {
         next = c->next;
@@ -714,7 +476,7 @@ void pl_http_unlisten(pl_http *h)
 void pl_http_stop(pl_http *h)
 {
     h->stopping = true;
-    close_listeners(h, true);
+    pl_http_close_listeners(h, true);
     for (pl_conn *c = h->conns, *next; c; c = next) {
         next = c->next;
         if (c->out.len && !c->writing) flush(c);
