@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- api/health_routes.lua - what each process tells of itself over HTTP: /health, /live, /metrics.
+-- api/health_routes.lua - what each process tells of itself over HTTP: /health, /live,
+-- /metrics.
 --
 -- A worker has these, and nothing else, at metrics_endpoint_port:
 --
@@ -9,13 +10,12 @@ local pl = require "perilune.ffi"
 local access = require "perilune.api.access"
 local json = require "perilune.json"
 local log = require "perilune.log"
+local route_table = require "perilune.api.route_table"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
 local JSON = "application/json"
--- Bytes of a stranger's path that are said back.
-local MAX_PATH = 200
 
 -- In how many seconds a client may come again that was told 503, where nobody knows it
 -- better.
@@ -46,46 +46,17 @@ M.frontend_health = telling(function(health) return health:frontend() end)
 M.worker_health = telling(function(health) return health:worker() end)
 M.live = telling(function(health) return health.live() end)
 
-local ROUTES = {
-  ["/health"] = M.worker_health, ["/live"] = M.live, ["/metrics"] = M.metrics,
+local ROUTES = route_table.new {
+  { "GET", "/health", M.worker_health }, { "GET", "/live", M.live },
+  { "GET", "/metrics", M.metrics },
 }
 
--- What is said of a path that is not there; `paths`: a list of those that are.
-function M.no_path(path, paths)
-  table.sort(paths)
-  return ("Not Found: no path '%s' here; there are %s"):format(path:sub(1, MAX_PATH),
-    table.concat(paths, ", "))
-end
-
--- The same of a method, and the header that goes with it; `route`: by method.
-function M.no_method(method, path, route)
-  local methods = {}
-  for name in pairs(route) do methods[#methods + 1] = name end
-  if route.GET then methods[#methods + 1] = "HEAD" end
-  table.sort(methods)
-  local allowed = table.concat(methods, ", ")
-  return ("Method Not Allowed: %s takes %s, not %s"):format(path, allowed, method),
-    "Allow: " .. allowed .. "\r\n"
-end
-
-local function refuse(x, status, why, headers)
+local function dispatch(server, x)
+  local row, status, why, headers = ROUTES:find(server,
+    ffi.string(C.pl_exchange_method(x)), ffi.string(C.pl_exchange_path(x)))
+  if row then return row.handler(server, x) end
   access.refused(x, why)
   M.reply(x, status, json.encode { error = why }, headers)
-end
-
-local function dispatch(server, x)
-  local method = ffi.string(C.pl_exchange_method(x))
-  local path = ffi.string(C.pl_exchange_path(x))
-  local route = ROUTES[path]
-  if not route then
-    local paths = {}
-    for name in pairs(ROUTES) do paths[#paths + 1] = name end
-    return refuse(x, 404, M.no_path(path, paths))
-  end
-  if method ~= "GET" and method ~= "HEAD" then
-    return refuse(x, 405, M.no_method(method, path, { GET = route }))
-  end
-  route(server, x)
 end
 
 -- Answers one exchange and releases it. `server`: health, metrics.

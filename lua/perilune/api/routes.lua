@@ -9,6 +9,7 @@ local identity = require "perilune.api.identity"
 local json = require "perilune.json"
 local models_of = require "perilune.fleet.served_models"
 local overload = require "perilune.fleet.overload"
+local route_table = require "perilune.api.route_table"
 local serve = require "perilune.api.serve"
 local system = require "perilune.api.health_routes"
 local C, ffi = pl.C, pl.ffi
@@ -112,8 +113,8 @@ end
 
 -- POST /v1/cancel/{id}: the requests of that id, ours or the client's X-Request-Id, end
 -- with what there is of them.
-local function cancel(server, x, headers, _, path)
-  local id, found = path:sub(#"/v1/cancel/" + 1), false
+local function cancel(server, x, headers, _, id)
+  local found = false
   for _, job in pairs(server.jobs) do
     if job.id == id or job.answer.id == id then
       job:cancel({})
@@ -129,8 +130,7 @@ local function cancel(server, x, headers, _, path)
 end
 
 -- GET /v1/models/{id}: the card of a model, by any of the names it is served under.
-local function model(server, x, headers, _, path)
-  local id = path:sub(#"/v1/models/" + 1)
+local function model(server, x, headers, _, id)
   for _, entry in ipairs(server.models.list) do
     for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
       if name == id then
@@ -142,52 +142,35 @@ local function model(server, x, headers, _, path)
     message = models_of.unknown(server.models.contexts, id) })
 end
 
-local ROUTES = {
-  ["/v1/chat/completions"] = { POST = generate "chat" },
-  ["/v1/completions"] = { POST = generate "completion" },
-  ["/v1/models"] = { GET = models },
-  ["/v1/models/{id}"] = { GET = model },
-  ["/v1/cancel/{id}"] = { POST = cancel },
-  ["/tokenize"] = { POST = tokenize },
-  ["/detokenize"] = { POST = detokenize },
-  ["/health"] = { GET = system.frontend_health },
-  ["/live"] = { GET = system.live },
-  ["/ping"] = { GET = system.frontend_health, POST = system.frontend_health },
-  ["/metrics"] = { GET = system.metrics },
-  ["/version"] = { GET = version },
-  ["/load"] = { GET = load_of },
-  ["/busy_threshold"] = { GET = thresholds, POST = set_thresholds },
-  ["/reset_prefix_cache"] = { POST = reset_prefix_cache },
+local function has_admin_api(server)
+  return not server.recipe.http.disable_frontend_admin_api
+end
+
+local function in_development(server) return server.dev_mode end
+
+-- As in vLLM, an API key is wanted below /v1 only; and where thresholds are set, for with
+-- these anybody could keep everybody else out. A handler is called with the server, the
+-- exchange, headers for its answer, who asks (api/identity.lua), and the path's id.
+local ROUTES = route_table.new {
+  { "POST", "/v1/chat/completions", generate "chat", key = true },
+  { "POST", "/v1/completions", generate "completion", key = true },
+  { "GET", "/v1/models", models, key = true },
+  { "GET", "/v1/models/{id}", model, key = true },
+  { "POST", "/v1/cancel/{id}", cancel, key = true, max_body = 65536 },
+  { "POST", "/tokenize", tokenize },
+  { "POST", "/detokenize", detokenize },
+  { "GET", "/health", system.frontend_health },
+  { "GET", "/live", system.live },
+  { "GET", "/ping", system.frontend_health },
+  { "POST", "/ping", system.frontend_health },
+  { "GET", "/metrics", system.metrics },
+  { "GET", "/version", version },
+  { "GET", "/load", load_of },
+  { "GET", "/busy_threshold", thresholds, when = has_admin_api },
+  { "POST", "/busy_threshold", set_thresholds, when = has_admin_api, key = true,
+    max_body = 65536 },
+  { "POST", "/reset_prefix_cache", reset_prefix_cache, when = in_development },
 }
-
--- Paths that are there only where an option says so.
-local SERVED = {
-  ["/busy_threshold"] = function(server)
-    return not server.recipe.http.disable_frontend_admin_api
-  end,
-  ["/reset_prefix_cache"] = function(server) return server.dev_mode end,
-}
-
-local function is_served(server, path)
-  return not SERVED[path] or SERVED[path](server)
-end
-
--- The route of a path; those that end in an id go by all that comes before it.
-local function route_of(server, path)
-  local name = path:find "{" and "" or path
-  if not ROUTES[name] then
-    name = (path:match "^(/v1/%l+/)." or "") .. "{id}"
-  end
-  return is_served(server, name) and ROUTES[name] or nil
-end
-
-local function paths_of(server)
-  local list = {}
-  for path in pairs(ROUTES) do
-    if is_served(server, path) then list[#list + 1] = path end
-  end
-  return list
-end
 
 -- ---- who may ------------------------------------------------------------------------
 
@@ -200,12 +183,9 @@ local function same(a, b)
   return diff == 0
 end
 
--- vLLM wants a key below /v1 alone; who sets thresholds can keep everybody out. The key
--- that the request brought is who.key from then on.
-local function authorized(server, x, path, method, who)
-  local guarded = path:sub(1, 3) == "/v1"
-    or (path == "/busy_threshold" and method == "POST")
-  if #server.api_keys == 0 or not guarded then return true end
+-- Whether the request brought a key, if it needs one. That key is who.key from then on.
+local function authorized(server, x, row, who)
+  if #server.api_keys == 0 or not row.key then return true end
   local token = (header(x, "authorization") or ""):match "^[Bb]earer (.+)$"
   for _, key in ipairs(server.api_keys) do
     if token and same(token, key) then who.key = key end
@@ -260,6 +240,22 @@ local function is_json(x)
   return kind ~= nil and kind:lower():match "^%s*application/json%s*%f[;%z]" ~= nil
 end
 
+-- Why a request's body is refused: a status, a message, headers; nil if it is not.
+local function unfit_body(x, row, method)
+  C.pl_exchange_body(x, len_out)
+  local length = tonumber(len_out[0])
+  if length == 0 then return nil end
+  local too_long = route_table.too_long(row, length)
+  if too_long then return 413, too_long end
+  if is_packed(x) then
+    return 415, "Unsupported Media Type: a body with a Content-Encoding is not taken",
+      "Accept-Encoding: identity\r\n"
+  end
+  if method == "POST" and not is_json(x) then
+    return 415, "Unsupported Media Type: Only 'application/json' is allowed"
+  end
+end
+
 -- As vLLM has it: who brought no id learns the one that was drawn.
 local function request_id(server, x, who)
   if not server.id_headers then return "" end
@@ -280,30 +276,18 @@ local function dispatch(server, x, who)
     return preflight(server, x, headers)
   end
   headers = headers .. request_id(server, x, who)
-  local route = route_of(server, path)
-  if not route then
-    return no(x, headers, 404, system.no_path(path, paths_of(server)), "no such path")
+  local row, id, why, more = ROUTES:find(server, method, path)
+  if not row then
+    return no(x, headers .. more, id, why, id == 404 and "no such path" or nil)
   end
-  local handler = route[method == "HEAD" and "GET" or method]
-  if not handler then
-    local why, allow = system.no_method(method, path:sub(1, 200), route)
-    return no(x, headers .. allow, 405, why)
-  end
-  if not authorized(server, x, path, method, who) then
+  if not authorized(server, x, row, who) then
     access.refused(x, "no valid key")
     return reply(x, 401, '{"error":"Unauthorized"}',
       headers .. "WWW-Authenticate: Bearer\r\n")
   end
-  C.pl_exchange_body(x, len_out)
-  if len_out[0] > 0 and is_packed(x) then
-    return no(x, headers .. "Accept-Encoding: identity\r\n", 415,
-      "Unsupported Media Type: a body with a Content-Encoding is not taken")
-  end
-  if method == "POST" and len_out[0] > 0 and not is_json(x) then
-    return no(x, headers, 415,
-      "Unsupported Media Type: Only 'application/json' is allowed")
-  end
-  return handler(server, x, headers, who, path)
+  local status, said, extra = unfit_body(x, row, method)
+  if status then return no(x, headers .. (extra or ""), status, said) end
+  return row.handler(server, x, headers, who, id)
 end
 
 -- The coroutine of an exchange: whatever happens, it is answered and released.

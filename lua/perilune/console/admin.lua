@@ -11,15 +11,13 @@ local console = require "perilune.console.session"
 local cjson = require "cjson.safe"
 local json = require "perilune.json"
 local log = require "perilune.log"
+local route_table = require "perilune.api.route_table"
 local steps = require "perilune.watch.steps"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
 local len_out = ffi.new "size_t[1]"
-
--- path -> method -> route
-M.routes = {}
 
 -- The models of a process: its own, or those that its frontend serves.
 local function model_of(process)
@@ -51,24 +49,24 @@ function M.describe(process)
   }
 end
 
-M.routes["/about"] = { GET = function(process) return 200, M.describe(process) end }
+local function about(process) return 200, M.describe(process) end
 
-M.routes["/drain"] = { POST = function(process, request)
+local function drain(process, request)
   local ok, why = process:begin_drain(request.body.worker, request.by)
   return ok and 200 or 409, { text = ok, error = why }
-end }
+end
 
-M.routes["/resume"] = { POST = function(process, request)
+local function resume(process, request)
   local ok, why = process:resume(request.body.worker, request.by)
   return ok and 200 or 409, { text = ok, error = why }
-end }
+end
 
-M.routes["/drained"] = { POST = function(process, request)
+local function drained(process, request)
   local answer, why = process:drained(request.body.worker)
   return answer and 200 or 409, { text = answer and json.encode(answer), error = why }
-end }
+end
 
-M.routes["/steps"] = { GET = function(process)
+local function steps_of(process)
   local out = { name = process.name, workers = json.array() }
   for _, w in ipairs(console.workers(process)) do
     local summary = w.engine and steps.summary(w.engine) or { now = w.now() }
@@ -76,32 +74,40 @@ M.routes["/steps"] = { GET = function(process)
     table.insert(out.workers, summary)
   end
   return 200, out
-end }
+end
 
-M.routes["/eval"] = { POST = function(process, request)
+local function eval(process, request)
   return 200, console.eval(process, request)
-end }
+end
 
-M.routes["/complete"] = { POST = function(process, request)
+local function complete(process, request)
   return 200, console.complete(process, request)
-end }
+end
+
+local ROUTES = route_table.new {
+  { "GET", "/about", about },
+  { "GET", "/steps", steps_of },
+  { "POST", "/drain", drain },
+  { "POST", "/resume", resume },
+  { "POST", "/drained", drained },
+  { "POST", "/eval", eval },
+  { "POST", "/complete", complete },
+}
 
 -- Answers one question, whatever way it came: a status and JSON.
 function M.answer(process, method, path, request)
-  local route = M.routes[path]
-  local fn = route and route[method]
-  if not fn then
-    return route and 405 or 404, json.encode { error = ("no %s %s"):format(method, path) }
-  end
+  local row, no, why = ROUTES:find(process, method, path)
+  if not row then return no, json.encode { error = why } end
   if type(request.body) ~= "table" then
     return 400, json.encode { error = "the body is not a JSON object" }
   end
-  local ok, status, out = xpcall(fn, debug.traceback, process, request)
+  local ok, status, out = xpcall(row.handler, debug.traceback, process, request)
   if not ok then
     log.error("%s", status)
     return 500, json.encode { error = "internal error; see the log" }
   end
-  local text, why = json.encode(out)
+  local text
+  text, why = json.encode(out)
   if not text then return 500, json.encode { error = why } end
   return status, text
 end
