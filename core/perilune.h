@@ -4,8 +4,8 @@
  *
  * The text between the two marks in each header included below is compiled as C and also
  * embedded in the library: `pl_cdef()` returns it, and lua/perilune/ffi.lua passes it to
- * ffi.cdef. So it contains declarations only: enums for constants, pointers to structs, no
- * macros. A header uses only what those above it declare.
+ * ffi.cdef. So it contains declarations only: enums for constants, pointers to structs,
+ * no macros. A header uses only what those above it declare.
  *
  * Conventions. A function that can fail returns a pl_status (negative means failure) or
  * NULL; pl_error_text() then says why, per thread. Outputs are written on success only.

@@ -3,8 +3,8 @@
  * text.c - builds a tokenizer from what a model's files say, checks and freezes it.
  *
  * Owns     pl_text.
- * Ignores  how a text is encoded; tokenizer.json and GGUF (model/tokenizer.lua reads those).
- * Thread   one while building; any once ready.
+ * Ignores  how a text is encoded; tokenizer.json and GGUF (model/tokenizer.lua reads
+ * those). Thread   one while building; any once ready.
  *
  *      open --token, merge, split--> building --ready--> frozen --> encode, decode, find
  */

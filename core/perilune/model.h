@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * perilune/model.h - the tensors of a model's files, and the transformer made of them on a device.
+ * perilune/model.h - the tensors of a model's files, and the transformer made of them on
+ * a device.
  */
 #ifndef PERILUNE_H
 #error "include perilune.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * perilune/tools.h - what the command line needs: connections, local sockets, the terminal.
+ * perilune/tools.h - what the command line needs: connections, local sockets, the
+ * terminal.
  */
 #ifndef PERILUNE_H
 #error "include perilune.h"

@@ -22,9 +22,6 @@ local function argument(row)
   if type(name) ~= "string" or not name:match "^[%a_][%w_]*$" then
     error("pl.args: a row is { name, default, doc }", 3)
   end
-  if schema.find(name) then
-    error(("pl.args: '%s' is already an option of perilune"):format(name), 3)
-  end
   local made = { name = name, default = default, doc = doc or "",
                  kind = row.kind or type(default), live = true,
                  min = row.min, max = row.max, choices = row.choices }
@@ -38,13 +35,41 @@ local function argument(row)
   return made
 end
 
--- Gives an argument its value: a flag's, or its default.
-local function settle(made, current)
-  for _, other in ipairs(current.args) do
-    if other.name == made.name then
-      error(("pl.args: '%s' is declared twice"):format(made.name), 3)
+local function only_once(name, current)
+  for _, list in ipairs { current.args, current.options } do
+    for _, other in ipairs(list) do
+      if other.name == name then
+        error(("pl.args: '%s' is declared twice"):format(name), 4)
+      end
     end
   end
+end
+
+-- An option of perilune's own, declared again: with another default, or only to be read.
+-- Its flag and the environment still come before that, and set the option itself.
+local function option(row, known, current)
+  only_once(row[1], current)
+  local made = { name = known.name, default = row[2], doc = row[3] or known.doc }
+  if made.default ~= nil then
+    local good, why = values.check(known, made.default)
+    if good == nil then
+      error(("pl.args: default of '%s' %s"):format(made.name, why), 3)
+    end
+    local caller = debug.getinfo(3, "Sl")
+    made.origin = ("%s:%d"):format(caller.source:sub(2), caller.currentline)
+    made.default = good
+  end
+  made.value = flags.claim(current.words, known, true)
+  if made.value == nil then made.value = load.environment_of(current, known) end
+  if made.value == nil then made.value = made.default end
+  if made.value == nil then made.value = schema.default(known) end
+  current.options[#current.options + 1] = made
+  return made
+end
+
+-- Gives an argument its value: a flag's, or its default.
+local function settle(made, current)
+  only_once(made.name, current)
   local value, by = flags.claim(current.words, made)
   if value ~= nil then
     made.value, made.origin = value, by.word
@@ -57,15 +82,17 @@ local function settle(made, current)
 end
 
 -- The recipe's own arguments, a row each: { name, default, doc, min =, max = ... }.
--- A row is a flag and its line of help; the values come back as a table.
+-- A row is a flag and its line of help; the values come back as a table. A row named like
+-- an option of perilune's own gives that another default.
 function pl.args(rows)
   local current = load.current()
   if not current then error("pl.args: only while a recipe is loaded", 2) end
   local out = {}
   for _, row in ipairs(rows) do
-    local made = argument(row)
-    settle(made, current)
-    out[made.name] = made
+    local known = type(row[1]) == "string" and schema.find(row[1])
+    local made = known and option(row, known, current) or argument(row)
+    if not known then settle(made, current) end
+    out[row[1]] = made
   end
   return setmetatable({}, {
     __index = function(_, key)

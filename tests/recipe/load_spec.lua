@@ -248,13 +248,44 @@ return { worker = { max_num_seqs = opt.width, enable_chunked_prefill = opt.eager
     assert.equal("did you mean '--width'?", list[1].hint)
   end)
 
+  it("may give an option another default, and read it", function()
+    local path = dir.write("r.lua", [[
+local pl = require "perilune"
+local opt = pl.args {
+  { "max_num_seqs", 4, "few, for long prompts" },
+  { "namespace", "mine" },
+  { "served_model_name" },
+}
+return { worker = { max_num_batched_tokens = 8 * opt.max_num_seqs },
+         migration_limit = opt.served_model_name and #opt.served_model_name or 0 }]])
+    local r = assert(resolve(path))
+    assert.same({ 4, 32, "mine", 0 }, { r.worker.max_num_seqs, r.worker.max_num_batched_tokens,
+      r.namespace, r.migration_limit })
+    assert.equal(path .. ":2", recipe.origin(r, "worker.max_num_seqs"))
+    r = assert(resolve(path, "--max-num-seqs", "6", "--served-model-name", "a", "b"))
+    assert.same({ 6, 48, 2 }, { r.worker.max_num_seqs, r.worker.max_num_batched_tokens,
+      r.migration_limit })
+    assert.equal("--max-num-seqs", recipe.origin(r, "worker.max_num_seqs"))
+    r = assert(resolve(path, "--worker.max-num-seqs", "9"))
+    assert.same({ 9, 32 }, { r.worker.max_num_seqs, r.worker.max_num_batched_tokens })
+    r = assert(recipe.resolve(path, {}, function(name)
+      return name == "DYN_NAMESPACE" and "theirs" or nil
+    end))
+    assert.same({ "theirs", "$DYN_NAMESPACE" }, { r.namespace, recipe.origin(r, "namespace") })
+    local _, list = resolve(path, "--max-num-seqs", "0")
+    assert.equal("'--max-num-seqs' is '0'; it wants an integer from 1 to 65536", list[1].text)
+    assert.is_true(list[1].usage)
+  end)
+
   it("is told of wrong use of pl at its line", function()
     local function args(rows)
       return problems("local pl = require 'perilune'\npl.args { " .. rows
                       .. " }\nreturn { worker = {} }")
     end
-    assert.equal("r.lua:2: pl.args: 'port' is already an option of perilune",
-                 args "{ 'port', 1, 'x' }")
+    assert.equal("r.lua:2: pl.args: default of 'port' is -1; it wants an integer from 0 to 65535",
+                 args "{ 'port', -1, 'x' }")
+    assert.equal("r.lua:2: pl.args: 'port' is declared twice",
+                 args "{ 'port', 1, '' }, { 'port', 2, '' }")
     assert.equal("r.lua:2: pl.args: 'x' needs a default", args "{ 'x' }")
     assert.equal("r.lua:2: pl.args: default of 'x' is 0; it wants a number, at least 1",
                  args "{ 'x', 0, 'doc', min = 1 }")

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- api/answer.lua - what goes back: bodies and chunks of chat and text completions, as vLLM
--- writes them.
+-- api/answer.lua - what goes back: bodies and chunks of chat and text completions, as
+-- vLLM writes them.
 --
 -- An answer knows its plan (api/prepare.lua), its id and its model. Everything here makes
 -- strings; api/serve.lua sends them.

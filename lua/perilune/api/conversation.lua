@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- api/conversation.lua - the messages and tools of a chat, checked, as templates see them.
+-- api/conversation.lua - the messages and tools of a chat, checked, as templates see
+-- them.
 --
 -- Clients write the same conversation in several ways; templates see one of them: what
 -- vLLM and transformers hand over (docs/http.md). A request's own values stay as they

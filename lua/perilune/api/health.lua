@@ -6,8 +6,8 @@
 --   local status, body = h:frontend()
 --
 -- An engine is well while it makes progress: of queued work some step ends, and one that
--- had nothing to do answers a trial (watch/canary.lua). A process that drains is not for new
--- work, yet alive.
+-- had nothing to do answers a trial (watch/canary.lua). A process that drains is not for
+-- new work, yet alive.
 
 local pl = require "perilune.ffi"
 local json = require "perilune.json"

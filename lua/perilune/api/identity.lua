@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- api/identity.lua - who a request is: its id, the trace it is part of, what the log says of
--- it.
+-- api/identity.lua - who a request is: its id, the trace it is part of, what the log says
+-- of it.
 --
 --   local who = identity.of(x)            -- of what came in the headers
 --   identity.settle(who, x, "wanted")     -- who.id is surely there, who.log carries it

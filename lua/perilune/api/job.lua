@@ -129,8 +129,8 @@ local function told_of(job, result)
     itl = gaps > 0 and time / gaps or nil }
 end
 
--- What has become of it so far: of watch/requests.lua. `finish` and `why`, where they are not
--- how its choices ended.
+-- What has become of it so far: of watch/requests.lua. `finish` and `why`, where they are
+-- not how its choices ended.
 function Job:outcome(finish, why)
   local result = requests.outcome(self.choices, self.answer.FINISH)
   result.finish, result.why = finish or result.finish or "error", why

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- api/params.lua - sampling parameters: from a request's fields to pl_params and its lists.
+-- api/params.lua - sampling parameters: from a request's fields to pl_params and its
+-- lists.
 --
 -- Names, defaults and messages are vLLM's (SamplingParams); what is wrong is refused
 -- here, before anything is queued. Refusals are raised as tables { status, message, param

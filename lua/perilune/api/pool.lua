@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- api/pool.lua - what a thread of the pool does: prepare big requests, one after the other.
+-- api/pool.lua - what a thread of the pool does: prepare big requests, one after the
+-- other.
 --
 -- Each thread has a Lua state of its own (main.c opens it and calls this with the
 -- runtime's address). A job's argument is the kind of request and the models' contexts,

@@ -10,8 +10,8 @@
 --   plan.refused = { status, message, param }        or
 --   plan.prompts[i] = { n_tokens, ids, text, prime, seqs = { { address, id }, ... } }
 --
--- contexts: of the models there are, made by fleet/served_models.lua. A context's `engine` is there in
--- the pool only, where it hashes the prompt's blocks.
+-- contexts: of the models there are, made by fleet/served_models.lua. A context's
+-- `engine` is there in the pool only, where it hashes the prompt's blocks.
 
 local pl = require "perilune.ffi"
 local fields = require "perilune.api.fields"

@@ -2,10 +2,10 @@
 -- api/serve.lua - the life of one request, told in order.
 --
 -- A request that generates text is prepared (here, or in the pool when it is big), each
--- of its choices is given to a worker (fleet/moves.lua) and followed to its end (api/choice.lua).
--- When the client hangs up, the io thread stops its sequences; each still ends here, with
--- finish "abort". What else ends a request early, its time limit or a cancel, sets
--- job.over and cancels its streams.
+-- of its choices is given to a worker (fleet/moves.lua) and followed to its end
+-- (api/choice.lua). When the client hangs up, the io thread stops its sequences; each
+-- still ends here, with finish "abort". What else ends a request early, its time limit or
+-- a cancel, sets job.over and cancels its streams.
 
 local pl = require "perilune.ffi"
 local access = require "perilune.api.access"

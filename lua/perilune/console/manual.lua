@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- console/manual.lua - what `perilune help` says: the commands, one option, or all of them.
+-- console/manual.lua - what `perilune help` says: the commands, one option, or all of
+-- them.
 
 local hook_help = require "perilune.recipe.hook_help"
 local metrics = require "perilune.watch.metrics"

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/bus.lua - this process among the others: joins them, says hello, answers their calls.
+-- fleet/bus.lua - this process among the others: joins them, says hello, answers their
+-- calls.
 
 local pl = require "perilune.ffi"
 local calls = require "perilune.fleet.calls"

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/calls.lua - questions between processes: a word and JSON, or bytes, there and back.
+-- fleet/calls.lua - questions between processes: a word and JSON, or bytes, there and
+-- back.
 --
 --   local card, why = calls.ask(rt, peer, "card")
 --   calls.answer({ card = function(arg) return bytes end })          what others may ask

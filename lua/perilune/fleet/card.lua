@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/card.lua - a model's card: what a frontend elsewhere needs to serve it, but no weights.
+-- fleet/card.lua - a model's card: what a frontend elsewhere needs to serve it, but no
+-- weights.
 --
 -- A card is a line of JSON, the head, and the bytes of the files that the head names. Of
 -- a Hugging Face folder these are the files of its tokenizer; of a GGUF file it is the

@@ -1,9 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/cluster.lua - who is here: the workers that a frontend may send to, theirs and ours.
+-- fleet/cluster.lua - who is here: the workers that a frontend may send to, theirs and
+-- ours.
 --
--- A worker is a table: name, entry (of fleet/served_models.lua), and where its engine is (engine; or
--- peer and index). A process's hello brings its workers, another hello changes them, its
--- loss takes them away. state, as they say themselves:
+-- A worker is a table: name, entry (of fleet/served_models.lua), and where its engine is
+-- (engine; or peer and index). A process's hello brings its workers, another hello
+-- changes them, its loss takes them away. state, as they say themselves:
 --
 --   ready --drain--> draining (takes nobody new) --time is up--> leaving (gives all back)
 --     ^                 |
@@ -35,8 +36,9 @@ M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
   [C.PL_LOST_LEFT] = "left", [C.PL_LOST_RESET] = "reset", [C.PL_LOST_BUS] = "bus away",
   [C.PL_LOST_REFUSED] = "refused", [C.PL_LOST_RECALLED] = "recalled" }
 
--- `models`: of fleet/served_models.lua. `matches(model)`: whether to serve what a hello says of its
--- model; nil and why not. `changed()` is called when workers come, go, or change state.
+-- `models`: of fleet/served_models.lua. `matches(model)`: whether to serve what a hello
+-- says of its model; nil and why not. `changed()` is called when workers come, go, or
+-- change state.
 function M.new(rt, models, matches, changed)
   return setmetatable({ rt = rt, models = models, matches = matches, changed = changed,
     workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {}, turn = 0,

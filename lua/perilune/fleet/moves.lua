@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/moves.lua - where a choice runs: it is given to a worker, and when that is lost, to
--- another one, or not.
+-- fleet/moves.lua - where a choice runs: it is given to a worker, and when that is lost,
+-- to another one, or not.
 --
 -- A choice's stream keeps its sequence, prompt and tokens so far, so whoever takes it
 -- goes on where it stood, with the same seed at the same position: the client sees a

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/overload.lua - is everybody too busy for one more: Dynamo's rules, by Dynamo's names.
+-- fleet/overload.lua - is everybody too busy for one more: Dynamo's rules, by Dynamo's
+-- names.
 --
 -- A worker is busy if any threshold that is set says so. A request is refused only if all
 -- workers that could take it are busy. Workers come as what they count:

@@ -218,8 +218,8 @@ function M.new(recipe)
 end
 
 -- Adds a model, or puts it in the place of the one that had its first name. `tok`: of
--- model/tokenizer.lua; it is kept. `engine`: the only one that will ever serve it, if there is
--- such. nil and why where there are too many models.
+-- model/tokenizer.lua; it is kept. `engine`: the only one that will ever serve it, if
+-- there is such. nil and why where there are too many models.
 function M:add(summary, tok, engine)
   if #self.kept == MAX_MODELS then
     return nil, ("there are %d models already"):format(MAX_MODELS)

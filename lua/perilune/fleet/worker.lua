@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/worker.lua - opens what answers: the model's description, its tokenizer, and engines,
--- each with a device and the model on it.
+-- fleet/worker.lua - opens what answers: the model's description, its tokenizer, and
+-- engines, each with a device and the model on it.
 
 local pl = require "perilune.ffi"
 local log = require "perilune.log"

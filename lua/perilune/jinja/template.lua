@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- jinja/template.lua - chat templates: the Jinja that models use, as transformers renders it.
+-- jinja/template.lua - chat templates: the Jinja that models use, as transformers renders
+-- it.
 --
 --   local t = template.compile(source)           nil, message: it is no template
 --   local s = t:render(vars, { now = seconds })  nil, message, "raised" | "error"

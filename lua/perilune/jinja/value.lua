@@ -7,8 +7,8 @@
 --   view           dict.items() etc.      generator    what map, select, ... give: it is
 --   namespace, loop, function                          read once, and true even if empty
 --
--- What cannot be done is an error { message }; jinja/template.lua adds the line. Work that
--- grows with the values is charged to the render `c`, which has a budget.
+-- What cannot be done is an error { message }; jinja/template.lua adds the line. Work
+-- that grows with the values is charged to the render `c`, which has a budget.
 
 local json = require "perilune.json"
 local text = require "perilune.jinja.text"

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- model/tokenizer.lua - a model's tokenizer, from its Hugging Face directory or its GGUF file.
+-- model/tokenizer.lua - a model's tokenizer, from its Hugging Face directory or its GGUF
+-- file.
 --
 -- Both give { text = pl_text, prefix_ids, suffix_ids, end_ids, add_bos, add_eos, bos_id,
 -- eos_id, unk_id, pad_id, special_tokens = { bos_token = content, ... }, chat_templates

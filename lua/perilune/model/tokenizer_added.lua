@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- model/tokenizer_added.lua - the tokens that the files beside tokenizer.json add, and those
--- that are special because of their role, by the rules of transformers:
+-- model/tokenizer_added.lua - the tokens that the files beside tokenizer.json add, and
+-- those that are special because of their role, by the rules of transformers:
 --
 -- tokenizer_config.json's `added_tokens_decoder` goes over tokenizer.json's list. A token
 -- that is not in that file at all gets the next free id, whatever its key says. A token

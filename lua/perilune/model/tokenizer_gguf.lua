@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
--- model/tokenizer_gguf.lua - what a GGUF file's metadata says of its tokenizer, as a plan that
--- model/tokenizer.lua builds. `meta.get(key)` gives a scalar, of an array how many items it
--- has, or nil; `meta.item(key, i)` the i'th item, from 0.
+-- model/tokenizer_gguf.lua - what a GGUF file's metadata says of its tokenizer, as a plan
+-- that model/tokenizer.lua builds. `meta.get(key)` gives a scalar, of an array how many
+-- items it has, or nil; `meta.item(key, i)` the i'th item, from 0.
 
 local GPT2 = require("perilune.model.tokenizer_json").GPT2
 local M = {}

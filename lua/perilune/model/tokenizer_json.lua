@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- model/tokenizer_json.lua - what a Hugging Face tokenizer.json asks for, as a plan that
--- model/tokenizer.lua builds. Whatever perilune would do differently is refused by its field.
+-- model/tokenizer.lua builds. Whatever perilune would do differently is refused by its
+-- field.
 
 local M = {}
 

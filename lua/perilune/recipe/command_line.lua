@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- recipe/command_line.lua - the words of a command line: which are flags, and what they say.
+-- recipe/command_line.lua - the words of a command line: which are flags, and what they
+-- say.
 --
 -- A flag is --name value, --name=value, --name (of a boolean) or --no-name; - and _ are
 -- the same in a name. A word such as -c is a flag too, one that nobody here has. What
@@ -57,13 +58,13 @@ function M.names(flag, name, row)
 end
 
 -- The value of the last flag about a row, and that flag; nil where there is none; nil and
--- why where it is no good. Claimed flags are marked as used.
-function M.claim(parsed, row)
+-- why where it is no good. Claimed flags are marked as used, unless only `looking`.
+function M.claim(parsed, row, looking)
   local value, by, why
   for _, flag in ipairs(parsed.flags) do
     local yes, negated = M.names(flag, row.name, row)
     if yes then
-      flag.used = true
+      flag.used = flag.used or not looking
       value, why = M.value(flag, row, negated)
       if value == nil then return nil, why end
       by = flag

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- recipe/flags_elsewhere.lua - flags that people know from vLLM and llama-server and that have
--- another name here, or none.
+-- recipe/flags_elsewhere.lua - flags that people know from vLLM and llama-server and that
+-- have another name here, or none.
 --
 -- A row: the flags, then `to` (what to say instead) or `why` (there is none). A flag that
 -- means the same here under the same name has no row.

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- recipe/hook_help.lua - help for writing hooks: when each is called, its arguments and return
--- values, the default without it, and an example recipe.
+-- recipe/hook_help.lua - help for writing hooks: when each is called, its arguments and
+-- return values, the default without it, and an example recipe.
 
 -- A name and its meaning, one string per line.
 local REQ = { "req", "the request: id, model, tenant, tokens, total, blocks, max_tokens,",

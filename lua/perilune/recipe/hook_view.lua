@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- recipe/hook_view.lua - a request as hooks see it: facts that can be read and not written.
+-- recipe/hook_view.lua - a request as hooks see it: facts that can be read and not
+-- written.
 
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi

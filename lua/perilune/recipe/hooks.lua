@@ -251,9 +251,9 @@ local function answer_of(server, path, fn, req, about)
 end
 
 -- The answer of the hook at a path, or the default where there is none, or none that is
--- of use. `req`: of recipe/hook_view.lua; `about`: what the hook is told besides. Of admit: nil,
--- come in, or { status, message, headers }; of migrate: { fail, message } or { avoid,
--- after }; message is for the client.
+-- of use. `req`: of recipe/hook_view.lua; `about`: what the hook is told besides. Of
+-- admit: nil, come in, or { status, message, headers }; of migrate: { fail, message } or
+-- { avoid, after }; message is for the client.
 function M.ask(server, path, req, about)
   local fn, good, means = settings.get(server.recipe, path), nil, nil
   if fn then good, means = answer_of(server, path, fn, req, about) end

@@ -9,6 +9,7 @@ local flags = require "perilune.recipe.command_line"
 local lines = require "perilune.recipe.lines"
 local recipe_print = require "perilune.recipe.print"
 local schema = require "perilune.recipe.schema"
+local values = require "perilune.recipe.option_value"
 
 local M = {}
 
@@ -204,10 +205,19 @@ local function copied(t)
   return out
 end
 
--- Loads a recipe: the table that it returns, and the load (file, head, args, kept).
--- Raises { text, usage } where it cannot. `words`: the flags that pl.args may claim from;
--- `kept`: what pl.keep finds again, which stays as it is if this fails.
-function M.load(name, words, kept)
+-- What the environment says about an option; nil if nothing, or nothing good.
+function M.environment_of(load, row)
+  for _, name in ipairs(row.env or {}) do
+    local text = load.getenv(name)
+    if text and text ~= "" then return (values.parse(row, text)) end
+  end
+end
+
+-- Loads a recipe: the table that it returns, and the load: file, head, kept, and args and
+-- options, the rows of pl.args. Raises { text, usage } where it cannot. `words`: the
+-- flags that pl.args may claim from; `getenv`: reads the environment; `kept`: what
+-- pl.keep finds again, which stays as it is if this fails.
+function M.load(name, words, getenv, kept)
   local outer = M.current()
   local path, text = find(name, outer)
   for _, other in ipairs(loading) do
@@ -217,7 +227,8 @@ function M.load(name, words, kept)
     file = path, folder = path:match "^.*/" or "", files = {}, modules = {},
     head = head_of(text),
     words = words or (outer and outer.words) or flags.parse {},
-    args = outer and outer.args or {},
+    args = outer and outer.args or {}, options = outer and outer.options or {},
+    getenv = getenv or (outer and outer.getenv) or os.getenv,
     kept = outer and outer.kept or copied(kept or {}),
   }
   load.env = environment(load)

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- recipe/option_value.lua - the value of one option: is it right, what does a word mean, how it looks.
+-- recipe/option_value.lua - the value of one option: is it right, what does a word mean,
+-- how it looks.
 --
 -- A row says what it wants: `kind` (string, integer, number, boolean, strings, table),
 -- and perhaps `min`, `max`, `choices` or `like` (of a string), `words` (a number's other

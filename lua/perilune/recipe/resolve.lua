@@ -1,12 +1,13 @@
 -- SPDX-License-Identifier: Apache-2.0
--- recipe/resolve.lua - from a recipe's name and a command line to values, each with who set it.
+-- recipe/resolve.lua - from a recipe's name and a command line to values, each with who
+-- set it.
 --
 --     file --load--> value --check--> settings --flags, defaults--> resolved
 --
 -- Precedence: default < environment < recipe < flag. What is resolved is read-only, and
 -- asking it for an option that does not exist is an error: so a slip in the server's own
--- code is found as one in a recipe is. Only `change` writes it, for recipe/live.lua: whoever
--- reads an option through it reads what holds now.
+-- code is found as one in a recipe is. Only `change` writes it, for recipe/live.lua:
+-- whoever reads an option through it reads what holds now.
 
 local check = require "perilune.recipe.check"
 local flags = require "perilune.recipe.command_line"
@@ -66,8 +67,9 @@ local function resolved_view(settings, pools, file)
   return resolved
 end
 
--- A row's default or what the environment says instead, and which.
-local function fallback(row, getenv, problems)
+-- A row's default, `own` if the recipe has another, or what the environment says instead;
+-- and which.
+local function fallback(row, own, getenv, problems)
   for _, name in ipairs(row.env or {}) do
     local text = getenv(name)
     if text and text ~= "" then
@@ -76,15 +78,20 @@ local function fallback(row, getenv, problems)
       problems[#problems + 1] = { text = ("$%s %s"):format(name, why), usage = true }
     end
   end
+  if own then return own.default, own.origin end
   return schema.default(row), "default"
 end
 
-local function fill(settings, pools, getenv, problems)
+local function fill(settings, pools, info, getenv, problems)
+  local own = {}
+  for _, made in ipairs(info.options) do
+    if made.default ~= nil then own[made.name] = made end
+  end
   local function rows(section, prefix)
     for _, row in ipairs(schema.rows[section]) do
       local path = prefix .. row.name
       if not settings[path] then
-        local v, origin = fallback(row, getenv, problems)
+        local v, origin = fallback(row, own[row.name], getenv, problems)
         settings[path] = { value = v, origin = origin }
       end
     end
@@ -106,7 +113,7 @@ local function finish(value, info, parsed, getenv)
   local settings, problems, pools = {}, {}, pools_of(value)
   check.recipe(value, info.file, settings, problems)
   recipe_flags.apply(parsed, settings, pools, info.args, problems)
-  fill(settings, pools, getenv, problems)
+  fill(settings, pools, info, getenv, problems)
   if #problems == 0 then check.together(settings, pools, problems) end
   if #problems > 0 then return nil, problems end
   for _, row in ipairs(info.args) do
@@ -130,7 +137,7 @@ local function resolve(name, words, getenv, kept)
     return nil, { { usage = true,
       text = ("'%s' is not a flag"):format(parsed.words[1]) } }
   end
-  local ok, value, info = pcall(load.load, name, parsed, kept)
+  local ok, value, info = pcall(load.load, name, parsed, getenv, kept)
   if not ok then
     return nil, { { text = tostring(value), usage = value.usage,
       no_recipe = value.no_recipe } }
@@ -161,15 +168,16 @@ function M.again(resolved)
   return resolve(own.name, own.words, own.getenv, own.kept)
 end
 
--- What a recipe says of itself: { file, head, args }, its first comment and the rows of
--- pl.args; or nil and its problems.
+-- What a recipe says of itself: { file, head, args, options }, its first comment and the
+-- rows of pl.args, its own and perilune's; or nil and its problems.
 function M.about(name)
   local ok, value, info = pcall(load.load, name)
   if not ok then
     return nil, { { text = tostring(value), usage = value.usage,
       no_recipe = value.no_recipe } }
   end
-  return { file = info.file, head = info.head, args = info.args }
+  return { file = info.file, head = info.head, args = info.args,
+    options = info.options }
 end
 
 -- Who set a value: "default", "$PERILUNE_MODEL", "recipes/agg.lua:5", "--port".

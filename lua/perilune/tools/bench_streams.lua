@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/bench_streams.lua - many streams at once from one thread, each event's time taken.
+-- tools/bench_streams.lua - many streams at once from one thread, each event's time
+-- taken.
 --
 --     start --> stream --done--> finish --> the connection serves the next
 --                  |

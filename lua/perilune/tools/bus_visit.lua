@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/bus_visit.lua - a moment on the bus: for commands that look who is there, or ask one.
+-- tools/bus_visit.lua - a moment on the bus: for commands that look who is there, or ask
+-- one.
 --
 --   local v, why = visit.open(options)
 --   local list = v:list()                               -- { { id, hello, engines } ... }

@@ -81,7 +81,9 @@ local function describe(name)
   local about, problems = recipe.about(name)
   if not about then return report(name, problems) end
   print(about.head ~= "" and about.head or about.file)
-  if about.args[1] then print("\n" .. flags.help(about.args)) end
+  for _, rows in ipairs { about.args, about.options } do
+    if rows[1] then print("\n" .. flags.help(rows)) end
+  end
   print("\n" .. help.common())
   return 0
 end

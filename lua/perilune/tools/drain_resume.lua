@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/drain_resume.lua - perilune drain NAME, resume NAME: a word to a process, here or on a bus.
+-- tools/drain_resume.lua - perilune drain NAME, resume NAME: a word to a process, here or
+-- on a bus.
 --
 -- Where a bus is named only that is asked: another deployment on this machine may well
 -- use the same names. A *way* to a process is { ask(word), close() }: what it answers, or

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/http_client.lua - the other side of HTTP/1.1: requests, answers as they come, events.
+-- tools/http_client.lua - the other side of HTTP/1.1: requests, answers as they come,
+-- events.
 --
 -- A response is fed bytes as they arrive and gives its body on at once; so one reader
 -- serves both chat, which waits, and bench, which watches many connections.

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/local_processes.lua - the processes of this user on this machine: each listens at a socket that
--- only its owner can open, under a name that people use.
+-- tools/local_processes.lua - the processes of this user on this machine: each listens at
+-- a socket that only its owner can open, under a name that people use.
 --
 -- frontend/0 is frontend-0.sock in the folder that core/client_local.c checks. On a bus a
 -- process may have another name, which then is the one to be used.

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/ps.lua - perilune ps: the processes of this user on this machine; on a bus, all there.
+-- tools/ps.lua - perilune ps: the processes of this user on this machine; on a bus, all
+-- there.
 
 local engine = require "perilune.ffi"
 local flags = require "perilune.recipe.command_line"

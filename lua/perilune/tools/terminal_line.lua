@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/terminal_line.lua - lines that a person types at the terminal: edited, and remembered.
+-- tools/terminal_line.lua - lines that a person types at the terminal: edited, and
+-- remembered.
 
 local engine = require "perilune.ffi"
 local C, ffi = engine.C, engine.ffi

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/top.lua - perilune top NAME: where a process's time goes, drawn again each second.
+-- tools/top.lua - perilune top NAME: where a process's time goes, drawn again each
+-- second.
 
 local engine = require "perilune.ffi"
 local locals = require "perilune.tools.local_processes"

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- watch/engine_watch.lua - an engine of this process is counted, watched and, when idle, tried.
+-- watch/engine_watch.lua - an engine of this process is counted, watched and, when idle,
+-- tried.
 
 local pl = require "perilune.ffi"
 local canary = require "perilune.watch.canary"
@@ -10,8 +11,8 @@ local M = {}
 
 local TELL_SECONDS = 1
 
--- What a frontend says of a model: watch/metrics.lua's config. `w`: a worker (fleet/worker.lua) of
--- `pool`, an entry of the recipe.
+-- What a frontend says of a model: watch/metrics.lua's config. `w`: a worker
+-- (fleet/worker.lua) of `pool`, an entry of the recipe.
 function M.config(recipe, pool, w)
   return { total_kv_blocks = w.blocks, max_num_seqs = pool.max_num_seqs,
     max_num_batched_tokens = pool.max_num_batched_tokens, context_length = w.length,
@@ -35,8 +36,8 @@ local function tell_waits(engine)
   end
 end
 
--- Engine `e` of the workers `w` (fleet/worker.lua), before it starts. `o`: rt, metrics, health,
--- recipe, pool, model (the name that it is counted under).
+-- Engine `e` of the workers `w` (fleet/worker.lua), before it starts. `o`: rt, metrics,
+-- health, recipe, pool, model (the name that it is counted under).
 function M.engine(index, e, w, o)
   o.metrics:add_engine(index, e.engine, { model = o.model, cache = cache_of(o.pool, w),
     load_seconds = e.load_seconds })

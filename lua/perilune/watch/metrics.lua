@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- watch/metrics.lua - what a process counts, by the names that vLLM's and Dynamo's users know.
+-- watch/metrics.lua - what a process counts, by the names that vLLM's and Dynamo's users
+-- know.
 --
 --   local m = metrics.new { model = "name", namespace = "perilune" }
 --   m:add_engine(0, engine, { cache = { { "block_size", 16 } } })    -- before it starts
@@ -291,8 +292,8 @@ function M:too_long(job)
 end
 
 -- It was stopped before its end, by its client's going (`gone`) or otherwise. Once a
--- request; done does it for one that ends by abort, where job.over (api/serve.lua) tells who
--- stopped it.
+-- request; done does it for one that ends by abort, where job.over (api/serve.lua) tells
+-- who stopped it.
 function M:cancelled(job, gone)
   if job.is_cancelled then return end
   job.is_cancelled = true

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- watch/requests.lua - what became of each request: those under way, and the last thousand.
+-- watch/requests.lua - what became of each request: those under way, and the last
+-- thousand.
 --
 --     requests.begin(job)             it is understood and has an id
 --     requests.note(job, "sent to worker/0") it got to a stage

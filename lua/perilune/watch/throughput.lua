@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- watch/throughput.lua - vLLM's line for each engine, every ten seconds that bring something.
+-- watch/throughput.lua - vLLM's line for each engine, every ten seconds that bring
+-- something.
 
 local pl = require "perilune.ffi"
 local flow = require "perilune.flow"
