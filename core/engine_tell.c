@@ -19,9 +19,11 @@ static pl_token *push_out(pl_engine *e, run *r, int32_t token, int finish)
     }
     outcome *o = &e->outs[e->n_outs++];
     *o = (outcome){.run = r};
+    int32_t n_made = r->seq->n_tokens - r->seq->n_prompt;
     o->token = (pl_token){
         .seq = r->id,
         .token = token,
+        .index = token < 0 ? n_made : n_made - 1,
         .finish = finish,
         .stop_reason = -1,
         .n_cached = PL_MAX(0, r->n_cached),

@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "remote_own.h"
 
-#include "wire.h"
-
+#include <assert.h>
 #include <stdio.h>
-#include <string.h>
-
-enum {
-    MAX_GATHERED = 1 << 20, /* bytes of a TOKENS message, before it is sent early */
-    MAX_PROMPT_TOPS = 32 << 20,
-    MAX_WHY = 1024
-};
 
 /* ---- messages ---------------------------------------------------------------------- */
 
-pl_status pl_reader_i32(reader *in, int32_t *out)
+pl_status pl_reader_i32(pl_reader *in, int32_t *out)
 {
     if (in->end - in->at < 4) return pl_fail(PL_EFORMAT, "the message ends too early");
     const uint8_t *b = (const uint8_t *)in->at;
@@ -39,7 +31,7 @@ pl_buf *pl_remote_begin(pl_remote *r, int32_t first)
     return &r->message;
 }
 
-void pl_remote_send(side *s, int kind)
+void pl_remote_send(pl_side *s, int kind)
 {
     if (s->link) pl_link_send(s->link, kind, s->r->message.data, s->r->message.len);
 }
@@ -53,11 +45,23 @@ void pl_remote_malformed(pl_remote *r, const char *what)
     pl_log(PL_LOG_WARN, "dropped a %s of another process: %s", what, pl_error_text());
 }
 
+void pl_remote_register(pl_remote *r, const pl_service *service)
+{
+    assert(r->n_services < PL_SERVICES);
+    r->services[r->n_services++] = *service;
+    for (int i = 0; i < service->n_kinds; i++) {
+        const pl_message_kind *k = &service->kinds[i];
+        assert(k->kind > 0 && k->kind < PL_MSG_KINDS && !r->kinds[k->kind].kind);
+        r->kinds[k->kind].kind = k;
+        r->kinds[k->kind].ctx = service->ctx;
+    }
+}
+
 /* ---- sides ------------------------------------------------------------------------- */
 
-side *pl_side_take(pl_remote *r, pl_link *l, bool make)
+pl_side *pl_side_take(pl_remote *r, pl_link *l, bool make)
 {
-    side *s = pl_map_find(&r->sides, (uintptr_t)l);
+    pl_side *s = pl_map_find(&r->sides, (uintptr_t)l);
     if (!s && make) {
         s = pl_alloc(sizeof *s);
         s->r = r;
@@ -69,7 +73,13 @@ side *pl_side_take(pl_remote *r, pl_link *l, bool make)
     return s;
 }
 
-static void let_go_of_link(side *s)
+pl_side *pl_side_of(pl_remote *r, int32_t peer)
+{
+    pl_link *l = r->stopped ? NULL : pl_links_find(r->links, peer);
+    return l ? pl_side_take(r, l, true) : NULL;
+}
+
+static void let_go_of_link(pl_side *s)
 {
     pl_link *l = s->link;
     if (!l) return;
@@ -78,7 +88,7 @@ static void let_go_of_link(side *s)
     pl_link_release(l);
 }
 
-void pl_side_put(side *s)
+void pl_side_put(pl_side *s)
 {
     if (--s->n) return;
     let_go_of_link(s);
@@ -87,314 +97,28 @@ void pl_side_put(side *s)
     pl_free(s);
 }
 
-/* ---- ours, there ------------------------------------------------------------------- */
-
-static void drop_away(pl_remote *r, away *a)
-{
-    side *s = a->side;
-    pl_map_remove(&r->aways, (uint64_t)a->seq);
-    *a->link = a->next;
-    if (a->next) a->next->link = a->link;
-    pl_free(a);
-    pl_side_put(s);
-}
-
-static void add_away(side *s, int32_t seq)
-{
-    away *a = pl_alloc(sizeof *a);
-    *a = (away){.side = s, .seq = seq, .next = s->aways, .link = &s->aways};
-    if (a->next) a->next->link = &a->next;
-    s->aways = a;
-    s->n++;
-    pl_map_put(&s->r->aways, (uint64_t)seq, a);
-}
-
-static void send_away(void *ctx, int32_t seq, int32_t peer, int index,
-                      const pl_buf *parcel)
-{
-    pl_remote *r = ctx;
-    pl_link *l = r->stopped ? NULL : pl_links_find(r->links, peer);
-    if (!l) {
-        pl_streams_lost(r->streams, seq, PL_LOST_GONE, PL_ENOTFOUND, NULL, 0);
-        return;
-    }
-    side *s = pl_side_take(r, l, true);
-    add_away(s, seq);
-    pl_buf *b = pl_remote_begin(r, index);
-    pl_remote_i32(b, seq);
-    pl_buf_add(b, parcel->data, parcel->len);
-    pl_remote_send(s, MSG_SUBMIT);
-    pl_side_put(s);
-}
-
-static void cancel_away(void *ctx, int32_t seq, bool aborted)
-{
-    pl_remote *r = ctx;
-    away *a = pl_map_find(&r->aways, (uint64_t)seq);
-    if (!a) return;
-    side *s = a->side;
-    s->n++;
-    drop_away(r, a);
-    pl_buf *b = pl_remote_begin(r, seq);
-    pl_remote_i32(b, aborted);
-    pl_remote_send(s, MSG_CANCEL);
-    pl_side_put(s);
-}
-
-static away *find_away(const side *s, int32_t seq)
-{
-    away *a = seq > 0 ? pl_map_find(&s->r->aways, (uint64_t)seq) : NULL;
-    return a && a->side == s ? a : NULL;
-}
-
-static void take_token(side *s, const pl_token *t, int64_t waited_ns, int64_t ns)
-{
-    pl_remote *r = s->r;
-    away *a = find_away(s, t->seq);
-    if (!a) return; /* it was cancelled, or runs elsewhere by now */
-    if (!a->started) pl_streams_waited(r->streams, t->seq, waited_ns);
-    a->started = true;
-    if (t->finish) drop_away(r, a);
-    pl_streams_token(r->streams, t, ns);
-}
-
-static pl_status take_tokens(side *s, reader in)
-{
-    int64_t now = pl_now_ns(), waited_ns = 0;
-    while (in.at < in.end) {
-        pl_token t;
-        PL_TRY(pl_wire_get_token(&in.at, in.end, &t, &waited_ns, &s->r->tops));
-        take_token(s, &t, waited_ns, now);
-    }
-    return PL_OK;
-}
-
-static pl_status take_refusal(side *s, reader in)
-{
-    int32_t seq = 0, status = 0;
-    PL_TRY(pl_reader_i32(&in, &seq));
-    PL_TRY(pl_reader_i32(&in, &status));
-    away *a = find_away(s, seq);
-    if (!a) return PL_OK;
-    drop_away(s->r, a);
-    if (status >= 0) status = PL_EINTERNAL;
-    size_t len = PL_MIN((size_t)(in.end - in.at), (size_t)MAX_WHY);
-    pl_streams_lost(s->r->streams, seq, PL_LOST_REFUSED, status, in.at, len);
-    return PL_OK;
-}
-
-/* ---- theirs, here ------------------------------------------------------------------ */
-
-static guest *find_guest(const pl_remote *r, int32_t seq)
-{
-    return pl_map_find(&r->guests, (uint64_t)seq);
-}
-
-static void add_guest(side *s, guest *g)
-{
-    g->next = s->guests;
-    g->link = &s->guests;
-    if (g->next) g->next->link = &g->next;
-    s->guests = g;
-    s->n++;
-    s->n_guests++;
-    pl_map_put(&s->r->guests, (uint64_t)g->seq, g);
-    pl_map_put(&s->by_number, (uint64_t)g->number, g);
-}
-
-static void drop_guest(guest *g)
-{
-    side *s = g->side;
-    pl_map_remove(&s->r->guests, (uint64_t)g->seq);
-    pl_map_remove(&s->by_number, (uint64_t)g->number);
-    *g->link = g->next;
-    if (g->next) g->next->link = g->link;
-    s->n_guests--;
-    pl_buf_fini(&g->label);
-    pl_free(g);
-    pl_side_put(s);
-}
-
-static pl_status check_guest(const side *s, int32_t index, int32_t number)
-{
-    if (index < 0 || index >= MAX_SERVED || !s->r->served[index])
-        return pl_fail(PL_ENOTFOUND, "no engine %d is served here", index);
-    if (s->n_guests >= MAX_GUESTS)
-        return pl_fail(PL_ELIMIT, "more than %d sequences of one process", MAX_GUESTS);
-    if (number < 1 || pl_map_find(&s->by_number, (uint64_t)number))
-        return pl_fail(PL_EINVAL, "a sequence with number %d, which is in use or invalid",
-                       number);
-    return PL_OK;
-}
-
-static pl_status submit(pl_engine *e, pl_seq *seq)
-{
-    int64_t tops = (int64_t)seq->n_given * ((int64_t)seq->params.prompt_logprobs + 1) *
-                   (int64_t)sizeof(pl_logprob);
-    if (tops > MAX_PROMPT_TOPS)
-        return pl_fail(PL_ELIMIT, "prompt_logprobs %d of %d tokens: too much to send",
-                       seq->params.prompt_logprobs, seq->n_given);
-    return pl_engine_submit(e, seq);
-}
-
-static pl_status take_in(side *s, int32_t index, int32_t number, reader in)
-{
-    PL_TRY(check_guest(s, index, number));
-    pl_seq *seq;
-    PL_TRY(pl_wire_get_seq(in.at, (size_t)(in.end - in.at), &seq));
-    guest *g = pl_alloc(sizeof *g);
-    *g = (guest){.side = s,
-                 .engine = s->r->served[index],
-                 .seq = pl_seq_id(seq),
-                 .number = number,
-                 .came_ns = pl_now_ns()};
-    pl_buf_add(&g->label, seq->label, seq->label_len); /* the engine takes the rest */
-    pl_status status = submit(g->engine, seq);
-    if (status == PL_OK) {
-        add_guest(s, g);
-        return PL_OK;
-    }
-    pl_buf_fini(&g->label);
-    pl_free(g);
-    pl_seq_close(seq);
-    return status;
-}
-
-static pl_status take_submit(side *s, reader in)
-{
-    int32_t index = 0, number = 0;
-    PL_TRY(pl_reader_i32(&in, &index));
-    PL_TRY(pl_reader_i32(&in, &number));
-    pl_status status = take_in(s, index, number, in);
-    if (status == PL_OK) return PL_OK;
-    pl_buf *b = pl_remote_begin(s->r, number);
-    pl_remote_i32(b, status);
-    pl_buf_add_str(b, pl_error_text());
-    pl_remote_send(s, MSG_REFUSED);
-    return status == PL_EFORMAT ? status : PL_OK;
-}
-
-/* The label is names and values, the first value a request's id. */
-static void tell_aborted(const guest *g)
-{
-    if (!g->label.len) return;
-    const char *id = g->label.data + strlen(g->label.data) + 1;
-    pl_log_with(PL_LOG_INFO, &g->label, "Aborted Request ID: %s", id);
-}
-
-static pl_status take_cancel(side *s, reader in)
-{
-    int32_t number = 0, aborted = 0;
-    PL_TRY(pl_reader_i32(&in, &number));
-    PL_TRY(pl_reader_i32(&in, &aborted));
-    guest *g = pl_map_find(&s->by_number, (uint64_t)number);
-    if (!g) return PL_OK; /* it has ended */
-    if (aborted) tell_aborted(g);
-    pl_engine_cancel(g->engine, g->seq);
-    drop_guest(g);
-    return PL_OK;
-}
-
-/* ---- a step's tokens --------------------------------------------------------------- */
-
-void pl_remote_started(pl_remote *r, int32_t seq, int64_t ns)
-{
-    guest *g = find_guest(r, seq);
-    if (g)
-        g->waited_ns = PL_MAX(0, ns - g->came_ns);
-    else
-        pl_streams_started(r->streams, seq, ns);
-}
-
-static void send_gathered(side *s)
-{
-    pl_buf out = s->out;
-    s->out = (pl_buf){0};
-    if (s->link) pl_link_send(s->link, MSG_TOKENS, out.data, out.len);
-    out.len = 0;
-    if (!s->out.cap)
-        s->out = out;
-    else
-        pl_buf_fini(&out);
-}
-
-static void gather(side *s)
-{
-    if (s->gathered) return;
-    pl_remote *r = s->r;
-    s->gathered = true;
-    s->next_out = r->first_out;
-    r->first_out = s;
-    s->n++;
-}
-
-void pl_remote_token(pl_remote *r, const pl_token *t, int64_t ns)
-{
-    guest *g = find_guest(r, t->seq);
-    if (!g) {
-        pl_streams_token(r->streams, t, ns);
-        return;
-    }
-    side *s = g->side;
-    gather(s);
-    pl_wire_put_token(&s->out, t, g->number, g->waited_ns);
-    if (t->finish) drop_guest(g);
-    if (s->out.len > MAX_GATHERED) send_gathered(s);
-}
-
-void pl_remote_batch_end(pl_remote *r)
-{
-    while (r->first_out) {
-        side *s = r->first_out;
-        r->first_out = s->next_out;
-        s->gathered = false;
-        if (s->out.len) send_gathered(s);
-        pl_side_put(s);
-    }
-}
-
 /* ---- what a link brings ------------------------------------------------------------ */
 
 static void on_message(void *ctx, pl_link *l, int kind, const void *data, size_t len)
 {
-    static const struct {
-        const char *name;
-        pl_status (*take)(side *s, reader in);
-        bool begins; /* something; the others speak of what is under way */
-    } kinds[] = {
-        [MSG_SUBMIT] = {"sequence", take_submit, true},
-        [MSG_CANCEL] = {"cancellation", take_cancel, false},
-        [MSG_TOKENS] = {"batch of tokens", take_tokens, false},
-        [MSG_REFUSED] = {"refusal", take_refusal, false},
-        [MSG_CALL] = {"call", pl_calls_asked, true},
-        [MSG_REPLY] = {"reply", pl_calls_replied, false},
-    };
     pl_remote *r = ctx;
-    if (kind < 0 || kind >= PL_COUNT(kinds) || !kinds[kind].take || r->stopped) return;
-    side *s = pl_side_take(r, l, kinds[kind].begins);
+    if (kind < 0 || kind >= PL_MSG_KINDS || !r->kinds[kind].kind || r->stopped) return;
+    const pl_message_kind *k = r->kinds[kind].kind;
+    pl_side *s = pl_side_take(r, l, k->begins);
     if (!s) return;
-    reader in = {data, (const char *)data + len};
-    if (kinds[kind].take(s, in) < 0) pl_remote_malformed(r, kinds[kind].name);
+    pl_reader in = {data, (const char *)data + len};
+    if (k->take(r->kinds[kind].ctx, s, in) < 0) pl_remote_malformed(r, k->name);
     pl_side_put(s);
 }
 
 static void on_lost(void *ctx, pl_link *l, int why)
 {
     pl_remote *r = ctx;
-    side *s = pl_side_take(r, l, false);
+    pl_side *s = pl_side_take(r, l, false);
     if (!s) return;
     let_go_of_link(s);
-    s->out.len = 0;
-    while (s->guests) {
-        pl_engine_cancel(s->guests->engine, s->guests->seq);
-        drop_guest(s->guests);
-    }
-    while (s->aways) {
-        int32_t seq = s->aways->seq;
-        drop_away(r, s->aways);
-        pl_streams_lost(r->streams, seq, why, 0, NULL, 0);
-    }
-    pl_calls_lost(r, s);
+    for (int i = 0; i < r->n_services; i++)
+        r->services[i].lost(r->services[i].ctx, s, why);
     pl_side_put(s);
 }
 
@@ -488,7 +212,7 @@ pl_status pl_remote_join(pl_remote *r, const pl_bus_options *options)
         &(pl_links_hooks){r, on_message, on_lost, on_peer, on_state, on_stats});
     if (!links) return PL_EINVAL;
     r->links = links;
-    pl_streams_sender(r->streams, &(pl_sender){r, send_away, cancel_away});
+    pl_sequences_join(r);
     return PL_OK;
 }
 
@@ -538,15 +262,17 @@ void pl_remote_forget(pl_remote *r, const pl_engine *e)
 
 /* ---- life -------------------------------------------------------------------------- */
 
-pl_remote *pl_remote_open(pl_loop *loop, pl_streams *streams)
+pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses)
 {
     pl_remote *r = pl_alloc(sizeof *r);
     r->loop = loop;
-    r->streams = streams;
+    r->courses = courses;
     snprintf(r->id, sizeof r->id, "%016llx", (unsigned long long)pl_entropy());
     r->bus_news.event.kind = PL_EV_BUS;
     r->malformed = pl_metric_open(PL_COUNTER, "perilune_bus_malformed_messages_total", "",
                                   "Malformed messages from other processes.", NULL, 0);
+    pl_sequences_open(r);
+    pl_calls_open(r);
     return r;
 }
 
@@ -555,7 +281,7 @@ void pl_remote_stop(pl_remote *r)
     r->stopped = true;
     pl_calls_stop(r);
     uint32_t at = 0;
-    for (side *s; (s = pl_map_next(&r->sides, &at)); at = 0) on_lost(r, s->link, 0);
+    for (pl_side *s; (s = pl_map_next(&r->sides, &at)); at = 0) on_lost(r, s->link, 0);
     if (r->links) pl_links_stop(r->links);
 }
 
@@ -566,10 +292,8 @@ void pl_remote_close(pl_remote *r)
     for (known *k; (k = pl_map_next(&r->peers, &at));) put_known(k);
     pl_map_fini(&r->peers);
     pl_map_fini(&r->sides);
-    pl_map_fini(&r->guests);
-    pl_map_fini(&r->aways);
+    pl_sequences_close(r);
     pl_map_fini(&r->asked);
     pl_buf_fini(&r->message);
-    pl_buf_fini(&r->tops);
     pl_free(r);
 }

@@ -27,7 +27,7 @@ struct pl_call {
 
     /* io */
     pl_call *next, **link; /* among r->calls; NULL: it is over */
-    side *side;
+    pl_side *side;
     int64_t until_ns; /* ours */
     size_t len;       /* theirs: of the question */
 
@@ -75,7 +75,7 @@ static pl_call *make(pl_remote *r, int32_t number, bool ours, const char *text,
     return c;
 }
 
-static void enter(pl_call *c, side *s)
+static void enter(pl_call *c, pl_side *s)
 {
     pl_remote *r = c->r;
     c->next = r->calls;
@@ -92,7 +92,7 @@ static void leave(pl_call *c)
     *c->link = c->next;
     if (c->next) c->next->link = c->link;
     c->link = NULL;
-    side *s = c->side;
+    pl_side *s = c->side;
     c->side = NULL;
     if (c->ours) {
         pl_map_remove(&c->r->asked, (uint64_t)c->number);
@@ -141,28 +141,28 @@ static void on_time(uv_timer_t *timer)
 static void ask(pl_call *c)
 {
     pl_remote *r = c->r;
-    pl_link *l = r->stopped ? NULL : pl_links_find(r->links, c->peer);
-    if (!l) {
+    pl_side *s = pl_side_of(r, c->peer);
+    if (!s) {
         end_ours(c, PL_ENOTFOUND);
         return;
     }
-    side *s = pl_side_take(r, l, true);
     enter(c, s);
     pl_map_put(&r->asked, (uint64_t)c->number, c);
     wake_by(r, c->until_ns);
     pl_buf *b = pl_remote_begin(r, c->number);
     pl_buf_add(b, c->text.data, c->text.len);
     pl_buf_fini(&c->text);
-    pl_remote_send(s, MSG_CALL);
+    pl_remote_send(s, PL_MSG_CALL);
     pl_side_put(s);
 }
 
-pl_status pl_calls_replied(side *s, reader in)
+static pl_status take_reply(void *ctx, pl_side *s, pl_reader in)
 {
+    pl_remote *r = ctx;
     int32_t number = 0, status = 0;
     PL_TRY(pl_reader_i32(&in, &number));
     PL_TRY(pl_reader_i32(&in, &status));
-    pl_call *c = pl_map_find(&s->r->asked, (uint64_t)number);
+    pl_call *c = pl_map_find(&r->asked, (uint64_t)number);
     if (!c || c->side != s) return PL_OK; /* its time is over */
     if (status >= 0) pl_buf_add(&c->text, in.at, (size_t)(in.end - in.at));
     end_ours(c, PL_MIN(status, 0));
@@ -171,16 +171,17 @@ pl_status pl_calls_replied(side *s, reader in)
 
 /* ---- theirs ------------------------------------------------------------------------ */
 
-static void reply(side *s, int32_t number, int status, const pl_buf *text)
+static void reply(pl_side *s, int32_t number, int status, const pl_buf *text)
 {
     pl_buf *b = pl_remote_begin(s->r, number);
     pl_remote_i32(b, status);
     if (text) pl_buf_add(b, text->data, text->len);
-    pl_remote_send(s, MSG_REPLY);
+    pl_remote_send(s, PL_MSG_REPLY);
 }
 
-pl_status pl_calls_asked(side *s, reader in)
+static pl_status take_call(void *ctx, pl_side *s, pl_reader in)
 {
+    pl_remote *r = ctx;
     int32_t number = 0;
     PL_TRY(pl_reader_i32(&in, &number));
     size_t len = (size_t)(in.end - in.at);
@@ -188,7 +189,7 @@ pl_status pl_calls_asked(side *s, reader in)
         reply(s, number, PL_ELIMIT, NULL);
         return PL_OK;
     }
-    pl_call *c = make(s->r, number, false, in.at, len);
+    pl_call *c = make(r, number, false, in.at, len);
     c->len = len;
     s->n_calls++;
     s->call_bytes += len;
@@ -201,7 +202,7 @@ pl_status pl_calls_asked(side *s, reader in)
 
 static void answer(pl_call *c)
 {
-    side *s = c->side;
+    pl_side *s = c->side;
     if (!s) return; /* who asked is lost */
     s->n++;
     leave(c);
@@ -221,8 +222,10 @@ static void run_note(pl_note *note)
     }
 }
 
-void pl_calls_lost(pl_remote *r, const side *s)
+static void on_lost(void *ctx, pl_side *s, int why)
 {
+    pl_remote *r = ctx;
+    (void)why;
     for (pl_call *c = r->calls, *next; c; c = next) {
         next = c->next;
         if (c->side != s) continue;
@@ -292,6 +295,15 @@ void pl_call_close(pl_call *c)
 }
 
 /* ---- life -------------------------------------------------------------------------- */
+
+void pl_calls_open(pl_remote *r)
+{
+    static const pl_message_kind kinds[] = {
+        {PL_MSG_CALL, "call", true, take_call},
+        {PL_MSG_REPLY, "reply", false, take_reply},
+    };
+    pl_remote_register(r, &(pl_service){r, on_lost, kinds, PL_COUNT(kinds)});
+}
 
 void pl_calls_begin(pl_remote *r)
 {

@@ -10,7 +10,7 @@
  * The runtime's memory lasts until its last exchange, stream and job is given back: those
  * that Lua still holds when it closes the runtime are dead, but may be asked and closed.
  */
-#include "engine.h"
+#include "course.h"
 #include "job.h"
 #include "remote.h"
 #include "stream.h"
@@ -40,6 +40,7 @@ typedef struct batch_note {
 struct pl_runtime {
     pl_loop *loop;
     pl_http *http;
+    pl_courses *courses;
     pl_streams *streams;
     pl_jobs *jobs;
     pl_remote *remote;
@@ -79,6 +80,7 @@ static void on_last(void *ctx)
     pl_jobs_close(rt->jobs);
     pl_remote_close(rt->remote);
     pl_streams_close(rt->streams);
+    pl_courses_close(rt->courses);
     pl_http_close(rt->http);
     pl_free(rt);
 }
@@ -107,9 +109,10 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
         return NULL;
     }
     rt->http = pl_http_open(rt->loop, &o);
-    rt->streams = pl_streams_open(rt->loop);
+    rt->courses = pl_courses_open();
+    rt->streams = pl_streams_open(rt->loop, rt->courses);
     rt->jobs = pl_jobs_open(rt->loop);
-    rt->remote = pl_remote_open(rt->loop, rt->streams);
+    rt->remote = pl_remote_open(rt->loop, rt->courses);
     return rt;
 }
 
@@ -125,6 +128,9 @@ static void run_batch(pl_note *note)
     for (int i = 0; i < batch->n; i++)
         pl_remote_token(a->rt->remote, &batch->tokens[i], batch->ended_ns);
     pl_remote_batch_end(a->rt->remote);
+    /* Nobody brings KV from elsewhere: what was to come is computed here. */
+    for (int i = 0; i < batch->n_placed; i++)
+        pl_engine_arrived(a->engine, batch->placed[i].seq, false);
     pl_token_batch_put(b->batch);
     pl_free(b);
     pl_lock(&a->lock);

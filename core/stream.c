@@ -1,23 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream.h"
 
-#include "seq.h"
-#include "wire.h"
-
 #include <string.h>
 
 enum {
     MAX_STOPS = 256,
-    MAX_STOP_BYTES = 65536,
-    MAX_PARCEL = 32 << 20 /* bytes of a sequence that is sent */
-};
-
-enum {
-    IDLE,    /* never started */
-    RUNNING, /* io may not have heard of it yet */
-    LOSING,  /* lost, but Lua has not heard of it yet */
-    LOST,
-    OVER
+    MAX_STOP_BYTES = 65536
 };
 
 typedef struct stop {
@@ -33,17 +21,12 @@ typedef struct bag { /* what is on its way to Lua */
     pl_buf tops;   /* pl_logprob: of each token `top`, then `prompt_top` */
 } bag;
 
-typedef struct order { /* where io is to bring a sequence */
-    pl_engine *engine; /* it is there already; NULL: */
-    int32_t peer, index;
-    pl_buf parcel;
-} order;
-
 struct pl_stream {
     int32_t id;
     atomic_int refs;
     pl_streams *streams;
     pl_loop *loop;
+    pl_course course;
     const pl_text *text;
     int mode;
     pl_exchange *x;
@@ -52,7 +35,7 @@ struct pl_stream {
     pl_buf before, after, prime;
     stop *stops;
     int n_stops;
-    bool skip_special, include_stop, keep;
+    bool skip_special, include_stop;
     int32_t interval, min_tokens;
     int gap_metric; /* a histogram of the seconds between tokens; negative: none */
     pl_detok *detok;
@@ -60,9 +43,6 @@ struct pl_stream {
 
     /* io */
     pl_stream *next, **link; /* among the living: from its first start to its end */
-    int32_t mapped;          /* the sequence that it is found by; 0: none */
-    pl_place place;          /* where that runs */
-    int64_t began_ns;        /* when io sent it there */
     bool watching;
     pl_watch watch;
     pl_buf held;    /* text not let go yet */
@@ -70,15 +50,10 @@ struct pl_stream {
     int32_t n_unsent;
     bool sent;
     bag own;
-    pl_seq *kept; /* what goes on elsewhere if this is lost; while LOST: lua's */
 
     pl_mutex lock; /* over what both touch: */
-    int state;
-    int32_t seq;
-    order order;
-    bool cancel, recall, told;
+    bool cancel, told;
     bag back;
-    pl_buf why;
     pl_stream_end end;
 
     bag front;          /* lua */
@@ -89,17 +64,15 @@ struct pl_stream {
 
 struct pl_streams {
     pl_loop *loop;
+    pl_courses *courses;
     atomic_int last_id;
-    pl_map by_seq;
     pl_stream *living;
-    pl_sender sender;
-    bool stopped;
     pl_buf fresh, frame; /* scratch: a token's text; an event */
 };
 
 static void put(pl_stream *s);
 
-/* ---- the living, and the running by sequence --------------------------------------- */
+/* ---- the living -------------------------------------------------------------------- */
 
 static void join(pl_stream *s)
 {
@@ -119,17 +92,6 @@ static void leave(pl_stream *s)
     if (s->next) s->next->link = s->link;
     s->link = NULL;
     put(s);
-}
-
-static void unmap(pl_stream *s)
-{
-    if (s->mapped) pl_map_remove(&s->streams->by_seq, (uint64_t)s->mapped);
-    s->mapped = 0;
-}
-
-static pl_stream *find(const pl_streams *ss, int32_t seq)
-{
-    return seq > 0 ? pl_map_find(&ss->by_seq, (uint64_t)seq) : NULL;
 }
 
 /* ---- bags -------------------------------------------------------------------------- */
@@ -280,21 +242,17 @@ static void let_go(pl_stream *s)
         hand_to_lua(s, true);
 }
 
-static void finish(pl_stream *s, int reason, int stop_reason, int stop_string,
-                   bool cancel)
+static void finish(pl_stream *s, int reason, int stop_reason, int stop_string)
 {
-    int32_t seq = s->mapped;
     if (s->watching) pl_exchange_unwatch(s->x, &s->watch);
     move_buf(&s->own.text, &s->held);
     hand_to_lua(s, false);
     pl_lock(&s->lock);
-    s->state = OVER;
     s->end.finish = reason;
     s->end.stop_reason = stop_reason;
     s->end.stop_string = stop_string;
     pl_unlock(&s->lock);
-    unmap(s);
-    if (cancel && seq) s->place.cancel(s->place.ctx, seq, reason == PL_FINISH_ABORT);
+    pl_course_end(&s->course, reason == PL_FINISH_ABORT);
     tell(s, &s->done_news);
     leave(s);
 }
@@ -303,45 +261,28 @@ static void on_gone(pl_watch *watch)
 {
     pl_stream *s = (pl_stream *)((char *)watch - offsetof(pl_stream, watch));
     s->watching = false;
-    finish(s, PL_FINISH_ABORT, -1, -1, true);
+    finish(s, PL_FINISH_ABORT, -1, -1);
 }
 
-/* It runs nowhere now; what its old place may still say finds nobody. */
-static void lose(pl_stream *s, int why, int status, const char *text, size_t len)
+/* ---- io: what its course says ------------------------------------------------------ */
+
+static pl_stream *of_course(pl_course *c)
 {
-    unmap(s);
-    pl_lock(&s->lock);
-    s->state = LOSING;
-    s->recall = false;
-    s->why.len = 0;
-    pl_buf_add(&s->why, text, len);
-    pl_buf_add(&s->why, "", 1);
-    pl_unlock(&s->lock);
+    return (pl_stream *)((char *)c - offsetof(pl_stream, course));
+}
+
+static void on_started(pl_course *c, int64_t ns)
+{
+    pl_stream *s = of_course(c);
+    if (!s->end.scheduled_ns) s->end.scheduled_ns = ns;
+}
+
+static void on_lost(pl_course *c, int why, int status)
+{
+    pl_stream *s = of_course(c);
     s->lost_news.event.a = why;
     s->lost_news.event.b = status;
     tell(s, &s->lost_news);
-}
-
-/* ---- io: tokens -------------------------------------------------------------------- */
-
-void pl_streams_started(pl_streams *ss, int32_t seq, int64_t ns)
-{
-    pl_stream *s = find(ss, seq);
-    if (s && !s->end.scheduled_ns) s->end.scheduled_ns = ns;
-}
-
-void pl_streams_waited(pl_streams *ss, int32_t seq, int64_t ns)
-{
-    pl_stream *s = find(ss, seq);
-    if (!s || s->end.scheduled_ns) return;
-    s->end.scheduled_ns = s->began_ns + PL_MIN(ns, pl_now_ns() - s->began_ns);
-}
-
-void pl_streams_lost(pl_streams *ss, int32_t seq, int why, int status, const char *text,
-                     size_t len)
-{
-    pl_stream *s = find(ss, seq);
-    if (s) lose(s, why, status, text, len);
 }
 
 static void count(pl_stream *s, const pl_token *t, int64_t ns)
@@ -357,16 +298,6 @@ static void count(pl_stream *s, const pl_token *t, int64_t ns)
     s->n_unsent++;
 }
 
-/* How it ends with this token: so much of it is there that a peer which goes on and on
- * is not listened to. */
-static int finish_of(pl_stream *s, const pl_token *t)
-{
-    if (t->token < 0 || !s->kept) return t->finish;
-    pl_seq_append(s->kept, t->token);
-    bool full = s->kept->n_tokens - s->kept->n_prompt >= s->kept->params.max_tokens;
-    return full && !t->finish ? PL_FINISH_LENGTH : t->finish;
-}
-
 static void take_text(pl_stream *s, const pl_token *t, pl_buf *fresh)
 {
     fresh->len = 0;
@@ -377,28 +308,22 @@ static void take_text(pl_stream *s, const pl_token *t, pl_buf *fresh)
         pl_detok_push(s->detok, t->token, fresh);
 }
 
-void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
+static void on_token(pl_course *c, const pl_token *t, int64_t ns)
 {
-    pl_stream *s = find(ss, t->seq);
-    if (!s) return;
-    if (t->finish == PL_FINISH_ABORT && s->kept) { /* its engine closes */
-        lose(s, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
-        return;
-    }
+    pl_stream *s = of_course(c);
     if (t->token >= 0) count(s, t, ns);
-    int ends = finish_of(s, t);
-    pl_buf *fresh = &ss->fresh;
+    pl_buf *fresh = &s->streams->fresh;
     take_text(s, t, fresh);
-    if (ends) pl_detok_flush(s->detok, fresh);
+    if (t->finish) pl_detok_flush(s->detok, fresh);
     size_t before = s->held.len, end = 0;
     pl_buf_add(&s->held, fresh->data, fresh->len);
     s->length += (int32_t)fresh->len;
     int hit = s->n_stops ? find_stop(s, fresh->data, fresh->len, &end) : -1;
     if (hit >= 0) {
         s->held.len = before + end - (s->include_stop ? 0 : (size_t)s->stops[hit].len);
-        finish(s, PL_FINISH_STOP, -1, hit, !t->finish);
-    } else if (ends) {
-        finish(s, ends, t->stop_reason, -1, !t->finish);
+        finish(s, PL_FINISH_STOP, -1, hit);
+    } else if (t->finish) {
+        finish(s, t->finish, t->stop_reason, -1);
     } else {
         let_go(s);
     }
@@ -406,61 +331,39 @@ void pl_streams_token(pl_streams *ss, const pl_token *t, int64_t ns)
 
 /* ---- io: what Lua says ------------------------------------------------------------- */
 
-static void cancel_here(void *ctx, int32_t seq, bool aborted)
+/* Whether its client is there, if it has one. */
+static bool begin(pl_stream *s)
 {
-    (void)aborted;
-    pl_engine_cancel(ctx, seq);
-}
-
-static void begin(pl_stream *s, int32_t seq, order *o)
-{
-    pl_streams *ss = s->streams;
-    bool first = !s->link;
     join(s);
-    s->mapped = seq;
-    s->began_ns = pl_now_ns();
-    pl_map_put(&ss->by_seq, (uint64_t)seq, s);
-    s->place = o->engine ? (pl_place){cancel_here, o->engine}
-                         : (pl_place){ss->sender.cancel, ss->sender.ctx};
-    if (first && s->x) s->watching = pl_exchange_watch(s->x, &s->watch);
-    if (ss->stopped || (first && s->x && !s->watching))
-        finish(s, PL_FINISH_ABORT, -1, -1, o->engine);
-    else if (!o->engine)
-        ss->sender.send(ss->sender.ctx, seq, o->peer, o->index, &o->parcel);
-}
-
-static void recall_now(pl_stream *s)
-{
-    s->place.cancel(s->place.ctx, s->mapped, false);
-    lose(s, PL_LOST_RECALLED, 0, NULL, 0);
+    if (s->x) s->watching = pl_exchange_watch(s->x, &s->watch);
+    return !s->x || s->watching;
 }
 
 static void run_note(pl_note *note)
 {
     pl_stream *s = (pl_stream *)((char *)note - offsetof(pl_stream, note));
+    bool first = !s->link && pl_course_is_live(&s->course);
+    bool gone = first && !begin(s);
     pl_lock(&s->lock);
-    int state = s->state;
-    int32_t seq = state == RUNNING ? s->seq : 0;
-    order o = s->order;
-    s->order = (order){0};
-    bool cancel = s->cancel || atomic_load(&s->closed), recall = s->recall;
+    bool cancel = s->cancel || atomic_load(&s->closed);
     pl_unlock(&s->lock);
-    if (seq && seq != s->mapped) begin(s, seq, &o);
-    if (cancel && s->link)
-        finish(s, PL_FINISH_ABORT, -1, -1, true);
-    else if (recall && s->mapped && s->kept)
-        recall_now(s);
-    pl_buf_fini(&o.parcel);
+    if (s->link && (gone || cancel || pl_courses_stopped(s->streams->courses)))
+        finish(s, PL_FINISH_ABORT, -1, -1);
+    else
+        pl_course_run(&s->course);
     put(s);
 }
 
-/* ---- lua --------------------------------------------------------------------------- */
-
-static void post(pl_stream *s)
+static void on_soon(pl_course *c, bool later)
 {
+    pl_stream *s = of_course(c);
     atomic_fetch_add(&s->refs, 1);
-    if (!pl_loop_post(s->loop, &s->note)) put(s);
+    bool posted =
+        later ? pl_loop_post_later(s->loop, &s->note) : pl_loop_post(s->loop, &s->note);
+    if (!posted) put(s);
 }
+
+/* ---- lua --------------------------------------------------------------------------- */
 
 int32_t pl_stream_id(const pl_stream *s)
 {
@@ -511,20 +414,7 @@ void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n)
 
 void pl_stream_keep(pl_stream *s)
 {
-    s->keep = true;
-}
-
-/* With the lock held: whether it may be started, with a sequence or (NULL) again. */
-static pl_status check_start(const pl_stream *s, const pl_seq *seq)
-{
-    if (s->state == OVER) return pl_fail(PL_ECANCELED, "stream %d is over", s->id);
-    if (s->state == RUNNING || s->state == LOSING)
-        return pl_fail(PL_EINVAL, "stream %d is running already", s->id);
-    if (s->state == IDLE && !seq)
-        return pl_fail(PL_EINVAL, "stream %d has no sequence yet", s->id);
-    if (s->state == LOST && seq)
-        return pl_fail(PL_EINVAL, "stream %d has a sequence, which goes on", s->id);
-    return PL_OK;
+    s->course.keeps = true;
 }
 
 static void open_detok(pl_stream *s)
@@ -535,96 +425,37 @@ static void open_detok(pl_stream *s)
                    (int)(s->prime.len / sizeof(int32_t)));
 }
 
-static void set_running(pl_stream *s, int32_t seq, const order *o)
-{
-    s->state = RUNNING;
-    s->seq = seq;
-    s->order = *o;
-    if (!s->end.submitted_ns) s->end.submitted_ns = pl_now_ns();
-}
-
-/* With the lock held, so that io hears of it only once it is there; the note is in line
- * before the first token can come. */
-static pl_status submit(pl_stream *s, pl_engine *e, pl_seq *seq)
-{
-    atomic_fetch_add(&s->refs, 1);
-    if (!pl_loop_post_later(s->loop, &s->note)) put(s);
-    int32_t id = seq->id;
-    PL_TRY(pl_engine_submit(e, seq));
-    set_running(s, id, &(order){.engine = e});
-    return PL_OK;
-}
-
-/* What had its prompt's logprobs told is not to tell them twice. */
-static void freshen(pl_stream *s, pl_seq *seq)
-{
-    if (s->end.n_tokens) seq->params.prompt_logprobs = -1;
-}
-
 pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq)
 {
-    pl_lock(&s->lock);
-    pl_status status = check_start(s, seq);
-    pl_unlock(&s->lock);
-    PL_TRY(status);
+    int64_t now = pl_now_ns();
     open_detok(s);
-    pl_seq *copy = seq ? s->keep ? pl_seq_copy(seq) : NULL : pl_seq_copy(s->kept);
-    pl_seq *runs = seq ? seq : copy;
-    freshen(s, runs);
-    pl_engine_hash(e, runs); /* the long part, before the lock */
-    pl_lock(&s->lock);
-    status = check_start(s, seq); /* it may have ended meanwhile */
-    if (status == PL_OK) status = submit(s, e, runs);
-    if (status == PL_OK && seq) s->kept = copy, copy = NULL;
-    pl_unlock(&s->lock);
-    if (status == PL_OK) return PL_OK;
-    pl_seq_close(copy);
-    return status;
+    PL_TRY(pl_course_start(&s->course, e, seq));
+    if (!s->end.submitted_ns) s->end.submitted_ns = now;
+    return PL_OK;
 }
 
 pl_status pl_stream_send(pl_stream *s, int32_t peer, int index, pl_seq *seq)
 {
-    if (!s->streams->sender.send) return pl_fail(PL_EINVAL, "there is no bus to send by");
-    if (index < 0) return pl_fail(PL_EINVAL, "engine %d of process %d", index, peer);
-    pl_lock(&s->lock);
-    pl_status status = check_start(s, seq);
-    pl_unlock(&s->lock);
-    PL_TRY(status);
+    int64_t now = pl_now_ns();
     open_detok(s);
-    pl_seq *goes = seq ? seq : s->kept;
-    if (!seq) pl_seq_renew(goes);
-    freshen(s, goes);
-    order o = {.peer = peer, .index = index};
-    pl_wire_put_seq(&o.parcel, goes);
-    size_t len = o.parcel.len;
-    pl_lock(&s->lock);
-    status = len > MAX_PARCEL
-                 ? pl_fail(PL_ELIMIT, "a sequence of %zu bytes: at most %d can be sent",
-                           len, MAX_PARCEL)
-                 : check_start(s, seq); /* it may have ended meanwhile */
-    if (status == PL_OK) {
-        s->kept = goes;
-        set_running(s, goes->id, &o);
-    }
-    pl_unlock(&s->lock);
-    if (status == PL_OK)
-        post(s);
-    else
-        pl_buf_fini(&o.parcel);
-    return status;
+    PL_TRY(pl_course_send(&s->course, peer, index, seq));
+    if (!s->end.submitted_ns) s->end.submitted_ns = now;
+    return PL_OK;
+}
+
+pl_status pl_stream_also(pl_stream *s, pl_engine *e, int32_t peer, int index)
+{
+    return pl_course_also(&s->course, e, peer, index);
 }
 
 void pl_stream_recall(pl_stream *s)
 {
-    pl_lock(&s->lock);
-    s->recall = s->state == RUNNING;
-    pl_unlock(&s->lock);
-    post(s);
+    pl_course_recall(&s->course);
 }
 
 const char *pl_stream_why(pl_stream *s)
 {
-    return s->why.len ? s->why.data : ""; /* io is silent while it is lost */
+    return pl_course_why(&s->course);
 }
 
 const char *pl_stream_take(pl_stream *s, size_t *len)
@@ -657,16 +488,17 @@ void pl_stream_result(pl_stream *s, pl_stream_end *out)
 
 void pl_stream_cancel(pl_stream *s)
 {
+    bool live = pl_course_is_live(&s->course);
     pl_lock(&s->lock);
-    s->cancel = s->state != IDLE;
+    s->cancel = live;
     pl_unlock(&s->lock);
-    post(s);
+    on_soon(&s->course, false);
 }
 
 void pl_stream_close(pl_stream *s)
 {
     if (!s || atomic_exchange(&s->closed, true)) return;
-    post(s);
+    on_soon(&s->course, false);
     put(s);
 }
 
@@ -692,9 +524,7 @@ static bool lost_taken(pl_news *news, bool lost)
 {
     pl_stream *s = (pl_stream *)((char *)news - offsetof(pl_stream, lost_news));
     bool wanted = !lost && !atomic_load(&s->closed);
-    pl_lock(&s->lock);
-    if (s->state == LOSING) s->state = LOST;
-    pl_unlock(&s->lock);
+    pl_course_heard_lost(&s->course);
     put(s);
     return wanted;
 }
@@ -702,7 +532,9 @@ static bool lost_taken(pl_news *news, bool lost)
 pl_stream *pl_streams_make(pl_streams *ss, const pl_text *text, int mode, pl_exchange *x)
 {
     pl_stream *s = pl_alloc(sizeof *s);
+    static const pl_course_hooks hooks = {on_soon, on_started, on_token, on_lost};
     s->id = atomic_fetch_add(&ss->last_id, 1) % INT32_MAX + 1;
+    pl_course_init(&s->course, ss->courses, &hooks, s->id);
     s->gap_metric = -1;
     atomic_init(&s->refs, 1);
     s->streams = ss;
@@ -743,35 +575,28 @@ static void put(pl_stream *s)
     bag_fini(&s->own);
     bag_fini(&s->back);
     bag_fini(&s->front);
-    pl_seq_close(s->kept);
-    pl_buf_fini(&s->order.parcel);
-    pl_buf_fini(&s->why);
+    pl_course_fini(&s->course);
     pl_mutex_fini(&s->lock);
     pl_free(s);
     pl_loop_put(loop);
 }
 
-pl_streams *pl_streams_open(pl_loop *loop)
+pl_streams *pl_streams_open(pl_loop *loop, pl_courses *courses)
 {
     pl_streams *ss = pl_alloc(sizeof *ss);
     ss->loop = loop;
+    ss->courses = courses;
     return ss;
-}
-
-void pl_streams_sender(pl_streams *ss, const pl_sender *sender)
-{
-    ss->sender = *sender;
 }
 
 void pl_streams_stop(pl_streams *ss)
 {
-    ss->stopped = true;
-    while (ss->living) finish(ss->living, PL_FINISH_ABORT, -1, -1, false);
+    pl_courses_stop(ss->courses);
+    while (ss->living) finish(ss->living, PL_FINISH_ABORT, -1, -1);
 }
 
 void pl_streams_close(pl_streams *ss)
 {
-    pl_map_fini(&ss->by_seq);
     pl_buf_fini(&ss->fresh);
     pl_buf_fini(&ss->frame);
     pl_free(ss);

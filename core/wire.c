@@ -25,7 +25,7 @@ enum {
     ADVICE = 1 << PART_UNCOUNTED | 1 << PART_LABEL
 };
 enum {
-    TOKEN_BYTES = 5 * 4 + 8 + 2 * 4,
+    TOKEN_BYTES = 6 * 4 + 8 + 2 * 4,
     TOP_BYTES = 12
 };
 
@@ -136,6 +136,7 @@ void pl_wire_put_token(pl_buf *b, const pl_token *t, int32_t seq, int64_t waited
     put_u32(b, (uint32_t)(TOKEN_BYTES + tops));
     put_i32(b, seq);
     put_i32(b, t->token);
+    put_i32(b, t->index);
     put_i32(b, t->finish);
     put_i32(b, t->stop_reason);
     put_i32(b, t->n_cached);
@@ -338,9 +339,10 @@ static pl_status check_token(const pl_token *t)
          is_end = t->token == -1 && t->finish > PL_FINISH_NONE && !t->n_top &&
                   !t->n_prompt_top;
     if ((!is_token && !is_end) || t->finish > PL_FINISH_ERROR || t->stop_reason < -1 ||
-        t->n_cached < 0)
-        return pl_fail(PL_EFORMAT, "token %d, finish %d, reason %d, %d cached: no token",
-                       t->token, t->finish, t->stop_reason, t->n_cached);
+        t->index < 0 || t->n_cached < 0)
+        return pl_fail(PL_EFORMAT,
+                       "token %d, index %d, finish %d, reason %d, %d cached: no token",
+                       t->token, t->index, t->finish, t->stop_reason, t->n_cached);
     return PL_OK;
 }
 
@@ -356,6 +358,7 @@ pl_status pl_wire_get_token(const char **at, const char *end, pl_token *out,
     pl_token t = {0};
     t.seq = get_i32(&p);
     t.token = get_i32(&p);
+    t.index = get_i32(&p);
     t.finish = get_i32(&p);
     t.stop_reason = get_i32(&p);
     t.n_cached = get_i32(&p);

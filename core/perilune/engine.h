@@ -47,11 +47,12 @@ enum { PL_FINISH_NONE = 0, PL_FINISH_STOP, PL_FINISH_LENGTH, PL_FINISH_ABORT, PL
 typedef struct pl_logprob { int32_t token, rank; float logprob; } pl_logprob;
 typedef struct pl_token {                  /* one token that a sequence produced */
     int32_t seq, token;                    /* token -1: none, this only reports the end */
+    int32_t index;                         /* in the answer, from 0 */
     int32_t finish, stop_reason;           /* stop_reason: a token id, or -1 */
     int32_t n_cached;                      /* prompt tokens found in the cache (first token) */
     int32_t n_top;                         /* entries of `top`: the sampled one first, then the best */
-    const pl_logprob *top;                 /* NULL without logprobs; valid as long as its batch */
     int32_t n_prompt_top;                  /* first token: prompt_logprobs + 1 per prompt token, from the second on */
+    const pl_logprob *top;                 /* NULL without logprobs; valid as long as its batch */
     const pl_logprob *prompt_top;
 } pl_token;
 /* What an engine would sample from these logits (overwritten): a token or a status.

@@ -94,6 +94,9 @@ pl_status pl_stream_send(pl_stream *s, int32_t peer, int index, pl_seq *seq);
 /* Before the first start: keep a copy of the sequence, as pl_stream_send does. After LOST it
  * can then be started or sent again with seq NULL, and continues where it was. */
 void pl_stream_keep(pl_stream *s);
+/* While it runs and keeps its sequence: a second place for it, on an engine here or (NULL)
+ * on engine `index` of a peer. The first to say a token is heard; LOST comes with the last. */
+pl_status pl_stream_also(pl_stream *s, pl_engine *e, int32_t peer, int index);
 /* If it keeps its sequence, withdraws that from where it runs: LOST follows, with
  * PL_LOST_RECALLED, unless it ends first. */
 void pl_stream_recall(pl_stream *s);

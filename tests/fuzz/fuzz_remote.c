@@ -8,6 +8,7 @@
  * told of a stream and a call, and that the stream can end.
  */
 #include "link.h"
+#include "wire.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -123,6 +124,14 @@ static void run_talk(void *arg)
     }
 }
 
+static void run_say(void *arg)
+{
+    const pl_buf *message = arg;
+    pl_link *l = pl_links_find(hostile.links, atomic_load(&hostile.peer));
+    MUST(l);
+    pl_link_send(l, TOKENS, message->data, message->len);
+}
+
 /* ---- the honest one -----------------------------------------------------------------
  */
 
@@ -178,7 +187,6 @@ static void open_text(void)
 
 static void open_world(void)
 {
-    if (honest.rt) return;
     pl_log_level(PL_LOG_ERROR + 1);
     pl_bus_options o;
     pl_bus_options_init(&o);
@@ -214,7 +222,7 @@ static pl_stream *send_stream(void)
     return s;
 }
 
-static void look(pl_stream *s)
+static void look(pl_stream *s, int32_t *n_heard)
 {
     static atomic_llong sum; /* whatever it says must be there */
     size_t len;
@@ -224,6 +232,7 @@ static void look(pl_stream *s)
     int n = pl_stream_tokens(s, &tokens, &starts);
     for (int i = 0; i < n; i++) {
         MUST(tokens[i].token >= 0 && starts[i] >= 0);
+        MUST(tokens[i].index == (*n_heard)++);
         for (int k = 0; k < tokens[i].n_top; k++)
             atomic_fetch_add(&sum, tokens[i].top[k].rank);
         for (int k = 0; k < tokens[i].n_prompt_top; k++)
@@ -231,7 +240,7 @@ static void look(pl_stream *s)
     }
 }
 
-static void take_event(pl_stream *s, const pl_event *ev, bool *ended)
+static void take_event(pl_stream *s, const pl_event *ev, int32_t *n_heard, bool *ended)
 {
     if (ev->kind == PL_EV_CALL) {
         pl_call_answer(ev->object, "yes", 3);
@@ -246,32 +255,52 @@ static void take_event(pl_stream *s, const pl_event *ev, bool *ended)
         pl_stream_start(s, honest.engine, NULL); /* refused, it is cancelled below */
     } else if (ev->kind == PL_EV_PIECE || ev->kind == PL_EV_DONE) {
         MUST(ev->object == s && !*ended);
-        look(s);
+        look(s, n_heard);
         *ended = ev->kind == PL_EV_DONE;
     }
 }
 
-static bool take_events(pl_stream *s, int ms)
+static bool take_events(pl_stream *s, int32_t *n_heard, int ms)
 {
     pl_event ev;
     bool ended = false;
-    while (!ended && pl_poll(honest.rt, &ev, 1, ms) == 1) take_event(s, &ev, &ended);
+    while (!ended && pl_poll(honest.rt, &ev, 1, ms) == 1)
+        take_event(s, &ev, n_heard, &ended);
     return ended;
+}
+
+/* Who leaves a token out is listened to no more: the stream would wait for ever. */
+static void check_gap(void)
+{
+    pl_buf message = {0};
+    pl_stream *s = send_stream();
+    pl_wire_put_token(&message, &(pl_token){.token = 5, .index = 1, .stop_reason = -1},
+                      atomic_load(&hostile.number), 0);
+    pl_loop_call(hostile.loop, run_say, &message);
+    pl_event ev = {0};
+    while (ev.kind != PL_EV_LOST) MUST(pl_poll(honest.rt, &ev, 1, PATIENCE_MS) == 1);
+    MUST(ev.object == s && ev.a == PL_LOST_REFUSED && ev.b == PL_EFORMAT);
+    pl_stream_close(s);
+    pl_buf_fini(&message);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    open_world();
+    if (!honest.rt) {
+        open_world();
+        check_gap();
+    }
+    int32_t n_heard = 0;
     pl_stream *s = send_stream();
     int32_t call = pl_call_send(honest.rt, honest.peer, "?", 1, CALL_MS);
     pl_bus_serve(honest.rt, 1, NULL); /* waits until io has asked */
     talk t = {data, size, call};
     pl_loop_call(hostile.loop, run_talk, &t);
     pl_bus_serve(honest.rt, 1, NULL); /* and until io has heard */
-    bool ended = take_events(s, 0);
+    bool ended = take_events(s, &n_heard, 0);
     pl_stream_cancel(s);
-    while (!ended) ended = take_events(s, PATIENCE_MS);
+    while (!ended) ended = take_events(s, &n_heard, PATIENCE_MS);
     pl_stream_close(s);
     return 0;
 }

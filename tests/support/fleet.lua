@@ -87,6 +87,7 @@ function Stream:take()
       assert(#self.tokens == 0 and #self.prompt == 0, "a prompt's logprobs come first")
       self.prompt = copy(t.prompt_top, t.n_prompt_top)
     end
+    assert(t.index == self.first + #self.tokens, "a token comes once, and in its turn")
     self.tokens[#self.tokens + 1] = t.token
     self.tops[#self.tops + 1] = copy(t.top, t.n_top)
     self.starts[#self.starts + 1] = out_starts[0][i]
@@ -211,8 +212,8 @@ function Process:stream(ids, params, o)
   for _, stop in ipairs(o.stop or {}) do must(C.pl_stream_stop(handle, stop, #stop)) end
   C.pl_stream_flags(handle, 1, o.include_stop or 0, 1, params.min_tokens or 0)
   return setmetatable({ process = self, handle = handle, id = C.pl_stream_id(handle),
-    seq = engine.seq(ids, params), text = "", tokens = {}, tops = {}, prompt = {},
-    starts = {} }, Stream)
+    seq = engine.seq(ids, params), first = params.resumed or 0, text = "", tokens = {},
+    tops = {}, prompt = {}, starts = {} }, Stream)
 end
 
 -- Whether none of its engines has work or holds a block, within the time.

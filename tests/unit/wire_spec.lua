@@ -83,9 +83,9 @@ local SEQUENCES = {
     end },
 }
 local TOKEN = [[
-  48000000090000004d00000001000000030000001000000015cd5b070000000002000000
-  010000004d000000020000000000c0bf4600000001000000000000bf0600000003000000
-  000080c0]]
+  4c000000090000004d0000000b00000001000000030000001000000015cd5b0700000000
+  02000000010000004d000000020000000000c0bf4600000001000000000000bf06000000
+  03000000000080c0]]
 
 describe("a sequence on the wire", function()
   local least = bytes(SEQUENCES[1][4])
@@ -160,8 +160,8 @@ describe("a token on the wire", function()
   after_each(function() C.pl_buf_fini(tops) end)
 
   local function is_whole()
-    assert.same({ 9, 77, 1, 3, 16, 2, 1 }, { t.seq, t.token, t.finish, t.stop_reason,
-      t.n_cached, t.n_top, t.n_prompt_top })
+    assert.same({ 9, 77, 11, 1, 3, 16, 2, 1 }, { t.seq, t.token, t.index, t.finish,
+      t.stop_reason, t.n_cached, t.n_top, t.n_prompt_top })
     assert.equal(123456789, tonumber(waited[0]))
     assert.same({ 70, 1, -0.5 }, { t.top[1].token, t.top[1].rank, t.top[1].logprob })
     assert.same({ 6, 3, -4 },

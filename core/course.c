@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "course.h"
+
+#include "seq.h"
+#include "wire.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum {
+    MAX_PARCEL = 32 << 20 /* bytes of a sequence that is sent */
+};
+
+enum {
+    IDLE,    /* never started */
+    RUNNING, /* io may not have heard of it yet */
+    LOSING,  /* lost, but lua has not heard of it yet */
+    LOST,
+    OVER
+};
+
+struct pl_courses {
+    pl_map by_seq; /* places */
+    pl_sender sender;
+    bool stopped;
+};
+
+static pl_place *find(const pl_courses *cs, int32_t seq)
+{
+    return seq > 0 ? pl_map_find(&cs->by_seq, (uint64_t)seq) : NULL;
+}
+
+/* ---- places ------------------------------------------------------------------------ */
+
+static void enter(pl_course *c, int32_t seq, pl_engine *engine)
+{
+    pl_place *p = c->places;
+    while (p->seq) p++;
+    *p = (pl_place){c, seq, engine, pl_now_ns()};
+    pl_map_put(&c->all->by_seq, (uint64_t)seq, p);
+}
+
+/* What the place may still say finds nobody. */
+static void forget(pl_place *p)
+{
+    if (p->seq) pl_map_remove(&p->course->all->by_seq, (uint64_t)p->seq);
+    p->seq = 0;
+}
+
+static void withdraw(pl_place *p, bool aborted)
+{
+    pl_courses *cs = p->course->all;
+    int32_t seq = p->seq;
+    if (!seq) return;
+    forget(p);
+    if (p->engine)
+        pl_engine_cancel(p->engine, seq);
+    else
+        cs->sender.cancel(cs->sender.ctx, seq, aborted);
+}
+
+/* One place or order less; whether it was the last. */
+static bool leave(pl_course *c)
+{
+    pl_lock(&c->lock);
+    bool last = --c->n_places == 0;
+    pl_unlock(&c->lock);
+    return last;
+}
+
+static void drop_orders(pl_order *orders, int n)
+{
+    for (int i = 0; i < n; i++) {
+        if (orders[i].seq && orders[i].engine)
+            pl_engine_cancel(orders[i].engine, orders[i].seq);
+        pl_buf_fini(&orders[i].parcel);
+    }
+}
+
+/* It has no place now. */
+static void lose(pl_course *c, int why, int status, const char *text, size_t len)
+{
+    pl_lock(&c->lock);
+    c->state = LOSING;
+    c->recall = false;
+    c->why.len = 0;
+    pl_buf_add(&c->why, text, len);
+    pl_buf_add(&c->why, "", 1);
+    pl_unlock(&c->lock);
+    c->hooks->lost(c, why, status);
+}
+
+/* ---- what is said of a sequence ---------------------------------------------------- */
+
+void pl_courses_started(pl_courses *cs, int32_t seq, int64_t ns)
+{
+    pl_place *p = find(cs, seq);
+    if (p) p->course->hooks->started(p->course, ns);
+}
+
+void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns)
+{
+    pl_place *p = find(cs, seq);
+    if (!p) return;
+    ns = PL_MIN(ns, pl_now_ns() - p->began_ns);
+    p->course->hooks->started(p->course, p->began_ns + ns);
+}
+
+void pl_courses_lost(pl_courses *cs, int32_t seq, int why, int status, const char *text,
+                     size_t len)
+{
+    pl_place *p = find(cs, seq);
+    if (!p) return;
+    pl_course *c = p->course;
+    forget(p);
+    if (leave(c)) lose(c, why, status, text, len);
+}
+
+/* Whether so much of it is there that who goes on and on is not listened to. */
+static bool take(pl_course *c, const pl_token *t)
+{
+    c->next++;
+    c->heard = true;
+    if (!c->kept) return false;
+    pl_seq_append(c->kept, t->token);
+    return c->kept->n_tokens - c->kept->n_prompt >= c->kept->params.max_tokens;
+}
+
+/* A place that leaves tokens out would leave us waiting for them for ever. */
+static void refuse(pl_place *p, int32_t index)
+{
+    pl_course *c = p->course;
+    char text[80];
+    int n =
+        snprintf(text, sizeof text, "it said token %d where %d was next", index, c->next);
+    withdraw(p, false);
+    if (leave(c)) lose(c, PL_LOST_REFUSED, PL_EFORMAT, text, (size_t)n);
+}
+
+void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns)
+{
+    pl_place *p = find(cs, t->seq);
+    if (!p) return;
+    pl_course *c = p->course;
+    if (t->index > c->next) {
+        refuse(p, t->index);
+        return;
+    }
+    if (t->finish) forget(p);
+    bool last = t->finish && leave(c), is_next = t->index == c->next, full = false;
+    bool closes = t->finish == PL_FINISH_ABORT && c->kept; /* its engine does */
+    if (closes || !is_next) {
+        if (last) lose(c, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
+        return;
+    }
+    pl_token told = *t;
+    if (t->token >= 0) full = take(c, t);
+    if (full && !t->finish) told.finish = PL_FINISH_LENGTH;
+    if (t->finish > PL_FINISH_STOP && !last && !full) told.finish = PL_FINISH_NONE;
+    if (told.token >= 0 || told.finish) c->hooks->token(c, &told, ns);
+}
+
+/* ---- io: what lua says ------------------------------------------------------------- */
+
+static void bring(pl_course *c, int32_t seq, const pl_order *o, const pl_buf *parcel)
+{
+    const pl_sender *to = &c->all->sender;
+    enter(c, seq, NULL);
+    to->send(to->ctx, seq, o->peer, o->index, parcel);
+}
+
+/* What had its prompt's logprobs told is not to tell them twice. */
+static void freshen(const pl_course *c, pl_seq *seq)
+{
+    if (c->heard) seq->params.prompt_logprobs = -1;
+}
+
+/* A second place, for what is kept: it begins where the first one is by now. */
+static void join(pl_course *c, const pl_order *o)
+{
+    pl_seq *copy = pl_seq_copy(c->kept);
+    int32_t seq = copy->id;
+    freshen(c, copy);
+    if (!o->engine) {
+        pl_buf parcel = {0};
+        pl_wire_put_seq(&parcel, copy);
+        pl_seq_close(copy);
+        bring(c, seq, o, &parcel);
+        pl_buf_fini(&parcel);
+        return;
+    }
+    pl_status status = pl_engine_submit(o->engine, copy);
+    if (status == PL_OK) {
+        enter(c, seq, o->engine);
+        return;
+    }
+    pl_seq_close(copy);
+    if (leave(c))
+        lose(c, PL_LOST_REFUSED, status, pl_error_text(), strlen(pl_error_text()));
+}
+
+void pl_course_run(pl_course *c)
+{
+    pl_order orders[PL_PLACES];
+    pl_lock(&c->lock);
+    int n = c->n_orders;
+    memcpy(orders, c->orders, sizeof orders);
+    c->n_orders = 0;
+    bool recall = c->recall && c->state == RUNNING && c->kept;
+    if (recall) c->n_places = 0;
+    pl_unlock(&c->lock);
+    for (int i = 0; i < n && !recall; i++) {
+        if (!orders[i].seq)
+            join(c, &orders[i]);
+        else if (orders[i].engine)
+            enter(c, orders[i].seq, orders[i].engine);
+        else
+            bring(c, orders[i].seq, &orders[i], &orders[i].parcel);
+        pl_buf_fini(&orders[i].parcel);
+    }
+    if (!recall) return;
+    drop_orders(orders, n);
+    for (int i = 0; i < PL_PLACES; i++) withdraw(&c->places[i], false);
+    lose(c, PL_LOST_RECALLED, 0, NULL, 0);
+}
+
+void pl_course_end(pl_course *c, bool aborted)
+{
+    pl_order orders[PL_PLACES];
+    pl_lock(&c->lock);
+    int n = c->n_orders;
+    memcpy(orders, c->orders, sizeof orders);
+    c->n_orders = c->n_places = 0;
+    c->state = OVER;
+    pl_unlock(&c->lock);
+    drop_orders(orders, n);
+    for (int i = 0; i < PL_PLACES; i++)
+        if (c->all->stopped)
+            forget(&c->places[i]);
+        else
+            withdraw(&c->places[i], aborted);
+}
+
+/* ---- lua --------------------------------------------------------------------------- */
+
+/* With the lock held: whether it may be started, with a sequence or (NULL) again. */
+static pl_status check(const pl_course *c, const pl_seq *seq)
+{
+    if (c->state == OVER) return pl_fail(PL_ECANCELED, "stream %d is over", c->id);
+    if (c->state == RUNNING || c->state == LOSING)
+        return pl_fail(PL_EINVAL, "stream %d is running already", c->id);
+    if (c->state == IDLE && !seq)
+        return pl_fail(PL_EINVAL, "stream %d has no sequence yet", c->id);
+    if (c->state == LOST && seq)
+        return pl_fail(PL_EINVAL, "stream %d has a sequence, which goes on", c->id);
+    return PL_OK;
+}
+
+/* With the lock held. */
+static void order(pl_course *c, const pl_order *o)
+{
+    c->state = RUNNING;
+    c->n_places++;
+    c->orders[c->n_orders++] = *o;
+}
+
+static pl_status try_check(pl_course *c, const pl_seq *seq)
+{
+    pl_lock(&c->lock);
+    pl_status status = check(c, seq);
+    pl_unlock(&c->lock);
+    return status;
+}
+
+static void set_next(pl_course *c, const pl_seq *seq)
+{
+    c->next = seq->n_tokens - seq->n_prompt;
+}
+
+/* With the lock held, so that io hears of it only once it is there; it is told before the
+ * first token can come. */
+static pl_status submit(pl_course *c, pl_engine *e, pl_seq *seq)
+{
+    int32_t id = seq->id;
+    set_next(c, seq);
+    c->hooks->soon(c, true);
+    PL_TRY(pl_engine_submit(e, seq));
+    order(c, &(pl_order){.seq = id, .engine = e});
+    return PL_OK;
+}
+
+pl_status pl_course_start(pl_course *c, pl_engine *e, pl_seq *seq)
+{
+    PL_TRY(try_check(c, seq));
+    pl_seq *copy = seq ? c->keeps ? pl_seq_copy(seq) : NULL : pl_seq_copy(c->kept);
+    pl_seq *goes = seq ? seq : copy;
+    freshen(c, goes);
+    pl_engine_hash(e, goes); /* the long part, before the lock */
+    pl_lock(&c->lock);
+    pl_status status = check(c, seq); /* it may have ended meanwhile */
+    if (status == PL_OK) status = submit(c, e, goes);
+    if (status == PL_OK && seq) c->kept = copy, copy = NULL;
+    pl_unlock(&c->lock);
+    if (status == PL_OK) return PL_OK;
+    pl_seq_close(copy);
+    return status;
+}
+
+static pl_status check_target(const pl_course *c, int32_t peer, int index)
+{
+    if (!c->all->sender.send) return pl_fail(PL_EINVAL, "there is no bus to send by");
+    if (index < 0) return pl_fail(PL_EINVAL, "engine %d of process %d", index, peer);
+    return PL_OK;
+}
+
+pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq)
+{
+    PL_TRY(check_target(c, peer, index));
+    PL_TRY(try_check(c, seq));
+    pl_order o = {.peer = peer, .index = index};
+    pl_seq *goes = seq ? seq : c->kept;
+    if (!seq) pl_seq_renew(goes);
+    freshen(c, goes);
+    o.seq = goes->id;
+    pl_wire_put_seq(&o.parcel, goes);
+    size_t len = o.parcel.len;
+    pl_lock(&c->lock);
+    pl_status status = check(c, seq); /* it may have ended meanwhile */
+    if (len > MAX_PARCEL)
+        status = pl_fail(PL_ELIMIT, "a sequence of %zu bytes: at most %d can be sent",
+                         len, MAX_PARCEL);
+    if (status == PL_OK) {
+        set_next(c, goes);
+        c->kept = goes;
+        order(c, &o);
+    }
+    pl_unlock(&c->lock);
+    if (status == PL_OK)
+        c->hooks->soon(c, false);
+    else
+        pl_buf_fini(&o.parcel);
+    return status;
+}
+
+/* With the lock held: whether it may have one place more. */
+static pl_status check_also(const pl_course *c)
+{
+    if (c->state == OVER) return pl_fail(PL_ECANCELED, "stream %d is over", c->id);
+    if (c->state != RUNNING || !c->kept)
+        return pl_fail(PL_EINVAL, "stream %d does not run, or keeps no sequence", c->id);
+    if (c->n_places == PL_PLACES)
+        return pl_fail(PL_ELIMIT, "stream %d runs in %d places already", c->id,
+                       PL_PLACES);
+    return PL_OK;
+}
+
+pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index)
+{
+    if (!e) PL_TRY(check_target(c, peer, index));
+    pl_lock(&c->lock);
+    pl_status status = check_also(c);
+    if (status == PL_OK) order(c, &(pl_order){.engine = e, .peer = peer, .index = index});
+    pl_unlock(&c->lock);
+    if (status == PL_OK) c->hooks->soon(c, false);
+    return status;
+}
+
+void pl_course_recall(pl_course *c)
+{
+    pl_lock(&c->lock);
+    c->recall = c->state == RUNNING;
+    pl_unlock(&c->lock);
+    c->hooks->soon(c, false);
+}
+
+const char *pl_course_why(const pl_course *c)
+{
+    return c->why.len ? c->why.data : ""; /* io is silent while it is lost */
+}
+
+void pl_course_heard_lost(pl_course *c)
+{
+    pl_lock(&c->lock);
+    if (c->state == LOSING) c->state = LOST;
+    pl_unlock(&c->lock);
+}
+
+bool pl_course_is_live(pl_course *c)
+{
+    pl_lock(&c->lock);
+    bool live = c->state != IDLE && c->state != OVER;
+    pl_unlock(&c->lock);
+    return live;
+}
+
+/* ---- life -------------------------------------------------------------------------- */
+
+void pl_course_init(pl_course *c, pl_courses *all, const pl_course_hooks *hooks,
+                    int32_t id)
+{
+    *c = (pl_course){.all = all, .hooks = hooks, .id = id};
+    pl_mutex_init(&c->lock);
+}
+
+void pl_course_fini(pl_course *c)
+{
+    pl_seq_close(c->kept);
+    for (int i = 0; i < c->n_orders; i++) pl_buf_fini(&c->orders[i].parcel);
+    pl_buf_fini(&c->why);
+    pl_mutex_fini(&c->lock);
+}
+
+pl_courses *pl_courses_open(void)
+{
+    return pl_alloc(sizeof(pl_courses));
+}
+
+void pl_courses_close(pl_courses *cs)
+{
+    pl_map_fini(&cs->by_seq);
+    pl_free(cs);
+}
+
+void pl_courses_stop(pl_courses *cs)
+{
+    cs->stopped = true;
+}
+
+bool pl_courses_stopped(const pl_courses *cs)
+{
+    return cs->stopped;
+}
+
+void pl_courses_sender(pl_courses *cs, const pl_sender *sender)
+{
+    cs->sender = *sender;
+}
