@@ -94,7 +94,7 @@ static pl_status transmit(pl_link *l, char *bytes, size_t len)
     put64(bytes + 8, l->mine);
     put64(bytes + 16, l->theirs);
     put64(bytes + 32, l->expected);
-    PL_TRY(pl_bus_send(ls->bus, l->subject, l->reply, bytes, len));
+    PL_TRY(l->way->send(l, bytes, len));
     pl_metric_add(ls->metrics.sent, 1);
     l->sent_ns = pl_now_ns();
     l->ack_due = false;
@@ -165,7 +165,7 @@ static void push_frame(pl_link *l, int kind, int flags, const char *data, size_t
 
 void pl_link_send(pl_link *l, int kind, const void *data, size_t len)
 {
-    size_t max = PL_MIN((size_t)PL_FRAGMENT, pl_bus_max(l->all->bus) - HEAD);
+    size_t max = PL_MIN((size_t)PL_FRAGMENT, l->way->max(l) - HEAD);
     if (l->why) return; /* void, as what was sent before it */
     if (len > PL_LINK_BYTES - PL_MIN(l->out_bytes, PL_LINK_BYTES)) {
         doom(l, PL_LOST_RESET);

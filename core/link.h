@@ -4,8 +4,8 @@
  *          that is reported.
  *
  * Owns     frame numbers, acknowledgements, what may have to be resent, pieces of long
- *          messages; presence (hellos and their leases).
- * Ignores  what messages say.
+ *          messages; presence (hellos, heartbeats, leases).
+ * Ignores  what messages say; which way frames travel.
  * Thread   io, except where noted.
  *
  * Each side of a link numbers its own half with an epoch, which only grows:
@@ -40,7 +40,8 @@ typedef struct pl_links_hooks {
     /* A peer's hello is new or changed (why 0), or it is not there any more. */
     void (*peer)(void *ctx, int32_t peer, int why);
     void (*state)(void *ctx, bool there);
-    /* Appends what this process's engines count, as JSON for the heartbeat. */
+    /* Appends what this process's engines count, for the heartbeat: pl_wire_put_engine.
+     */
     void (*stats)(void *ctx, pl_buf *out);
 } pl_links_hooks;
 
@@ -52,7 +53,9 @@ void pl_links_close(pl_links *ls); /* after the loop's last reference; frees */
 
 void pl_links_hello(pl_links *ls, const char *json,
                     size_t len); /* lua; NULL: takes it back */
-pl_status pl_links_peer(pl_links *ls, int32_t peer, pl_buf *out); /* lua: pl_peer_hello */
+/* lua: pl_peer_hello, pl_peer_stats */
+pl_status pl_links_peer(pl_links *ls, int32_t peer, pl_buf *out);
+pl_status pl_links_stats(pl_links *ls, int32_t peer, int index, pl_engine_stats *out);
 
 /* The link to a peer that said hello; NULL: there is none such (any more). */
 pl_link *pl_links_find(pl_links *ls, int32_t peer);

@@ -10,6 +10,7 @@
 #define PL_LINK_OWN_H
 
 #include "link.h"
+#include "wire.h"
 
 enum {
     PL_ID_LEN = 16,
@@ -33,11 +34,19 @@ typedef struct pl_out { /* a frame that is not acknowledged yet */
     char bytes[];
 } pl_out;
 
+/* How frames get to a peer. They may be lost, come twice, late, or in another order. */
+typedef struct pl_way {
+    /* Never waits. PL_EAGAIN: not now, it is tried again; PL_ELIMIT: it is too long. */
+    pl_status (*send)(pl_link *l, const char *frame, size_t len);
+    size_t (*max)(const pl_link *l); /* bytes of a frame */
+} pl_way;
+
 struct pl_link {
     pl_links *all;
     pl_link *next;
     uint64_t key; /* the peer's id as a number */
     int32_t peer;
+    const pl_way *way;
     char subject[PL_LINK_SUBJECT], reply[PL_LINK_SUBJECT];
     uint64_t generation;   /* grows with every loss: whether one came meanwhile */
     uint64_t mine, theirs; /* epochs; theirs 0: not known */
@@ -62,17 +71,6 @@ struct pl_link {
     pl_buf partial;
 };
 
-typedef struct pl_peer {
-    struct pl_peer *next;
-    uint64_t key;
-    int32_t id;
-    int wire;
-    bool refused;
-    int64_t heard_ns;
-    pl_buf text;             /* as it came */
-    size_t hello, hello_len; /* in it */
-} pl_peer;
-
 struct pl_links {
     pl_loop *loop;
     pl_bus *bus;
@@ -82,16 +80,19 @@ struct pl_links {
     uint64_t key;
     char prefix[PL_LINK_SUBJECT]; /* of what comes: "pl.NS.p.OWN." */
     char who[PL_LINK_SUBJECT], kv[PL_LINK_SUBJECT], bucket[PL_LINK_SUBJECT];
+    char beat[PL_LINK_SUBJECT];
     char space[PL_BUS_SPACE + 1], others[PL_MAX_SPACES][PL_BUS_SPACE + 1];
     int n_others;
     int64_t space_ns; /* when it last answered which namespace it is in */
-    pl_link *links;
-    int n_links;
+    pl_link *links;   /* the newest first */
+    pl_map by_key;
     uint64_t last_epoch;
     uv_timer_t timer;
     bool hasty, stopped, there, impatient;
-    int64_t tick_ns, there_ns, away_ns, beat_ns, logged_ns;
-    bool beat_due;
+    int64_t tick_ns, there_ns, away_ns, logged_ns;
+    int64_t hello_ns, beat_ns, asked_ns; /* when we last said so */
+    bool hello_due;
+    pl_beat scratch;
     struct {
         int sent, received, resent, dropped, connected, lost[PL_LOST_RECALLED];
     } metrics;
@@ -100,8 +101,8 @@ struct pl_links {
     pl_mutex lock; /* over: */
     char *hello;   /* NULL: none */
     size_t hello_len;
-    pl_peer *peers;
-    int n_peers;
+    uint64_t serial; /* grows with every new one */
+    pl_map peers, peers_by_id;
     int32_t last_peer;
 };
 
@@ -112,6 +113,15 @@ uint64_t pl_links_epoch(pl_links *ls);         /* a new one, above all before */
 void pl_links_malformed(pl_links *ls, const char *what, const char *from);
 bool pl_link_id_key(const char *id, size_t len, uint64_t *out);
 pl_link *pl_links_make(pl_links *ls, uint64_t key); /* found or new; NULL: too many */
+/* A frame came from that process, whichever way. */
+void pl_links_frame(pl_links *ls, uint64_t from, const char *data, size_t len);
+void pl_links_nobody(pl_links *ls, uint64_t key); /* nobody listens there */
+void pl_links_there(pl_links *ls, bool there);    /* the bus comes or goes */
+
+/* link_bus.c: the way over the bus, and whose message is which */
+extern const pl_way pl_way_bus;
+bool pl_link_bus_open(pl_links *ls, const pl_bus_options *options);
+void pl_link_bus_address(pl_link *l); /* its subjects */
 
 /* link.c */
 void pl_link_frame(pl_link *l, const char *data, size_t len); /* one that came */
@@ -121,19 +131,5 @@ void pl_link_fini(pl_link *l);
 bool pl_link_is_busy(const pl_link *l);
 /* The version of a frame, or -1. */
 int pl_link_frame_version(const char *data, size_t len);
-
-/* link_presence.c */
-void pl_presence_open(pl_links *ls);
-void pl_presence_close(pl_links *ls);
-void pl_presence_stop(pl_links *ls);
-void pl_presence_here(pl_links *ls);
-void pl_presence_tick(pl_links *ls, int64_t now);
-void pl_presence_heard(pl_links *ls, uint64_t key, const char *data, size_t len);
-void pl_presence_asked(pl_links *ls);
-void pl_presence_space(pl_links *ls, const char *name, size_t len); /* one that exists */
-void pl_presence_gone(pl_links *ls, uint64_t key, int why);         /* key 0: all */
-/* The number of a process that said hello, and the version it speaks; 0: none. */
-int32_t pl_presence_find(pl_links *ls, uint64_t key, int *wire);
-uint64_t pl_presence_key(pl_links *ls, int32_t peer); /* 0: it is not there */
 
 #endif

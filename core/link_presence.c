@@ -3,17 +3,23 @@
  * link_presence.c - who is there: hellos, heartbeats, leases.
  *
  * Owns     the peers, and what this process says of itself.
- * Ignores  what a hello says beyond its id and its version.
- * Thread   io; hello and peer: lua
+ * Ignores  what a hello says beyond its id, its version and its serial.
+ * Thread   io; hello, peer and stats: lua
  *
- * A process that said hello tells it each BEAT, and at once to who asks: its id, the
- * version it speaks, its hello, what its engines count. An empty message takes it back.
+ * Two messages. A hello says in JSON what a process is: id, version, serial, and what Lua
+ * has to say. It goes out when it changes, to who asks, and each HELLO for those who look
+ * into the bucket; a newer one has a higher serial; an empty message takes it back. A
+ * heartbeat says each BEAT what the process's engines count, in binary (wire_beat.c), and
+ * names the serial of the hello: who has not heard that one asks for it.
  *
- *   unheard --hello--> there --empty; nobody listens; unheard for the lease--> forgotten
+ *   unheard --hello--> known --heartbeat--> there --empty; nobody listens; unheard for
+ *                                                   the lease--> forgotten
  *
- * The subject is that of a key of a JetStream bucket (best effort, to be looked into with
- * NATS's own tools); those who live hear it as any message, so all works without as well.
+ * A hello's subject is that of a key of a JetStream bucket (best effort, to be looked
+ * into with NATS's own tools); all works without that as well.
  */
+#include "link_presence.h"
+
 #include "json.h"
 #include "link_own.h"
 
@@ -21,45 +27,56 @@
 #include <string.h>
 
 #define BEAT (500 * PL_MS)
-#define BEAT_GAP (50 * PL_MS)   /* between two, however many ask */
+#define HELLO (2000 * PL_MS)    /* the bucket forgets after 5 s */
+#define HELLO_GAP (50 * PL_MS)  /* between two, however many ask */
+#define ASK_GAP (50 * PL_MS)    /* between two questions for one */
 #define SPACE_GAP (200 * PL_MS) /* between two answers which namespace this is */
 #define MIN_LEASE (1500 * PL_MS)
 
 /* ---- what we say ------------------------------------------------------------------- */
 
-static void subject_of(const pl_links *ls, char *out, size_t size)
-{
-    snprintf(out, size, "%s%s", ls->kv, ls->id);
-}
-
-static void publish(pl_links *ls, const pl_buf *text)
+static void publish(pl_links *ls, const char *stem, const pl_buf *text)
 {
     char subject[PL_LINK_SUBJECT + PL_ID_LEN];
-    subject_of(ls, subject, sizeof subject);
+    snprintf(subject, sizeof subject, "%s%s", stem, ls->id);
     pl_status status = pl_bus_send(ls->bus, subject, NULL, text->data, text->len);
     if (status == PL_OK) pl_metric_add(ls->metrics.sent, 1);
     if (status == PL_ELIMIT)
         pl_links_malformed(ls, "a hello of our own", pl_error_text());
 }
 
-static void beat(pl_links *ls, int64_t now)
+static void say_beat(pl_links *ls, int64_t now)
+{
+    pl_buf beat = {0};
+    pl_lock(&ls->lock);
+    uint64_t serial = ls->hello ? ls->serial : 0;
+    pl_unlock(&ls->lock);
+    ls->beat_ns = now;
+    if (!serial) return;
+    pl_wire_put_beat(&beat, serial);
+    ls->hooks.stats(ls->hooks.ctx, &beat);
+    publish(ls, ls->beat, &beat);
+    pl_buf_fini(&beat);
+}
+
+/* With a heartbeat: who hears of us wants both. */
+static void say_hello(pl_links *ls, int64_t now)
 {
     pl_buf text = {0};
     pl_lock(&ls->lock);
     if (ls->hello) {
-        pl_buf_printf(&text, "{\"id\":\"%s\",\"wire\":%d,\"hello\":", ls->id, PL_WIRE);
+        pl_buf_printf(&text,
+                      "{\"id\":\"%s\",\"wire\":%d,\"serial\":%llu,\"hello\":", ls->id,
+                      PL_WIRE, (unsigned long long)ls->serial);
         pl_buf_add(&text, ls->hello, ls->hello_len);
+        pl_buf_add_str(&text, "}");
     }
     pl_unlock(&ls->lock);
-    if (text.len) {
-        pl_buf_add_str(&text, ",\"engines\":");
-        ls->hooks.stats(ls->hooks.ctx, &text);
-        pl_buf_add_str(&text, "}");
-        publish(ls, &text);
-    }
+    if (text.len) publish(ls, ls->kv, &text);
     pl_buf_fini(&text);
-    ls->beat_ns = now;
-    ls->beat_due = false;
+    ls->hello_ns = now;
+    ls->hello_due = false;
+    say_beat(ls, now);
 }
 
 static void run_hello(pl_note *note)
@@ -70,17 +87,22 @@ static void run_hello(pl_note *note)
     bool gone = !ls->hello;
     pl_unlock(&ls->lock);
     if (gone)
-        publish(ls, &(pl_buf){0});
+        publish(ls, ls->kv, &(pl_buf){0});
     else
-        beat(ls, pl_now_ns());
+        say_hello(ls, pl_now_ns());
 }
 
 void pl_links_hello(pl_links *ls, const char *json, size_t len)
 {
     pl_lock(&ls->lock);
-    pl_free(ls->hello);
-    ls->hello = json ? pl_strndup(json, len) : NULL;
-    ls->hello_len = len;
+    bool same =
+        json && ls->hello && len == ls->hello_len && !memcmp(json, ls->hello, len);
+    if (!same) {
+        pl_free(ls->hello);
+        ls->hello = json ? pl_strndup(json, len) : NULL;
+        ls->hello_len = len;
+        ls->serial++;
+    }
     pl_unlock(&ls->lock);
     pl_loop_post(ls->loop, &ls->hello_note);
 }
@@ -115,16 +137,20 @@ void pl_presence_here(pl_links *ls)
     make_bucket(ls);
     tell_space(ls, "?");
     pl_bus_send(ls->bus, ls->who, NULL, "", 0);
-    beat(ls, pl_now_ns());
+    say_hello(ls, pl_now_ns());
 }
 
-void pl_presence_asked(pl_links *ls)
+/* All are asked, or one by its id. */
+void pl_presence_asked(pl_links *ls, const char *id, size_t len)
 {
+    uint64_t key = ls->key;
     int64_t now = pl_now_ns();
-    if (now - ls->beat_ns >= BEAT_GAP)
-        beat(ls, now);
-    else
-        ls->beat_due = true;
+    if (len && !pl_link_id_key(id, len, &key))
+        pl_links_malformed(ls, "a question who is there", "bus");
+    else if (key == ls->key && now - ls->hello_ns >= HELLO_GAP)
+        say_hello(ls, now);
+    else if (key == ls->key)
+        ls->hello_due = true;
 }
 
 /* Namespaces keep apart, so whoever meant to join another one sees nobody and would hear
@@ -157,9 +183,14 @@ void pl_presence_space(pl_links *ls, const char *name, size_t len)
 
 static pl_peer *find(const pl_links *ls, uint64_t key)
 {
-    pl_peer *p = ls->peers;
-    while (p && p->key != key) p = p->next;
-    return p;
+    return pl_map_find(&ls->peers, key);
+}
+
+/* One that is there for those above. */
+static pl_peer *find_id(const pl_links *ls, int32_t id)
+{
+    pl_peer *p = id > 0 ? pl_map_find(&ls->peers_by_id, (uint64_t)id) : NULL;
+    return p && !p->refused ? p : NULL;
 }
 
 int32_t pl_presence_find(pl_links *ls, uint64_t key, int *wire)
@@ -175,80 +206,85 @@ int32_t pl_presence_find(pl_links *ls, uint64_t key, int *wire)
 uint64_t pl_presence_key(pl_links *ls, int32_t peer)
 {
     pl_lock(&ls->lock);
-    const pl_peer *p = ls->peers;
-    while (p && p->id != peer) p = p->next;
-    uint64_t key = p && !p->refused ? p->key : 0;
+    const pl_peer *p = find_id(ls, peer);
+    uint64_t key = p ? p->key : 0;
     pl_unlock(&ls->lock);
     return key;
+}
+
+static void add_engine(pl_buf *out, const pl_engine_stats *st)
+{
+    int64_t since = PL_MAX(st->busy_since_ns, st->last_step_ns);
+    int64_t busy = st->busy_since_ns ? PL_MAX(0, pl_now_ns() - since) / 1000000 : 0;
+    pl_buf_printf(out,
+                  "{\"running\":%d,\"waiting\":%d,\"blocks\":%d,\"blocks_used\":%d,"
+                  "\"blocks_cached\":%d,\"steps\":%lld,\"busy_ms\":%lld,"
+                  "\"prompt_tokens\":%lld,\"generation_tokens\":%lld,"
+                  "\"prefill_tokens\":%lld}",
+                  st->running, st->waiting, st->blocks, st->blocks_used,
+                  st->blocks_cached, (long long)st->steps, (long long)busy,
+                  (long long)st->prompt_tokens, (long long)st->generation_tokens,
+                  (long long)st->prefill_tokens);
+}
+
+/* Its hello, an object, with one member more. */
+static void add_peer_text(pl_buf *out, const pl_peer *p)
+{
+    size_t len = p->text.len;
+    while (p->text.data[len - 1] != '}') len--;
+    pl_buf_add(out, p->text.data, len - 1);
+    pl_buf_add_str(out, ",\"engines\":[");
+    for (int i = 0; i < p->n_engines; i++) {
+        if (i) pl_buf_add_str(out, ",");
+        if (p->has >> i & 1)
+            add_engine(out, &p->engines[i]);
+        else
+            pl_buf_add_str(out, "null");
+    }
+    pl_buf_add_str(out, "]}");
 }
 
 pl_status pl_links_peer(pl_links *ls, int32_t peer, pl_buf *out)
 {
     pl_lock(&ls->lock);
-    const pl_peer *p = ls->peers;
-    while (p && (p->id != peer || p->refused)) p = p->next;
-    if (p) pl_buf_add(out, p->text.data, p->text.len);
+    const pl_peer *p = find_id(ls, peer);
+    if (p) add_peer_text(out, p);
     pl_unlock(&ls->lock);
     return p ? PL_OK : pl_fail(PL_ENOTFOUND, "process %d is not there", peer);
 }
 
-/* The end of the JSON value at s, in a text that is known to be JSON. */
-static const char *value_end(const char *s, const char *end)
+pl_status pl_links_stats(pl_links *ls, int32_t peer, int index, pl_engine_stats *out)
 {
-    int depth = 0;
-    bool quoted = false;
-    for (; s < end; s++) {
-        if (quoted) {
-            if (*s == '\\') s++;
-            if (*s == '"') quoted = false;
-        } else if (*s == '"') {
-            quoted = true;
-        } else if (*s == '{' || *s == '[') {
-            depth++;
-        } else if (*s == '}' || *s == ']') {
-            if (!depth--) return s;
-        } else if (*s == ',' && !depth) {
-            return s;
-        }
-    }
-    return s;
+    pl_lock(&ls->lock);
+    const pl_peer *p = find_id(ls, peer);
+    bool has = p && index >= 0 && index < p->n_engines && p->has >> index & 1;
+    if (has) *out = p->engines[index];
+    pl_unlock(&ls->lock);
+    return has ? PL_OK : pl_fail(PL_ENOTFOUND, "no engine %d of process %d", index, peer);
 }
 
-/* The hello's own text: to be compared with what was said before. */
-static void find_hello(pl_peer *p)
-{
-    p->hello = p->hello_len = 0;
-    const char *text = p->text.data, *end = text + p->text.len;
-    const char *at = memchr(text, '{', p->text.len);
-    while (at && *at != '}') {
-        const char *key = memchr(at, '"', (size_t)(end - at)); /* the next member's */
-        if (!key) return;
-        const char *next = value_end(key, end);
-        if (!strncmp(key, "\"hello\"", 7)) {
-            p->hello = (size_t)(key - text);
-            p->hello_len = (size_t)(next - key);
-            return;
-        }
-        at = next;
-    }
-}
+typedef struct said { /* by a hello */
+    int wire;
+    uint64_t serial;
+} said;
 
 static bool parse(const pl_links *ls, uint64_t key, const char *data, size_t len,
-                  int *wire)
+                  said *out)
 {
     pl_json *doc = len <= PL_MAX_HELLO ? pl_json_open(data, len) : NULL;
-    uint64_t said = 0;
+    uint64_t id = 0;
     size_t n = 0;
-    const pl_json *id = pl_json_find(doc, "id"), *version = pl_json_find(doc, "wire");
-    bool ok = pl_json_kind(id) == PL_JSON_STRING &&
-              pl_json_kind(version) == PL_JSON_INTEGER &&
-              pl_json_kind(pl_json_find(doc, "hello")) == PL_JSON_OBJECT &&
-              pl_json_kind(pl_json_find(doc, "engines")) == PL_JSON_ARRAY;
+    const pl_json *name = pl_json_find(doc, "id"), *wire = pl_json_find(doc, "wire"),
+                  *serial = pl_json_find(doc, "serial");
+    bool ok = pl_json_kind(name) == PL_JSON_STRING &&
+              pl_json_kind(wire) == PL_JSON_INTEGER &&
+              pl_json_kind(serial) == PL_JSON_INTEGER &&
+              pl_json_kind(pl_json_find(doc, "hello")) == PL_JSON_OBJECT;
     if (ok) {
-        const char *text = pl_json_string(id, &n);
-        int64_t v = pl_json_integer(version);
-        ok = pl_link_id_key(text, n, &said) && said == key && v >= 0 && v < 1 << 20;
-        *wire = ok ? (int)v : 0;
+        const char *text = pl_json_string(name, &n);
+        int64_t w = pl_json_integer(wire), s = pl_json_integer(serial);
+        ok = pl_link_id_key(text, n, &id) && id == key && w >= 0 && w < 1 << 20 && s > 0;
+        *out = (said){(int)w, (uint64_t)s};
     }
     pl_json_close(doc);
     return ok && key != ls->key;
@@ -258,14 +294,13 @@ static bool parse(const pl_links *ls, uint64_t key, const char *data, size_t len
 static pl_peer *add_peer(pl_links *ls, uint64_t key, int wire)
 {
     pl_peer *p = pl_alloc(sizeof *p);
-    p->next = ls->peers;
     p->key = key;
     p->wire = wire;
     p->id = ++ls->last_peer;
     /* A newer process speaks our version too; an older one than that does not. */
     p->refused = wire < PL_WIRE - 1 || wire > PL_WIRE + 1;
-    ls->peers = p;
-    ls->n_peers++;
+    pl_map_put(&ls->peers, key, p);
+    pl_map_put(&ls->peers_by_id, (uint64_t)p->id, p);
     if (p->refused)
         pl_log(
             PL_LOG_ERROR,
@@ -274,62 +309,126 @@ static pl_peer *add_peer(pl_links *ls, uint64_t key, int wire)
     return p;
 }
 
-/* With the lock held: whether its hello differs from what it said before. */
-static bool renew(pl_peer *p, const char *data, size_t len)
+/* With the lock held: the peer if it is to be told of, which waits until it has said what
+ * it counts too. */
+static const pl_peer *take_hello(pl_links *ls, uint64_t key, const char *data, size_t len,
+                                 const said *what)
 {
-    pl_buf old = p->text;
-    size_t at = p->hello, n = p->hello_len;
-    p->text = (pl_buf){0};
+    pl_peer *p = find(ls, key);
+    if (!p && ls->peers.n < PL_MAX_PEERS) p = add_peer(ls, key, what->wire);
+    if (!p) return NULL;
+    p->heard_ns = pl_now_ns();
+    if (what->serial <= p->serial) return NULL; /* it came late, or once more */
+    p->serial = what->serial;
+    p->text.len = 0;
     pl_buf_add(&p->text, data, len);
-    find_hello(p);
-    bool fresh = !old.len || n != p->hello_len ||
-                 memcmp(old.data + at, p->text.data + p->hello, n);
-    pl_buf_fini(&old);
-    return fresh;
+    return p->counted && !p->refused ? p : NULL;
+}
+
+/* Whether it is word for word what was heard before, as most are. */
+static bool is_known(pl_links *ls, uint64_t key, const char *data, size_t len)
+{
+    pl_lock(&ls->lock);
+    pl_peer *p = find(ls, key);
+    bool known = p && p->text.len == len && !memcmp(p->text.data, data, len);
+    if (known) p->heard_ns = pl_now_ns();
+    pl_unlock(&ls->lock);
+    return known;
+}
+
+static void tell(pl_links *ls, uint64_t key, int32_t id)
+{
+    pl_link *l = pl_map_find(&ls->by_key, key);
+    if (l) l->peer = id;
+    ls->hooks.peer(ls->hooks.ctx, id, 0);
 }
 
 void pl_presence_heard(pl_links *ls, uint64_t key, const char *data, size_t len)
 {
-    int wire;
+    said what;
     if (!len) {
         pl_presence_gone(ls, key, PL_LOST_LEFT);
         return;
     }
-    if (!parse(ls, key, data, len, &wire)) {
+    if (is_known(ls, key, data, len)) return;
+    if (!parse(ls, key, data, len, &what)) {
         pl_links_malformed(ls, "a hello", pl_error_text());
         return;
     }
     pl_lock(&ls->lock);
-    pl_peer *p = find(ls, key);
-    if (!p && ls->n_peers < PL_MAX_PEERS) p = add_peer(ls, key, wire);
-    bool fresh = p && renew(p, data, len) && !p->refused;
+    const pl_peer *p = take_hello(ls, key, data, len, &what);
     int32_t id = p ? p->id : 0;
-    if (p) p->heard_ns = pl_now_ns();
     pl_unlock(&ls->lock);
-    if (!fresh) return;
-    for (pl_link *l = ls->links; l; l = l->next)
-        if (l->key == key) l->peer = id;
-    ls->hooks.peer(ls->hooks.ctx, id, 0);
+    if (id) tell(ls, key, id);
+}
+
+/* With the lock held. */
+static void keep_counters(pl_peer *p, const pl_beat *b)
+{
+    int n = 0;
+    while (n < PL_BEAT_ENGINES && b->there >> n) n++;
+    if (n > p->n_engines)
+        p->engines = pl_realloc(p->engines, (size_t)n * sizeof *p->engines);
+    p->n_engines = n;
+    p->has = b->there;
+    if (n) memcpy(p->engines, b->engines, (size_t)n * sizeof *p->engines);
+}
+
+static void ask(pl_links *ls, uint64_t key, int64_t now)
+{
+    char id[PL_ID_LEN + 1];
+    if (now - ls->asked_ns < ASK_GAP) return;
+    ls->asked_ns = now;
+    snprintf(id, sizeof id, "%016llx", (unsigned long long)key);
+    pl_bus_send(ls->bus, ls->who, NULL, id, PL_ID_LEN);
+}
+
+void pl_presence_beat(pl_links *ls, uint64_t key, const char *data, size_t len)
+{
+    pl_beat *b = &ls->scratch;
+    int64_t now = pl_now_ns();
+    if (key == ls->key || pl_wire_get_beat(data, len, now, b) < 0) {
+        pl_links_malformed(ls, "a heartbeat", pl_error_text());
+        return;
+    }
+    pl_lock(&ls->lock);
+    pl_peer *p = find(ls, key);
+    bool wanted = p ? p->serial < b->serial : ls->peers.n < PL_MAX_PEERS;
+    int32_t id = p && !p->counted && !p->refused ? p->id : 0;
+    if (p) {
+        keep_counters(p, b);
+        p->counted = true;
+        p->heard_ns = now;
+    }
+    pl_unlock(&ls->lock);
+    if (wanted) ask(ls, key, now);
+    if (id) tell(ls, key, id);
 }
 
 /* ---- who is there no more ------------------------------------------------------------
  */
 
-/* Takes the first out that is, or that was not heard since; its number, 0: there is none.
- * A refused one was never there for those above: -1. */
+static pl_peer *find_silent(const pl_links *ls, int64_t since)
+{
+    uint32_t at = 0;
+    pl_peer *p;
+    while ((p = pl_map_next(&ls->peers, &at)) && p->heard_ns >= since) continue;
+    return p;
+}
+
+/* Takes one out, that one or (key 0) one that was not heard since. Its number; 0: there
+ * is none; -1: those above never heard of it. */
 static int32_t take_out(pl_links *ls, uint64_t key, int64_t since)
 {
-    int32_t id = 0;
     pl_lock(&ls->lock);
-    for (pl_peer **at = &ls->peers; *at; at = &(*at)->next) {
-        pl_peer *p = *at;
-        if ((key && p->key != key) || p->heard_ns >= since) continue;
-        id = p->refused ? -1 : p->id;
-        *at = p->next;
-        ls->n_peers--;
+    pl_peer *p = key ? find(ls, key) : find_silent(ls, since);
+    int32_t id = !p ? 0 : p->refused || !p->counted ? -1 : p->id;
+    if (p) {
+        pl_map_remove(&ls->peers, p->key);
+        pl_map_remove(&ls->peers_by_id, (uint64_t)p->id);
         pl_buf_fini(&p->text);
+        pl_free(p->engines);
         pl_free(p);
-        break;
     }
     pl_unlock(&ls->lock);
     return id;
@@ -346,11 +445,22 @@ void pl_presence_gone(pl_links *ls, uint64_t key, int why)
     forget(ls, key, INT64_MAX, why);
 }
 
+void pl_presence_forgive(pl_links *ls, int64_t now)
+{
+    uint32_t at = 0;
+    pl_lock(&ls->lock);
+    for (pl_peer *p; (p = pl_map_next(&ls->peers, &at));) p->heard_ns = now;
+    pl_unlock(&ls->lock);
+}
+
 void pl_presence_tick(pl_links *ls, int64_t now)
 {
     if (!ls->there) return;
-    if (now - ls->beat_ns >= BEAT || (ls->beat_due && now - ls->beat_ns >= BEAT_GAP))
-        beat(ls, now);
+    int64_t since = now - ls->hello_ns;
+    if (since >= HELLO || (ls->hello_due && since >= HELLO_GAP))
+        say_hello(ls, now);
+    else if (now - ls->beat_ns >= BEAT)
+        say_beat(ls, now);
     int64_t lease = PL_MAX(ls->o.lost_after_ms * PL_MS, MIN_LEASE);
     if (now - ls->there_ns < PL_BUS_GRACE) return;
     forget(ls, 0, now - lease, PL_LOST_SILENT);
@@ -368,14 +478,16 @@ void pl_presence_open(pl_links *ls)
 void pl_presence_stop(pl_links *ls)
 {
     pl_lock(&ls->lock);
-    bool said = ls->hello != NULL;
+    bool here = ls->hello != NULL;
     pl_unlock(&ls->lock);
-    if (said) publish(ls, &(pl_buf){0});
+    if (here) publish(ls, ls->kv, &(pl_buf){0});
 }
 
 void pl_presence_close(pl_links *ls)
 {
     while (take_out(ls, 0, INT64_MAX)) continue;
+    pl_map_fini(&ls->peers);
+    pl_map_fini(&ls->peers_by_id);
     pl_free(ls->hello);
     pl_mutex_fini(&ls->lock);
 }

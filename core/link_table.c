@@ -4,13 +4,12 @@
  * going.
  *
  * Owns     the bus, the table of links, the timer.
- * Ignores  what a frame says (link.c), what a hello says (link_presence.c).
+ * Ignores  what a frame says (link.c), which way it came (link_bus.c), what a hello says
+ *          (link_presence.c).
  * Thread   io; open and close: lua
- *
- * Subjects: pl.NS.p.TO.FROM frames; $KV.perilune_NS.ID hellos; pl.NS.who asks for them;
- * PL_SPACES, the one that namespaces share, says that there is one.
  */
 #include "link_own.h"
+#include "link_presence.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -49,9 +48,7 @@ void pl_links_malformed(pl_links *ls, const char *what, const char *from)
 
 static pl_link *find(const pl_links *ls, uint64_t key)
 {
-    pl_link *l = ls->links;
-    while (l && l->key != key) l = l->next;
-    return l;
+    return pl_map_find(&ls->by_key, key);
 }
 
 uint64_t pl_links_epoch(pl_links *ls)
@@ -64,21 +61,19 @@ pl_link *pl_links_make(pl_links *ls, uint64_t key)
 {
     pl_link *l = find(ls, key);
     if (l) return l;
-    if (ls->n_links == PL_MAX_LINKS || key == ls->key) return NULL;
+    if (ls->by_key.n == PL_MAX_LINKS || key == ls->key) return NULL;
     l = pl_alloc(sizeof *l);
     int wire = PL_WIRE;
     *l = (pl_link){.all = ls, .next = ls->links, .key = key, .end = &l->first};
+    l->way = &pl_way_bus;
     l->generation = 1;
     l->mine = pl_links_epoch(ls);
     l->peer = pl_presence_find(ls, key, &wire);
     l->wire = wire;
     l->watched_ns = pl_now_ns();
-    int ns = (int)(strlen(ls->prefix) - PL_ID_LEN - 1); /* "pl.NS.p." */
-    snprintf(l->subject, sizeof l->subject, "%.*s%016llx.%s", ns, ls->prefix,
-             (unsigned long long)key, ls->id);
-    snprintf(l->reply, sizeof l->reply, "%s%016llx", ls->prefix, (unsigned long long)key);
+    pl_link_bus_address(l);
+    pl_map_put(&ls->by_key, key, l);
     ls->links = l;
-    ls->n_links++;
     return l;
 }
 
@@ -130,7 +125,7 @@ static void let_go(pl_links *ls, int64_t now)
             continue;
         }
         *at = l->next;
-        ls->n_links--;
+        pl_map_remove(&ls->by_key, l->key);
         pl_link_fini(l);
         pl_free(l);
     }
@@ -155,9 +150,7 @@ int64_t pl_links_grace_ns(const pl_links *ls)
 static void forgive(pl_links *ls, int64_t now)
 {
     for (pl_link *l = ls->links; l; l = l->next) l->heard_ns = now;
-    pl_lock(&ls->lock);
-    for (pl_peer *p = ls->peers; p; p = p->next) p->heard_ns = now;
-    pl_unlock(&ls->lock);
+    pl_presence_forgive(ls, now);
 }
 
 static void on_tick(uv_timer_t *timer)
@@ -189,10 +182,10 @@ void pl_links_hurry(pl_links *ls)
     uv_timer_start(&ls->timer, on_tick, FAST_MS, FAST_MS);
 }
 
-/* ---- what the bus says ---------------------------------------------------------------
+/* ---- what comes ----------------------------------------------------------------------
  */
 
-static void on_frame(pl_links *ls, uint64_t from, const char *data, size_t len)
+void pl_links_frame(pl_links *ls, uint64_t from, const char *data, size_t len)
 {
     int version = pl_link_frame_version(data, len);
     if (version < PL_WIRE - 1 || version > PL_WIRE) {
@@ -203,51 +196,16 @@ static void on_frame(pl_links *ls, uint64_t from, const char *data, size_t len)
     if (l) pl_link_frame(l, data, len);
 }
 
-static void on_message(void *ctx, const char *subject, const void *data, size_t len)
+void pl_links_nobody(pl_links *ls, uint64_t key)
 {
-    pl_links *ls = ctx;
-    size_t kv = strlen(ls->kv), prefix = strlen(ls->prefix);
-    uint64_t key;
-    pl_metric_add(ls->metrics.received, 1);
-    if (!strncmp(subject, ls->prefix, prefix)) {
-        subject += prefix;
-        if (pl_link_id_key(subject, strlen(subject), &key)) {
-            on_frame(ls, key, data, len);
-            return;
-        }
-    } else if (!strncmp(subject, ls->kv, kv)) {
-        subject += kv;
-        if (pl_link_id_key(subject, strlen(subject), &key)) {
-            pl_presence_heard(ls, key, data, len);
-            return;
-        }
-    } else if (!strcmp(subject, ls->who)) {
-        pl_presence_asked(ls);
-        return;
-    } else if (!strcmp(subject, PL_SPACES)) {
-        pl_presence_space(ls, data, len);
-        return;
-    }
-    pl_links_malformed(ls, "a subject", subject);
-}
-
-static void on_nobody(void *ctx, const char *reply)
-{
-    pl_links *ls = ctx;
-    size_t prefix = strlen(ls->prefix);
-    uint64_t key;
-    if (strncmp(reply, ls->prefix, prefix) ||
-        !pl_link_id_key(reply + prefix, strlen(reply + prefix), &key))
-        return;
     if (pl_now_ns() - ls->there_ns < PL_BUS_GRACE) return;
     pl_link *l = find(ls, key);
     if (l && !l->over) pl_link_lose(l, PL_LOST_GONE);
     pl_presence_gone(ls, key, PL_LOST_GONE);
 }
 
-static void on_state(void *ctx, bool there)
+void pl_links_there(pl_links *ls, bool there)
 {
-    pl_links *ls = ctx;
     int64_t now = pl_now_ns();
     bool first = !ls->there_ns;
     ls->there = there;
@@ -299,22 +257,6 @@ static void start(void *arg)
     uv_timer_start(&ls->timer, on_tick, SLOW_MS, SLOW_MS);
 }
 
-static void name_subjects(pl_links *ls, const char *ns)
-{
-    snprintf(ls->prefix, sizeof ls->prefix, "pl.%s.p.%s.", ns, ls->id);
-    snprintf(ls->who, sizeof ls->who, "pl.%s.who", ns);
-    snprintf(ls->kv, sizeof ls->kv, "$KV.perilune_%s.", ns);
-    snprintf(ls->space, sizeof ls->space, "%s", ns);
-    snprintf(ls->bucket, sizeof ls->bucket, "KV_perilune_%s", ns);
-}
-
-static void hear(pl_links *ls, const char *stem, const char *rest)
-{
-    char subject[PL_LINK_SUBJECT + 2];
-    snprintf(subject, sizeof subject, "%s%s", stem, rest);
-    pl_bus_listen(ls->bus, subject);
-}
-
 pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char *id,
                         const pl_links_hooks *hooks)
 {
@@ -325,22 +267,13 @@ pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char
     strncpy(ls->id, id, PL_ID_LEN);
     bool ok = pl_link_id_key(id, strlen(id), &ls->key);
     if (!ok) pl_fail(PL_EINVAL, "the id '%.40s': wanted 16 hex digits", id);
-    if (ok) {
-        const pl_bus_hooks bus = {ls, on_message, on_nobody, on_state};
-        ls->bus = pl_bus_connect(loop, options, id, &bus);
-    }
-    if (!ls->bus) {
+    if (!ok || !pl_link_bus_open(ls, options)) {
         pl_free(ls);
         return NULL;
     }
-    name_subjects(ls, options->name_space);
     open_metrics(ls);
     pl_presence_open(ls);
     ls->away_ns = pl_now_ns();
-    hear(ls, ls->prefix, "*");
-    hear(ls, ls->kv, "*");
-    hear(ls, ls->who, "");
-    hear(ls, PL_SPACES, "");
     pl_loop_call(loop, start, ls);
     pl_bus_join(ls->bus);
     return ls;
@@ -364,6 +297,7 @@ void pl_links_close(pl_links *ls)
         pl_link_fini(l);
         pl_free(l);
     }
+    pl_map_fini(&ls->by_key);
     pl_presence_close(ls);
     pl_free(ls);
 }

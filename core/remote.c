@@ -122,36 +122,15 @@ static void on_lost(void *ctx, pl_link *l, int why)
     pl_side_put(s);
 }
 
-static void add_engine(const pl_engine *e, pl_buf *out)
-{
-    pl_engine_stats st;
-    pl_engine_stats_get(e, &st);
-    int64_t since = PL_MAX(st.busy_since_ns, st.last_step_ns);
-    int64_t busy = st.busy_since_ns ? PL_MAX(0, pl_now_ns() - since) / 1000000 : 0;
-    pl_buf_printf(out,
-                  "{\"running\":%d,\"waiting\":%d,\"blocks\":%d,\"blocks_used\":%d,"
-                  "\"blocks_cached\":%d,\"steps\":%lld,\"busy_ms\":%lld,"
-                  "\"prompt_tokens\":%lld,\"generation_tokens\":%lld,"
-                  "\"prefill_tokens\":%lld}",
-                  st.running, st.waiting, st.blocks, st.blocks_used, st.blocks_cached,
-                  (long long)st.steps, (long long)busy, (long long)st.prompt_tokens,
-                  (long long)st.generation_tokens, (long long)st.prefill_tokens);
-}
-
 static void on_stats(void *ctx, pl_buf *out)
 {
-    pl_remote *r = ctx;
-    int n = MAX_SERVED;
-    while (n && !r->served[n - 1]) n--;
-    pl_buf_add_str(out, "[");
-    for (int i = 0; i < n; i++) {
-        if (i) pl_buf_add_str(out, ",");
-        if (r->served[i])
-            add_engine(r->served[i], out);
-        else
-            pl_buf_add_str(out, "null");
+    const pl_remote *r = ctx;
+    for (int i = 0; i < MAX_SERVED; i++) {
+        pl_engine_stats st;
+        if (!r->served[i]) continue;
+        pl_engine_stats_get(r->served[i], &st);
+        pl_wire_put_engine(out, (uint32_t)i, &st, pl_now_ns());
     }
-    pl_buf_add_str(out, "]");
 }
 
 /* ---- news for Lua ------------------------------------------------------------------ */
@@ -230,6 +209,12 @@ pl_status pl_remote_peer(pl_remote *r, int32_t peer, pl_buf *out)
 {
     if (!r->links) return pl_fail(PL_ENOTFOUND, "no process %d: there is no bus", peer);
     return pl_links_peer(r->links, peer, out);
+}
+
+pl_status pl_remote_stats(pl_remote *r, int32_t peer, int index, pl_engine_stats *out)
+{
+    if (!r->links) return pl_fail(PL_ENOTFOUND, "no process %d: there is no bus", peer);
+    return pl_links_stats(r->links, peer, index, out);
 }
 
 typedef struct serving {

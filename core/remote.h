@@ -32,6 +32,7 @@ const char *pl_remote_id(const pl_remote *r);
 void pl_remote_hello(pl_remote *r, const char *json,
                      size_t len); /* NULL: takes it back */
 pl_status pl_remote_peer(pl_remote *r, int32_t peer, pl_buf *out);
+pl_status pl_remote_stats(pl_remote *r, int32_t peer, int index, pl_engine_stats *out);
 void pl_remote_serve(pl_remote *r, int index, pl_engine *e);
 int32_t pl_remote_call(pl_remote *r, int32_t peer, const char *text, size_t len,
                        int timeout_ms);

@@ -12,9 +12,10 @@
 
 #include "link.h"
 #include "remote.h"
+#include "wire.h"
 
 enum {
-    MAX_SERVED = 64,
+    MAX_SERVED = PL_BEAT_ENGINES,
     MAX_GUESTS = 65536, /* a peer's sequences */
     MAX_CALLS = 1024,   /* to others; and a peer's to us */
     PL_SERVICES = 8

@@ -8,8 +8,6 @@
  */
 #include "remote_own.h"
 
-#include "wire.h"
-
 #include <string.h>
 
 enum {

@@ -290,6 +290,11 @@ pl_status pl_peer_hello(pl_runtime *rt, int32_t peer, pl_buf *out)
     return pl_remote_peer(rt->remote, peer, out);
 }
 
+pl_status pl_peer_stats(pl_runtime *rt, int32_t peer, int index, pl_engine_stats *out)
+{
+    return pl_remote_stats(rt->remote, peer, index, out);
+}
+
 int32_t pl_call_send(pl_runtime *rt, int32_t peer, const char *text, size_t len,
                      int timeout_ms)
 {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "wire.h"
-
 #include "params.h"
+#include "wire_own.h"
 
 #include <string.h>
 
@@ -31,22 +30,9 @@ enum {
 
 /* ---- writing ----------------------------------------------------------------------- */
 
-static void put_u32(pl_buf *b, uint32_t v)
-{
-    uint8_t bytes[4] = {(uint8_t)v, (uint8_t)(v >> 8), (uint8_t)(v >> 16),
-                        (uint8_t)(v >> 24)};
-    pl_buf_add(b, bytes, sizeof bytes);
-}
-
 static void put_i32(pl_buf *b, int32_t v)
 {
     put_u32(b, (uint32_t)v);
-}
-
-static void put_u64(pl_buf *b, uint64_t v)
-{
-    put_u32(b, (uint32_t)v);
-    put_u32(b, (uint32_t)(v >> 32));
 }
 
 static void put_f32(pl_buf *b, float v)
@@ -149,30 +135,9 @@ void pl_wire_put_token(pl_buf *b, const pl_token *t, int32_t seq, int64_t waited
 
 /* ---- reading ----------------------------------------------------------------------- */
 
-typedef struct part {
-    const char *at;
-    size_t len;
-} part;
-
-/* The next four bytes, which must be there. */
-static uint32_t get_u32(part *p)
-{
-    const uint8_t *b = (const uint8_t *)p->at;
-    p->at += 4;
-    p->len -= 4;
-    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 |
-           (uint32_t)b[3] << 24;
-}
-
 static int32_t get_i32(part *p)
 {
     return (int32_t)get_u32(p);
-}
-
-static uint64_t get_u64(part *p)
-{
-    uint64_t low = get_u32(p);
-    return low | (uint64_t)get_u32(p) << 32;
 }
 
 static float get_f32(part *p)

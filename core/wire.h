@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wire.h - sequences and tokens as bytes between processes.
+ * wire.h - sequences, tokens and heartbeats as bytes between processes.
  *
  * Owns     the encoding: little-endian. A sequence is parts, each with its tag and
  *          length. An absent part means the default. A reader skips a part it does not
@@ -31,6 +31,22 @@ void pl_wire_put_token(pl_buf *out, const pl_token *t, int32_t seq, int64_t wait
  * the next call. PL_EFORMAT. */
 pl_status pl_wire_get_token(const char **at, const char *end, pl_token *t,
                             int64_t *waited_ns, pl_buf *tops);
+
+enum {
+    PL_BEAT_ENGINES = 64 /* of a process, at most */
+};
+typedef struct pl_beat {                      /* what a process counts */
+    uint64_t serial;                          /* of the hello it goes with */
+    int64_t now_ns;                           /* when it came */
+    uint64_t there;                           /* a bit for each engine that it has */
+    pl_engine_stats engines[PL_BEAT_ENGINES]; /* moments: by the reader's clock */
+} pl_beat;
+/* The head of a heartbeat, then each engine. */
+void pl_wire_put_beat(pl_buf *out, uint64_t serial);
+void pl_wire_put_engine(pl_buf *out, uint32_t index, const pl_engine_stats *st,
+                        int64_t now_ns);
+pl_status pl_wire_get_beat(const void *data, size_t len, int64_t now_ns,
+                           pl_beat *out); /* PL_EFORMAT */
 
 #pragma GCC visibility pop
 

@@ -49,6 +49,8 @@ void pl_bus_leave(pl_runtime *rt);         /* withdraws the hello */
 void pl_bus_serve(pl_runtime *rt, int index, pl_engine *e);
 /* What a peer says about itself: {"id":"...","hello":{...},"engines":[{"running":0,...}]}. PL_ENOTFOUND. */
 pl_status pl_peer_hello(pl_runtime *rt, int32_t peer, pl_buf *out);
+/* What its engine of that index counted when it last said so, each half second. PL_ENOTFOUND. */
+pl_status pl_peer_stats(pl_runtime *rt, int32_t peer, int index, pl_engine_stats *out);
 typedef struct pl_call pl_call;            /* a request to another process, or its reply */
 /* Calls a peer; a REPLY event follows within that time. Returns the call's id or a status.
  * PL_ELIMIT: the text (or the reply's) exceeds 32 MiB, or 1024 calls are under way. */

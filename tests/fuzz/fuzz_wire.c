@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_wire.c - what another process may say: a sequence (first byte 0) or tokens.
+ * fuzz_wire.c - what another process may say: a sequence (first byte 0), a heartbeat (2), or
+ * tokens.
  *
  * Checked besides memory: what was understood, written again, is read as the same.
  */
@@ -79,11 +80,41 @@ static void read_tokens(const uint8_t *data, size_t size)
     pl_buf_fini(&tops);
 }
 
+static void put_beat(pl_buf *out, const pl_beat *b)
+{
+    pl_wire_put_beat(out, b->serial);
+    for (uint32_t i = 0; i < PL_BEAT_ENGINES; i++)
+        if (b->there >> i & 1)
+            pl_wire_put_engine(out, i, &b->engines[i], b->now_ns);
+}
+
+static void read_beat(const uint8_t *data, size_t size)
+{
+    enum { NOW = 1000000000 };
+    pl_beat b, again;
+    pl_buf first = {0}, second = {0};
+    if (pl_wire_get_beat(data, size, NOW, &b) < 0) return;
+    for (int i = 0; i < PL_BEAT_ENGINES; i++) {
+        const pl_engine_stats *st = &b.engines[i];
+        MUST(st->running >= 0 && st->waiting >= 0 && st->blocks >= 0 && st->steps >= 0);
+        MUST(st->last_step_ns >= 0 && st->last_step_ns <= NOW);
+    }
+    put_beat(&first, &b);
+    MUST(pl_wire_get_beat(first.data, first.len, NOW, &again) == 0);
+    MUST(again.serial == b.serial && again.there == b.there);
+    put_beat(&second, &again);
+    MUST(is_same(&first, &second));
+    pl_buf_fini(&first);
+    pl_buf_fini(&second);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!size) return 0;
-    if (data[0])
+    if (data[0] == 2)
+        read_beat(data + 1, size - 1);
+    else if (data[0])
         read_tokens(data + 1, size - 1);
     else
         read_seq(data + 1, size - 1);

@@ -84,6 +84,7 @@ static void test_away(world *w, pl_hub *hub)
  */
 
 #define STRANGER "00000000000000aa"
+#define BEAT "pl.perilune.b."
 
 typedef struct stranger {
     pl_loop *loop;
@@ -140,14 +141,14 @@ static void say_spelt_otherwise(stranger *s)
 {
     const char *to = "$KV.perilune_perilune.00000000000000ac";
     pl_buf text = {0};
-    pl_buf_add_str(&text, "{\"id\":\"00000000000000ac\",\"wire\":99,\"engines\":[],");
+    pl_buf_add_str(&text, "{\"id\":\"00000000000000ac\",\"wire\":99,");
     size_t len = text.len;
-    pl_buf_add_str(&text, "\"hello\":{\"a\":\"");
+    pl_buf_add_str(&text, "\"serial\":1,\"hello\":{\"a\":\"");
     for (int i = 0; i < 30000; i++) pl_buf_add_str(&text, "x");
     pl_buf_add_str(&text, "\"}}");
     say(s, to, text.data, text.len);
     text.len = len;
-    pl_buf_add_str(&text, "\"\\u0068ello\":{}}");
+    pl_buf_add_str(&text, "\"serial\":2,\"\\u0068ello\":{}}");
     say(s, to, text.data, text.len);
     pl_buf_fini(&text);
 }
@@ -165,8 +166,11 @@ static void babble(void *arg)
         if (i % 4 == 0) memset(bytes + 16, 0, 24);
         say(s, s->to, bytes, (size_t)dice(s->seed, i + 10000, sizeof bytes));
         if (i % 10 == 0) say(s, s->kv, bytes, sizeof bytes);
+        if (i % 10 == 5) say(s, BEAT STRANGER, bytes, i % sizeof bytes);
     }
-    say(s, s->kv, "{\"id\":\"" STRANGER "\",\"wire\":1,\"hello\":[],\"engines\":[]}", 57);
+    const char *hello =
+        "{\"id\":\"" STRANGER "\",\"wire\":1,\"serial\":1,\"hello\":[]}";
+    say(s, s->kv, hello, strlen(hello));
     say_spelt_otherwise(s);
     say(s, "$KV.perilune_perilune.nobody", "{}", 2);
     say(s, "$KV.perilune_perilune.00000000000000ab", "{\"id\":\"00000000000000ac\"}", 25);
@@ -179,7 +183,7 @@ static void say_old(void *arg)
     memset(ping + 8, 0xff, 8); /* later than all that it babbled of */
     say(s, s->to, ping, sizeof ping);
     const char *hello =
-        "{\"id\":\"" STRANGER "\",\"wire\":99,\"hello\":{},\"engines\":[]}";
+        "{\"id\":\"" STRANGER "\",\"wire\":99,\"serial\":9,\"hello\":{}}";
     say(s, s->kv, hello, strlen(hello));
 }
 

@@ -150,7 +150,7 @@ static void on_state(void *ctx, bool there)
 static void on_stats(void *ctx, pl_buf *out)
 {
     (void)ctx;
-    pl_buf_add_str(out, "[]");
+    (void)out;
 }
 
 /* ---- a process -----------------------------------------------------------------------

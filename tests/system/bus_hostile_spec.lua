@@ -51,12 +51,27 @@ local HELLOS = { "", "{", "[]", "null", "{}", '{"hello":{}}', '{"id":"x","hello"
   '{"id":"' .. STRANGER .. '","hello":{"role":"worker"},"engines":[{"running":1e999}]}',
   '"' .. ("x"):rep(500000) .. '"' }
 
+-- And heartbeats: cut short, with another byte, of a stranger, of a process that is there.
+local beats = {
+  function(m, roll) return m.subject, "", m.bytes:sub(1, roll(0, #m.bytes - 1)) end,
+  function(m, roll)
+    local at = roll(9, #m.bytes)
+    return m.subject, "", m.bytes:sub(1, at - 1) .. garbage(roll, 1) .. m.bytes:sub(at + 1)
+  end,
+  function(m, roll)
+    return under_another_name(m.subject, STRANGER), "", garbage(roll, roll(0, 200))
+  end,
+  function(m) return under_another_name(m.subject, STRANGER), "", m.bytes end,
+}
+
 local function disturb(bare, heard, roll)
   for _, m in ipairs(heard) do
     if m.subject:find "^pl%.[%w_-]+%.p%." then
       bare:publish(twists[roll(1, #twists)](m, roll))
     elseif m.subject:find "^%$KV%." and roll(1, 4) == 1 then
       bare:publish(under_another_name(m.subject, STRANGER), "", HELLOS[roll(1, #HELLOS)])
+    elseif m.subject:find "%.b%.%x+$" then
+      bare:publish(beats[roll(1, #beats)](m, roll))
     elseif m.subject:find "%.who$" then
       bare:publish(m.subject, "not.yours", garbage(roll, 50))
     end

@@ -11,6 +11,16 @@ pl_status pl_wire_get_seq(const void *data, size_t len, pl_seq **out);
 void pl_wire_put_token(pl_buf *out, const pl_token *t, int32_t seq, int64_t waited_ns);
 pl_status pl_wire_get_token(const char **at, const char *end, pl_token *t,
                             int64_t *waited_ns, pl_buf *tops);
+typedef struct pl_beat {
+    uint64_t serial;
+    int64_t now_ns;
+    uint64_t there;
+    pl_engine_stats engines[64];
+} pl_beat;
+void pl_wire_put_beat(pl_buf *out, uint64_t serial);
+void pl_wire_put_engine(pl_buf *out, uint32_t index, const pl_engine_stats *st,
+                        int64_t now_ns);
+pl_status pl_wire_get_beat(const void *data, size_t len, int64_t now_ns, pl_beat *out);
 ]]
 
 local function bytes(hex)
@@ -183,6 +193,89 @@ describe("a token on the wire", function()
 
   it("is refused if it is shorter", function()
     assert.equal(C.PL_EFORMAT, (take(bytes(TOKEN):sub(1, -2))))
+  end)
+end)
+
+-- What the first release writes: engines 0 and 3.
+local BEAT = [[
+  0700000000000000
+  01000000e800000000000000 0100000002000000000000000200000003000000000000000300000004000000
+  00000000040000000500000000000000050000000600000000000000060000000700000000000000070000000800
+  000000000000080000000900000000000000090000000a000000000000000a0000000b000000000000000b000000
+  0c000000000000000c0000000d000000000000000d0000000e000000000000000e0000000f000000000000000f00
+  000010000000000000001000000011000000000000001100000012000000000000001200000064000000000000
+  0013000000c800000000000000
+  010000001000000003000000 040000000100000000000000]]
+local COUNTERS = { "running", "waiting", "waiting_remote", "blocks", "blocks_used",
+  "blocks_cached", "steps", "preemptions", "prompt_tokens", "generation_tokens",
+  "cached_tokens", "prefix_queries", "prefix_hits", "chunked", "finished", "aborted",
+  "prefill_tokens" }
+
+describe("a heartbeat on the wire", function()
+  local NOW = 1000000
+  local beat = ffi.new "pl_beat"
+
+  local function take(data) return C.pl_wire_get_beat(data, #data, NOW, beat) end
+
+  local function is_whole()
+    assert.equal("7ULL 9ULL", tostring(beat.serial) .. " " .. tostring(beat.there))
+    local st = beat.engines[0]
+    for i, name in ipairs(COUNTERS) do assert.equal(i + 1, tonumber(st[name])) end
+    assert.equal(NOW - 100, tonumber(st.last_step_ns))
+    assert.equal(NOW - 200, tonumber(st.busy_since_ns))
+    assert.equal(1, beat.engines[3].blocks)
+    assert.equal(0, beat.engines[3].running)
+  end
+
+  it("is understood for ever, and written so", function()
+    assert.equal(0, take(bytes(BEAT)))
+    is_whole()
+    local b = ffi.new "pl_buf"
+    C.pl_wire_put_beat(b, beat.serial)
+    C.pl_wire_put_engine(b, 0, beat.engines, NOW)
+    C.pl_wire_put_engine(b, 3, beat.engines + 3, NOW)
+    assert.equal(hex(bytes(BEAT)), hex(pl.take(b)))
+  end)
+
+  it("carries each field of pl_engine_stats", function()
+    local fields = ffi.string(C.pl_cdef()):match "typedef struct pl_engine_stats (%b{})"
+    local n = 0
+    for name in fields:gsub("/%*.-%*/", ""):gmatch "([%l_]+)[,;]" do
+      n = n + 1
+      local st, b = ffi.new "pl_engine_stats", ffi.new "pl_buf"
+      st[name] = 5
+      C.pl_wire_put_beat(b, 1)
+      C.pl_wire_put_engine(b, 0, st, NOW)
+      assert.equal(0, take(pl.take(b)), name)
+      assert.equal(5, tonumber(beat.engines[0][name]), name)
+    end
+    assert.equal(#COUNTERS + 2, n)
+  end)
+
+  it("may say more than is known here", function()
+    local data = bytes(BEAT) .. words(9, 5) .. "newer"
+    assert.equal(0, take(data))
+    is_whole()
+    assert.equal(0, take(words(7, 0, 1, 28, 3, 4, 1, 0, 99, -1, -1)))
+    assert.equal(1, beat.engines[3].blocks)
+  end)
+
+  it("is refused if it is malformed", function()
+    for why, data in pairs {
+      ["a heartbeat of 4 bytes"] = words(7),
+      ["ends in a part's head"] = words(7, 0, 1),
+      ["part 1 of a heartbeat has 4 bytes, but 0 came"] = words(7, 0, 1, 4),
+      ["counters of an engine in 0 bytes"] = words(7, 0, 1, 0),
+      ["counters of an engine in 8 bytes"] = words(7, 0, 1, 8, 0, 0),
+      ["engine 64: wanted 0 to 63"] = words(7, 0, 1, 4, 64),
+      ["counter 1 of an engine is out of range"] = words(7, 0, 1, 16, 0, 1, -1, 0),
+      ["counter 7 of an engine is out of range"] = words(7, 0, 1, 16, 0, 7, 0, -1),
+      ["counter 18 of an engine is out of range"] = words(7, 0, 1, 16, 0, 18, 0, -1),
+    } do
+      assert.equal(C.PL_EFORMAT, take(data))
+      local said = ffi.string(C.pl_error_text())
+      assert.is_truthy(said:find(why, 1, true), said)
+    end
   end)
 end)
 

@@ -82,7 +82,7 @@ local function other(w)
     local out = {}
     for _, field in ipairs { "running", "waiting", "blocks", "blocks_used",
         "blocks_cached" } do
-      out[field] = tonumber(w.counts and w.counts[field]) or 0
+      out[field] = w.stats[field]
     end
     return out
   end }

@@ -194,6 +194,7 @@ local function add_peer(self, peer, hello)
   tell_numerics(entry, hello)
   for i = 0, hello.engines - 1 do
     table.insert(self.of_peer[peer], join(self, { entry = entry, peer = peer, index = i,
+      stats = ffi.new "pl_engine_stats",
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state }))
   end
@@ -343,22 +344,18 @@ end
 -- ---- what they count ------------------------------------------------------------------
 
 local function refresh_peer(self, peer, workers)
-  local said = hello_of(self, peer)
   for _, w in ipairs(workers) do
-    local e = said and type(said.engines) == "table" and said.engines[w.index + 1]
-    if type(e) == "table" then
-      w.counts = e
-      local n = (tonumber(e.running) or 0) + (tonumber(e.waiting) or 0)
-      w.others = math.max(0, n - w.n)
+    if C.pl_peer_stats(self.rt, peer, w.index, w.stats) >= 0 then
+      w.has_counted = true
+      w.others = math.max(0, w.stats.running + w.stats.waiting - w.n)
     end
   end
 end
 
 -- What its engine counts, of itself or by its last word; nil: it has said nothing.
 local function stats_of(w)
-  if not w.engine then return w.counts end
-  C.pl_engine_stats_get(w.engine, w.stats)
-  return w.stats
+  if w.engine then C.pl_engine_stats_get(w.engine, w.stats) end
+  return (w.engine or w.has_counted) and w.stats or nil
 end
 
 local function counts_of(w)
