@@ -7,9 +7,9 @@ local M = {}
 -- Inside core an include may go only to a lower line; a module's own header is its own.
 M.lines = {
   { "runtime" },
-  { "engine", "xfer", "route" },
-  { "remote" },
-  { "stream", "job", "link", "events" },
+  { "stream", "remote" },
+  { "course", "job", "link" },
+  { "engine" },
   { "model", "kv", "http", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
   { "step" },

@@ -40,8 +40,8 @@ void pl_bus_options_init(pl_bus_options *o);
  * Refuses options that can never connect (PL_EINVAL). pl_runtime_close leaves. */
 pl_status pl_bus_open(pl_runtime *rt, const pl_bus_options *options);
 const char *pl_bus_id(const pl_runtime *rt);   /* this process's id: 16 hex digits, new each time */
-/* What others are told about this process, at once and with every heartbeat: JSON, and its
- * engines' counters. A process without a hello is invisible. */
+/* What others are told about this process: JSON, at once and when they ask. Its engines'
+ * counters follow with every heartbeat. A process without a hello is invisible. */
 void pl_bus_hello(pl_runtime *rt, const char *json, size_t len);
 void pl_bus_leave(pl_runtime *rt);         /* withdraws the hello */
 /* Lets other processes run sequences on this engine, as that index (0 to 63); NULL: accepts

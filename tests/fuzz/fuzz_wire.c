@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fuzz_wire.c - what another process may say: a sequence (first byte 0), a heartbeat (2), or
- * tokens.
+ * fuzz_wire.c - what another process may say: a sequence (first byte 0), a heartbeat (2),
+ * or tokens.
  *
  * Checked besides memory: what was understood, written again, is read as the same.
  */
@@ -84,13 +84,14 @@ static void put_beat(pl_buf *out, const pl_beat *b)
 {
     pl_wire_put_beat(out, b->serial);
     for (uint32_t i = 0; i < PL_BEAT_ENGINES; i++)
-        if (b->there >> i & 1)
-            pl_wire_put_engine(out, i, &b->engines[i], b->now_ns);
+        if (b->there >> i & 1) pl_wire_put_engine(out, i, &b->engines[i], b->now_ns);
 }
 
 static void read_beat(const uint8_t *data, size_t size)
 {
-    enum { NOW = 1000000000 };
+    enum {
+        NOW = 1000000000
+    };
     pl_beat b, again;
     pl_buf first = {0}, second = {0};
     if (pl_wire_get_beat(data, size, NOW, &b) < 0) return;

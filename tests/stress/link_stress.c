@@ -168,8 +168,7 @@ static void babble(void *arg)
         if (i % 10 == 0) say(s, s->kv, bytes, sizeof bytes);
         if (i % 10 == 5) say(s, BEAT STRANGER, bytes, i % sizeof bytes);
     }
-    const char *hello =
-        "{\"id\":\"" STRANGER "\",\"wire\":1,\"serial\":1,\"hello\":[]}";
+    const char *hello = "{\"id\":\"" STRANGER "\",\"wire\":1,\"serial\":1,\"hello\":[]}";
     say(s, s->kv, hello, strlen(hello));
     say_spelt_otherwise(s);
     say(s, "$KV.perilune_perilune.nobody", "{}", 2);
@@ -182,8 +181,7 @@ static void say_old(void *arg)
     char ping[40] = {PL_WIRE - 1, 1};
     memset(ping + 8, 0xff, 8); /* later than all that it babbled of */
     say(s, s->to, ping, sizeof ping);
-    const char *hello =
-        "{\"id\":\"" STRANGER "\",\"wire\":99,\"serial\":9,\"hello\":{}}";
+    const char *hello = "{\"id\":\"" STRANGER "\",\"wire\":99,\"serial\":9,\"hello\":{}}";
     say(s, s->kv, hello, strlen(hello));
 }
 

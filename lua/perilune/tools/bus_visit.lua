@@ -22,8 +22,8 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
--- All say hello each half second, and at once to who comes (core/link_presence.c); on a
--- busy machine that may take longer. One that is asked for by name is waited for.
+-- All say hello at once to who comes (core/link_presence.c); on a busy machine that may
+-- take longer. One that is asked for by name is waited for.
 local CONNECT_SECONDS, LISTEN_SECONDS, NAME_SECONDS = 3, 0.5, 3
 local ABOUT_MS = 2000
 local NOT_THERE = "no process '%s' on the bus"
