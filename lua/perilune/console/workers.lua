@@ -82,7 +82,7 @@ local function other(w)
     local out = {}
     for _, field in ipairs { "running", "waiting", "blocks", "blocks_used",
         "blocks_cached" } do
-      out[field] = w.stats[field]
+      out[field] = w.counts and w.counts[field] or 0
     end
     return out
   end }

@@ -194,7 +194,6 @@ local function add_peer(self, peer, hello)
   tell_numerics(entry, hello)
   for i = 0, hello.engines - 1 do
     table.insert(self.of_peer[peer], join(self, { entry = entry, peer = peer, index = i,
-      stats = ffi.new "pl_engine_stats",
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state }))
   end
@@ -345,17 +344,18 @@ end
 
 local function refresh_peer(self, peer, workers)
   for _, w in ipairs(workers) do
-    if C.pl_peer_stats(self.rt, peer, w.index, w.stats) >= 0 then
-      w.has_counted = true
-      w.others = math.max(0, w.stats.running + w.stats.waiting - w.n)
+    local counts = w.counts or ffi.new "pl_engine_stats"
+    if C.pl_peer_stats(self.rt, peer, w.index, counts) >= 0 then
+      w.counts, w.others = counts, math.max(0, counts.running + counts.waiting - w.n)
     end
   end
 end
 
 -- What its engine counts, of itself or by its last word; nil: it has said nothing.
 local function stats_of(w)
-  if w.engine then C.pl_engine_stats_get(w.engine, w.stats) end
-  return (w.engine or w.has_counted) and w.stats or nil
+  if not w.engine then return w.counts end
+  C.pl_engine_stats_get(w.engine, w.stats)
+  return w.stats
 end
 
 local function counts_of(w)
