@@ -56,19 +56,25 @@ local function open(server, x, job, choice)
   return true
 end
 
+-- Closes the sequence of a choice that no worker has been given yet.
+function M.drop(choice)
+  if not choice.seq then return end
+  C.pl_seq_close(ffi.cast("pl_seq *", choice.seq.address))
+  choice.seq = nil
+end
+
 -- Hands a choice's sequence to a worker. true, or nil and the refusal; then the sequence
 -- is closed.
 function M.start(server, x, job, choice)
   local ok, refused = open(server, x, job, choice)
   if not ok then
-    C.pl_seq_close(ffi.cast("pl_seq *", choice.seq.address))
+    M.drop(choice)
     return nil, refused
   end
   server.live[choice.id] = choice.stream
   ok, refused = moves.place(server, job, choice)
   if ok then return true end
-  C.pl_seq_close(ffi.cast("pl_seq *", choice.seq.address))
-  choice.seq = nil
+  M.drop(choice)
   M.close(server, choice)
   return nil, refused
 end
@@ -184,6 +190,14 @@ function M.gather(server, job, _, choice)
     choice.prompt_logprobs = logprobs.prompt(job.answer, choice.prompt.n_tokens,
       tokens[0])
   end
+end
+
+-- Gives back what a choice holds when the process closes and no task goes on with it.
+function M.abandon(choice)
+  M.drop(choice)
+  if not choice.stream then return end
+  C.pl_stream_close(choice.stream)
+  choice.stream = nil
 end
 
 -- Waits until a choice that was cancelled has ended.

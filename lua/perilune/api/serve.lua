@@ -27,7 +27,7 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
-local seq_ptr, job_ptr = ffi.typeof "pl_seq *", ffi.typeof "pl_job *"
+local job_ptr = ffi.typeof "pl_job *"
 local len_out = ffi.new "size_t[1]"
 
 -- Bodies from this size on are prepared in the pool: below it, it takes some 100 us.
@@ -80,10 +80,8 @@ end
 
 -- ---- a request ---------------------------------------------------------------------
 
-local function close_from(choices, first)
-  for i = first, #choices do
-    C.pl_seq_close(ffi.cast(seq_ptr, choices[i].seq.address))
-  end
+local function drop_from(choices, first)
+  for i = first, #choices do choice_of.drop(choices[i]) end
 end
 
 -- Every choice under way, or none: those started before a refusal are cancelled.
@@ -92,7 +90,7 @@ local function start_all(server, x, job, choices)
     if i % 64 == 0 then flow.sleep(0) end   -- the others first, now and then
     local ok, refused = choice_of.start(server, x, job, choice)
     if not ok then
-      close_from(choices, i + 1)
+      drop_from(choices, i + 1)
       for k = 1, i - 1 do C.pl_stream_cancel(choices[k].stream) end
       for k = 1, i - 1 do
         choice_of.settle(choices[k])
@@ -264,7 +262,7 @@ end
 local function answer_job(server, x, job)
   local no = refusal(server, job)
   if no then
-    close_from(job.choices, 1)
+    drop_from(job.choices, 1)
     return turn_away(server, x, job, no)
   end
   local ok, refused = start_all(server, x, job, job.choices)
@@ -291,10 +289,12 @@ local function close_job(server, job, result)
   job:tell_done(server, result)
 end
 
--- Ends requests that nobody will go on with: the process closes.
+-- Ends requests that nobody will go on with: the process closes, and the tasks that would
+-- have given back what they hold have been dropped.
 function M.abandon(server)
   for _, job in pairs(server.jobs) do
     close_job(server, job, job:outcome("abort", "the process ended"))
+    for _, choice in ipairs(job.choices) do choice_of.abandon(choice) end
   end
 end
 

@@ -39,6 +39,15 @@ local function outcome(stream)
   return "failed a health check"
 end
 
+-- The process may end in the middle of a trial: then its stream is collected.
+local function open_stream(o)
+  return ffi.gc(C.pl_stream_open(o.rt, o.text, C.PL_STREAM_WHOLE, nil), C.pl_stream_close)
+end
+
+local function close_stream(stream)
+  C.pl_stream_close(ffi.gc(stream, nil))
+end
+
 local function tell(o, why)
   if why then log.error("engine %d %s", o.index, why) end
   o.health:tried(o.index, why)
@@ -55,19 +64,19 @@ local function watch(o, stream)
   flow.await(id, "done")
   over = true
   tell(o, outcome(stream))
-  C.pl_stream_close(stream)
+  close_stream(stream)
   flow.forget(id, "done")
 end
 
 -- One trial, to its end. `o`: rt, text, engine, index, health; token, what is asked.
 function M.try(o)
   local seq = trial_sequence(o.token or 0)
-  local stream = C.pl_stream_open(o.rt, o.text, C.PL_STREAM_WHOLE, nil)
+  local stream = open_stream(o)
   local status = seq == nil and C.PL_EINVAL
     or C.pl_stream_start(stream, o.engine, seq)
   if status < 0 then
     local _, why = pl.refusal(status)
-    C.pl_stream_close(stream)
+    close_stream(stream)
     if seq ~= nil then C.pl_seq_close(seq) end
     return tell(o, "refused a health check: " .. why)
   end
