@@ -384,7 +384,7 @@ static bool has_f16c(void)
 }
 #endif
 
-/* The best that this CPU has, or the one asked for if it has it. */
+/* The best that this CPU and this build have, or the one asked for if they have it. */
 static const pl_cpu_kernels *choose(const char *name)
 {
     const pl_cpu_kernels *have[5] = {&pl_cpu_scalar};
@@ -392,13 +392,14 @@ static const pl_cpu_kernels *choose(const char *name)
 #if defined(__x86_64__)
     bool avx2 =
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-    if (avx2) have[n++] = &pl_cpu_avx2;
-    if (avx2 && __builtin_cpu_supports("avx512vnni") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-        have[n++] = &pl_cpu_avx512;
-        if (__builtin_cpu_supports("avx512bf16")) have[n++] = &pl_cpu_avx512bf16;
-    }
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512vnni") &&
+                  __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+    if (avx2 && &pl_cpu_avx2) have[n++] = &pl_cpu_avx2;
+    if (avx512 && &pl_cpu_avx512) have[n++] = &pl_cpu_avx512;
+    if (avx512 && &pl_cpu_avx512bf16 && __builtin_cpu_supports("avx512bf16"))
+        have[n++] = &pl_cpu_avx512bf16;
 #endif
     if (!name || !*name || !strcmp(name, "auto")) return have[n - 1];
     for (int i = 0; i < n; i++) {

@@ -98,8 +98,9 @@ typedef struct pl_cpu_kernels {
 } pl_cpu_kernels;
 
 extern const pl_cpu_kernels pl_cpu_scalar;
-#if defined(__x86_64__)
-extern const pl_cpu_kernels pl_cpu_avx2, pl_cpu_avx512, pl_cpu_avx512bf16;
-#endif
+/* A build may leave these out (PERILUNE_KERNELS): then they are at NULL. */
+extern const pl_cpu_kernels pl_cpu_avx2 __attribute__((weak));
+extern const pl_cpu_kernels pl_cpu_avx512 __attribute__((weak));
+extern const pl_cpu_kernels pl_cpu_avx512bf16 __attribute__((weak));
 
 #endif

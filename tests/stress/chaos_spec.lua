@@ -18,7 +18,7 @@ end
 describe("chaos", function()
   it("changes no answer and leaves nothing behind", function()
     local run = chaos.run { seconds = SECONDS, seed = SEED, moves = MOVES }
-    print(("chaos: seed %d, %d s: %d answers, %d cancelled\n  disturbed: %s\n  moved: %s")
+    print(("note: seed %d, %d s: %d answers, %d cancelled\nnote: disturbed: %s\nnote: moved: %s")
       :format(SEED, run.seconds or 0, run.load.done, run.load.cancelled,
         counted(run.acts), counted(run.moves)))
     assert.same({}, run.load.failures)
