@@ -213,6 +213,35 @@ describe("the workers that a frontend sees", function()
     assert.equal("draining", c.workers[1].state)
   end)
 
+  it("leaves one that was lost alone for a while, though it is there", function()
+    local entry, time = { workers = {} }, 1000
+    local a = c:add_local { name = "a", entry = entry, numerics = "n" }
+    local b = c:add_local { name = "b", entry = entry, numerics = "n" }
+    local function chosen(avoid)
+      local list = {}
+      for i = 1, 4 do
+        local w = c:choose(entry, avoid, {}, "n")
+        list[i] = w and w.name or "none"
+      end
+      return table.concat(list, " ")
+    end
+    local during, after
+    flow.spawn(function()
+      cluster.suspect(a)
+      during = { chosen(), chosen(b), cluster.has(entry, b, {}) }
+      flow.sleep(2.1)
+      after = { chosen(), chosen(b), cluster.has(entry, b, {}) }
+      flow.stop()
+    end).on_error = flow.stop
+    flow.run(nil, function(_, _, _, ms)     -- nothing comes from C; time is stepped
+      time = time + ms / 1000
+      return 0
+    end, function() return time end)
+    assert.same({ "b b b b", "none none none none", false }, during)
+    assert.same({ "b a b a", "a a a a", true }, after)
+    assert.is_nil(a.suspected or b.suspected)
+  end)
+
   it("takes no nonsense", function()
     local peers = {}
     for i, changes in ipairs { { engines = 0 }, { engines = 1.5 }, { engines = "2" },

@@ -470,6 +470,23 @@ describe("engine", function()
       is_empty()
     end)
 
+    it("and takes none back while others run, who will give back theirs", function()
+      open { n_blocks = 12 }
+      assert(e:submit(null.text(3, 5), { max_tokens = 6 }))
+      local ids = {}
+      for i = 1, 2 do
+        ids[i] = assert(e:submit(null.text(i, 85), { max_tokens = 9 }, remote(80)))
+      end
+      e:step()
+      for i = 1, 2 do C.pl_engine_arrived(e.handle, ids[i], 1) end
+      e:step(2)
+      assert.same({ 1, 2 }, { e:stats().running, e:stats().waiting })
+      assert.same({ 5, 5 }, { #e:blocks(ids[1]), #e:blocks(ids[2]) })
+      e:run(100)
+      for i = 1, 2 do assert.same({ 80, 9 }, { e.first[ids[i]], #e.tokens[ids[i]] }) end
+      is_empty()
+    end)
+
     it("but not with prompt_logprobs, which must be computed", function()
       open()
       local a = assert(e:submit(null.text(1, 40), { prompt_logprobs = 0 }, remote(32)))

@@ -372,6 +372,25 @@ describe("a stream over a bus", function()
     workers[3] = nil
   end)
 
+  -- A process that is broken: its second sequence has the number of its first.
+  it("is refused with a number that its process uses already", function()
+    local broken = f:process()
+    local peer = broken:peer(workers[1])
+    local st, again = long(broken), broken:stream(KINDS[1][2], KINDS[1][3])
+    local number = ffi.cast("int32_t *", again.seq)
+    assert.equal(C.pl_seq_id(again.seq), number[0])
+    number[0] = C.pl_seq_id(st.seq)
+    assert.equal(0, st:send(peer))
+    assert.equal("piece", (st:next()))
+    assert.equal(0, again:send(peer))
+    local why, status, text = again:lost()
+    assert.same({ C.PL_LOST_REFUSED, C.PL_EINVAL }, { why, status })
+    assert.is_truthy(text:find("a sequence with number %d+, which is in use"))
+    assert.equal(1, workers[1].engines[1]:statistics().running)   -- the first goes on
+    for _, each in ipairs { st, again } do C.pl_stream_close(each.handle) end
+    broken:close()
+  end)
+
   it("takes no more than the bus can bring", function()
     local st = front:stream(prompt(1, 900), { prompt_logprobs = 4000, max_tokens = 1 })
     assert.equal(0, st:send(peers[1]))

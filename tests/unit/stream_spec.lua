@@ -214,6 +214,44 @@ describe("stream", function()
     assert.equal("a", all)
   end)
 
+  it("finds one that begins inside another, which min_tokens had it ignore", function()
+    local all, r = whole({ "aba", "ba", "x" }, { stop = { "aba" }, min_tokens = 1 })
+    assert.equal("ab", all)
+    assert.same({ 2, 0 }, { r.n_tokens, r.stop_string })
+  end)
+
+  -- So many stop strings that the engine is far ahead of the io thread: when Lua writes
+  -- and lets the pieces go, tokens are in line already.
+  it("writes pieces after what Lua wrote before it let them go", function()
+    local t = server.open()
+    local f = engine.open(t.rt)
+    local c = t:connect(GET)
+    local x = t:request()
+    C.pl_exchange_begin(x, 200, "text/event-stream", nil, 0)
+    local pieces = {}
+    for i = 1, engine.VOCAB do pieces[i] = ("a"):rep(64) end
+    local st = C.pl_stream_open(t.rt, new_text(pieces), C.PL_STREAM_SSE, x)
+    for i = 1, 256 do
+      local stop = ("a"):rep(i) .. "b"
+      assert.equal(0, C.pl_stream_stop(st, stop, #stop))
+    end
+    C.pl_stream_flags(st, 1, 0, 1, 0)
+    assert.equal(0, C.pl_stream_start(st, f.handle, engine.seq { max_tokens = 2000 }))
+    local result = ffi.new "pl_stream_end"
+    repeat C.pl_stream_result(st, result) until result.n_tokens > 10
+    C.pl_exchange_write(x, "first;", 6)
+    C.pl_stream_frame(st, BEFORE, #BEFORE, AFTER, #AFTER)
+    assert.equal(C.PL_EV_DONE, (t:event(60000)))
+    C.pl_stream_close(st)
+    C.pl_exchange_end(x)
+    C.pl_exchange_release(x)
+    local _, body = c:answer()
+    assert.equal("first;" .. BEFORE, body:sub(1, 6 + #BEFORE))
+    c:close()
+    f:close()
+    t:close()
+  end)
+
   it("leaves a token that ends the sequence out of the text", function()
     local function prepare(seq)
       C.pl_seq_stop_ids(seq, ffi.new("int32_t[1]", engine.id(3)), 1)
