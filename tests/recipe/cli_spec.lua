@@ -132,6 +132,10 @@ return { worker = { seed = opt.how_wide } }]])
 
   it("serves what is not a file by its name, and says how to get it", function()
     for _, words in ipairs { "serve Org/Other --log-format text --port 0",
+                             "serve --log-format text --port 0 Org/Other",
+                             "serve --enable-prefix-caching Org/Other --log-format=text --port 0",
+                             "serve --log-format=text Org/Other --port 0",
+                             "serve --enable-prefix-caching no Org/Other --port 0 --log-format text",
                              "serve --log-format text --port 0 --model Org/Other" } do
       local code, _, err = run(words, "HF_HUB_CACHE=/nonexistent")
       assert.equal(1, code)

@@ -11,6 +11,7 @@ local flags = require "perilune.recipe.command_line"
 local json = require "cjson.safe"
 local nearest = require "perilune.recipe.nearest"
 local schema = require "perilune.recipe.schema"
+local values = require "perilune.recipe.option_value"
 
 local M = {}
 
@@ -43,6 +44,15 @@ local function analyse(flag)
   local name = table.remove(parts, 1):gsub("-", "_")
   local row, negated = find(name, section and schema.section_of(section))
   return { section = section, name = name, row = row, negated = negated, rest = parts }
+end
+
+-- How many words may follow a flag as its value: `word`, as it was typed, before `after`.
+function M.takes(word, after)
+  local name, value = word:match "^([^=]*)(=?)"
+  if value == "=" then return 0 end
+  local row = analyse({ word = name }).row
+  if not row or row.kind == "strings" then return math.huge end
+  return row.kind == "boolean" and values.parse(row, after or "") == nil and 0 or 1
 end
 
 local function set_inside(settings, path, keys, text, origin)

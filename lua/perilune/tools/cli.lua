@@ -8,6 +8,7 @@ local flags = require "perilune.recipe.command_line"
 local help = require "perilune.console.manual"
 local model = require "perilune.model.load"
 local nearest = require "perilune.recipe.nearest"
+local option_flags = require "perilune.recipe.option_flags"
 local recipe = require "perilune.recipe.resolve"
 local values = require "perilune.recipe.option_value"
 
@@ -111,6 +112,21 @@ function words.run(...)
   return start(name, given, named)
 end
 
+-- Takes the model out of the words of `perilune serve`: the first that is neither a flag
+-- nor a flag's value.
+local function take_model(given)
+  local room = 0
+  for i, word in ipairs(given) do
+    if word:match "^%-" then
+      room = option_flags.takes(word, given[i + 1])
+    elseif room == 0 then
+      return table.remove(given, i)
+    else
+      room = room - 1
+    end
+  end
+end
+
 -- perilune serve MODEL: the recipe of that name, given the model as its flag.
 function words.serve(...)
   local given = { ... }
@@ -118,10 +134,8 @@ function words.serve(...)
     print(help.serve .. help.common())
     return 0
   end
-  if given[1] and not given[1]:match "^%-" then
-    local name = table.remove(given, 1)
-    given[#given + 1] = "--model=" .. name
-  end
+  local name = take_model(given)
+  if name then given[#given + 1] = "--model=" .. name end
   return start("serve", given, {})
 end
 
