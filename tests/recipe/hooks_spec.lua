@@ -73,6 +73,39 @@ describe("a hook", function()
     assert.matches("31 tokens are more than migration_max_seq_len %(30%)$", answer.fail)
   end)
 
+  -- Whether LuaJIT compiles a loop of a thousand calls of fn: one trace, all of it. What is
+  -- compiled when depends on what was hot before, so it gets a few loops to try.
+  local function compiles(fn)
+    local found, loop = false, nil
+    local began = {}
+    local function on_trace(what, trace, func, _, parent)
+      if what == "start" then began[trace] = not parent and func end
+      found = found or what == "stop" and began[trace] == loop
+        and require("jit.util").traceinfo(trace).linktype == "loop"
+    end
+    jit.attach(on_trace, "trace")
+    for _ = 1, 20 do
+      loop = loadstring "local fn = ... for _ = 1, 1000 do fn() end"
+      loop(fn)
+      if found then break end
+    end
+    jit.attach(on_trace)
+    return found
+  end
+
+  it("that is trusted is compiled, and what asks it too", function()
+    for name, body in pairs {
+      admit = "function(req) if req.tokens > 30 then return pl.reject(429, 'long') end end",
+      migrate = "function(req, lost) if req.moves > 3 then return pl.fail 'far' end return pl.retry() end",
+    } do
+      local s, view = server(name .. " = hook", "local hook = " .. body), req()
+      local function ask() hooks.ask(s, name, view, LOST) end
+      for _ = 0, hooks.PROBATION do ask() end
+      assert.is_true(compiles(ask), name)
+    end
+    assert.is_false(compiles(function() string.dump(function() end) end))   -- nothing compiles this
+  end)
+
   it("may turn a request away", function()
     local s = server("admit = admit", [[
       local function admit(req)
