@@ -10,6 +10,7 @@
 #include "kv.h"
 
 #include <openssl/evp.h>
+#include <pthread.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -35,17 +36,28 @@ static void add_le(pl_buf *b, uint64_t v, int n)
 
 /* ---- canonical CBOR: the shortest head for each number -------------------------- */
 
-static void cbor_head(pl_buf *b, int major, uint64_t v)
+enum {
+    CBOR_HEAD_MAX = 9
+};
+
+/* Writes a head at `out`; its length. */
+static size_t cbor_put(uint8_t *out, int major, uint64_t v)
 {
     if (v < 24) {
-        add_byte(b, major | (int)v);
-        return;
+        out[0] = (uint8_t)(major | (int)v);
+        return 1;
     }
     int log = v < 1 << 8 ? 0 : v < 1 << 16 ? 1 : v < (uint64_t)1 << 32 ? 2 : 3;
-    uint8_t bytes[9] = {(uint8_t)(major | (24 + log))};
     int n = 1 << log;
-    for (int i = 0; i < n; i++) bytes[1 + i] = (uint8_t)(v >> 8 * (n - 1 - i));
-    pl_buf_add(b, bytes, (size_t)n + 1);
+    out[0] = (uint8_t)(major | (24 + log));
+    for (int i = 0; i < n; i++) out[1 + i] = (uint8_t)(v >> 8 * (n - 1 - i));
+    return (size_t)n + 1;
+}
+
+static void cbor_head(pl_buf *b, int major, uint64_t v)
+{
+    uint8_t bytes[CBOR_HEAD_MAX];
+    pl_buf_add(b, bytes, cbor_put(bytes, major, v));
 }
 
 static void cbor_block(pl_buf *b, const pl_name *parent, int digest_len,
@@ -56,7 +68,9 @@ static void cbor_block(pl_buf *b, const pl_name *parent, int digest_len,
     cbor_head(b, CBOR_BYTES, (uint64_t)digest_len);
     pl_buf_add(b, parent->bytes, (size_t)digest_len);
     cbor_head(b, CBOR_ARRAY, (uint64_t)n);
-    for (int32_t i = 0; i < n; i++) cbor_head(b, CBOR_UINT, (uint64_t)tokens[i]);
+    pl_buf_reserve(b, (size_t)n * CBOR_HEAD_MAX);
+    for (int32_t i = 0; i < n; i++)
+        b->len += cbor_put((uint8_t *)b->data + b->len, CBOR_UINT, (uint64_t)tokens[i]);
     if (!salt) {
         add_byte(b, 0xf6);
         return;
@@ -141,9 +155,18 @@ static void pickle_block(pl_buf *b, const pl_name *parent, const int32_t *tokens
 
 /* ---- digests -------------------------------------------------------------------- */
 
+/* Fetched once and kept: that costs more than a block's hash. */
+static EVP_MD *sha256;
+static pthread_once_t sha256_once = PTHREAD_ONCE_INIT;
+
+static void fetch_sha256(void)
+{
+    sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
+}
+
 typedef struct hasher {
     int algo;
-    EVP_MD_CTX *ctx; /* asked for once a chain: fetching costs more than a block's hash */
+    EVP_MD_CTX *ctx;
 } hasher;
 
 static pl_status hasher_init(hasher *h, int algo)
@@ -151,7 +174,8 @@ static pl_status hasher_init(hasher *h, int algo)
     *h = (hasher){.algo = algo};
     if (algo == PL_HASH_XXHASH_CBOR) return PL_OK;
     h->ctx = EVP_MD_CTX_new();
-    if (h->ctx && EVP_DigestInit_ex(h->ctx, EVP_sha256(), NULL) == 1) return PL_OK;
+    pthread_once(&sha256_once, fetch_sha256);
+    if (h->ctx && sha256 && EVP_DigestInit_ex(h->ctx, sha256, NULL) == 1) return PL_OK;
     EVP_MD_CTX_free(h->ctx);
     return pl_fail(PL_EUNSUPPORTED, "libcrypto has no SHA-256");
 }

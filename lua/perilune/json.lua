@@ -13,7 +13,7 @@
 
 local pl = require "perilune.ffi"
 local ffi, C = pl.ffi, pl.C
-local floor, find, format = math.floor, string.find, string.format
+local floor, format = math.floor, string.format
 
 local M = {}
 
@@ -200,13 +200,14 @@ end
 
 local scratch = ffi.gc(ffi.new "pl_buf", C.pl_buf_fini)    -- one for this state
 
--- A string as JSON writes it, quotes and all; bytes that are no UTF-8 become U+FFFD.
+-- A string as JSON writes it, quotes and all; bytes that are no UTF-8 become U+FFFD. No
+-- pattern looks whether there is anything to escape: LuaJIT does not compile patterns.
 local function quote(s)
-  if not find(s, '[%z\1-\31"\\\128-\255]') then return '"' .. s .. '"' end
   scratch.len = 0
   C.pl_buf_add_json(scratch, s, #s)
   return '"' .. ffi.string(scratch.data, scratch.len) .. '"'
 end
+M.quote = quote
 
 -- A float as Python's repr has it.
 local function real_text(v)

@@ -13,7 +13,7 @@ local C = pl.C
 local M = {}
 M.__index = M
 
-local quote = json.encode   -- of a string
+local quote = json.quote
 
 local FINISH = { [C.PL_FINISH_STOP] = "stop", [C.PL_FINISH_LENGTH] = "length",
   [C.PL_FINISH_ABORT] = "abort", [C.PL_FINISH_ERROR] = "error" }
@@ -25,7 +25,7 @@ function M.new(plan, ctx, id, model, created)
     plan = plan, ctx = ctx, chat = chat,
     id = (chat and "chatcmpl-" or "cmpl-") .. id,
     model = model, created = created,
-    head = ('{"id":%s,"object":"%s","created":%d,"model":%s,'):format(
+    head = plan.stream and ('{"id":%s,"object":"%s","created":%d,"model":%s,'):format(
       quote((chat and "chatcmpl-" or "cmpl-") .. id),
       chat and "chat.completion.chunk" or "text_completion", created, quote(model)),
   }, M)

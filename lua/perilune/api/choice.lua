@@ -184,8 +184,10 @@ function M.gather(server, job, _, choice)
   choice.text = text
   local shown = plan.only_echo and 0 or n
   choice.logprobs = job.answer:logprobs_of(choice.state, tokens, shown)
-  choice.ids = {}
-  for i = 1, shown do choice.ids[i] = tokens[i - 1].token end
+  if plan.return_ids then
+    choice.ids = {}
+    for i = 1, shown do choice.ids[i] = tokens[i - 1].token end
+  end
   if plan.prompt_logprobs >= 0 and n > 0 then
     choice.prompt_logprobs = logprobs.prompt(job.answer, choice.prompt.n_tokens,
       tokens[0])

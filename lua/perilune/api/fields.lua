@@ -46,7 +46,7 @@ local MAX_OF_ONE, MAX_OF_ALL, MAX_NAME = 16, 256, 64
 -- The names of a request's fields that do nothing; nil: each does something.
 function M.idle(req, kind)
   local known, out = M.KNOWN[kind], nil
-  for _, name in ipairs(json.keys(req)) do
+  for _, name in json.pairs(req) do
     if not known[name] then
       out = out or {}
       out[#out + 1] = name:sub(1, MAX_NAME)

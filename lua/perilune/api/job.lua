@@ -16,6 +16,7 @@ local hook_view = require "perilune.recipe.hook_view"
 local identity = require "perilune.api.identity"
 local line = require "perilune.fleet.line"
 local requests = require "perilune.watch.requests"
+local new_table = require "table.new"
 local C = pl.C
 
 local M = {}
@@ -27,7 +28,9 @@ local function choices_of(plan)
   local list = {}
   for i, prompt in ipairs(plan.prompts) do
     for k, seq in ipairs(prompt.seqs) do
-      list[#list + 1] = { index = (i - 1) * plan.n + k - 1, prompt = prompt, seq = seq }
+      local choice = new_table(0, 24)       -- filled by all who have to do with it
+      choice.index, choice.prompt, choice.seq = (i - 1) * plan.n + k - 1, prompt, seq
+      list[#list + 1] = choice
     end
   end
   return list

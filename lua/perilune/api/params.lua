@@ -9,6 +9,7 @@
 local pl = require "perilune.ffi"
 local json = require "perilune.json"
 local C, ffi = pl.C, pl.ffi
+local new_table = require "table.new"
 
 local M = {}
 
@@ -222,7 +223,8 @@ end
 function M.read(req, ctx)
   local p = new_params()
   C.pl_params_init(p)
-  local out = { p = p }
+  local out = new_table(0, 16)
+  out.p = p
   read_options(req, ctx.defaults, p)
   p.seed = seed_of(req)
   local n = M.integer(req, "n") or 1
@@ -274,10 +276,15 @@ M.UNSUPPORTED = { "structured_outputs", "guided_json", "guided_regex",
   "guided_choice", "guided_grammar", "prompt_embeds", "suffix", "logits_processors",
   "kv_transfer_params" }
 
+local unsupported = {}
+for _, name in ipairs(M.UNSUPPORTED) do unsupported[name] = true end
+
 function M.refuse_unsupported(req)
-  for _, name in ipairs(M.UNSUPPORTED) do
-    local v = given(req, name)
-    if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
+  for _, name in json.pairs(req) do
+    if unsupported[name] then
+      local v = given(req, name)
+      if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
+    end
   end
   local format = given(req, "response_format")
   if format ~= nil and not (type(format) == "table" and format.type == "text") then
@@ -292,7 +299,9 @@ M.UNUSED = { length_penalty = M.number, spaces_between_special_tokens = M.boolea
   reasoning_effort = M.string }
 
 function M.check_unused(req)
-  for name, read in pairs(M.UNUSED) do read(req, name) end
+  for _, name in json.pairs(req) do
+    if M.UNUSED[name] then M.UNUSED[name](req, name) end
+  end
 end
 
 -- Sets max_tokens: what was asked, capped by generation_config's max_new_tokens, or the

@@ -31,6 +31,8 @@ M.PRIME = 6
 -- Token ids that all choices of a request may hold together.
 local MAX_TOKENS = 2 ^ 26
 
+-- Tables that are filled field by field are made with room, for growing is dear.
+local new_table = require "table.new"
 local new_ids = ffi.typeof "int32_t[?]"
 local uint64, uintptr = ffi.typeof "uint64_t", ffi.typeof "uintptr_t"
 local len_out = ffi.new "size_t[1]"
@@ -47,6 +49,18 @@ local function int_array(ids)
   return array, n
 end
 
+-- The sequences of the request that is being prepared: closed if it is refused. (A
+-- finalizer for each would cost more than all else that happens to it here.)
+local open, n_open = {}, 0
+
+local function close_open()
+  for i = 1, n_open do
+    C.pl_seq_close(open[i])
+    open[i] = nil
+  end
+  n_open = 0
+end
+
 -- One sequence with all that the request said about it.
 local function open_seq(ctx, req, prompt, sampling, child)
   local p = sampling.p
@@ -55,7 +69,8 @@ local function open_seq(ctx, req, prompt, sampling, child)
   local seq = C.pl_seq_open(prompt.tokens, prompt.n_tokens, p)
   p.seed = seed
   if seq == nil then refuse(ffi.string(C.pl_error_text())) end
-  seq = ffi.gc(seq, C.pl_seq_close)
+  n_open = n_open + 1
+  open[n_open] = seq
   checked(C.pl_seq_eos(seq, int_array(ctx.eos_ids)))
   checked(C.pl_seq_stop_ids(seq, int_array(sampling.stop_ids)))
   if sampling.allowed then checked(C.pl_seq_allow(seq, int_array(sampling.allowed))) end
@@ -139,18 +154,15 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
   end
   check_choices(ctx, prompts, sampling, where)
   plan.prompts = {}
-  local owned = {}
   for i, prompt in ipairs(prompts) do
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
     local entry = entry_of(ctx, plan, prompt, sampling)
     for child = 0, sampling.n - 1 do
       local seq = open_seq(ctx, req, prompt, sampling, child)
-      owned[#owned + 1] = seq
       entry.seqs[child + 1] = { address = address_of(seq), id = C.pl_seq_id(seq) }
     end
     plan.prompts[i] = entry
   end
-  for _, seq in ipairs(owned) do ffi.gc(seq, nil) end   -- the plan owns them now
 end
 
 local function stream_options(req, plan)
@@ -181,7 +193,8 @@ end
 -- What both endpoints have in common.
 local function common(ctx, req, kind)
   params.refuse_unsupported(req)
-  local plan = { kind = kind, model = params.string(req, "model") }
+  local plan = new_table(0, 24)
+  plan.kind, plan.model = kind, params.string(req, "model")
   stream_options(req, plan)
   local sampling = params.read(req, ctx)
   sampling.bad_ids = bad_word_ids(ctx, sampling.bad_words)
@@ -330,7 +343,12 @@ function M.run(contexts, kind, body, len)
   end
   local ok, plan = xpcall(plan_of, explain, contexts, kind, doc)
   C.pl_json_close(doc)
-  return ok and plan or { refused = plan }
+  if ok then
+    n_open = 0                              -- they are the plan's
+    return plan
+  end
+  close_open()
+  return { refused = plan }
 end
 
 return M

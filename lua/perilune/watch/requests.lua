@@ -9,6 +9,7 @@
 -- Times are of pl_now_ns. A record costs a request a table and a line per stage.
 
 local pl = require "perilune.ffi"
+local new_table = require "table.new"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -31,10 +32,12 @@ function M.begin(job)
     choices = choices + #prompt.seqs
   end
   last = last + 1
-  local record = { number = last, id = job.answer and job.answer.id or job.id,
-    kind = plan.kind, stream = plan.stream, arrived = tonumber(job.arrived),
-    prompt_tokens = tokens, choices = choices, moves = 0, stages = { "prepared", now() },
-    under_way = job.choices or {} }
+  local record = new_table(0, 24)           -- `done` adds as many fields again
+  record.number, record.id = last, job.answer and job.answer.id or job.id
+  record.kind, record.stream = plan.kind, plan.stream
+  record.arrived, record.stages = tonumber(job.arrived), { "prepared", now() }
+  record.prompt_tokens, record.choices, record.moves = tokens, choices, 0
+  record.under_way = job.choices or {}
   job.record = record
   live[last], n_live = record, n_live + 1
 end
@@ -90,15 +93,14 @@ function M.outcome(choices, finish_names)
     first = first < math.huge and first or nil }
 end
 
+local RESULT = { "finish", "why", "tokens", "cached", "scheduled", "first", "last" }
+
 -- `result`: finish, and where they are known why, tokens, cached, scheduled, first, last.
 function M.done(job, result)
   local record = job.record
   if not record or record.ended then return end
   record.ended, record.under_way = now(), nil
-  for _, field in ipairs { "finish", "why", "tokens", "cached", "scheduled", "first",
-      "last" } do
-    record[field] = result[field]
-  end
+  for _, field in ipairs(RESULT) do record[field] = result[field] end
   live[record.number], n_live = nil, n_live - 1
   ring[record.number % KEPT + 1] = record
 end
