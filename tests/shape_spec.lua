@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- The rules of the design that a machine can check (tests/shape.lua), on this tree; and
 -- that each of them can fail.
+local mutate = require "mutants.mutate"
 local shape = require "shape"
 
 local function read(file)
@@ -59,6 +60,13 @@ describe("the tree", function()
   for _, rule in ipairs(rules) do
     it(rule[1], function() assert.equal("", broken(rule[2], rule[3])) end)
   end
+
+  it("has the text that each mutant replaces, and the specs that must find it", function()
+    for _, row in ipairs(require "mutants.list") do
+      assert(mutate.apply(row))
+      for _, spec in ipairs(row.specs) do read(spec) end
+    end
+  end)
 
   it("is clean for luacheck", function()
     if os.execute "command -v luacheck >/dev/null" ~= 0 then

@@ -238,6 +238,23 @@ describe("engine", function()
       is_empty()
     end)
 
+    it("one that was planned already, whose new blocks nobody finds", function()
+      open { policy = C.PL_POLICY_PRIORITY, n_blocks = 8, long_prefill_token_threshold = 32 }
+      local low = assert(e:submit(null.text(1, 90), { priority = 9 }))
+      e:step()
+      local high = assert(e:submit(null.text(2, 16), { priority = 0 }))
+      e:step()
+      assert.same({ 4, 1 }, { #e:blocks(low), #e:blocks(high) })
+      e:step()                             -- low's fifth block would have been full
+      assert.same({ 0, 2 }, { #e:blocks(low), #e:blocks(high) })
+      e:cancel(low)
+      e:cancel(high)
+      e:step()
+      local again = assert(e:submit(null.text(1, 90), { max_tokens = 1 }))
+      e:run()
+      assert.equal(64, e.first[again])
+    end)
+
     it("among many, and all end", function()
       open { n_blocks = 24 }
       local ids = {}
