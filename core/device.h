@@ -32,7 +32,8 @@ typedef struct pl_rows { /* what the ops of one walk are about */
     const int32_t *positions;
     const int32_t *const
         *blocks;            /* a row's sequence's; equal pointers: the same sequence */
-    const float *cos, *sin; /* head_dim / 2 a row */
+    const float *cos, *sin; /* rope_dims / 2 a row */
+    const float *window_cos, *window_sin; /* of layers with a window; NULL: the same */
 } pl_rows;
 
 typedef struct pl_linear { /* out = matrix . row (+ bias) (+ out, if add) */
@@ -70,6 +71,7 @@ typedef struct pl_device_ops {
     const char *(*numerics)(const pl_device *d, int activations, bool bf16);
     /* How a block lies in memory: equal names and shapes, exchangeable blocks. */
     const char *(*kv_layout)(const pl_device *d);
+    int32_t facts; /* PL_FACT_* that it does */
 
     void *(*alloc)(pl_device *d, size_t bytes); /* zeroed; NULL: exhausted */
     void (*free)(pl_device *d, void *p, size_t bytes);
@@ -94,21 +96,26 @@ typedef struct pl_device_ops {
                            pl_acts **out);
     void (*acts_close)(pl_device *d, pl_acts *a);
     void (*begin)(pl_device *d, const pl_rows *rows);
-    void (*embed)(pl_device *d, const pl_matrix *table, float *x, int stride);
+    void (*embed)(pl_device *d, const pl_matrix *table, float scale, float *x,
+                  int stride);
     void (*norm)(pl_device *d, const float *x, int stride, const float *weight, float eps,
                  pl_acts *out);
+    /* x += part, normed; both of n a row. What is left in part is undefined. */
+    void (*add_norm)(pl_device *d, float *part, const float *weight, float eps, float *x,
+                     int n);
     void (*load)(pl_device *d, const float *x, int n, pl_acts *out); /* from the host */
     void (*linear)(pl_device *d, const pl_linear *parts, int n_parts, const pl_acts *x);
     void (*heads)(pl_device *d,
                   const pl_heads *h); /* norms, rope, K and V to the cache */
     void (*attend)(pl_device *d, const pl_heads *h, pl_acts *out);
-    void (*gate)(pl_device *d, const float *gate, const float *up, int stride,
-                 pl_acts *out);
+    void (*gate)(pl_device *d, int kind, const float *gate, const float *up, int stride,
+                 pl_acts *out); /* kind: PL_GATE_* */
     void (*experts)(pl_device *d, const pl_experts *e, const pl_acts *x, float *out,
                     int stride);
     /* The rows listed, normed. */
     void (*pick)(pl_device *d, const int32_t *rows, int n, const float *x, int stride,
                  const float *weight, float eps, pl_acts *out);
+    void (*cap)(pl_device *d, float *logits, int32_t vocab, int n, float cap);
     void (*sample)(pl_device *d, float *logits, int32_t vocab, const pl_draw *draws,
                    int n);
 } pl_device_ops;
@@ -120,7 +127,7 @@ struct pl_device {
 
 /* Goes up with every change of this header, step.h or what they include. */
 enum {
-    PL_DEVICE_ABI = 2
+    PL_DEVICE_ABI = 3
 };
 
 typedef struct pl_backend {

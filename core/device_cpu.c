@@ -90,11 +90,11 @@ typedef struct row_job {
     pl_cpu *c;
     const int32_t *picked;
     const float *x, *other;
-    int stride;
-    float eps;
+    int stride, kind;
+    float eps, scale;
     pl_acts *out;
     const pl_matrix *table;
-    float *to;
+    float *part, *to;
 } row_job;
 
 static float *acts_row(pl_acts *a, int row)
@@ -117,7 +117,8 @@ static void gate_row(void *arg, int row, int thread)
     (void)thread;
     row_job *j = arg;
     size_t at = (size_t)row * (size_t)j->stride;
-    j->c->k->gate(j->x + at, j->other + at, j->out->rows.k, acts_row(j->out, row));
+    j->c->k->gate[j->kind](j->x + at, j->other + at, j->out->rows.k,
+                           acts_row(j->out, row));
     j->c->k->reduce(&j->out->rows, row);
 }
 
@@ -125,8 +126,26 @@ static void embed_row(void *arg, int row, int thread)
 {
     (void)thread;
     row_job *j = arg;
-    pl_cpu_matrix_row(&j->table->m, j->c->rows->tokens[row],
-                      j->to + (size_t)row * (size_t)j->stride);
+    float *to = j->to + (size_t)row * (size_t)j->stride;
+    pl_cpu_matrix_row(&j->table->m, j->c->rows->tokens[row], to);
+    for (int i = 0; i < j->table->m.k; i++) to[i] *= j->scale;
+}
+
+static void add_norm_row(void *arg, int row, int thread)
+{
+    (void)thread;
+    row_job *j = arg;
+    float *to = j->to + (size_t)row * (size_t)j->stride;
+    float *part = j->part + (size_t)row * (size_t)j->stride;
+    j->c->k->norm(part, j->other, j->eps, j->stride, part);
+    j->c->k->add(to, part, 1.0f, j->stride);
+}
+
+static void cap_row(void *arg, int row, int thread)
+{
+    (void)thread;
+    row_job *j = arg;
+    j->c->k->cap(j->to + (size_t)row * (size_t)j->stride, j->scale, j->stride);
 }
 
 static void cpu_norm(pl_device *d, const float *x, int stride, const float *weight,
@@ -154,11 +173,12 @@ static void cpu_pick(pl_device *d, const int32_t *rows, int n, const float *x, i
     pl_pool_run(c->pool, norm_row, &j, n);
 }
 
-static void cpu_gate(pl_device *d, const float *gate, const float *up, int stride,
-                     pl_acts *out)
+static void cpu_gate(pl_device *d, int kind, const float *gate, const float *up,
+                     int stride, pl_acts *out)
 {
     pl_cpu *c = pl_cpu_of(d);
-    row_job j = {.c = c, .x = gate, .other = up, .stride = stride, .out = out};
+    row_job j = {
+        .c = c, .kind = kind, .x = gate, .other = up, .stride = stride, .out = out};
     out->n = c->rows->n;
     pl_pool_run(c->pool, gate_row, &j, out->n);
 }
@@ -179,11 +199,26 @@ static void cpu_load(pl_device *d, const float *x, int n, pl_acts *out)
     pl_pool_run(j.c->pool, load_row, &j, n);
 }
 
-static void cpu_embed(pl_device *d, const pl_matrix *table, float *x, int stride)
+static void cpu_embed(pl_device *d, const pl_matrix *table, float scale, float *x,
+                      int stride)
 {
     pl_cpu *c = pl_cpu_of(d);
-    row_job j = {.c = c, .table = table, .to = x, .stride = stride};
+    row_job j = {.c = c, .table = table, .scale = scale, .to = x, .stride = stride};
     pl_pool_run(c->pool, embed_row, &j, c->rows->n);
+}
+
+static void cpu_add_norm(pl_device *d, float *part, const float *weight, float eps,
+                         float *x, int n)
+{
+    pl_cpu *c = pl_cpu_of(d);
+    row_job j = {.c = c, .part = part, .other = weight, .eps = eps, .to = x, .stride = n};
+    pl_pool_run(c->pool, add_norm_row, &j, c->rows->n);
+}
+
+static void cpu_cap(pl_device *d, float *logits, int32_t vocab, int n, float cap)
+{
+    row_job j = {.c = pl_cpu_of(d), .to = logits, .stride = vocab, .scale = cap};
+    pl_pool_run(j.c->pool, cap_row, &j, n);
 }
 
 /* ---- matrices ---------------------------------------------------------------------- */
@@ -352,6 +387,9 @@ static const pl_device_ops cpu_ops = {
     .kernels = cpu_kernels,
     .numerics = cpu_numerics,
     .kv_layout = cpu_kv_layout,
+    .facts = PL_FACT_POST_NORMS | PL_FACT_GELU_TANH | PL_FACT_EMBED_SCALE |
+             PL_FACT_ATTENTION_CAP | PL_FACT_LOGIT_CAP | PL_FACT_WINDOW_ROPE |
+             PL_FACT_ROPE_DIMS,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .write = cpu_write,
@@ -365,6 +403,7 @@ static const pl_device_ops cpu_ops = {
     .begin = cpu_begin,
     .embed = cpu_embed,
     .norm = cpu_norm,
+    .add_norm = cpu_add_norm,
     .load = cpu_load,
     .linear = pl_cpu_linear_run,
     .heads = pl_cpu_heads,
@@ -372,6 +411,7 @@ static const pl_device_ops cpu_ops = {
     .gate = cpu_gate,
     .experts = pl_cpu_experts,
     .pick = cpu_pick,
+    .cap = cpu_cap,
     .sample = cpu_sample,
 };
 

@@ -8,6 +8,7 @@
  */
 #include "device_cpu.h"
 
+#include <limits.h>
 #include <math.h>
 
 enum {
@@ -72,6 +73,7 @@ static pl_cpu_kv kv_of(pl_device *d, const pl_heads *h, int row, int kv_head)
         .group = a->n_heads / a->n_kv_heads,
         .s16 = is_s16(a),
         .scale = a->scale,
+        .cap = a->cap,
         .k_at = at,
         .v_at = at + (size_t)a->head_dim * (size_t)a->block_size * kv_item(a),
         .scales_at =
@@ -92,10 +94,12 @@ typedef struct heads_job {
 static void turn(pl_cpu *c, const pl_heads *h, float *x, const float *norm, int row)
 {
     const pl_attention *a = h->shape;
-    size_t half = (size_t)a->head_dim / 2;
+    const pl_rows *r = c->rows;
+    bool own = h->window && r->window_cos;
+    size_t at = (size_t)row * ((size_t)a->rope_dims / 2);
     if (norm) c->k->norm(x, norm, a->norm_eps, a->head_dim, x);
-    c->k->rope(x, c->rows->cos + (size_t)row * half, c->rows->sin + (size_t)row * half,
-               a->head_dim, a->rope_pairs);
+    c->k->rope(x, (own ? r->window_cos : r->cos) + at,
+               (own ? r->window_sin : r->sin) + at, a->rope_dims, a->rope_pairs);
 }
 
 static void heads_row(void *arg, int row, int thread)
@@ -130,10 +134,17 @@ typedef struct attend_job {
     pl_acts *out;
     int rows, group;           /* rows of a tile at most; query heads a KV head */
     int *tiles, n_tiles;       /* the first row of each, and the end */
+    int begin;                 /* the first chunk that any row sees */
     int first_chunk, n_chunks; /* of the chunks being computed */
     size_t state;              /* floats of one query's state */
     float *running, *partial;  /* [tile][kv head][query] ; partial: [...][chunk][query] */
 } attend_job;
+
+/* The first position that a row sees which sees none from `to` on. */
+static int first_seen(const pl_heads *h, int to)
+{
+    return h->window && to > h->window ? to - h->window : 0;
+}
 
 static int tile_queries(const attend_job *j, int task, pl_cpu_query *queries,
                         float *states)
@@ -148,7 +159,7 @@ static int tile_queries(const attend_job *j, int task, pl_cpu_query *queries,
         for (int i = 0; i < j->group; i++, n++) {
             queries[n].q = q + (head * j->group + i) * a->head_dim;
             queries[n].to = to;
-            queries[n].from = h->window && to > h->window ? to - h->window : 0;
+            queries[n].from = first_seen(h, to);
             queries[n].state = states + (size_t)n * j->state;
         }
     }
@@ -220,7 +231,7 @@ static void merge_chunks(void *arg, int task, int thread)
     int n = (j->tiles[tile + 1] - j->tiles[tile]) * j->group;
     float *running = j->running + (size_t)task * tile_states(j);
     for (int i = 0; i < n; i++) {
-        if (!j->first_chunk) running[(size_t)i * j->state] = -INFINITY;
+        if (j->first_chunk == j->begin) running[(size_t)i * j->state] = -INFINITY;
         for (int chunk = 0; chunk < j->n_chunks; chunk++) {
             size_t at = (size_t)(task * j->n_chunks + chunk) * tile_states(j);
             pl_cpu_of(j->d)->k->merge(running + (size_t)i * j->state,
@@ -262,10 +273,10 @@ static void attend_by_chunks(attend_job *j, int tasks, int chunks)
     pl_cpu *c = pl_cpu_of(j->d);
     /* Enough to be busy with; not all of a long context, they take room. */
     int wanted = CHUNKS_PER_THREAD * pl_pool_threads(c->pool) / tasks + 1;
-    int at_once = PL_MIN(chunks, wanted);
+    int at_once = PL_MIN(chunks - j->begin, wanted);
     j->running = pl_cpu_scratch(c, (size_t)(tasks * (1 + at_once)) * tile_states(j));
     j->partial = j->running + (size_t)tasks * tile_states(j);
-    for (; j->first_chunk < chunks; j->first_chunk += at_once) {
+    for (j->first_chunk = j->begin; j->first_chunk < chunks; j->first_chunk += at_once) {
         j->n_chunks = PL_MIN(at_once, chunks - j->first_chunk);
         pl_pool_run(c->pool, attend_chunk, j, tasks * j->n_chunks);
         pl_pool_run(c->pool, merge_chunks, j, tasks);
@@ -284,8 +295,12 @@ void pl_cpu_attend(pl_device *d, const pl_heads *h, pl_acts *out)
     j.tiles = pl_alloc((size_t)(c->rows->n + 1) * sizeof *j.tiles);
     j.n_tiles = cut_tiles(c->rows, j.rows, j.tiles);
     out->n = c->rows->n;
-    int tasks = j.n_tiles * a->n_kv_heads, last = 0;
-    for (int i = 0; i < c->rows->n; i++) last = PL_MAX(last, c->rows->positions[i]);
+    int tasks = j.n_tiles * a->n_kv_heads, first = INT_MAX, last = 0;
+    for (int i = 0; i < c->rows->n; i++) {
+        first = PL_MIN(first, first_seen(h, c->rows->positions[i] + 1));
+        last = PL_MAX(last, c->rows->positions[i]);
+    }
+    j.begin = first / PL_CHUNK;
     if (threads > 1 && tasks < 4 * threads && last >= PL_CHUNK) {
         attend_by_chunks(&j, tasks, last / PL_CHUNK + 1);
     } else {

@@ -75,8 +75,8 @@ static void gate_row(void *arg, int i, int thread)
     moe_job *j = arg;
     pl_acts *a = j->c->gated;
     size_t at = (size_t)i * (size_t)j->e->ffn;
-    j->c->k->gate(j->gate + at, j->up + at, j->e->ffn,
-                  a->rows.f + (size_t)i * a->rows.stride);
+    j->c->k->gate[j->e->gate_kind](j->gate + at, j->up + at, j->e->ffn,
+                                   a->rows.f + (size_t)i * a->rows.stride);
     j->c->k->reduce(&a->rows, i);
 }
 

@@ -129,6 +129,7 @@ static pl_device *null_open(const pl_device_options *o)
         .kernels = null_name,
         .numerics = null_numerics,
         .kv_layout = null_name,
+        .facts = -1, /* all: it computes none */
         .alloc = null_alloc,
         .free = null_free,
         .kv_check = null_kv_check,

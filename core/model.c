@@ -51,6 +51,56 @@ static pl_status check_rope(const pl_model_options *o)
     return PL_OK;
 }
 
+static pl_status check_scales(const pl_model_options *o)
+{
+    const struct {
+        const char *name;
+        float value;
+    } all[] = {
+        {"embed_scale", o->embed_scale},
+        {"rope_theta_window", o->rope_theta_window},
+        {"attention_scale", o->attention_scale},
+        {"attention_cap", o->attention_cap},
+        {"logit_cap", o->logit_cap},
+    };
+    for (int i = 0; i < PL_COUNT(all); i++) {
+        if (all[i].value >= 0 && all[i].value < INFINITY) continue;
+        return pl_fail(PL_EINVAL, "%s is %g, wanted 0 or more", all[i].name,
+                       (double)all[i].value);
+    }
+    if (o->post_norms && o->n_experts)
+        return pl_fail(PL_EUNSUPPORTED, "post_norms is 1 with %d experts, wanted 0",
+                       o->n_experts);
+    return PL_OK;
+}
+
+/* Refuses by its name what the device does not compute: wrong answers would be the
+ * alternative. */
+static pl_status check_facts(const pl_device *device, const pl_model_options *o)
+{
+    const struct {
+        const char *name;
+        int32_t fact;
+        bool asked;
+    } all[] = {
+        {"post_norms", PL_FACT_POST_NORMS, o->post_norms},
+        {"a gelu_tanh gate", PL_FACT_GELU_TANH, o->gate == PL_GATE_GELU_TANH},
+        {"embed_scale", PL_FACT_EMBED_SCALE, o->embed_scale > 0},
+        {"attention_cap", PL_FACT_ATTENTION_CAP, o->attention_cap > 0},
+        {"logit_cap", PL_FACT_LOGIT_CAP, o->logit_cap > 0},
+        {"rope_theta_window", PL_FACT_WINDOW_ROPE, o->rope_theta_window > 0 && o->window},
+        {"rope_dims", PL_FACT_ROPE_DIMS, o->rope_dims && o->rope_dims != o->head_dim},
+    };
+    for (int i = 0; i < PL_COUNT(all); i++) {
+        if (!all[i].asked || device->ops->facts & all[i].fact) continue;
+        return pl_fail(PL_EUNSUPPORTED,
+                       "the model has %s, which this device (%s) does not compute; "
+                       "the CPU does",
+                       all[i].name, device->ops->kernels(device));
+    }
+    return PL_OK;
+}
+
 static pl_status check_options(const pl_model_options *o)
 {
     enum {
@@ -69,17 +119,24 @@ static pl_status check_options(const pl_model_options *o)
         {"qkv_bias", o->qkv_bias, 0, 1},
         {"o_bias", o->o_bias, 0, 1},
         {"qk_norm", o->qk_norm, 0, 1},
+        {"norm_plus_one", o->norm_plus_one, 0, 1},
+        {"post_norms", o->post_norms, 0, 1},
+        {"gate", o->gate, PL_GATE_SILU, PL_N_GATES - 1},
         {"window", o->window, 0, INT32_MAX},
+        {"rope_dims", o->rope_dims, 0, o->head_dim},
         {"rope_order", o->rope_order, PL_ROPE_HALVES, PL_ROPE_PAIRS},
         {"rope_scaling", o->rope_scaling, PL_ROPE_PLAIN, PL_ROPE_YARN},
         {"activations", o->activations, PL_ACT_FLOAT32, PL_ACT_INT8},
         {"kv_type", o->kv_type, PL_KV_FLOAT32, PL_KV_INT16},
     };
     PL_TRY(check_bounds(all, PL_COUNT(all)));
+    if (o->rope_dims % 2)
+        return pl_fail(PL_EINVAL, "rope_dims is %d, wanted an even number", o->rope_dims);
     if (o->n_heads % o->n_kv_heads || o->head_dim % 2) {
         return pl_fail(PL_EINVAL, "%d heads of %d for %d KV heads do not divide",
                        o->n_heads, o->head_dim, o->n_kv_heads);
     }
+    PL_TRY(check_scales(o));
     return check_rope(o);
 }
 
@@ -91,6 +148,7 @@ static pl_status open_checks(pl_device *device, const pl_model_options *o)
         {"max_positions", o->max_positions, 1, 1 << 27},
     };
     PL_TRY(check_bounds(all, PL_COUNT(all)));
+    PL_TRY(check_facts(device, o));
     return device->ops->matrix_open ? check_options(o) : PL_OK;
 }
 
@@ -111,8 +169,11 @@ pl_model *pl_model_open(pl_device *device, const pl_model_options *options)
         .kv_type = o->kv_type,
         .n_layers = o->n_layers,
         .rope_pairs = o->rope_order == PL_ROPE_PAIRS,
+        .rope_dims = o->rope_dims ? o->rope_dims : o->head_dim,
         .norm_eps = o->norm_eps,
-        .scale = 1.0f / sqrtf((float)o->head_dim),
+        .scale = o->attention_scale > 0 ? o->attention_scale
+                                        : 1.0f / sqrtf((float)o->head_dim),
+        .cap = o->attention_cap,
     };
     if (device->ops->kv_check(device, &a) < 0) return NULL;
     pl_model *m = pl_alloc(sizeof *m);
@@ -192,6 +253,7 @@ void pl_model_close(pl_model *m)
     pl_free(m->layers);
     pl_free(m->rope_factors);
     pl_free(m->inv_freq);
+    pl_free(m->window_inv_freq);
     pl_free(m->slots);
     pl_free(m->flags);
     pl_free(m);

@@ -36,7 +36,7 @@ struct pl_model {
 
     pl_plan plan; /* attention from the start, the rest once it is ready */
     pl_layer *layers;
-    double *inv_freq;
+    double *inv_freq, *window_inv_freq;
     pl_planned *planned; /* by a device that runs steps */
 
     pl_step *flying[2]; /* steps in flight, oldest first */
@@ -44,10 +44,11 @@ struct pl_model {
 
     /* A walk's scratch. */
     float *x, *qkv, *ffn, *logits;
+    float *part; /* what is normed before x gets it; NULL: nothing is */
     pl_acts *normed, *attended, *gated, *picked;
     int32_t *positions;
     const int32_t **blocks;
-    float *cos, *sin;
+    float *cos, *sin, *window_cos, *window_sin;
     pl_draw *draws; /* of the step; which row of it each is about */
     int32_t *draw_rows, *picks;
     int32_t n_draws, draws_cap;
@@ -69,7 +70,8 @@ pl_status pl_model_tensors_check(const pl_model *m); /* all that are needed are 
 void pl_model_tensors_close(pl_model *m);
 void pl_model_plan_fill(pl_model *m); /* from the slots */
 void pl_model_rope_fill(pl_model *m);
-void pl_model_rope_at(const pl_model *m, int32_t position, float *cos, float *sin);
+void pl_model_rope_at(const double *inv_freq, double scale, int n, int32_t position,
+                      float *cos, float *sin);
 pl_status pl_model_walk_open(pl_model *m);
 void pl_model_walk_close(pl_model *m);
 void pl_model_walk(pl_model *m, pl_step *step);

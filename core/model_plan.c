@@ -30,6 +30,7 @@ static pl_experts experts_of(const pl_model *m, int layer)
         .ffn = o->expert_ffn,
         .hidden = o->hidden,
         .renormalize = o->norm_topk,
+        .gate_kind = o->gate,
         .router = matrix_of(m, PL_ROLE_ROUTER, layer),
         .gate = pl_model_slot(m, PL_ROLE_GATE, layer)->experts,
         .up = pl_model_slot(m, PL_ROLE_UP, layer)->experts,
@@ -42,6 +43,8 @@ static pl_layer layer_of(const pl_model *m, int i)
     return (pl_layer){
         .attn_norm = vector_of(m, PL_ROLE_ATTN_NORM, i),
         .ffn_norm = vector_of(m, PL_ROLE_FFN_NORM, i),
+        .attn_post_norm = vector_of(m, PL_ROLE_ATTN_POST_NORM, i),
+        .ffn_post_norm = vector_of(m, PL_ROLE_FFN_POST_NORM, i),
         .q_norm = vector_of(m, PL_ROLE_Q_NORM, i),
         .k_norm = vector_of(m, PL_ROLE_K_NORM, i),
         .q_bias = vector_of(m, PL_ROLE_Q_BIAS, i),
@@ -72,7 +75,10 @@ void pl_model_plan_fill(pl_model *m)
     p->ffn = o->ffn;
     p->vocab = o->vocab;
     p->max_positions = o->max_positions;
+    p->gate_kind = o->gate;
     p->norm_eps = o->norm_eps;
+    p->embed_scale = o->embed_scale > 0 ? o->embed_scale : 1;
+    p->logit_cap = o->logit_cap;
     p->embed = matrix_of(m, PL_ROLE_EMBED, -1);
     p->head = o->tied ? p->embed : matrix_of(m, PL_ROLE_HEAD, -1);
     p->norm = vector_of(m, PL_ROLE_NORM, -1);

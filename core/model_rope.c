@@ -19,18 +19,17 @@ static double llama3(const pl_model_options *o, double inv)
 }
 
 /* The dimension that turns `turns` times over the original context. */
-static double yarn_dimension(const pl_model_options *o, double turns)
+static double yarn_dimension(const pl_model_options *o, int dims, double turns)
 {
-    return o->head_dim * log(o->rope_original / (turns * two_pi)) /
-           (2 * log(o->rope_theta));
+    return dims * log(o->rope_original / (turns * two_pi)) / (2 * log(o->rope_theta));
 }
 
-static double yarn(const pl_model_options *o, double inv, int i)
+static double yarn(const pl_model_options *o, int dims, double inv, int i)
 {
     double slow = o->rope_low > 0 ? o->rope_low : 1,
            fast = o->rope_high > 0 ? o->rope_high : 32;
-    double low = fmax(floor(yarn_dimension(o, fast)), 0);
-    double high = fmin(ceil(yarn_dimension(o, slow)), o->head_dim - 1);
+    double low = fmax(floor(yarn_dimension(o, dims, fast)), 0);
+    double high = fmin(ceil(yarn_dimension(o, dims, slow)), dims - 1);
     if (low == high) high += 0.001;
     double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
     return inv / o->rope_factor * ramp + inv * (1 - ramp);
@@ -40,30 +39,35 @@ void pl_model_rope_fill(pl_model *m)
 {
     const pl_model_options *o = &m->o;
     const float *factors = m->rope_factors;
-    int half = o->head_dim / 2;
+    int dims = m->plan.attention.rope_dims, half = dims / 2;
     pl_free(m->inv_freq);
     m->inv_freq = pl_alloc((size_t)half * sizeof *m->inv_freq);
-    m->plan.rope_scale = 1;
-    if (o->rope_scaling == PL_ROPE_YARN) {
-        m->plan.rope_scale = o->rope_attention > 0 ? (double)o->rope_attention
-                             : o->rope_factor > 1  ? 0.1 * log(o->rope_factor) + 1
-                                                   : 1;
-    }
+    m->plan.rope_scale = o->rope_attention > 0 ? (double)o->rope_attention
+                         : o->rope_scaling == PL_ROPE_YARN && o->rope_factor > 1
+                             ? 0.1 * log(o->rope_factor) + 1
+                             : 1;
     for (int i = 0; i < half; i++) {
-        double inv = pow(o->rope_theta, -2.0 * i / o->head_dim);
+        double inv = pow(o->rope_theta, -2.0 * i / dims);
         if (o->rope_scaling == PL_ROPE_LINEAR) inv /= o->rope_factor;
         if (o->rope_scaling == PL_ROPE_LLAMA3) inv = llama3(o, inv);
-        if (o->rope_scaling == PL_ROPE_YARN) inv = yarn(o, inv, i);
+        if (o->rope_scaling == PL_ROPE_YARN) inv = yarn(o, dims, inv, i);
         m->inv_freq[i] = factors ? inv / factors[i] : inv;
     }
     m->plan.inv_freq = m->inv_freq;
+    if (!o->window || !(o->rope_theta_window > 0)) return;
+    pl_free(m->window_inv_freq);
+    m->window_inv_freq = pl_alloc((size_t)half * sizeof *m->window_inv_freq);
+    for (int i = 0; i < half; i++)
+        m->window_inv_freq[i] = pow(o->rope_theta_window, -2.0 * i / dims);
+    m->plan.window_inv_freq = m->window_inv_freq;
 }
 
-void pl_model_rope_at(const pl_model *m, int32_t position, float *cosines, float *sines)
+void pl_model_rope_at(const double *inv_freq, double scale, int n, int32_t position,
+                      float *cosines, float *sines)
 {
-    for (int i = 0; i < m->o.head_dim / 2; i++) {
-        double angle = position * m->inv_freq[i];
-        cosines[i] = (float)(cos(angle) * m->plan.rope_scale);
-        sines[i] = (float)(sin(angle) * m->plan.rope_scale);
+    for (int i = 0; i < n; i++) {
+        double angle = position * inv_freq[i];
+        cosines[i] = (float)(cos(angle) * scale);
+        sines[i] = (float)(sin(angle) * scale);
     }
 }

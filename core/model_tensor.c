@@ -8,10 +8,31 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const role_names[PL_N_ROLES] = {
-    "embed",  "norm",     "head",   "rope_freqs", "attn_norm", "q",      "k",
-    "v",      "o",        "q_bias", "k_bias",     "v_bias",    "o_bias", "q_norm",
-    "k_norm", "ffn_norm", "gate",   "up",         "down",      "router",
+static const char *const role_names[] = {
+    "embed",
+    "norm",
+    "head",
+    "rope_freqs",
+    "attn_norm",
+    "q",
+    "k",
+    "v",
+    "o",
+    "q_bias",
+    "k_bias",
+    "v_bias",
+    "o_bias",
+    "q_norm",
+    "k_norm",
+    "ffn_norm",
+    "gate",
+    "up",
+    "down",
+    "router",
+    "attn_post_norm",
+    "ffn_post_norm",
+    "qkv",
+    "gate_up",
 };
 
 /* ---- shapes --------------------------------------------------------------------- */
@@ -33,7 +54,7 @@ static shape shape_of(const pl_model *m, int role, int layer)
     case PL_ROLE_HEAD:
         return (shape){o->vocab, o->hidden, false};
     case PL_ROLE_ROPE_FREQS:
-        return (shape){o->head_dim / 2, 0, false};
+        return (shape){m->plan.attention.rope_dims / 2, 0, false};
     case PL_ROLE_Q:
         return (shape){q, o->hidden, false};
     case PL_ROLE_K:
@@ -79,6 +100,9 @@ static bool needed(const pl_model *m, int role, int layer)
     case PL_ROLE_Q_NORM:
     case PL_ROLE_K_NORM:
         return o->qk_norm;
+    case PL_ROLE_ATTN_POST_NORM:
+    case PL_ROLE_FFN_POST_NORM:
+        return o->post_norms;
     case PL_ROLE_ROUTER:
         return pl_model_has_experts(m, layer);
     default:
@@ -93,29 +117,40 @@ static bool in_layer(int role)
 
 /* ---- tensors -------------------------------------------------------------------- */
 
-static pl_status put_vector(pl_model *m, pl_slot *slot, int type, int64_t n,
+static float float_at(int type, const void *data, int64_t i)
+{
+    float value;
+    uint16_t half;
+    if (type == PL_F32) {
+        memcpy(&value, (const char *)data + i * 4, 4);
+        return value;
+    }
+    memcpy(&half, (const char *)data + i * 2, 2);
+    if (type == PL_F16) return pl_f32_from_f16(half);
+    uint32_t bits = (uint32_t)half << 16;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+static bool is_norm(int role)
+{
+    return role == PL_ROLE_NORM || role == PL_ROLE_ATTN_NORM || role == PL_ROLE_Q_NORM ||
+           role == PL_ROLE_K_NORM || role == PL_ROLE_FFN_NORM ||
+           role == PL_ROLE_ATTN_POST_NORM || role == PL_ROLE_FFN_POST_NORM;
+}
+
+static pl_status put_vector(pl_model *m, int role, int layer, int type, int64_t n,
                             const void *data)
 {
     if (type > PL_BF16) return pl_fail(PL_EUNSUPPORTED, "a vector of type %d", type);
+    pl_slot *slot = pl_model_slot(m, role, layer);
     float *host = pl_alloc((size_t)n * sizeof *host);
-    for (int64_t i = 0; i < n; i++) {
-        if (type == PL_F32) {
-            memcpy(host + i, (const char *)data + i * 4, 4);
-            continue;
-        }
-        uint16_t half;
-        memcpy(&half, (const char *)data + i * 2, 2);
-        uint32_t bits = (uint32_t)half << 16;
-        if (type == PL_F16) {
-            host[i] = pl_f32_from_f16(half);
-        } else {
-            memcpy(host + i, &bits, 4);
-        }
-    }
+    float more = m->o.norm_plus_one && is_norm(role) ? 1.0f : 0.0f;
+    for (int64_t i = 0; i < n; i++) host[i] = float_at(type, data, i) + more;
     size_t bytes = (size_t)n * sizeof *host;
     slot->vector = m->device->ops->alloc(m->device, bytes);
     if (slot->vector) m->device->ops->write(m->device, slot->vector, host, bytes);
-    if (slot == pl_model_slot(m, PL_ROLE_ROPE_FREQS, -1))
+    if (role == PL_ROLE_ROPE_FREQS)
         m->rope_factors = host;
     else
         pl_free(host);
@@ -183,25 +218,22 @@ static pl_status check_place(const pl_model *m, int role, int layer, int e)
     return PL_OK;
 }
 
-static pl_status check_tensor(const pl_model *m, int role, int layer, int e,
-                              const pl_tensor *t)
+/* Whether a tensor has these dimensions, and as many bytes as they take. */
+static pl_status check_shape(int role, int layer, const pl_tensor *t, const int64_t *dims,
+                             int n)
 {
-    shape s = shape_of(m, role, layer);
-    int64_t want[3] = {m->o.n_experts, s.rows, s.cols};
-    bool stacked = s.experts && e < 0;
-    const int64_t *w = want + !stacked;
-    int n = (s.cols ? 2 : 1) + stacked;
     bool same = t->n_dims == n;
-    for (int i = 0; same && i < n; i++) same = t->dims[i] == w[i];
+    for (int i = 0; same && i < n; i++) same = t->dims[i] == dims[i];
     if (!same) {
         char got[128];
         snprintf(got, sizeof got, "%s",
                  spell_dims(t->dims, PL_MIN(PL_MAX(t->n_dims, 0), 4)));
         return pl_fail(PL_EFORMAT, "%s is %s, wanted %s", spell(role, layer, t), got,
-                       spell_dims(w, n));
+                       spell_dims(dims, n));
     }
-    int64_t rows = s.cols ? s.rows * (stacked ? m->o.n_experts : 1) : 1;
-    size_t row = pl_type_bytes(t->type, s.cols ? s.cols : s.rows);
+    int64_t rows = 1;
+    for (int i = 0; i < n - 1; i++) rows *= dims[i];
+    size_t row = pl_type_bytes(t->type, dims[n - 1]);
     if (t->type == PL_I32 || !row || !t->data) {
         return pl_fail(PL_EUNSUPPORTED, "%s is of type %d, not one for such a shape",
                        spell(role, layer, t), t->type);
@@ -212,6 +244,15 @@ static pl_status check_tensor(const pl_model *m, int role, int layer, int e,
                        (long long)((int64_t)row * rows));
     }
     return PL_OK;
+}
+
+static pl_status check_tensor(const pl_model *m, int role, int layer, int e,
+                              const pl_tensor *t)
+{
+    shape s = shape_of(m, role, layer);
+    int64_t want[3] = {m->o.n_experts, s.rows, s.cols};
+    bool stacked = s.experts && e < 0;
+    return check_shape(role, layer, t, want + !stacked, (s.cols ? 2 : 1) + stacked);
 }
 
 static pl_status put_expert(pl_model *m, int role, int layer, int e, int type,
@@ -237,7 +278,7 @@ static pl_status put_tensor(pl_model *m, int role, int layer, int e, int type,
         return pl_fail(PL_EINVAL, "%s of layer %d was given before", role_names[role],
                        layer);
     }
-    if (!s.cols) return put_vector(m, slot, type, s.rows, data);
+    if (!s.cols) return put_vector(m, role, layer, type, s.rows, data);
     if (!s.experts) return put_matrix(m, &slot->matrix, role, layer, type, data);
     if (e >= 0) return put_expert(m, role, layer, e, type, data);
     size_t bytes = pl_type_bytes(type, s.cols) * (size_t)s.rows;
@@ -248,12 +289,62 @@ static pl_status put_tensor(pl_model *m, int role, int layer, int e, int type,
     return PL_OK;
 }
 
+static pl_status take(pl_model *m, int role, int layer, int e, const pl_tensor *t)
+{
+    PL_TRY(check_place(m, role, layer, e));
+    PL_TRY(check_tensor(m, role, layer, e, t));
+    return put_tensor(m, role, layer, e, t->type, t->data);
+}
+
+/* ---- on the way in --------------------------------------------------------------- */
+
+/* What files keep otherwise than the model wants it changes here and in put_vector, which
+ * gives norms their 1 back: tensors that hold the rows of several are split. */
+typedef struct fused {
+    int role, n, parts[3];
+} fused;
+
+static const fused fusions[] = {
+    {PL_ROLE_QKV, 3, {PL_ROLE_Q, PL_ROLE_K, PL_ROLE_V}},
+    {PL_ROLE_GATE_UP, 2, {PL_ROLE_GATE, PL_ROLE_UP}},
+};
+
+static pl_status check_fused(const pl_model *m, const fused *f, int layer, int e,
+                             const pl_tensor *t)
+{
+    int64_t wanted[2] = {0, m->o.hidden};
+    for (int i = 0; i < f->n; i++) {
+        PL_TRY(check_place(m, f->parts[i], layer, e));
+        shape s = shape_of(m, f->parts[i], layer);
+        if (s.experts)
+            return pl_fail(PL_EUNSUPPORTED, "%s for a layer with experts",
+                           role_names[f->role]);
+        wanted[0] += s.rows;
+    }
+    return check_shape(f->role, layer, t, wanted, 2);
+}
+
+static pl_status split(pl_model *m, const fused *f, int layer, int e, const pl_tensor *t)
+{
+    PL_TRY(check_fused(m, f, layer, e, t));
+    const char *data = t->data;
+    for (int i = 0; i < f->n; i++) {
+        pl_tensor part = *t;
+        part.dims[0] = shape_of(m, f->parts[i], layer).rows;
+        part.bytes = (int64_t)pl_type_bytes(t->type, t->dims[1]) * part.dims[0];
+        part.data = data;
+        data += part.bytes;
+        PL_TRY(take(m, f->parts[i], layer, e, &part));
+    }
+    return PL_OK;
+}
+
 pl_status pl_model_tensor(pl_model *m, int role, int layer, int e,
                           const pl_tensor *tensor)
 {
-    PL_TRY(check_place(m, role, layer, e));
-    PL_TRY(check_tensor(m, role, layer, e, tensor));
-    return put_tensor(m, role, layer, e, tensor->type, tensor->data);
+    for (int i = 0; i < PL_COUNT(fusions); i++)
+        if (fusions[i].role == role) return split(m, &fusions[i], layer, e, tensor);
+    return take(m, role, layer, e, tensor);
 }
 
 /* ---- made up weights ------------------------------------------------------------ */
@@ -289,9 +380,9 @@ static void *dummy_data(const pl_model *m, shape s, uint64_t lane, int *type)
 
 static pl_status dummy_vector(pl_model *m, int role, int layer, int64_t n)
 {
-    bool bias = role >= PL_ROLE_Q_BIAS && role <= PL_ROLE_O_BIAS;
+    float value = is_norm(role) ? 1.0f - (float)m->o.norm_plus_one : 0.01f;
     float *data = pl_alloc((size_t)n * sizeof *data);
-    for (int64_t i = 0; i < n; i++) data[i] = bias ? 0.01f : 1.0f;
+    for (int64_t i = 0; i < n; i++) data[i] = value;
     pl_status s = put_tensor(m, role, layer, -1, PL_F32, data);
     pl_free(data);
     return s;

@@ -38,7 +38,8 @@ static pl_status open_buffers(pl_model *m)
     m->qkv = ops->alloc(m->device, floats(PL_WALK_ROWS, qkv_width(m)));
     m->ffn = ops->alloc(m->device, floats(PL_WALK_ROWS, ffn_width(m)));
     m->logits = ops->alloc(m->device, floats(PL_LOGIT_ROWS, o->vocab));
-    if (!m->x || !m->qkv || !m->ffn || !m->logits) {
+    if (o->post_norms) m->part = ops->alloc(m->device, floats(PL_WALK_ROWS, o->hidden));
+    if (!m->x || !m->qkv || !m->ffn || !m->logits || (o->post_norms && !m->part)) {
         return pl_fail(PL_ENOMEM, "no memory for %d rows of the walk", PL_WALK_ROWS);
     }
     PL_TRY(ops->acts_open(m->device, PL_WALK_ROWS, o->hidden, activations, &m->normed));
@@ -51,12 +52,16 @@ static pl_status open_buffers(pl_model *m)
 
 pl_status pl_model_walk_open(pl_model *m)
 {
-    size_t half = (size_t)m->o.head_dim / 2;
+    size_t half = (size_t)m->plan.attention.rope_dims / 2;
     m->picks = pl_alloc(PL_LOGIT_ROWS * sizeof *m->picks);
     m->positions = pl_alloc(PL_WALK_ROWS * sizeof *m->positions);
     m->blocks = pl_alloc(PL_WALK_ROWS * sizeof *m->blocks);
     m->cos = pl_alloc(PL_WALK_ROWS * half * sizeof *m->cos);
     m->sin = pl_alloc(PL_WALK_ROWS * half * sizeof *m->sin);
+    if (m->window_inv_freq) {
+        m->window_cos = pl_alloc(PL_WALK_ROWS * half * sizeof *m->window_cos);
+        m->window_sin = pl_alloc(PL_WALK_ROWS * half * sizeof *m->window_sin);
+    }
     return open_buffers(m);
 }
 
@@ -64,6 +69,7 @@ void pl_model_walk_close(pl_model *m)
 {
     const pl_device_ops *ops = m->device->ops;
     if (m->x) ops->free(m->device, m->x, floats(PL_WALK_ROWS, m->o.hidden));
+    if (m->part) ops->free(m->device, m->part, floats(PL_WALK_ROWS, m->o.hidden));
     if (m->qkv) ops->free(m->device, m->qkv, floats(PL_WALK_ROWS, qkv_width(m)));
     if (m->ffn) ops->free(m->device, m->ffn, floats(PL_WALK_ROWS, ffn_width(m)));
     if (m->logits) ops->free(m->device, m->logits, floats(PL_LOGIT_ROWS, m->o.vocab));
@@ -75,12 +81,25 @@ void pl_model_walk_close(pl_model *m)
     pl_free(m->blocks);
     pl_free(m->cos);
     pl_free(m->sin);
+    pl_free(m->window_cos);
+    pl_free(m->window_sin);
     pl_free(m->draws);
     pl_free(m->draw_rows);
     pl_free(m->picks);
 }
 
 /* ---- the layers ----------------------------------------------------------------- */
+
+/* x gets rows times w; normed first where there is a norm for it. */
+static void walk_add(pl_model *m, const pl_matrix *w, const float *bias,
+                     const float *post_norm, const pl_acts *rows)
+{
+    pl_device *d = m->device;
+    const pl_plan *p = &m->plan;
+    pl_linear out = {w, bias, post_norm ? m->part : m->x, p->hidden, !post_norm};
+    d->ops->linear(d, &out, 1, rows);
+    if (post_norm) d->ops->add_norm(d, m->part, post_norm, p->norm_eps, m->x, p->hidden);
+}
 
 static void walk_attention(pl_model *m, int i)
 {
@@ -106,12 +125,11 @@ static void walk_attention(pl_model *m, int i)
         {l->k, l->k_bias, h.k, width, false},
         {l->v, l->v_bias, h.v, width, false},
     };
-    pl_linear out = {l->o, l->o_bias, m->x, p->hidden, true};
     d->ops->norm(d, m->x, p->hidden, l->attn_norm, p->norm_eps, m->normed);
     d->ops->linear(d, in, 3, m->normed);
     d->ops->heads(d, &h);
     d->ops->attend(d, &h, m->attended);
-    d->ops->linear(d, &out, 1, m->attended);
+    walk_add(m, l->o, l->o_bias, l->attn_post_norm, m->attended);
 }
 
 static void walk_ffn(pl_model *m, int i)
@@ -128,10 +146,9 @@ static void walk_ffn(pl_model *m, int i)
         {l->gate, NULL, m->ffn, 2 * p->ffn, false},
         {l->up, NULL, m->ffn + p->ffn, 2 * p->ffn, false},
     };
-    pl_linear out = {l->down, NULL, m->x, p->hidden, true};
     d->ops->linear(d, in, 2, m->normed);
-    d->ops->gate(d, m->ffn, m->ffn + p->ffn, 2 * p->ffn, m->gated);
-    d->ops->linear(d, &out, 1, m->gated);
+    d->ops->gate(d, p->gate_kind, m->ffn, m->ffn + p->ffn, 2 * p->ffn, m->gated);
+    walk_add(m, l->down, NULL, l->ffn_post_norm, m->gated);
 }
 
 /* ---- what is wanted ------------------------------------------------------------- */
@@ -179,15 +196,27 @@ static void walk_draws(pl_model *m, int first_row, const pl_draw *draws,
         for (int i = 0; i < some; i++) m->picks[i] = rows[at + i] - first_row;
         d->ops->pick(d, m->picks, some, m->x, p->hidden, p->norm, p->norm_eps, m->picked);
         d->ops->linear(d, &head, 1, m->picked);
+        if (p->logit_cap > 0) d->ops->cap(d, m->logits, p->vocab, some, p->logit_cap);
         d->ops->sample(d, m->logits, p->vocab, draws + at, some);
     }
 }
 
 /* ---- the walk ------------------------------------------------------------------- */
 
+static void fill_rope(pl_model *m, size_t row)
+{
+    const pl_plan *p = &m->plan;
+    int half = p->attention.rope_dims / 2;
+    size_t at = row * (size_t)half;
+    pl_model_rope_at(p->inv_freq, p->rope_scale, half, m->positions[row], m->cos + at,
+                     m->sin + at);
+    if (p->window_inv_freq)
+        pl_model_rope_at(p->window_inv_freq, 1, half, m->positions[row],
+                         m->window_cos + at, m->window_sin + at);
+}
+
 static void fill_rows(pl_model *m, const pl_step *s, int first, int n, pl_rows *rows)
 {
-    size_t half = (size_t)m->o.head_dim / 2;
     for (int i = 0; i < s->n_seqs; i++) {
         const pl_step_seq *q = &s->seqs[i];
         int from = PL_MAX(q->first, first), to = PL_MIN(q->first + q->n_rows, first + n);
@@ -195,7 +224,7 @@ static void fill_rows(pl_model *m, const pl_step *s, int first, int n, pl_rows *
             size_t at = (size_t)(row - first);
             m->positions[at] = q->position + row - q->first;
             m->blocks[at] = q->blocks;
-            pl_model_rope_at(m, m->positions[at], m->cos + at * half, m->sin + at * half);
+            fill_rope(m, at);
         }
     }
     *rows = (pl_rows){.n = n,
@@ -203,7 +232,9 @@ static void fill_rows(pl_model *m, const pl_step *s, int first, int n, pl_rows *
                       .positions = m->positions,
                       .blocks = m->blocks,
                       .cos = m->cos,
-                      .sin = m->sin};
+                      .sin = m->sin,
+                      .window_cos = m->window_cos,
+                      .window_sin = m->window_sin};
 }
 
 void pl_model_walk(pl_model *m, pl_step *s)
@@ -217,7 +248,7 @@ void pl_model_walk(pl_model *m, pl_step *s)
         int n = PL_MIN(s->n_rows - first, PL_WALK_ROWS), until = drawn;
         fill_rows(m, s, first, n, &rows);
         d->ops->begin(d, &rows);
-        d->ops->embed(d, m->plan.embed, m->x, m->plan.hidden);
+        d->ops->embed(d, m->plan.embed, m->plan.embed_scale, m->x, m->plan.hidden);
         for (int layer = 0; layer < m->plan.n_layers; layer++) {
             walk_attention(m, layer);
             walk_ffn(m, layer);

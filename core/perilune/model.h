@@ -48,17 +48,26 @@ uint64_t pl_weights_fingerprint(const pl_weights *w, const char *text, size_t le
 
 enum { PL_ROPE_HALVES = 0, PL_ROPE_PAIRS = 1 };                       /* PAIRS: GGUF `llama` */
 enum { PL_ROPE_PLAIN = 0, PL_ROPE_LINEAR = 1, PL_ROPE_LLAMA3 = 2, PL_ROPE_YARN = 3 };
+enum { PL_GATE_SILU = 0, PL_GATE_GELU_TANH = 1, PL_N_GATES };
 enum { PL_ACT_FLOAT32 = 0, PL_ACT_INT8X2 = 1, PL_ACT_INT8 = 2, PL_N_ACTIVATIONS };
 enum { PL_KV_FLOAT32 = 0, PL_KV_INT16 = 1 };
 typedef struct pl_model_options {
     int32_t n_layers, hidden, n_heads, n_kv_heads, head_dim, ffn, vocab;
     int32_t n_experts, n_experts_used, expert_ffn, norm_topk;         /* 0 unless MoE */
     int32_t qkv_bias, o_bias, qk_norm;     /* biases of q, k and v, or of o; norms of each head of q and k */
+    int32_t norm_plus_one;                 /* norms' weights are kept less 1 */
+    int32_t post_norms;                    /* what attention and feed-forward add to x is normed first */
+    int32_t gate;                          /* PL_GATE_*: of the feed-forward */
+    float embed_scale;                     /* of embeddings; 0: 1 */
+    float attention_scale;                 /* of scores; 0: 1 / sqrt(head_dim) */
+    float attention_cap, logit_cap;        /* a score or logit v becomes cap * tanh(v / cap); 0: stays */
     int32_t window;                        /* positions that a layer sees, unless it is PL_LAYER_FULL; 0: all */
     int32_t max_positions;
     int32_t rope_order, rope_scaling;
+    int32_t rope_dims;                     /* values of a head that are turned, its first; 0: all */
     float norm_eps, rope_theta;
-    float rope_factor, rope_low, rope_high, rope_attention;           /* llama3: low/high factor; yarn: beta_slow/beta_fast, attention factor (0: derived) */
+    float rope_theta_window;               /* of layers with a window, unscaled; 0: as the others */
+    float rope_factor, rope_low, rope_high, rope_attention;           /* llama3: low/high factor; yarn: beta_slow/beta_fast; attention: of cos and sin, 0: 1, yarn's is derived */
     int32_t rope_original;                 /* original_max_position_embeddings */
     int32_t tied;                          /* the head is the embedding */
     int32_t activations;                   /* PL_ACT_*; INT8X2, INT8: two int8 terms or one beside quantized weights, a scale per 32; INT8 also bf16 beside bf16 weights, if the kernels can */
@@ -69,7 +78,8 @@ enum { PL_ROLE_EMBED = 0, PL_ROLE_NORM, PL_ROLE_HEAD, PL_ROLE_ROPE_FREQS,       
        PL_ROLE_ATTN_NORM, PL_ROLE_Q, PL_ROLE_K, PL_ROLE_V, PL_ROLE_O, PL_ROLE_Q_BIAS,
        PL_ROLE_K_BIAS, PL_ROLE_V_BIAS, PL_ROLE_O_BIAS, PL_ROLE_Q_NORM, PL_ROLE_K_NORM,
        PL_ROLE_FFN_NORM, PL_ROLE_GATE, PL_ROLE_UP, PL_ROLE_DOWN, PL_ROLE_ROUTER,
-       PL_N_ROLES };
+       PL_ROLE_ATTN_POST_NORM, PL_ROLE_FFN_POST_NORM, PL_N_ROLES,
+       PL_ROLE_QKV = PL_N_ROLES, PL_ROLE_GATE_UP };                    /* the rows of several, one after another */
 typedef struct pl_device pl_device;
 typedef struct pl_device_options {
     const char *name;                      /* "cpu"; "null" (computes nothing); or a plug-in's, libperilune_NAME.so beside the program */

@@ -95,8 +95,9 @@ PL_TILE void score(const pl_cpu_kv *kv, int position, int to, const pl_cpu_query
     for (int i = 0; i < n; i++) {
         int low = PL_MIN(PL_MAX(queries[i].from - position, 0), 16);
         int high = PL_MIN(PL_MAX(queries[i].to - position, 0), 16);
-        vf_store(out[i] + position % PL_CHUNK,
-                 vf_keep(vf_mul(acc[i], scale), low, high, -INFINITY));
+        vf s = vf_mul(acc[i], scale);
+        if (kv->cap > 0.0f) s = vf_cap(s, kv->cap);
+        vf_store(out[i] + position % PL_CHUNK, vf_keep(s, low, high, -INFINITY));
     }
 }
 

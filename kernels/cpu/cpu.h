@@ -65,7 +65,7 @@ typedef struct pl_cpu_linear { /* out[r][...] = rows[r] . matrix (+ bias) (+ out
 typedef struct pl_cpu_kv {
     int32_t head_dim, block_size, group; /* group: query heads per KV head */
     bool s16;
-    float scale;
+    float scale, cap;             /* cap: of the scaled scores; 0: none */
     size_t k_at, v_at, scales_at; /* of the head at hand, in bytes from a block's start */
     const int32_t *blocks;
     char *base;
@@ -85,7 +85,8 @@ typedef struct pl_cpu_kernels {
                    int panel, int n_panels);
     void (*reduce)(const pl_cpu_rows *x, int row); /* f to the forms that are there */
     void (*norm)(const float *x, const float *weight, float eps, int n, float *out);
-    void (*gate)(const float *gate, const float *up, int n, float *out);
+    void (*gate[PL_N_GATES])(const float *gate, const float *up, int n, float *out);
+    void (*cap)(float *x, float cap, int n); /* x = cap * tanh(x / cap) */
     void (*add)(float *x, const float *y, float factor, int n); /* x += factor * y */
     void (*softmax)(float *x, int n);
     void (*rope)(float *x, const float *cos, const float *sin, int n, int pairs);

@@ -33,3 +33,13 @@ PL_INLINE vf vf_exp(vf x)
     vf scale = vf_bits(vi_shl(vi_add(n, vi_set1(127)), 23));
     return vf_where_ge(x, -87.0f, vf_mul(p, scale));
 }
+
+/* cap * tanh(x / cap), as (e^2y - 1) / (e^2y + 1): right to 2^-23 of the cap. What is no
+ * number stays none. */
+PL_INLINE vf vf_cap(vf x, float cap)
+{
+    vf one = vf_set1(1.0f);
+    vf e = vf_exp(vf_mul(x, vf_set1(2.0f / cap)));
+    vf t = vf_div(vf_sub(e, one), vf_add(e, one));
+    return vf_fma(t, vf_set1(cap), vf_mul(x, vf_set1(0.0f)));
+}

@@ -75,7 +75,7 @@ static void norm(const float *x, const float *weight, float eps, int n, float *o
     }
 }
 
-static void gate(const float *g, const float *up, int n, float *out)
+static void gate_silu(const float *g, const float *up, int n, float *out)
 {
     vf one = vf_set1(1.0f);
     for (int i = 0; i < n; i += 16) {
@@ -84,6 +84,29 @@ static void gate(const float *g, const float *up, int n, float *out)
         vf e = vf_exp(vf_sub(vf_set1(0.0f), v));
         v = vf_mul(vf_div(v, vf_add(one, e)), vf_load_n(up + i, left));
         vf_store_n(out + i, v, left);
+    }
+}
+
+/* v * (1 + tanh(u)) / 2 is v / (1 + e^-2u); u = sqrt(2 / pi) * (v + 0.044715 v^3) */
+static void gate_gelu_tanh(const float *g, const float *up, int n, float *out)
+{
+    vf one = vf_set1(1.0f), cubic = vf_set1(0.044715f);
+    vf minus_two_root = vf_set1(-0x1.988454p+0f); /* -2 * sqrt(2 / pi) */
+    for (int i = 0; i < n; i += 16) {
+        int left = PL_MIN(n - i, 16);
+        vf v = vf_load_n(g + i, left);
+        vf u = vf_mul(v, vf_fma(vf_mul(v, v), cubic, one));
+        vf e = vf_exp(vf_mul(u, minus_two_root));
+        v = vf_mul(vf_div(v, vf_add(one, e)), vf_load_n(up + i, left));
+        vf_store_n(out + i, v, left);
+    }
+}
+
+static void cap(float *x, float most, int n)
+{
+    for (int i = 0; i < n; i += 16) {
+        int left = PL_MIN(n - i, 16);
+        vf_store_n(x + i, vf_cap(vf_load_n(x + i, left), most), left);
     }
 }
 

@@ -144,6 +144,22 @@ describe("a device of a plug-in", function()
     assert.same({ 8, 9, 10, 11 }, e:run()[id].tokens)
   end)
 
+  it("refuses by its name what it does not compute", function()
+    for fact, value in pairs { post_norms = 1, embed_scale = 8, attention_cap = 50,
+                               logit_cap = 30, gate = C.PL_GATE_GELU_TANH,
+                               rope_theta_window = 100, rope_dims = 4 } do
+      local device = assert(open_device "echo")
+      local o = ffi.new("pl_model_options", { vocab = 9, block_size = 16, max_positions = 9,
+                                              window = 4,
+                                              [fact] = value })
+      assert.is_true(C.pl_model_open(device, o) == nil)
+      assert.equal(("the model has %s, which this device (echo) does not compute; the CPU does")
+        :format(fact == "gate" and "a gelu_tanh gate" or fact),
+        ffi.string(C.pl_error_text()))
+      C.pl_device_close(device)
+    end
+  end)
+
   it("is refused by name where it cannot be had", function()
     local function why(name) return select(2, open_device(name)) end
     assert.matches("libperilune_strange.so' was built for device ABI %d+, this program has %d+",

@@ -220,6 +220,107 @@ describe("model.describe of a folder", function()
     refused(moe { use_sliding_window = true, sliding_window = 5 }, "'use_sliding_window'")
   end)
 
+  it("reads Gemma-2, whose config.json leaves things out", function()
+    local function gemma(changes)
+      return with(with(llama(), { architectures = { "Gemma2ForCausalLM" }, head_dim = 6,
+        hidden_act = cjson.null, hidden_activation = "gelu_pytorch_tanh",
+        tie_word_embeddings = nil, hidden_size = 72 }), changes or {})
+    end
+    local config = gemma()
+    config.tie_word_embeddings = nil
+    local desc = assert(describe_config(config, { load_format = "dummy" }))
+    local o = desc.options
+    assert.same({ 1, 1, 1, 4096, 50, 30, 1 / 16, 0, 0 },
+                { o.tied, o.post_norms, o.norm_plus_one, o.window, o.attention_cap,
+                  o.logit_cap, o.attention_scale, o.qk_norm, o.qkv_bias })
+    assert.equal(C.PL_GATE_GELU_TANH, o.gate)
+    assert.same({ 1 }, desc.full_layers)
+    o = options(gemma { attn_logit_softcapping = cjson.null, sliding_window = cjson.null,
+                        final_logit_softcapping = 20, query_pre_attn_scalar = 144 })
+    assert.same({ 0, 20, 1 / 12, 0 },
+                { o.attention_cap, o.logit_cap, o.attention_scale, o.window })
+    refused(gemma { hidden_activation = "gelu" },
+            "'hidden_activation' is 'gelu', wanted silu or gelu_pytorch_tanh")
+    refused(gemma { use_bidirectional_attention = true }, "'use_bidirectional_attention'")
+  end)
+
+  it("reads Gemma-3, in both spellings of rope", function()
+    local function gemma(changes)
+      local config = with(with(llama(), { architectures = { "Gemma3ForCausalLM" },
+        head_dim = 6, hidden_act = cjson.null, sliding_window = 5, num_hidden_layers = 7 }),
+        changes)
+      config.rope_theta, config.tie_word_embeddings = changes.rope_theta, nil
+      return config
+    end
+    local function rope(changes)
+      local o = options(gemma(changes))
+      return { o.rope_theta, o.rope_theta_window, o.rope_scaling, o.rope_factor,
+               o.max_positions }
+    end
+    assert.same({ 1e6, 1e4, C.PL_ROPE_PLAIN, 1, 64 }, rope {})
+    assert.same({ 9, 8, C.PL_ROPE_LINEAR, 4, 64 }, rope { rope_theta = 9,
+      rope_local_base_freq = 8, rope_scaling = { rope_type = "linear", factor = 4 } })
+    assert.same({ 9, 1e4, C.PL_ROPE_LINEAR, 4, 64 }, rope { rope_parameters = {
+      full_attention = { rope_type = "linear", factor = 4, rope_theta = 9 },
+      sliding_attention = { rope_type = "default" } } })
+    assert.same({ 1e6, 8, C.PL_ROPE_PLAIN, 1, 64 }, rope { rope_parameters = {
+      full_attention = { rope_type = "default" },
+      sliding_attention = { rope_type = "default", rope_theta = 8 } } })
+    refused(gemma { rope_parameters = { full_attention = {},
+      sliding_attention = { rope_type = "linear", factor = 2 } } },
+      "'rope_parameters.sliding_attention.rope_type' is 'linear'")
+    local desc = assert(describe_config(gemma {}, { load_format = "dummy" }))
+    assert.same({ 5, 1, 0, 0 }, { desc.options.window, desc.options.qk_norm,
+                                  desc.options.attention_cap, desc.options.logit_cap })
+    assert.same({ 5 }, desc.full_layers)
+    local every = gemma { sliding_window_pattern = 2 }
+    assert.same({ 1, 3, 5 }, describe_config(every, { load_format = "dummy" }).full_layers)
+    assert.equal(0, options(gemma { sliding_window_pattern = 1 }).window)
+  end)
+
+  it("reads Phi-3, whose rope depends on what is served", function()
+    local function phi(scaling, changes)
+      local config = with(with(llama(), { architectures = { "Phi3ForCausalLM" },
+        hidden_size = 16, partial_rotary_factor = 0.5, sliding_window = 7,
+        original_max_position_embeddings = 16, rope_scaling = scaling }), changes or {})
+      config.rms_norm_eps = nil
+      return config
+    end
+    local factors = { type = "su", short_factor = { 1, 2 }, long_factor = { 3, 4 } }
+    local function served(length)
+      return assert(describe_config(phi(factors), { load_format = "dummy",
+                                                    max_model_len = length }))
+    end
+    local desc = served()
+    local o = desc.options
+    assert.same({ 4, 7, 64, 1e-5, C.PL_ROPE_PLAIN },
+                { o.rope_dims, o.window, o.max_positions, o.norm_eps, o.rope_scaling })
+    assert.equal(math.sqrt(1.5), o.rope_attention)
+    for length, long in pairs { [16] = false, [17] = true, auto = true, [-1] = true } do
+      assert.same(long and { 3, 4 } or { 1, 2 }, served(length).rope_factors)
+    end
+    assert.equal(desc.fingerprint, served(64).fingerprint)
+    assert.not_equal(desc.fingerprint, served(16).fingerprint)
+    assert.is_nil(describe_config(phi(cjson.null), { load_format = "dummy" }).rope_factors)
+    refused(phi { type = "longrope", short_factor = { 1 }, long_factor = { 3, 4 } },
+            "'rope_scaling.short_factor' is '[1]', wanted 2 numbers")
+    refused(phi { type = "yarn", short_factor = { 1, 0 }, long_factor = { 3, 4 } },
+            "wanted numbers above 0")
+    refused(phi(factors, { partial_rotary_factor = 0.4 }),
+            "'partial_rotary_factor' is '0.4', wanted an even part of 8")
+  end)
+
+  it("rounds the scale of embeddings to their type", function()
+    for dtype, scale in pairs { float32 = 8.4852809906005859375, float16 = 8.484375,
+                                bfloat16 = 8.5 } do
+      local config = with(llama(), { architectures = { "Gemma2ForCausalLM" },
+        hidden_activation = "gelu_pytorch_tanh", head_dim = 6, hidden_size = 72,
+        torch_dtype = dtype })
+      assert.equal(scale, options(config).embed_scale)
+    end
+    assert.equal(0, options(llama()).embed_scale)
+  end)
+
   it("reads experts", function()
     local desc = assert(describe_config(moe()))
     local o = desc.options

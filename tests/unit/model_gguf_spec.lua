@@ -89,6 +89,87 @@ describe("model.describe of a GGUF file", function()
     assert.equal(3, stacked)
   end)
 
+  it("reads Gemma-2", function()
+    local function describe_gemma(...)
+      return model.describe(gguf(joined(gguf_metas "gemma2",
+        { "gemma2.attn_logit_softcapping", "f32", 50 },
+        { "gemma2.final_logit_softcapping", "f32", 30 }, ...), gguf_llama))
+    end
+    local window = { "gemma2.attention.sliding_window", "u32", 20 }
+    local desc = assert(describe_gemma(window))
+    local o = desc.options
+    assert.same({ 1, 1, 0, 20, 50, 30, 0, C.PL_GATE_GELU_TANH },
+                { o.tied, o.post_norms, o.norm_plus_one, o.window, o.attention_cap,
+                  o.logit_cap, o.attention_scale, o.gate })
+    assert.is_true(math.abs(o.embed_scale - math.sqrt(8)) < 1e-6)
+    assert.equal("Gemma2ForCausalLM", desc.architecture)
+    assert.is_nil(desc.full_layers)    -- the second would be one
+    local metas = joined(gguf_metas "gemma2", window)
+    for _, row in ipairs(metas) do
+      if row[1] == "gemma2.block_count" then row[3] = 46 end
+    end
+    desc = assert(model.describe(gguf(metas, gguf_llama)))
+    assert.equal(0.5, desc.options.attention_scale)    -- of 27B, by hidden / heads
+    assert.equal(23, #desc.full_layers)
+    assert.equal(4096, describe_gemma().options.window)
+    local _, message = describe_gemma({ "gemma2.attention.sliding_window", "u32", 0 })
+    assert.truthy(message:find("'gemma2.attention.sliding_window' is '0'", 1, true), message)
+  end)
+
+  it("reads Gemma-3", function()
+    local function describe_gemma(...)
+      local metas = joined(gguf_metas "gemma3", { "gemma3.attention.sliding_window", "u32", 20 },
+                           ...)
+      for _, row in ipairs(metas) do
+        if row[1] == "gemma3.block_count" then row[3] = 7 end
+      end
+      return assert(model.describe(gguf(metas, gguf_llama)))
+    end
+    local desc = describe_gemma()
+    local o = desc.options
+    assert.same({ 5 }, desc.full_layers)
+    assert.same({ 20, 1, 1, 5000, 1e4, 0, 0 }, { o.window, o.qk_norm, o.post_norms,
+      o.rope_theta, o.rope_theta_window, o.attention_cap, o.logit_cap })
+    desc = describe_gemma({ "gemma3.attention.sliding_window_pattern", "u32", 2 },
+                          { "gemma3.rope.freq_base_swa", "f32", 500 })
+    assert.same({ 1, 3, 5 }, desc.full_layers)
+    assert.equal(500, desc.options.rope_theta_window)
+  end)
+
+  it("reads Phi-3, whose rope depends on what is served", function()
+    local list = { { "rope_factors_long.weight", { 1 } },
+                   { "rope_factors_short.weight", { 1 } },
+                   { "blk.0.attn_qkv.weight", { 16, 8 } },
+                   { "blk.0.ffn_up.weight", { 24, 8 } } }
+    for _, row in ipairs(gguf_llama) do
+      if not row[1]:find "attn_[qkv]%.w" and not row[1]:find "ffn_[gu][ap]" then
+        list[#list + 1] = row
+      end
+    end
+    local function served(length, more)
+      return model.describe(gguf(joined(gguf_metas "phi3",
+        { "phi3.rope.dimension_count", "u32", 2 },
+        { "phi3.rope.scaling.original_context_length", "u32", 16 },
+        { "phi3.rope.scaling.attn_factor", "f32", 1.5 },
+        { "phi3.attention.sliding_window", "u32", 0 }, more), list),
+        { max_model_len = length })
+    end
+    local desc = assert(served())
+    local o = desc.options
+    assert.same({ 2, 1.5, 0, 0 }, { o.rope_dims, o.rope_attention, o.window,
+                                    o.rope_order })
+    assert.equal("rope_factors_long.weight", desc.rope_factors)
+    assert.equal("rope_factors_short.weight", served(16).rope_factors)
+    local roles = {}
+    for _, row in ipairs(assert(tensors(desc))) do roles[row.name] = row.role end
+    assert.same({ tonumber(C.PL_ROLE_ROPE_FREQS), nil, tonumber(C.PL_ROLE_QKV),
+                  tonumber(C.PL_ROLE_GATE_UP) },
+                { roles["rope_factors_long.weight"], roles["rope_factors_short.weight"],
+                  roles["blk.0.attn_qkv.weight"], roles["blk.0.ffn_up.weight"] })
+    local _, message = served(nil, { "phi3.attention.value_length", "u32", 2 })
+    assert.truthy(message:find("'phi3.attention.value_length' is '2'", 1, true), message)
+  end)
+
   it("reads rope's scaling", function()
     local desc = model.describe(gguf(joined(gguf_metas "qwen3",
       { "qwen3.rope.scaling.type", "str", "yarn" }, { "qwen3.rope.scaling.factor", "f32",

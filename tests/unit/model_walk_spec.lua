@@ -76,6 +76,12 @@ local MODELS = {
   ["rope in pairs, yarn"] = { rope_order = C.PL_ROPE_PAIRS, rope_scaling = C.PL_ROPE_YARN,
     rope_factor = 4, rope_original = 128 },
   ["biases"] = { qkv_bias = 1, tied = 0 },
+  ["norms after, caps, gelu"] = { post_norms = 1, norm_plus_one = 1, embed_scale = 8,
+    gate = C.PL_GATE_GELU_TANH, attention_scale = 0.25, attention_cap = 2, logit_cap = 4,
+    window = 20, full = { 1 }, kv_type = "KV_INT16", activations = "ACT_INT8X2" },
+  ["window of another rope"] = { window = 20, full = { 0 }, rope_theta_window = 100,
+    rope_scaling = C.PL_ROPE_LINEAR, rope_factor = 8, kv_type = "KV_INT16" },
+  ["half a head turned"] = { rope_dims = 12, rope_attention = 1.25, kv_type = "KV_INT16" },
   ["head norms"] = { qk_norm = 1, head_dim = 32, n_heads = 4,
     rope_scaling = C.PL_ROPE_LLAMA3, rope_factor = 8,
     rope_low = 1, rope_high = 4, rope_original = 64 },
@@ -239,6 +245,51 @@ describe("a model put together", function()
     end)
   end)
 
+  it("splits a tensor that holds the rows of several", function()
+    local function one(fill)
+      local out
+      with_model({ tied = 1 }, "auto", 1, function(m)
+        for layer = 0, 1 do fill(m, layer) end
+        ok(C.pl_model_dummy(m))
+        ok(C.pl_model_ready(m))
+        out = logits(m, { prompt(2, 20) }, 20)[1]
+      end)
+      return out
+    end
+    local qkv, gate_up = quant.matrix("Q8_0", 240, 64, 7), quant.matrix("Q8_0", 192, 64, 8)
+    -- The rows from one on, of a matrix.
+    local function rows(from, first, n)
+      local t = ffi.new("pl_tensor", from.tensor)
+      local row = from.tensor.bytes / from.tensor.dims[0]
+      t.dims[0], t.bytes = n, n * row
+      t.data = ffi.cast("const char *", from.tensor.data) + first * row
+      return t
+    end
+    local fused = one(function(m, layer)
+      ok(C.pl_model_tensor(m, C.PL_ROLE_QKV, layer, -1, qkv.tensor))
+      ok(C.pl_model_tensor(m, C.PL_ROLE_GATE_UP, layer, -1, gate_up.tensor))
+    end)
+    local split = one(function(m, layer)
+      ok(C.pl_model_tensor(m, C.PL_ROLE_Q, layer, -1, rows(qkv, 0, 144)))
+      ok(C.pl_model_tensor(m, C.PL_ROLE_K, layer, -1, rows(qkv, 144, 48)))
+      ok(C.pl_model_tensor(m, C.PL_ROLE_V, layer, -1, rows(qkv, 192, 48)))
+      ok(C.pl_model_tensor(m, C.PL_ROLE_GATE, layer, -1, rows(gate_up, 0, 96)))
+      ok(C.pl_model_tensor(m, C.PL_ROLE_UP, layer, -1, rows(gate_up, 96, 96)))
+    end)
+    assert.is_true(fused == split)
+    with_model({}, "auto", 1, function(m)
+      refused(m, "layer 0 qkv%) is 192 x 64, wanted 240 x 64", C.PL_ROLE_QKV, 0, -1,
+        gate_up.tensor)
+      refused(m, "layer 2 for gate, wanted one", C.PL_ROLE_GATE_UP, 2, -1, gate_up.tensor)
+      gate_up.tensor.bytes = 7
+      refused(m, "has 7 bytes, wanted 13056", C.PL_ROLE_GATE_UP, 0, -1, gate_up.tensor)
+    end)
+    with_model({ n_experts = 2, n_experts_used = 1, expert_ffn = 48 }, "auto", 1, function(m)
+      refused(m, "gate_up for a layer with experts", C.PL_ROLE_GATE_UP, 0, -1,
+        gate_up.tensor)
+    end)
+  end)
+
   it("says which layers differ before their tensors", function()
     with_model({ window = 8, ffn = 0, n_experts = 2, n_experts_used = 1, expert_ffn = 32 },
       "auto", 1, function(m)
@@ -276,6 +327,13 @@ describe("a model put together", function()
     bad("activations is 3, wanted 0 to 2", { activations = 3 })
     bad("n_experts_used is 0, wanted 1 to 4", { n_experts = 4, expert_ffn = 64 })
     bad("qk_norm is 2, wanted 0 to 1", { qk_norm = 2 })
+    bad("gate is 2, wanted 0 to 1", { gate = 2 })
+    bad("rope_dims is 26, wanted 0 to 24", { rope_dims = 26 })
+    bad("rope_dims is 5, wanted an even number", { rope_dims = 5 })
+    bad("logit_cap is %-1, wanted 0 or more", { logit_cap = -1 })
+    bad("attention_cap is inf", { attention_cap = 1 / 0 })
+    bad("post_norms is 1 with 2 experts", { post_norms = 1, n_experts = 2,
+                                            n_experts_used = 1, expert_ffn = 64 })
     C.pl_device_close(device)
   end)
 

@@ -33,6 +33,7 @@ local function describe(recipe, pool)
     hf_overrides = recipe.hf_overrides, load_format = load_format(pool),
     generation_config = recipe.generation_config,
     override_generation_config = recipe.override_generation_config,
+    max_model_len = pool.max_model_len,
   })
 end
 

@@ -6,79 +6,12 @@
 local F = require "perilune.model.fields"
 local facts = require "perilune.model.facts"
 local pl = require "perilune.ffi"
+local rope = require "perilune.model.rope"
 
 local C = pl.C
 local limits = F.limits
 
 local M = {}
-
--- ---- rope ----------------------------------------------------------------------------
-
-local scalings = {}
-
-function scalings.default(_, o) o.rope_scaling = C.PL_ROPE_PLAIN end
-
-local function stretch(scaling, o, from)
-  o.rope_factor = F.number(scaling, "factor", 1, limits.factor)
-  o.max_positions = math.floor(from * o.rope_factor)
-  if o.max_positions > limits.positions then
-    F.wrong(scaling, "factor", "at most " .. limits.positions .. " positions")
-  end
-end
-
-function scalings.linear(scaling, o)
-  o.rope_scaling = C.PL_ROPE_LINEAR
-  stretch(scaling, o, o.max_positions)
-end
-
-function scalings.llama3(scaling, o)
-  o.rope_scaling = C.PL_ROPE_LLAMA3
-  o.rope_factor = F.number(scaling, "factor", 1, limits.factor)
-  o.rope_low = F.number(scaling, "low_freq_factor", 1e-3, 1e3)
-  o.rope_high = F.number(scaling, "high_freq_factor", 1e-3, 1e3)
-  o.rope_original = F.integer(scaling, "original_max_position_embeddings", 1,
-                              limits.positions)
-  if o.rope_high <= o.rope_low then
-    F.wrong(scaling, "high_freq_factor", "more than low_freq_factor, " .. o.rope_low)
-  end
-end
-
-function scalings.yarn(scaling, o)
-  for _, key in ipairs { "mscale", "mscale_all_dim", "attn_factor" } do
-    if F.has(scaling, key) then F.unsupported(scaling, key, "none") end
-  end
-  if not F.boolean(scaling, "truncate", true) then
-    F.unsupported(scaling, "truncate", "true")
-  end
-  o.rope_scaling = C.PL_ROPE_YARN
-  o.rope_low = F.number(scaling, "beta_slow", 1e-3, 1e3, 1)
-  o.rope_high = F.number(scaling, "beta_fast", 1e-3, 1e3, 32)
-  if o.rope_high <= o.rope_low then
-    F.wrong(scaling, "beta_fast", "more than beta_slow, " .. o.rope_low)
-  end
-  o.rope_attention = F.number(scaling, "attention_factor", 1e-3, 1e3, 0)
-  o.rope_original = F.integer(scaling, "original_max_position_embeddings", 1,
-                              limits.positions, o.max_positions)
-  stretch(scaling, o, o.rope_original)
-end
-
--- `rope_parameters` is the newer spelling of `rope_scaling` and holds theta as well.
-local function read_rope(config, o)
-  local parameters = F.object(config, "rope_parameters", false)
-  local scaling = F.object(config, "rope_scaling", false) or parameters
-  local where = parameters and F.has(parameters, "rope_theta") and parameters or config
-  o.rope_theta = F.number(where, "rope_theta", 1, limits.theta, 10000)
-  for _, fields in ipairs { config, parameters or nil } do
-    if F.number(fields, "partial_rotary_factor", 0, 1, 1) ~= 1 then
-      F.unsupported(fields, "partial_rotary_factor", "1")
-    end
-  end
-  if not scaling then return scalings.default(nil, o) end
-  local key = F.has(scaling, "rope_type") and "rope_type" or "type"
-  local read = scalings[F.string(scaling, key, "default")]
-  if not read then F.unsupported(scaling, key, "default, linear, llama3 or yarn") end
-  read(scaling, o)
-end
 
 -- ---- windows -------------------------------------------------------------------------
 
@@ -107,6 +40,14 @@ local function read_first(config)
   return full
 end
 
+-- The layers that see everything by the row's own rule.
+local function read_full(config, o, row)
+  if row.window == "switched" then return read_first(config) end
+  if type(row.window) ~= "number" then return {} end
+  local n = F.integer(config, "sliding_window_pattern", 1, limits.layers, row.window)
+  return facts.every(n, o.n_layers)
+end
+
 -- The window, and the layers that see everything nevertheless; nil: none does.
 local function read_window(config, o, row)
   local listed, switched = F.has(config, "layer_types"), row.window == "switched"
@@ -114,8 +55,7 @@ local function read_window(config, o, row)
   if not (row.window or listed) then return end
   if not F.has(config, "sliding_window") then return end
   if row.experts then F.unsupported(config, "use_sliding_window", "false") end
-  local full = listed and read_layer_types(config, o) or switched and read_first(config)
-               or {}
+  local full = listed and read_layer_types(config, o) or read_full(config, o, row)
   if #full >= o.n_layers then return end
   o.window = F.integer(config, "sliding_window", 1, limits.positions)
   return full[1] and full
@@ -168,15 +108,27 @@ local function refuse_others(config, row)
   for _, key in ipairs { "quantization_config", "dual_chunk_attention_config" } do
     if F.has(config, key) then F.unsupported(config, key, "none") end
   end
-  if F.string(config, "hidden_act", "silu") ~= "silu" then
-    F.unsupported(config, "hidden_act", "silu")
-  end
-  if F.boolean(config, "mlp_bias", false) then
-    F.unsupported(config, "mlp_bias", "false")
+  for _, key in ipairs { "mlp_bias", "use_bidirectional_attention" } do
+    if F.boolean(config, key, false) then F.unsupported(config, key, "false") end
   end
   if not row.experts and F.integer(config, "num_experts", 0, limits.experts, 0) ~= 0 then
     F.unsupported(config, "num_experts", "0")
   end
+end
+
+local GATES = { silu = C.PL_GATE_SILU, gelu_pytorch_tanh = C.PL_GATE_GELU_TANH }
+
+local function read_gate(config)
+  local key = F.has(config, "hidden_activation") and "hidden_activation" or "hidden_act"
+  return GATES[F.string(config, key, "silu")]
+         or F.unsupported(config, key, "silu or gelu_pytorch_tanh")
+end
+
+local function read_scores(config, o)
+  local scalar = F.number(config, "query_pre_attn_scalar", 1e-3, limits.scalar, false)
+  o.attention_scale = scalar and scalar ^ -0.5 or 0
+  o.attention_cap = F.number(config, "attn_logit_softcapping", 1e-3, limits.scalar, 0)
+  o.logit_cap = F.number(config, "final_logit_softcapping", 1e-3, limits.scalar, 0)
 end
 
 local function read_dtype(config)
@@ -195,20 +147,27 @@ local function read_architecture(config)
   return row
 end
 
-local function read_config(config)
+local function read_config(config, raw, opts)
   local row = read_architecture(config)
+  for key, value in pairs(row.defaults or {}) do
+    if raw[key] == nil then raw[key] = value end
+  end
   refuse_others(config, row)
   local o = facts.start()
   read_sizes(config, o, row)
   if row.experts then read_experts(config, o) end
-  read_rope(config, o)
+  local factors = rope.read(config, o, row, opts)
   local full = read_window(config, o, row)
   local bias = F.boolean(config, "attention_bias", false) and 1 or 0
   o.qkv_bias, o.o_bias = bias, bias
-  facts.finish(o, row, "hf")
+  o.gate = read_gate(config)
+  read_scores(config, o)
+  local dtype = read_dtype(config)
+  facts.finish(o, row, "hf", dtype)
   return { format = "hf", architecture = row.name, options = o, full_layers = full,
+           fused = row.fused, rope_factors = factors,
            dense_layers = row.experts and read_dense_layers(config, o) or nil,
-           dtype = read_dtype(config) }
+           dtype = dtype }
 end
 
 -- ---- the folder ----------------------------------------------------------------------
@@ -257,7 +216,7 @@ function M.describe(path, opts)
   local raw = F.read_json(config_path)
   override(raw, opts.hf_overrides or {})
   local config = F.of(config_path, raw)
-  local desc = read_config(config)
+  local desc = read_config(config, raw, opts)
   desc.eos_ids = F.ids(config, "eos_token_id", desc.options.vocab)
   desc.bos_id = F.integer(config, "bos_token_id", 0, desc.options.vocab - 1, false) or nil
   desc.files, desc.weight_map = find_files(path)

@@ -171,6 +171,7 @@ end
 M.limits = {
   layers = 1024, hidden = 2 ^ 17, heads = 4096, head_dim = 1024, ffn = 2 ^ 20,
   vocab = 2 ^ 21, positions = 2 ^ 24, experts = 1024, theta = 1e15, factor = 1e6,
+  scalar = 1e6,
 }
 
 -- Whole heads of an even size, queries shared evenly.

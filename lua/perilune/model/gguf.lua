@@ -3,6 +3,7 @@
 
 local F = require "perilune.model.fields"
 local facts = require "perilune.model.facts"
+local rope = require "perilune.model.rope"
 local parts = require "perilune.model.parts"
 local pl = require "perilune.ffi"
 
@@ -51,7 +52,7 @@ local function read_vocab(own, files)
   return vocab
 end
 
-local function read_sizes(own, files, o)
+local function read_sizes(own, files, o, row)
   o.n_layers = F.integer(own, "block_count", 1, limits.layers)
   o.hidden = F.integer(own, "embedding_length", 1, limits.hidden)
   o.n_heads = F.integer(own, "attention.head_count", 1, limits.heads)
@@ -59,7 +60,9 @@ local function read_sizes(own, files, o)
   o.head_dim = F.head_dim(own, "attention.key_length", "attention.head_count", o)
   F.check_heads(own, o, { head_dim = "attention.key_length",
                           n_kv_heads = "attention.head_count_kv" })
-  for _, key in ipairs { "attention.value_length", "rope.dimension_count" } do
+  local whole = { "attention.value_length" }
+  if not row.partial_rope then whole[2] = "rope.dimension_count" end
+  for _, key in ipairs(whole) do
     if F.integer(own, key, 1, limits.head_dim, o.head_dim) ~= o.head_dim then
       F.unsupported(own, key, o.head_dim .. ", as attention.key_length")
     end
@@ -104,8 +107,29 @@ end
 
 -- llama3's scaling is no metadata here: it is the tensor rope_freqs.weight. A factor
 -- without a type is linear; older files call it scale_linear. 0 is said for 1.
-local function read_rope(own, o)
+local function read_dims(own, o)
+  local key = "rope.dimension_count"
+  local dims = F.integer(own, key, 2, o.head_dim, o.head_dim)
+  if dims % 2 ~= 0 then F.unsupported(own, key, "an even number") end
+  if dims ~= o.head_dim then o.rope_dims = dims end
+end
+
+-- Of scaling `longrope`, which the metadata does not name: the name of the tensor with
+-- what frequencies are divided by.
+local function read_longrope(own, files, o, opts)
+  if not find(files, "rope_factors_long.weight") then return end
+  local original = F.integer(own, "rope.scaling.original_context_length", 2,
+                             limits.positions, o.max_positions)
+  local factor = rope.longrope_attention(o.max_positions / original, original)
+  o.rope_attention = F.number(own, "rope.scaling.attn_factor", 1e-3, 1e3, factor)
+  return rope.is_long(opts.max_model_len, original) and "rope_factors_long.weight"
+         or "rope_factors_short.weight"
+end
+
+local function read_rope(own, o, row)
+  local window_theta = row.defaults and row.defaults.rope_local_base_freq or 0
   o.rope_theta = F.number(own, "rope.freq_base", 1, limits.theta, 10000)
+  o.rope_theta_window = F.number(own, "rope.freq_base_swa", 1, limits.theta, window_theta)
   local kind = F.string(own, "rope.scaling.type", "linear")
   if kind == "none" then return end
   local key = F.has(own, "rope.scaling.factor") and "rope.scaling.factor"
@@ -129,17 +153,45 @@ local function read_bias(files, o)
   o.o_bias = o.qkv_bias * has "attn_output.bias"
 end
 
-local function read_options(own, files, row)
-  local o = facts.start()
-  read_sizes(own, files, o)
-  read_experts(own, o, row)
-  read_rope(own, o)
-  read_bias(files, o)
-  if F.has(own, "attention.sliding_window") then
-    F.unsupported(own, "attention.sliding_window", "none")
+-- The window, and the layers that see everything nevertheless.
+local function read_window(own, o, row)
+  local key = "attention.sliding_window"
+  if not row.window or row.window == "switched" then
+    if F.has(own, key) then F.unsupported(own, key, "none") end
+    return
+  elseif row.window == "all" then    -- 0 is said where there is none
+    o.window = F.integer(own, key, 0, limits.positions, 0)
+    return
   end
-  facts.finish(o, row, "gguf")
-  return o
+  local n = F.integer(own, key .. "_pattern", 1, limits.layers, row.window)
+  local full = facts.every(n, o.n_layers)
+  if #full == o.n_layers then return end
+  o.window = F.integer(own, key, 1, limits.positions, row.defaults.sliding_window)
+  return full[1] and full
+end
+
+local function read_scores(own, o, row)
+  o.attention_scale = F.number(own, "attention.scale", 1e-6, limits.scalar, 0)
+  if o.attention_scale == 0 and o.n_layers == row.hidden_scale then
+    o.attention_scale = (o.hidden / o.n_heads) ^ -0.5
+  end
+  o.attention_cap = F.number(own, "attn_logit_softcapping", 1e-3, limits.scalar, 0)
+  o.logit_cap = F.number(own, "final_logit_softcapping", 1e-3, limits.scalar, 0)
+end
+
+local function read_options(own, files, row, opts)
+  local o = facts.start()
+  read_sizes(own, files, o, row)
+  read_experts(own, o, row)
+  if row.partial_rope then read_dims(own, o) end
+  read_rope(own, o, row)
+  local factors = read_longrope(own, files, o, opts)
+  read_bias(files, o)
+  local full = read_window(own, o, row)
+  read_scores(own, o, row)
+  local embedding = find(files, "token_embd.weight")
+  facts.finish(o, row, "gguf", ffi.string(C.pl_type_name(embedding.type)))
+  return o, full, factors
 end
 
 -- nil where it is no token: converters wrote -1, in whatever width, for "there is none".
@@ -163,7 +215,7 @@ local function read_ends(tokenizer, vocab)
 end
 
 -- What the files at `paths`, open, are: the first has the metadata.
-function M.describe(paths, files)
+function M.describe(paths, files, opts)
   local path, weights, splits = paths[1], files[1], {}
   for i, w in ipairs(files) do splits[i] = fields_of(paths[i], w, "split.") end
   parts.check(splits, files)
@@ -172,9 +224,11 @@ function M.describe(paths, files)
   local kind = F.string(general, "architecture")
   local row, names = facts.find("gguf", kind)
   if not row then F.unsupported(general, "architecture", "one of " .. names) end
-  local options = read_options(fields_of(path, weights, kind .. "."), files, row)
+  local own = fields_of(path, weights, kind .. ".")
+  local options, full, factors = read_options(own, files, row, opts)
   return {
     format = "gguf", architecture = row.name, options = options,
+    full_layers = full, fused = row.fused, rope_factors = factors,
     eos_ids = read_ends(tokenizer, options.vocab),
     bos_id = token_id(tokenizer, "bos_token_id", options.vocab),
     files = paths,

@@ -149,6 +149,8 @@ local function canonical(desc)
   for _, list in ipairs { "dense_layers", "full_layers" } do
     if desc[list] then said[#said + 1] = list .. "=" .. table.concat(desc[list], ",") end
   end
+  local factors = desc.rope_factors
+  said[#said + 1] = type(factors) == "table" and table.concat(factors, ",") or factors
   for _, key in ipairs(keys) do
     said[#said + 1] = ("%s=%.9g"):format(key, tonumber(desc.options[key]))
   end
@@ -171,7 +173,9 @@ local function complete(files, desc)
   return desc
 end
 
-local function describe_files(files, paths) return gguf.describe(paths, files) end
+local function describe_files(files, paths, opts)
+  return gguf.describe(paths, files, opts)
+end
 
 local function describe(path, opts)
   local desc
@@ -188,7 +192,7 @@ local function describe(path, opts)
     F.refuse("PL_EUNSUPPORTED", "hf_overrides change a config.json, '%s' has none", path)
   else
     local paths = parts.paths(path)
-    desc = with_files(paths, describe_files, paths)
+    desc = with_files(paths, describe_files, paths, opts)
   end
   desc.path, desc.name = path, M.name(path)
   generation.apply(desc, opts)
@@ -198,11 +202,12 @@ end
 -- A table of what the model is, from headers alone: path, name, format ("gguf" or "hf"),
 -- architecture (as config.json names it), options (of pl_model_options, those a file
 -- decides), dense_layers and full_layers (those without experts, or without a window,
--- where others have one), dtype, max_positions, generation (sampling defaults), eos_ids,
--- bos_id, files, fingerprint.
+-- where others have one), fused (see model/facts.lua), rope_factors (what frequencies
+-- are divided by, or the name of the tensor that has it), dtype, max_positions,
+-- generation (sampling defaults), eos_ids, bos_id, files, fingerprint.
 -- opts: hf_overrides, a table that replaces fields of config.json; generation_config and
--- override_generation_config (see model/generation.lua); load_format "dummy" needs no
--- weights.
+-- override_generation_config (see model/generation.lua); max_model_len, on which rope may
+-- depend; load_format "dummy" needs no weights.
 function M.describe(path, opts)
   return F.guard(describe, path, opts or {})
 end

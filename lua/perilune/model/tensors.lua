@@ -20,9 +20,13 @@ local outer = {
 }
 local inner = {
   { C.PL_ROLE_ATTN_NORM, "input_layernorm.weight", "attn_norm.weight", { "hidden" } },
-  { C.PL_ROLE_Q, "self_attn.q_proj.weight", "attn_q.weight", { "q", "hidden" } },
-  { C.PL_ROLE_K, "self_attn.k_proj.weight", "attn_k.weight", { "kv", "hidden" } },
-  { C.PL_ROLE_V, "self_attn.v_proj.weight", "attn_v.weight", { "kv", "hidden" } },
+  { C.PL_ROLE_Q, "self_attn.q_proj.weight", "attn_q.weight", { "q", "hidden" }, "split" },
+  { C.PL_ROLE_K, "self_attn.k_proj.weight", "attn_k.weight", { "kv", "hidden" },
+    "split" },
+  { C.PL_ROLE_V, "self_attn.v_proj.weight", "attn_v.weight", { "kv", "hidden" },
+    "split" },
+  { C.PL_ROLE_QKV, "self_attn.qkv_proj.weight", "attn_qkv.weight", { "qkv", "hidden" },
+    "fused" },
   { C.PL_ROLE_O, "self_attn.o_proj.weight", "attn_output.weight", { "hidden", "q" } },
   { C.PL_ROLE_Q_BIAS, "self_attn.q_proj.bias", "attn_q.bias", { "q" }, "qkv_bias" },
   { C.PL_ROLE_K_BIAS, "self_attn.k_proj.bias", "attn_k.bias", { "kv" }, "qkv_bias" },
@@ -34,10 +38,19 @@ local inner = {
   { C.PL_ROLE_K_NORM, "self_attn.k_norm.weight", "attn_k_norm.weight", { "head_dim" },
     "qk_norm" },
   { C.PL_ROLE_FFN_NORM, "post_attention_layernorm.weight", "ffn_norm.weight",
-    { "hidden" } },
+    { "hidden" }, "two_norms" },
+  { C.PL_ROLE_FFN_NORM, "pre_feedforward_layernorm.weight", "ffn_norm.weight",
+    { "hidden" }, "post_norms" },
+  { C.PL_ROLE_ATTN_POST_NORM, "post_attention_layernorm.weight",
+    "post_attention_norm.weight", { "hidden" }, "post_norms" },
+  { C.PL_ROLE_FFN_POST_NORM, "post_feedforward_layernorm.weight",
+    "post_ffw_norm.weight", { "hidden" }, "post_norms" },
   { C.PL_ROLE_GATE, "mlp.gate_proj.weight", "ffn_gate.weight", { "ffn", "hidden" },
-    "dense" },
-  { C.PL_ROLE_UP, "mlp.up_proj.weight", "ffn_up.weight", { "ffn", "hidden" }, "dense" },
+    "split_dense" },
+  { C.PL_ROLE_UP, "mlp.up_proj.weight", "ffn_up.weight", { "ffn", "hidden" },
+    "split_dense" },
+  { C.PL_ROLE_GATE_UP, "mlp.gate_up_proj.weight", "ffn_up.weight",
+    { "gate_up", "hidden" }, "fused" },
   { C.PL_ROLE_DOWN, "mlp.down_proj.weight", "ffn_down.weight", { "hidden", "ffn" },
     "dense" },
   { C.PL_ROLE_ROUTER, "mlp.gate.weight", "ffn_gate_inp.weight", { "experts", "hidden" },
@@ -55,6 +68,7 @@ local experts = {
 local function sizes_of(o)
   return { vocab = o.vocab, hidden = o.hidden, q = o.n_heads * o.head_dim,
            kv = o.n_kv_heads * o.head_dim, head_dim = o.head_dim, ffn = o.ffn,
+           qkv = (o.n_heads + 2 * o.n_kv_heads) * o.head_dim, gate_up = 2 * o.ffn,
            experts = o.n_experts, expert_ffn = o.expert_ffn }
 end
 
@@ -62,7 +76,10 @@ end
 local function conditions_of(desc, dense)
   local o = desc.options
   local moe = o.n_experts > 0
-  return { head = o.tied == 0, moe = moe and not dense, dense = dense or not moe,
+  dense = dense or not moe
+  return { head = o.tied == 0, moe = not dense, dense = dense, fused = desc.fused,
+           split = not desc.fused, split_dense = dense and not desc.fused,
+           two_norms = o.post_norms == 0, post_norms = o.post_norms == 1,
            qk_norm = o.qk_norm == 1, o_bias = o.o_bias == 1, qkv_bias = o.qkv_bias == 1 }
 end
 
@@ -80,6 +97,23 @@ local function add_experts(add, desc, layer)
   end
 end
 
+local function rope_row(desc, name, optional)
+  local o = desc.options
+  local n = (o.rope_dims > 0 and o.rope_dims or o.head_dim) / 2
+  return { role = tonumber(C.PL_ROLE_ROPE_FREQS), layer = -1, expert = -1, name = name,
+           shape = { n }, optional = optional }
+end
+
+-- What config.json says of rope's frequencies, as if a file had it.
+local function given_factors(desc)
+  local row = rope_row(desc, "rope_factors")
+  local n = row.shape[1]
+  row.values = ffi.new("float[?]", n, desc.rope_factors)
+  row.tensor = ffi.new("pl_tensor", { type = C.PL_F32, n_dims = 1, dims = { n },
+                                      data = row.values, bytes = 4 * n })
+  return row
+end
+
 -- Every tensor that the model needs: { role, layer, expert, name, shape }.
 local function plan(desc)
   local o, list = desc.options, {}
@@ -95,9 +129,8 @@ local function plan(desc)
   end
   for _, row in ipairs(outer) do add(row, -1, -1, "") end
   if gguf then
-    list[#list + 1] = { role = tonumber(C.PL_ROLE_ROPE_FREQS), layer = -1, expert = -1,
-                        name = "rope_freqs.weight", shape = { o.head_dim / 2 },
-                        optional = true }
+    local name = desc.rope_factors or "rope_freqs.weight"
+    list[#list + 1] = rope_row(desc, name, not desc.rope_factors)
   end
   for layer = 0, o.n_layers - 1 do
     conditions = conditions_of(desc, dense[layer])
@@ -144,6 +177,7 @@ end
 -- Written by some and read by none.
 local function is_ignored(desc, name, tensor)
   return name:find "rotary_emb%.inv_freq$" ~= nil or tensor.bytes == 0
+         or desc.rope_factors and name:find "^rope_factors_" ~= nil
          or (desc.options.tied == 1 and name == "lm_head.weight")
 end
 
@@ -176,6 +210,7 @@ function M.match(desc, weights)
     end
   end
   check_rest(desc, found, used)
+  if type(desc.rope_factors) == "table" then list[#list + 1] = given_factors(desc) end
   return list
 end
 

@@ -4,6 +4,7 @@
 -- items it has, or nil; `meta.item(key, i)` the i'th item, from 0.
 
 local GPT2 = require("perilune.model.tokenizer_json").GPT2
+local facts = require "perilune.model.facts"
 local M = {}
 
 local WORDS = [[(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s]]
@@ -71,7 +72,11 @@ local function count_tokens(meta, by_score)
   return n
 end
 
+-- Those of a row's `rstrip` that take no space nevertheless.
+local KEEPS = { ["<unk>"] = true, ["<s>"] = true, ["<|endoftext|>"] = true }
+
 local function read_tokens(plan, meta)
+  local row = facts.find("gguf", meta.get "general.architecture") or {}
   local by_score = plan.options.by_score == 1
   local n = count_tokens(meta, by_score)
   local typed = meta.get "tokenizer.ggml.token_type"
@@ -86,7 +91,9 @@ local function read_tokens(plan, meta)
     if ends then plan.end_ids[#plan.end_ids + 1] = i end
     if ends or kind == CONTROL or kind == UNKNOWN or kind == USER_DEFINED then
       local special = ends or kind ~= USER_DEFINED
-      table.insert(plan.added, { id = i, content = content, special = special })
+      local rstrip = by_score and row.rstrip and special and not KEEPS[content]
+      table.insert(plan.added, { id = i, content = content, special = special,
+                                 rstrip = rstrip })
     end
     plan.byte_ids[i] = kind == BYTE and plan.kind == "PIECES" or nil
   end
