@@ -1,18 +1,13 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Chat templates against what transformers rendered. $PERILUNE_GOLDEN: a folder for each
 -- model, with golden.json and the template beside it.
+local golden = require "support.golden"
 local json = require "perilune.json"
 local messages = require "perilune.api.messages"
 
-local folder = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
+local folder = golden.root
 
-local function read(path)
-  local file = io.open(folder .. "/" .. path, "rb")
-  if not file then return nil end
-  local text = file:read "*a"
-  file:close()
-  return text
-end
+local function read(path) return golden.read(folder .. "/" .. path) end
 
 -- What SmolLM2's template does, for smollm2.json.
 local smollm2 = [[
@@ -40,7 +35,7 @@ local function load_context(name)
 end
 
 describe("chat templates", function()
-  for _, name in ipairs { "llama", "qwen2", "qwen3", "mistral", "qwen3-moe" } do
+  for _, name in ipairs(golden.NAMES) do
     it("of " .. name .. " render as in transformers", function()
       local text = read(name .. "/golden.json")
       if not text then return pending("no reference outputs in " .. folder) end

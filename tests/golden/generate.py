@@ -47,8 +47,10 @@ SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\
 # ---- tokenizers ----------------------------------------------------------------------------------
 
 def add_tokens(tok, spec):
-    tok.add_special_tokens([AddedToken(t, normalized=False) for t in spec.get("special", ())])
-    tok.add_tokens([AddedToken(t, normalized=False) for t in spec.get("added", ())])
+    def tokens(key):
+        return [AddedToken(t, normalized=False, rstrip=t in spec.get("rstrip", ())) for t in spec.get(key, ())]
+    tok.add_special_tokens(tokens("special"))
+    tok.add_tokens(tokens("added"))
 
 
 def with_bos(tok, spec, *before):
@@ -75,9 +77,13 @@ def bytes_tokenizer(spec):
     return tok
 
 
+def control_of(spec):
+    return spec.get("control", ["<unk>", "<s>", "</s>"])
+
+
 def pieces_of(spec):
-    """The vocabulary of a SentencePiece-style BPE, in order: control, bytes, pieces learned, special."""
-    room = spec["size"] - 3 - 256 - len(spec["special"])
+    """The vocabulary of a SentencePiece-style BPE, in order: control, bytes, pieces given and learned."""
+    room = spec["size"] - len(control_of(spec)) - 256 - len(spec["special"]) - len(spec.get("runs", ()))
     seen = Counter("".join(material.CORPUS).replace(" ", "▁"))
     alphabet = sorted(seen, key=lambda c: (-seen[c], c))[:80]
     learner = Tokenizer(models.BPE())
@@ -85,7 +91,7 @@ def pieces_of(spec):
     learner.train_from_iterator(material.CORPUS, trainers.BpeTrainer(
         vocab_size=room, initial_alphabet=alphabet, limit_alphabet=len(alphabet), show_progress=False))
     vocab = learner.get_vocab()
-    return ["<unk>", "<s>", "</s>"] + PIECE_BYTES + sorted(vocab, key=vocab.get)
+    return control_of(spec) + PIECE_BYTES + spec.get("runs", []) + sorted(vocab, key=vocab.get)
 
 
 def pieces_tokenizer(spec):
@@ -93,16 +99,20 @@ def pieces_tokenizer(spec):
     earlier piece first, which is how SentencePiece itself merges (by score)."""
     pieces = pieces_of(spec)
     vocab = {p: i for i, p in enumerate(pieces)}
-    merges = [(p[:cut], p[cut:]) for p in pieces[259:] for cut in range(1, len(p))
+    control = control_of(spec)
+    merges = [(p[:cut], p[cut:]) for p in pieces[len(control) + 256:] for cut in range(1, len(p))
               if p[:cut] in vocab and p[cut:] in vocab]
     tok = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     if spec.get("metaspace"):
         tok.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    else:
+    elif spec.get("prefix", True):
         tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
-                                     decoders.Strip(" ", 1, 0)])
-    add_tokens(tok, {"special": pieces[:3] + spec["special"]})
+    else:    # as Gemma has it; the split finds nothing, for there are no spaces left
+        tok.normalizer = normalizers.Replace(" ", "▁")
+        tok.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    strip = [decoders.Strip(" ", 1, 0)] if spec.get("prefix", True) else []
+    tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
+    add_tokens(tok, {**spec, "special": control + spec["special"], "added": spec.get("runs", ())})
     with_bos(tok, spec)
     return tok
 
@@ -121,39 +131,46 @@ def draw(config, seed):
     kind, hidden, vocab = config["model_type"], config["hidden_size"], config["vocab_size"]
     dim = config.get("head_dim", hidden // config["num_attention_heads"])
     q, kv = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
-    out = {}
+    gemma, out = kind.startswith("gemma"), {}    # whose norms' weights lack the 1
 
     def matrix(name, rows, columns, gain=1.0):
         out[name + ".weight"] = rng.normal(0, gain / math.sqrt(columns), (rows, columns))
 
-    def norm(name, n):
-        out[name + ".weight"] = rng.normal(1, 0.2, n)
+    def norm(name, n, gain=1.0):
+        out[name + ".weight"] = rng.normal(gain - gemma, 0.2 * gain, n)
 
     def mlp(name, width):
-        matrix(name + ".gate_proj", width, hidden)
-        matrix(name + ".up_proj", width, hidden)
+        if kind == "phi3":
+            matrix(name + ".gate_up_proj", 2 * width, hidden)
+        else:
+            matrix(name + ".gate_proj", width, hidden)
+            matrix(name + ".up_proj", width, hidden)
         matrix(name + ".down_proj", hidden, width, 1.5)
 
-    matrix("model.embed_tokens", vocab, hidden, 1.5 if config["tie_word_embeddings"] else 3.0)
+    # Gemma's embeddings are scaled up: small ones, or each token would be followed by itself.
+    matrix("model.embed_tokens", vocab, hidden, 0.6 if gemma else 1.5 if config["tie_word_embeddings"] else 3.0)
     for i in range(config["num_hidden_layers"]):
         at = f"model.layers.{i}."
         norm(at + "input_layernorm", hidden)
-        for part, rows in (("q", q), ("k", kv), ("v", kv)):
+        for part, rows in (("qkv", q + 2 * kv),) if kind == "phi3" else (("q", q), ("k", kv), ("v", kv)):
             matrix(at + f"self_attn.{part}_proj", rows, hidden)
             if kind == "qwen2":
                 out[at + f"self_attn.{part}_proj.bias"] = rng.normal(0, 0.4, rows)
         matrix(at + "self_attn.o_proj", hidden, q, 1.5)
-        if kind.startswith("qwen3"):
+        if kind.startswith("qwen3") or kind == "gemma3_text":
             norm(at + "self_attn.q_norm", dim)
             norm(at + "self_attn.k_norm", dim)
-        norm(at + "post_attention_layernorm", hidden)
+        norm(at + "post_attention_layernorm", hidden, 2.0 if gemma else 1.0)
+        if gemma:
+            norm(at + "pre_feedforward_layernorm", hidden)
+            norm(at + "post_feedforward_layernorm", hidden, 2.0)
         if kind == "qwen3_moe":
             matrix(at + "mlp.gate", config["num_experts"], hidden, 2.0)
             for e in range(config["num_experts"]):
                 mlp(at + f"mlp.experts.{e}", config["moe_intermediate_size"])
         else:
             mlp(at + "mlp", config["intermediate_size"])
-    norm("model.norm", hidden)
+    norm("model.norm", hidden, 6.0 if gemma else 1.0)
     if not config["tie_word_embeddings"]:
         matrix("lm_head", vocab, hidden, 1.5)
     return {name: torch.from_numpy(value.astype(np.float32)) for name, value in out.items()}
@@ -228,14 +245,16 @@ def choose_prompt(exact, rounded, length, allowed, never, rng):
 
 def generation(name, exact, rounded, allowed, never, seed):
     rng, cases, own = random.Random(seed), [], None
+    original = getattr(exact.config, "original_max_position_embeddings", None)    # of longrope
     for length in LENGTHS:
         prompt, new, logits, error, gap = choose_prompt(exact, rounded, length, allowed, never, rng)
         logprobs = torch.log_softmax(logits, -1)
         again = logprobs_of(exact, prompt + new)[length - 1:-1]
         assert (again - logprobs).abs().max() < 1e-3, "with and without a cache must agree"
         top, pair = logprobs.topk(5), logits.topk(2).values
+        limit = {"max_model_len": original} if original and length + STEPS <= original else {}
         cases.append({
-            "prompt_ids": prompt, "greedy_ids": new, "stored_type_error": round(error, 4),
+            **limit, "prompt_ids": prompt, "greedy_ids": new, "stored_type_error": round(error, 4),
             "top5": [[[i, round(v, 5)] for i, v in zip(*row)]
                      for row in zip(top.indices.tolist(), top.values.tolist())],
             "gap": [round(v, 5) for v in (pair[:, 0] - pair[:, 1]).tolist()]})
@@ -256,9 +275,9 @@ def random_strings(seed):
             for n in range(12) for some in [rng.sample(material.RANGES, 3) + [(0x20, 0x7E)]]]
 
 
-def text_cases(tok, seed):
+def text_cases(tok, seed, more):
     encode = [{"text": s, "ids": tok.encode(s, add_special_tokens=False).ids, "ids_special": tok.encode(s).ids}
-              for s in material.STRINGS + random_strings(seed)]
+              for s in material.STRINGS + more + random_strings(seed)]
     rng, decode = random.Random(seed), []
     for ids in [e["ids"] for e in encode] + [
             [rng.randrange(tok.get_vocab_size()) for _ in range(n)] for n in range(1, 16)]:
@@ -319,7 +338,7 @@ def network(path_or_config, weights=None, dtype=torch.float32):
     return model.to(dtype).eval()
 
 
-def write_golden(path, name, stored, tok, eos, vocab, exact, rounded, seed, chats):
+def write_golden(path, name, stored, tok, eos, vocab, exact, rounded, seed, chats, strings):
     special = set(tok.get_added_tokens_decoder()) | set(eos)
     size = tok.get_vocab_size()
     cases, own = generation(name, exact, rounded, [i for i in range(size) if i not in special],
@@ -327,7 +346,7 @@ def write_golden(path, name, stored, tok, eos, vocab, exact, rounded, seed, chat
     write_json(os.path.join(path, "golden.json"), {
         "model": name, "stored_dtype": stored, "math": "float32",
         "versions": {m.__name__: m.__version__ for m in (transformers, torch, tokenizers)},
-        "generation": cases, "prompt_logprobs": own, "tokenizer": text_cases(tok, seed), "chat": chats})
+        "generation": cases, "prompt_logprobs": own, "tokenizer": text_cases(tok, seed, strings), "chat": chats})
     for file in os.listdir(path):    # safetensors leaves files that only their owner may read
         os.chmod(os.path.join(path, file), 0o644)
 
@@ -340,10 +359,12 @@ def make_folder(spec):
     bos = spec["tokenizer"].get("bos")
     eos = [tok.token_to_id(t) for t in spec["eos"]]
     names = {"eos_token": spec["eos"][0], **({"bos_token": bos} if bos else {})}
-    config.update(bos_token_id=tok.token_to_id(bos) if bos else None, eos_token_id=eos[0])
+    config.update(bos_token_id=tok.token_to_id(bos) if bos else None,
+                  eos_token_id=eos if "gguf" in spec else eos[0])
     write_json(os.path.join(path, "config.json"), config, 2)
-    write_json(os.path.join(path, "generation_config.json"), {
-        "eos_token_id": eos if len(eos) > 1 else eos[0], **spec.get("generation", {})}, 2)
+    if "gguf" not in spec:
+        write_json(os.path.join(path, "generation_config.json"), {
+            "eos_token_id": eos if len(eos) > 1 else eos[0], **spec.get("generation", {})}, 2)
     words = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048,
              "clean_up_tokenization_spaces": False, **names}
     if spec.get("template_file"):
@@ -353,10 +374,14 @@ def make_folder(spec):
         words["chat_template"] = material.TEMPLATES[spec["template"]]
     write_json(os.path.join(path, "tokenizer_config.json"), words, 2)
     dtype = getattr(torch, spec["stored"])
-    write_weights(path, {n: w.to(dtype) for n, w in draw(config, spec["seed"]).items()}, spec.get("shards", 1))
+    weights = {n: w.to(dtype) for n, w in draw(config, spec["seed"]).items()}
+    write_weights(path, weights, spec.get("shards", 1))
+    if "gguf" in spec:
+        write_gguf(os.path.join(path, "model.gguf"), config, {n: w.float() for n, w in weights.items()}, spec)
     low = torch.bfloat16 if dtype == torch.float32 else dtype
     write_golden(path, spec["name"], spec["stored"], tok, eos, config["vocab_size"], network(path),
-                 network(path, dtype=low), spec["seed"], chat_cases(tok, spec["template"], **names))
+                 network(path, dtype=low), spec["seed"], chat_cases(tok, spec["template"], **names),
+                 spec["tokenizer"].get("strings", []))
 
 
 # ---- the GGUF twin -------------------------------------------------------------------------------
@@ -364,7 +389,12 @@ def make_folder(spec):
 GGUF_NAMES = {
     "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm"}
+GEMMA_NAMES = {
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm"}
 
 
 def pairs_from_halves(weight, heads):
@@ -385,45 +415,95 @@ def rope_factors(config):
     return np.array(out, np.float32)
 
 
-def write_gguf(path, config, weights, spec):
-    w = gguf.GGUFWriter(path, "llama")
-    w.add_name(spec["name"])
+def write_gguf_tokenizer(w, spec):
+    tokens, kinds = spec["tokenizer"], gguf.TokenType
+    control, pieces = control_of(tokens), pieces_of(tokens)
+    given, special = tokens.get("runs", []), tokens["special"]
+    before = len(control) + 256 + len(given)
+    learned = len(pieces) - before
+    w.add_tokenizer_model("llama")
+    # Converters spell added tokens with the spaces that they stand for.
+    w.add_token_list([p.replace("▁", " ") if p in given else p for p in pieces] + special)
+    w.add_token_scores([0.0] * before + [-float(i) for i in range(learned)] + [0.0] * len(special))
+    w.add_token_types([kinds.UNKNOWN if t == "<unk>" else kinds.CONTROL for t in control] + [kinds.BYTE] * 256
+                      + [kinds.USER_DEFINED] * len(given) + [kinds.NORMAL] * learned + [kinds.CONTROL] * len(special))
+    w.add_bos_token_id((pieces + special).index(tokens["bos"]))
+    w.add_eos_token_id((pieces + special).index(spec["eos"][0]))
+    w.add_unk_token_id(control.index("<unk>"))
+    w.add_add_bos_token(True)
+    w.add_add_eos_token(False)
+    w.add_add_space_prefix(tokens.get("prefix", True))
+    w.add_chat_template(material.TEMPLATES[spec["template"]])
+
+
+def write_gguf_options(w, config, kind):
+    dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
     w.add_block_count(config["num_hidden_layers"])
     w.add_context_length(config["max_position_embeddings"])
     w.add_embedding_length(config["hidden_size"])
     w.add_feed_forward_length(config["intermediate_size"])
     w.add_head_count(config["num_attention_heads"])
     w.add_head_count_kv(config["num_key_value_heads"])
-    w.add_rope_dimension_count(config["head_dim"])
+    if kind in ("llama", "phi3"):
+        w.add_rope_dimension_count(int(dim * config.get("partial_rotary_factor", 1)))
+    else:
+        w.add_key_length(dim)
+        w.add_value_length(dim)
     w.add_rope_freq_base(config["rope_theta"])
     w.add_layer_norm_rms_eps(config["rms_norm_eps"])
     w.add_vocab_size(config["vocab_size"])
+    if config.get("sliding_window"):
+        w.add_sliding_window(config["sliding_window"])
+    if "sliding_window_pattern" in config:
+        w.add_sliding_window_pattern(config["sliding_window_pattern"])
+    if "rope_local_base_freq" in config:
+        w.add_rope_freq_base_swa(config["rope_local_base_freq"])
+    if "original_max_position_embeddings" in config:
+        original = config["original_max_position_embeddings"]
+        factor = config["max_position_embeddings"] / original
+        w.add_rope_scaling_orig_ctx_len(original)
+        w.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(factor) / math.log(original)))
+    if (config.get("rope_scaling") or {}).get("rope_type") == "linear":
+        w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        w.add_rope_scaling_factor(config["rope_scaling"]["factor"])
+    if config.get("attn_logit_softcapping"):
+        w.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+    if config.get("final_logit_softcapping"):
+        w.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if "query_pre_attn_scalar" in config:
+        w.add_attention_scale(config["query_pre_attn_scalar"] ** -0.5)
+
+
+def gguf_name(name, gemma):
+    short = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+             "lm_head.weight": "output.weight"}.get(name)
+    if short:
+        return short
+    layer, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
+    return f"blk.{layer}.{(GEMMA_NAMES if gemma else {}).get(part) or GGUF_NAMES[part]}.weight"
+
+
+def write_gguf(path, config, weights, spec):
+    kind = spec.get("gguf", "llama")
+    w = gguf.GGUFWriter(path, kind)
+    w.add_name(spec["name"])
+    write_gguf_options(w, config, kind)
     w.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    pieces = pieces_of(spec["tokenizer"])
-    special = spec["tokenizer"]["special"]
-    kinds = gguf.TokenType
-    w.add_tokenizer_model("llama")
-    w.add_token_list(pieces + special)
-    w.add_token_scores([0.0] * 259 + [-float(i) for i in range(len(pieces) - 259)] + [0.0] * len(special))
-    w.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.BYTE] * 256
-                      + [kinds.NORMAL] * (len(pieces) - 259) + [kinds.CONTROL] * len(special))
-    w.add_bos_token_id(1)
-    w.add_eos_token_id(2)
-    w.add_unk_token_id(0)
-    w.add_add_bos_token(True)
-    w.add_add_eos_token(False)
-    w.add_add_space_prefix(True)
-    w.add_chat_template(material.TEMPLATES[spec["template"]])
-    w.add_tensor("rope_freqs.weight", rope_factors(config))
+    write_gguf_tokenizer(w, spec)
+    if kind == "llama":
+        w.add_tensor("rope_freqs.weight", rope_factors(config))
+    if kind == "phi3":
+        for which in ("long", "short"):
+            factors = np.array(config["rope_scaling"][which + "_factor"], np.float32)
+            w.add_tensor(f"rope_factors_{which}.weight", factors)
+    gemma = kind.startswith("gemma")
     for name, value in weights.items():
         value = value.numpy()
-        if ".q_proj" in name or ".k_proj" in name:
+        if kind == "llama" and (".q_proj" in name or ".k_proj" in name):
             value = pairs_from_halves(value, config["num_attention_heads" if ".q_" in name else "num_key_value_heads"])
-        short = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}.get(name)
-        if not short:
-            layer, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
-            short = f"blk.{layer}.{GGUF_NAMES[part]}.weight"
-        w.add_tensor(short, value if value.ndim == 1 else value.astype(np.float16))
+        if gemma and value.ndim == 1:
+            value = 1 + value
+        w.add_tensor(gguf_name(name, gemma), value if value.ndim == 1 else value.astype(np.float16))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -442,7 +522,7 @@ def make_twin(spec):
     hf = transformers.AutoConfig.for_model(**config, bos_token_id=1, eos_token_id=2)
     write_golden(path, spec["name"], "float16", tok, [2], config["vocab_size"], network(hf, weights),
                  network(hf, weights, torch.float16), spec["seed"],
-                 chat_cases(tok, spec["template"], bos_token="<s>", eos_token="</s>"))
+                 chat_cases(tok, spec["template"], bos_token="<s>", eos_token="</s>"), [])
 
 
 # ---- a real model --------------------------------------------------------------------------------

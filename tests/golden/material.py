@@ -202,13 +202,63 @@ Ask one by <tool_call>{"name": ..., "arguments": ...}</tool_call>{% endif %}<|im
 """,
 }
 
+TEMPLATES["turn"] = """\
+{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {{ raise_exception('there is no system role here') }}
+{%- endif -%}
+{%- for m in messages -%}
+    {%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('user and model take turns') }}
+    {%- endif -%}
+    {%- set role = 'model' if m['role'] == 'assistant' else m['role'] -%}
+    {{ '<start_of_turn>' + role + '\\n' + m['content'] | trim + '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
+"""
+# A system message goes before what the first user says; content may be a list of parts.
+TEMPLATES["parts"] = """\
+{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set first = (messages[0]['content'] if messages[0]['content'] is string
+                     else messages[0]['content'][0]['text']) + '\\n\\n' -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set first = '' -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- for m in turns -%}
+    {%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("user and model take turns") }}
+    {%- endif -%}
+    {{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' + (first if loop.first else '') }}
+    {%- if m['content'] is string -%}
+        {{ m['content'] | trim }}
+    {%- elif m['content'] is iterable -%}
+        {%- for item in m['content'] -%}
+            {%- if item['type'] == 'text' -%}{{ item['text'] | trim }}{%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception("content of no known kind") }}
+    {%- endif -%}
+    {{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}
+"""
+TEMPLATES["bars"] = """\
+{% for m in messages %}{% if m['role'] == 'system' %}{{'<|system|>\\n' + m['content'] + '<|end|>\\n'}}\
+{% elif m['role'] == 'user' %}{{'<|user|>\\n' + m['content'] + '<|end|>\\n'}}\
+{% elif m['role'] == 'assistant' %}{{'<|assistant|>\\n' + m['content'] + '<|end|>\\n'}}{% endif %}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}
+"""
+
 TIDE = {"type": "function", "function": {
     "name": "tide", "description": "High & low water <today> at a \"harbour\"",
     "parameters": {"type": "object", "required": ["harbour"], "properties": {
         "harbour": {"type": "string", "enum": ["Brest", "Łeba", "東京"]}, "hours": {"type": "integer", "minimum": 1}}}}}
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "a1b2c3d4e", "type": "function", "function": {
     "name": "tide", "arguments": "{\"harbour\": \"Łeba\", \"hours\": 6, \"also\": [0.5, true, null, \"a'b/<c>\"]}"}}]}
-ALL = ("header", "chatml", "think", "inst")
+ALL = ("header", "chatml", "think", "inst", "turn", "parts", "bars")
 
 
 def _user(text):
@@ -241,13 +291,25 @@ CHATS = [
      "chat_template_kwargs": {"enable_thinking": True}, "messages": [_user("2 + 2?")]},
     {"name": "a date", "templates": ("header",), "add_generation_prompt": True,
      "chat_template_kwargs": {"date_string": "24 Dec 1968"}, "messages": [_user("What day is it?")]},
-    {"name": "refused", "templates": ("inst",), "add_generation_prompt": True, "messages": [_user("a"), _user("b")]},
+    {"name": "content in parts", "templates": ("parts",), "add_generation_prompt": True,
+     "messages": [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+                  {"role": "user", "content": [{"type": "text", "text": " a "}, {"type": "text", "text": "b"}]}]},
+    {"name": "refused", "templates": ("inst", "turn", "parts"), "add_generation_prompt": True, "messages": [_user("a"), _user("b")]},
     {"name": "refused role", "templates": ("chatml",), "add_generation_prompt": True,
      "messages": [_user("a"), {"role": "moon", "content": "b"}]},
 ]
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOOL = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+GEMMA = ["<mask>", "<unused0>", "<unused1>", "<start_of_turn>", "<end_of_turn>"]
+RUNS = ["\n\n", "\n\n\n", "▁▁", "▁▁▁▁"]    # pieces that are added tokens too; Gemma has many more
+GEMMA_STRINGS = [
+    "<start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n", "<bos>a <eos> b<pad><mask>  c", "a\n\nb\n\n\nc\n\n\n\nd",
+    "two  three   four    five     ", "▁▁ ▁▁▁▁▁ x", " \n\n ", "  <end_of_turn>  ", "<unused0> <unused1>x<unk>y"]
+PHI_STRINGS = [
+    "<|user|>\nHello <|end|>\n\n<|assistant|> hi</s>  x<s>  y<|endoftext|> z", "<|end|>\u00a0x<|end|>\u2003\u3000 y", "<|user|>",
+    "<|end|> ", "  <|system|>\t\r\n<|end|><|end|> \n", "<unk>  <unk>x", "a<|end|>b <|end|> c", "<|end|>\u200b x<|end|>\x1f y\u0085z"]
+PHI = ["<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"]
 HEADER = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
 
@@ -294,8 +356,38 @@ MODELS = [
                        use_sliding_window=False, tie_word_embeddings=False, torch_dtype="bfloat16")},
 ]
 
+MODELS += [
+    {"name": "gemma2", "seed": 707, "stored": "float16", "template": "turn", "eos": ["<end_of_turn>", "<eos>"], "gguf": "gemma2",
+     "tokenizer": {"kind": "pieces", "size": 520, "control": ["<pad>", "<eos>", "<bos>", "<unk>"], "special": GEMMA,
+                   "runs": RUNS, "bos": "<bos>", "prefix": False, "strings": GEMMA_STRINGS},
+     "config": _config("gemma2", "Gemma2", hidden_act="gelu_pytorch_tanh", hidden_activation="gelu_pytorch_tanh",
+                       hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                       num_key_value_heads=2, head_dim=16, vocab_size=520, rms_norm_eps=1e-6, rope_theta=10000.0,
+                       query_pre_attn_scalar=24, attn_logit_softcapping=1.5, final_logit_softcapping=12.0,
+                       sliding_window=20, tie_word_embeddings=True, torch_dtype="float16")},
+    {"name": "gemma3", "seed": 808, "stored": "float16", "template": "parts", "eos": ["<end_of_turn>", "<eos>"], "gguf": "gemma3",
+     "tokenizer": {"kind": "pieces", "size": 520, "control": ["<pad>", "<eos>", "<bos>", "<unk>"], "special": GEMMA,
+                   "runs": RUNS, "bos": "<bos>", "prefix": False, "strings": GEMMA_STRINGS},
+     "config": _config("gemma3_text", "Gemma3", hidden_activation="gelu_pytorch_tanh", hidden_size=64,
+                       intermediate_size=80, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=1,
+                       head_dim=32, vocab_size=520, rms_norm_eps=1e-6, rope_theta=50000.0, rope_local_base_freq=500.0,
+                       rope_scaling={"rope_type": "linear", "factor": 4.0}, query_pre_attn_scalar=24,
+                       attn_logit_softcapping=None, final_logit_softcapping=None, sliding_window=20,
+                       sliding_window_pattern=3, tie_word_embeddings=True, torch_dtype="float16")},
+    # What fits in original_max_position_embeddings is computed with the short factors, the rest with the long ones.
+    {"name": "phi3", "seed": 909, "stored": "float16", "template": "bars", "eos": ["<|end|>", "<|endoftext|>"], "gguf": "phi3",
+     "tokenizer": {"kind": "pieces", "size": 520, "special": PHI, "bos": "<s>",
+                   "rstrip": ["</s>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"], "strings": PHI_STRINGS},
+     "config": _config("phi3", "Phi3", hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                       num_key_value_heads=2, vocab_size=520, rms_norm_eps=1e-5, rope_theta=1000.0,
+                       pad_token_id=None, original_max_position_embeddings=64, partial_rotary_factor=0.75, sliding_window=100,
+                       tie_word_embeddings=False, torch_dtype="float16",
+                       rope_scaling={"type": "longrope", "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.5],
+                                     "long_factor": [1.1, 1.5, 2.5, 4.0, 7.0, 12.0]})},
+]
+
 # The llama model once more as a GGUF file of kind `llama`: the same network, another tokenizer.
-TWIN = {"name": "llama-gguf", "of": "llama", "seed": 606, "template": "inst",
+TWIN = {"name": "llama-gguf", "of": "llama", "seed": 606, "template": "inst", "eos": ["</s>"],
         "tokenizer": {"kind": "pieces", "size": 600, "special": ["[INST]", "[/INST]"], "bos": "<s>"}}
 
 SMOLLM2 = {

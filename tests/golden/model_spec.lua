@@ -16,12 +16,12 @@ local MODES = {   -- words for the test's name, options, the largest error
   { "the best kernels by default", {}, {}, 0.005 },
 }
 
-local function open(path, ...)
+local function merged(...)
   local options = {}
   for _, from in ipairs { ... } do
     for key, value in pairs(from) do options[key] = value end
   end
-  return engine.open(path, options)
+  return options
 end
 
 local function plain(generation, n)
@@ -56,22 +56,38 @@ local function check_prompt(g, want, r, limit)
   end
 end
 
-local function stored_limit(name)
-  local f16 = name == "mistral" or name == "qwen3-moe"
+local function stored_limit(name, want)
+  local f16 = want.stored_dtype == "float16" or name == "qwen3-moe"
   return function(g) return math.max(f16 and 0.03 or 0.06, 1.25 * g.stored_type_error) end
 end
 
--- limit(g): of a generation's errors.
-local function check_model(e, want, limit)
-  local ids = {}
-  for i, g in ipairs(want.generation) do ids[i] = e:submit(g.prompt_ids, plain(g)) end
-  local with_prompt = want.generation[want.prompt_logprobs.case + 1]
-  local prompt = e:submit(with_prompt.prompt_ids,
+local function check_group(e, want, list, limit)
+  local ids, case = {}, want.prompt_logprobs.case + 1
+  for _, i in ipairs(list) do
+    local g = want.generation[i]
+    ids[i] = e:submit(g.prompt_ids, plain(g))
+  end
+  local with_prompt = want.generation[case]
+  local prompt = ids[case] and e:submit(with_prompt.prompt_ids,
     { temperature = 0, max_tokens = 1, prompt_logprobs = 0 })
   local results = e:run()
-  for i, g in ipairs(want.generation) do check_generation(g, results[ids[i]], limit(g)) end
+  for _, i in ipairs(list) do
+    local g = want.generation[i]
+    check_generation(g, results[ids[i]], limit(g))
+  end
+  if not prompt then return end
   check_prompt(with_prompt, want.prompt_logprobs.logprobs, results[prompt],
     limit(with_prompt))
+end
+
+-- limit(g): of a generation's errors.
+local function check_model(path, options, want, limit)
+  for length, list in pairs(golden.groups(want)) do
+    local e = engine.open(path, merged(options, { max_model_len = length or nil }))
+    local ok, why = pcall(check_group, e, want, list, limit)
+    e:close(true)
+    if not ok then error(why, 0) end
+  end
 end
 
 describe("reference models", function()
@@ -80,9 +96,7 @@ describe("reference models", function()
       it(("%s with %s"):format(name, mode[1]), function()
         local want, path = golden.of(name)
         if not want then return pending "no reference outputs here" end
-        local e = open(path, mode[2], mode[3])
-        finally(function() e:close(true) end)
-        check_model(e, want, function() return mode[4] end)
+        check_model(path, merged(mode[2], mode[3]), want, function() return mode[4] end)
       end)
     end
 
@@ -92,12 +106,10 @@ describe("reference models", function()
       if not want then return pending "no reference outputs here" end
       -- In bf16 a close call between experts may be decided otherwise, and then all differs.
       if name == "qwen3-moe" then path = golden.in_f16(path) end
-      local e = engine.open(path, { device = "cuda" })
-      finally(function()
-        e:close(true)
-        files.clean()
-      end)
-      check_model(e, want, stored_limit(name))
+      finally(files.clean)
+      local refused = engine.refusal(path, "cuda")
+      if refused then return pending(refused) end
+      check_model(path, { device = "cuda" }, want, stored_limit(name, want))
     end)
   end
 end)

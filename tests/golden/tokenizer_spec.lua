@@ -1,19 +1,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Ids and texts of the reference models, exactly as Hugging Face's tokenizers give them.
-local cjson = require "cjson"
+local golden_models = require "support.golden"
 local tokenizer = require "perilune.model.tokenizer"
 local tools = require "text_tools"
 local encode, decode = tools.encode, tools.decode
-
-local folder = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
-
-local function read(path)
-  local f = io.open(path, "rb")
-  if not f then return nil end
-  local s = f:read "*a"
-  f:close()
-  return cjson.decode(s)
-end
 
 local function stream(text, ids, skip)
   return table.concat(tools.stream(text, ids, skip))
@@ -27,11 +17,11 @@ local function around(t, ids)
   return all
 end
 
-for _, name in ipairs { "llama", "qwen2", "qwen3", "mistral", "qwen3-moe" } do
+for _, name in ipairs(golden_models.NAMES) do
   describe("tokenizer of " .. name, function()
-    local golden = read(folder .. "/" .. name .. "/golden.json")
+    local golden, folder = golden_models.of(name)
     if not golden then return pending "no reference models: set PERILUNE_GOLDEN" end
-    local t = assert(tokenizer.from_directory(folder .. "/" .. name))
+    local t = assert(tokenizer.from_directory(folder))
 
     it("encodes", function()
       for _, case in ipairs(golden.tokenizer.encode) do

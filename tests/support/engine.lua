@@ -34,7 +34,10 @@ function M.load(path, opts)
   local desc = assert(model.describe(path, opts))
   local device = assert(open_device(opts.device or "cpu", opts.kernels or "auto",
     opts.threads or 2, opts.depth))
-  return { desc = desc, device = device, model = assert(model.load(desc, device, opts)) }
+  local loaded, why = model.load(desc, device, opts)
+  if loaded then return { desc = desc, device = device, model = loaded } end
+  C.pl_device_close(device)
+  error(why, 2)
 end
 
 -- An engine over a loaded model. opts: fields of pl_engine_options.
@@ -149,6 +152,16 @@ end
 function M.unload(loaded)
   C.pl_model_close(loaded.model)
   C.pl_device_close(loaded.device)
+end
+
+-- Why a device does not compute a model; nil where it does.
+function M.refusal(path, device)
+  local ok, loaded = pcall(M.load, path, { device = device })
+  if ok then return M.unload(loaded) end
+  if loaded:find "the model has .+, which this device .+ does not compute" then
+    return loaded
+  end
+  error(loaded, 2)
 end
 
 return M

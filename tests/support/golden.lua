@@ -8,7 +8,9 @@ local files = require "weights_files"
 
 local M = { root = os.getenv "PERILUNE_GOLDEN" or "tests/golden" }
 
-M.NAMES = { "llama", "qwen2", "qwen3", "mistral", "qwen3-moe" }
+M.NAMES = { "llama", "qwen2", "qwen3", "mistral", "qwen3-moe", "gemma2", "gemma3",
+            "phi3" }
+M.GGUF = { "llama-gguf", "gemma2", "gemma3", "phi3" }    -- those that have a model.gguf
 
 function M.read(path)
   local f = io.open(path, "rb")
@@ -22,6 +24,18 @@ end
 function M.of(name)
   local text = M.read(M.root .. "/" .. name .. "/golden.json")
   return text and cjson.decode(text), M.root .. "/" .. name
+end
+
+-- The numbers of the generations that need one loaded model: by the max_model_len that it
+-- must be loaded for, false where any will do.
+function M.groups(want)
+  local groups = {}
+  for i, g in ipairs(want.generation) do
+    local length = g.max_model_len or false
+    groups[length] = groups[length] or {}
+    table.insert(groups[length], i)
+  end
+  return groups
 end
 
 -- bf16 to f16; the smallest are rounded.
