@@ -49,6 +49,39 @@ const char *pl_status_name(int status)
     return i < PL_COUNT(names) ? names[i] : "PL_UNKNOWN";
 }
 
+/* ---- threads ----------------------------------------------------------------------- */
+
+static _Thread_local pl_thread this_thread;
+
+void pl_thread_begin(pl_thread thread, const char *fmt, ...)
+{
+    char name[16];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(name, sizeof name, fmt, ap);
+    va_end(ap);
+    pthread_setname_np(pthread_self(), name);
+    this_thread = thread;
+}
+
+pl_thread pl_thread_become(pl_thread thread)
+{
+    pl_thread was = this_thread;
+    this_thread = thread;
+    return was;
+}
+
+#ifndef NDEBUG
+void pl_thread_check(pl_thread wanted, const char *function)
+{
+    static const char *const names[] = {"lua", "io", "step", "pool", "other"};
+    if (this_thread == wanted) return;
+    fprintf(stderr, "perilune: %s runs on a thread of kind '%s', wanted '%s'\n", function,
+            names[this_thread], names[wanted]);
+    abort();
+}
+#endif
+
 /* ---- memory ------------------------------------------------------------------------ */
 
 static void *or_abort(void *p)

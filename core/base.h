@@ -49,6 +49,27 @@ PL_PLUGIN void pl_free(void *p);
 PL_PLUGIN void *pl_alloc_big(size_t bytes);
 PL_PLUGIN void pl_free_big(void *p, size_t bytes);
 
+/* Whose a thread is (core/README.md). Lua's is the one that never said otherwise. */
+typedef enum pl_thread {
+    PL_THREAD_LUA,
+    PL_THREAD_IO,
+    PL_THREAD_STEP,
+    PL_THREAD_POOL,
+    PL_THREAD_OTHER
+} pl_thread;
+/* At a thread's start: whose it is, and its name (15 bytes at most), as `top -H` shows
+ * it. */
+PL_PLUGIN void pl_thread_begin(pl_thread thread, const char *fmt, ...) PL_PRINTF(2, 3);
+/* From now on this thread is another one, which does not run; returns what it was. */
+pl_thread pl_thread_become(pl_thread thread);
+/* First in a function that belongs to one thread. Checked except in release builds. */
+#ifdef NDEBUG
+#define PL_ON(thread) ((void)0)
+#else
+#define PL_ON(thread) pl_thread_check(PL_THREAD_##thread, __func__)
+PL_PLUGIN void pl_thread_check(pl_thread wanted, const char *function);
+#endif
+
 /* Growing bytes. */
 void pl_buf_reserve(pl_buf *b, size_t more);
 void pl_buf_add(pl_buf *b, const void *data, size_t len);

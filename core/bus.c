@@ -197,6 +197,7 @@ pl_bus *pl_bus_connect(pl_loop *loop, const pl_bus_options *options, const char 
 
 void pl_bus_stop(pl_bus *b)
 {
+    PL_ON(IO);
     b->form->stop(b);
     pl_lock(&b->lock);
     b->stopped = true;
@@ -228,6 +229,7 @@ void pl_bus_join(pl_bus *b)
 pl_status pl_bus_send(pl_bus *b, const char *subject, const char *reply, const void *data,
                       size_t len)
 {
+    PL_ON(IO);
     if (!atomic_load(&b->there)) return PL_EAGAIN;
     size_t max = b->form->max(b);
     if (len > max)

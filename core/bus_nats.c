@@ -340,6 +340,7 @@ static bool pause_or_leave(nats *n, int ms)
 static void *run_publisher(void *arg)
 {
     nats *n = arg;
+    pl_thread_begin(PL_THREAD_OTHER, "pl-nats");
     bool leave = false;
     for (int pause = RETRY_MS; !leave; pause = PL_MIN(2 * pause, RETRY_MAX_MS)) {
         natsSubscription *subs[PL_BUS_SUBJECTS] = {NULL};

@@ -94,12 +94,14 @@ static void lose(pl_course *c, int why, int status, const char *text, size_t len
 
 void pl_courses_started(pl_courses *cs, int32_t seq, int64_t ns)
 {
+    PL_ON(IO);
     pl_place *p = find(cs, seq);
     if (p) p->course->hooks->started(p->course, ns);
 }
 
 void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns)
 {
+    PL_ON(IO);
     pl_place *p = find(cs, seq);
     if (!p) return;
     ns = PL_MIN(ns, pl_now_ns() - p->began_ns);
@@ -109,6 +111,7 @@ void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns)
 void pl_courses_lost(pl_courses *cs, int32_t seq, int why, int status, const char *text,
                      size_t len)
 {
+    PL_ON(IO);
     pl_place *p = find(cs, seq);
     if (!p) return;
     pl_course *c = p->course;
@@ -139,6 +142,7 @@ static void refuse(pl_place *p, int32_t index)
 
 void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns)
 {
+    PL_ON(IO);
     pl_place *p = find(cs, t->seq);
     if (!p) return;
     pl_course *c = p->course;
@@ -201,6 +205,7 @@ static void join(pl_course *c, const pl_order *o)
 
 void pl_course_run(pl_course *c)
 {
+    PL_ON(IO);
     pl_order orders[PL_PLACES];
     pl_lock(&c->lock);
     int n = c->n_orders;
@@ -226,6 +231,7 @@ void pl_course_run(pl_course *c)
 
 void pl_course_end(pl_course *c, bool aborted)
 {
+    PL_ON(IO);
     pl_order orders[PL_PLACES];
     pl_lock(&c->lock);
     int n = c->n_orders;
@@ -291,6 +297,7 @@ static pl_status submit(pl_course *c, pl_engine *e, pl_seq *seq)
 
 pl_status pl_course_start(pl_course *c, pl_engine *e, pl_seq *seq)
 {
+    PL_ON(LUA);
     PL_TRY(try_check(c, seq));
     pl_seq *copy = seq ? c->keeps ? pl_seq_copy(seq) : NULL : pl_seq_copy(c->kept);
     pl_seq *goes = seq ? seq : copy;
@@ -315,6 +322,7 @@ static pl_status check_target(const pl_course *c, int32_t peer, int index)
 
 pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq)
 {
+    PL_ON(LUA);
     PL_TRY(check_target(c, peer, index));
     PL_TRY(try_check(c, seq));
     pl_order o = {.peer = peer, .index = index};
@@ -356,6 +364,7 @@ static pl_status check_also(const pl_course *c)
 
 pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index)
 {
+    PL_ON(LUA);
     if (!e) PL_TRY(check_target(c, peer, index));
     pl_lock(&c->lock);
     pl_status status = check_also(c);
@@ -367,6 +376,7 @@ pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index)
 
 void pl_course_recall(pl_course *c)
 {
+    PL_ON(LUA);
     pl_lock(&c->lock);
     c->recall = c->state == RUNNING;
     pl_unlock(&c->lock);
@@ -423,6 +433,7 @@ void pl_courses_close(pl_courses *cs)
 
 void pl_courses_stop(pl_courses *cs)
 {
+    PL_ON(IO);
     cs->stopped = true;
 }
 

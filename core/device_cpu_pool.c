@@ -108,6 +108,7 @@ static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     pl_pool *p = w->pool;
+    pl_thread_begin(PL_THREAD_STEP, "pl-cpu/%d", w->index);
     float_begin();
     while (!atomic_load_explicit(&p->closing, memory_order_relaxed)) {
         if (work(p, w->index)) continue;

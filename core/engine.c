@@ -412,6 +412,7 @@ static void take_news(pl_engine *e, run *r, int news)
 
 static void begin(pl_engine *e)
 {
+    PL_ON(STEP);
     int news = 0;
     e->began_ns = pl_clock_now(e->options.clock);
     e->moved = false;
@@ -593,7 +594,9 @@ static void show(pl_engine *e, pl_token_batch *batch)
 pl_status pl_engine_step(pl_engine *e)
 {
     if (e->sink) return pl_fail(PL_EINVAL, "the engine has a thread that steps");
+    pl_thread was = pl_thread_become(PL_THREAD_STEP);
     show(e, run_step(e));
+    pl_thread_become(was);
     return PL_OK;
 }
 
@@ -613,6 +616,7 @@ static void tell(pl_engine *e, pl_token_batch *batch)
 static void *run_thread(void *arg)
 {
     pl_engine *e = arg;
+    pl_thread_begin(PL_THREAD_STEP, "pl-step");
     for (bool stop = false; !stop;) {
         tell(e, run_step(e));
         pl_lock(&e->shared->lock);
@@ -657,10 +661,11 @@ void pl_engine_stop(pl_engine *e)
     pl_wake(&e->shared->lock);
     pl_unlock(&e->shared->lock);
     if (!first) return;
-    if (!e->sink) {
+    if (e->sink) pthread_join(e->thread, NULL);
+    pl_thread was = pl_thread_become(PL_THREAD_STEP);
+    if (e->sink)
+        tell(e, end_all(e));
+    else
         show(e, end_all(e));
-        return;
-    }
-    pthread_join(e->thread, NULL);
-    tell(e, end_all(e));
+    pl_thread_become(was);
 }

@@ -61,6 +61,7 @@ void pl_engine_name(pl_engine *e, run *r, int32_t n_tokens)
 
 void pl_engine_drop(pl_engine *e, run *r)
 {
+    PL_ON(STEP);
     /* In the step that is being made: what was named for it will not be computed. */
     for (int32_t i = r->n_found; r->n_now > 0 && i < r->n_named; i++)
         pl_kv_forget(e->kv, r->blocks[i]);
@@ -249,6 +250,7 @@ static void plan_waiting(pl_engine *e, int32_t budget)
 
 void pl_engine_plan(pl_engine *e)
 {
+    PL_ON(STEP);
     int32_t left = plan_running(e, e->options.max_num_batched_tokens);
     if (left > 0) plan_waiting(e, left);
 }
@@ -276,6 +278,7 @@ static void build_seq(pl_engine *e, run *r, pl_step *s)
 
 void pl_engine_build(pl_engine *e, flight *f)
 {
+    PL_ON(STEP);
     pl_step *s = f->step;
     pl_step_clear(s);
     for (int32_t i = 0; i < e->running.n; i++) {

@@ -66,6 +66,7 @@ static void retire(pl_engine *e, run *r)
 
 void pl_engine_end(pl_engine *e, run *r, int finish)
 {
+    PL_ON(STEP);
     leave(e, r);
     if (r->state != RUN_ORPHAN) push_end(e, r, finish);
     retire(e, r);
@@ -133,6 +134,7 @@ static bool lands(run *r, const pl_step_seq *q)
 
 void pl_engine_tell(pl_engine *e, const flight *f)
 {
+    PL_ON(STEP);
     for (int32_t i = 0; i < f->step->n_seqs; i++) {
         const pl_step_seq *q = &f->step->seqs[i];
         run *r = f->runs[i];
@@ -168,6 +170,7 @@ static void spoil(pl_engine *e)
 
 void pl_engine_tell_failure(pl_engine *e, int32_t first, int32_t n)
 {
+    PL_ON(STEP);
     pl_log(PL_LOG_ERROR, "a step of %d tokens failed: %s (%s)",
            pl_engine_flight(e, first)->step->n_rows, pl_error_text(), pl_error_where());
     for (int32_t i = 0; i < n; i++) fail_step(e, pl_engine_flight(e, first + i));
@@ -226,6 +229,7 @@ static void add_placed(const pl_engine *e, pl_placed *placed, char **room)
 
 pl_token_batch *pl_engine_batch(pl_engine *e)
 {
+    PL_ON(STEP);
     pl_token_batch *b = NULL;
     if (e->n_outs || e->placed.n || e->started.n) {
         /* What holds pointers comes first, then what is made of int32s. */

@@ -194,6 +194,7 @@ static void flush(pl_conn *c)
 
 void pl_http_flush(pl_http *h)
 {
+    PL_ON(IO);
     while (h->dirty) {
         pl_conn *c = h->dirty;
         h->dirty = c->next_dirty;
@@ -475,6 +476,7 @@ void pl_http_unlisten(pl_http *h)
 
 void pl_http_stop(pl_http *h)
 {
+    PL_ON(IO);
     h->stopping = true;
     pl_http_close_listeners(h, true);
     for (pl_conn *c = h->conns, *next; c; c = next) {

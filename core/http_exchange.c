@@ -367,6 +367,7 @@ static void run_note(pl_note *note)
 
 void pl_exchange_piece(pl_exchange *x, const char *data, size_t len)
 {
+    PL_ON(IO);
     pl_exchange_take(x); /* who calls may go with what is delivered */
     deliver(x);          /* what Lua wrote before comes before */
     if (x->conn) add_part(x, pl_conn_out(x->conn), data, len);
@@ -375,6 +376,7 @@ void pl_exchange_piece(pl_exchange *x, const char *data, size_t len)
 
 bool pl_exchange_watch(pl_exchange *x, pl_watch *watch)
 {
+    PL_ON(IO);
     if (!x->conn) return false;
     watch->next = x->watches;
     x->watches = watch;
@@ -383,6 +385,7 @@ bool pl_exchange_watch(pl_exchange *x, pl_watch *watch)
 
 void pl_exchange_unwatch(pl_exchange *x, pl_watch *watch)
 {
+    PL_ON(IO);
     for (pl_watch **at_ = &x->watches; *at_; at_ = &(*at_)->next) {
         if (*at_ != watch) continue;
         *at_ = watch->next;
@@ -393,6 +396,7 @@ void pl_exchange_unwatch(pl_exchange *x, pl_watch *watch)
 
 void pl_exchange_lost(pl_exchange *x)
 {
+    PL_ON(IO);
     x->conn = NULL;
     atomic_store(&x->gone, true);
     unlink_watches(x, true);

@@ -165,6 +165,7 @@ static void push_frame(pl_link *l, int kind, int flags, const char *data, size_t
 
 void pl_link_send(pl_link *l, int kind, const void *data, size_t len)
 {
+    PL_ON(IO);
     size_t max = PL_MIN((size_t)PL_FRAGMENT, l->way->max(l) - HEAD);
     if (l->why) return; /* void, as what was sent before it */
     if (len > PL_LINK_BYTES - PL_MIN(l->out_bytes, PL_LINK_BYTES)) {
@@ -230,6 +231,7 @@ static void lose(pl_link *l, int why)
 
 void pl_link_lose(pl_link *l, int why)
 {
+    PL_ON(IO);
     l->mine = pl_links_epoch(l->all);
     lose(l, why);
 }
@@ -321,6 +323,7 @@ static void answer(pl_link *l, int64_t now)
 
 void pl_link_frame(pl_link *l, const char *data, size_t len)
 {
+    PL_ON(IO);
     frame f;
     if (!read_frame(&f, data, len)) {
         pl_links_malformed(l->all, "a frame", l->subject);
@@ -370,6 +373,7 @@ static bool is_silent(const pl_link *l, int64_t now)
 
 void pl_link_tick(pl_link *l, int64_t now)
 {
+    PL_ON(IO);
     bool watched = l->held || l->first;
     if (l->why) pl_link_lose(l, l->why);
     if (!l->all->there) return;

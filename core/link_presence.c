@@ -94,6 +94,7 @@ static void run_hello(pl_note *note)
 
 void pl_links_hello(pl_links *ls, const char *json, size_t len)
 {
+    PL_ON(LUA);
     pl_lock(&ls->lock);
     bool same =
         json && ls->hello && len == ls->hello_len && !memcmp(json, ls->hello, len);
@@ -134,6 +135,7 @@ static void tell_space(pl_links *ls, const char *mark)
 
 void pl_presence_here(pl_links *ls)
 {
+    PL_ON(IO);
     make_bucket(ls);
     tell_space(ls, "?");
     pl_bus_send(ls->bus, ls->who, NULL, "", 0);
@@ -143,6 +145,7 @@ void pl_presence_here(pl_links *ls)
 /* All are asked, or one by its id. */
 void pl_presence_asked(pl_links *ls, const char *id, size_t len)
 {
+    PL_ON(IO);
     uint64_t key = ls->key;
     int64_t now = pl_now_ns();
     if (len && !pl_link_id_key(id, len, &key))
@@ -345,6 +348,7 @@ static void tell(pl_links *ls, uint64_t key, int32_t id)
 
 void pl_presence_heard(pl_links *ls, uint64_t key, const char *data, size_t len)
 {
+    PL_ON(IO);
     said what;
     if (!len) {
         pl_presence_gone(ls, key, PL_LOST_LEFT);
@@ -385,6 +389,7 @@ static void ask(pl_links *ls, uint64_t key, int64_t now)
 
 void pl_presence_beat(pl_links *ls, uint64_t key, const char *data, size_t len)
 {
+    PL_ON(IO);
     pl_beat *b = &ls->scratch;
     int64_t now = pl_now_ns();
     if (key == ls->key || pl_wire_get_beat(data, len, now, b) < 0) {
@@ -442,6 +447,7 @@ static void forget(pl_links *ls, uint64_t key, int64_t since, int why)
 
 void pl_presence_gone(pl_links *ls, uint64_t key, int why)
 {
+    PL_ON(IO);
     forget(ls, key, INT64_MAX, why);
 }
 
@@ -455,6 +461,7 @@ void pl_presence_forgive(pl_links *ls, int64_t now)
 
 void pl_presence_tick(pl_links *ls, int64_t now)
 {
+    PL_ON(IO);
     if (!ls->there) return;
     int64_t since = now - ls->hello_ns;
     if (since >= HELLO || (ls->hello_due && since >= HELLO_GAP))
@@ -477,6 +484,7 @@ void pl_presence_open(pl_links *ls)
 
 void pl_presence_stop(pl_links *ls)
 {
+    PL_ON(IO);
     pl_lock(&ls->lock);
     bool here = ls->hello != NULL;
     pl_unlock(&ls->lock);

@@ -59,6 +59,7 @@ uint64_t pl_links_epoch(pl_links *ls)
 
 pl_link *pl_links_make(pl_links *ls, uint64_t key)
 {
+    PL_ON(IO);
     pl_link *l = find(ls, key);
     if (l) return l;
     if (ls->by_key.n == PL_MAX_LINKS || key == ls->key) return NULL;
@@ -79,6 +80,7 @@ pl_link *pl_links_make(pl_links *ls, uint64_t key)
 
 pl_link *pl_links_find(pl_links *ls, int32_t peer)
 {
+    PL_ON(IO);
     uint64_t key = pl_presence_key(ls, peer);
     pl_link *l = key ? pl_links_make(ls, key) : NULL;
     if (!l) return NULL;
@@ -95,6 +97,7 @@ int32_t pl_link_peer(const pl_link *l)
 
 void pl_link_hold(pl_link *l)
 {
+    PL_ON(IO);
     if (!l->held++ && !l->first) l->watched_ns = pl_now_ns();
     l->over = false;
     pl_links_hurry(l->all);
@@ -102,6 +105,7 @@ void pl_link_hold(pl_link *l)
 
 void pl_link_release(pl_link *l)
 {
+    PL_ON(IO);
     l->held--;
 }
 
@@ -187,6 +191,7 @@ void pl_links_hurry(pl_links *ls)
 
 void pl_links_frame(pl_links *ls, uint64_t from, const char *data, size_t len)
 {
+    PL_ON(IO);
     int version = pl_link_frame_version(data, len);
     if (version < PL_WIRE - 1 || version > PL_WIRE) {
         pl_links_malformed(ls, "a frame of another version", "bus");
@@ -206,6 +211,7 @@ void pl_links_nobody(pl_links *ls, uint64_t key)
 
 void pl_links_there(pl_links *ls, bool there)
 {
+    PL_ON(IO);
     int64_t now = pl_now_ns();
     bool first = !ls->there_ns;
     ls->there = there;
@@ -281,6 +287,7 @@ pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char
 
 void pl_links_stop(pl_links *ls)
 {
+    PL_ON(IO);
     pl_presence_stop(ls);
     ls->stopped = true;
     uv_close((uv_handle_t *)&ls->timer, NULL);

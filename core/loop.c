@@ -58,6 +58,14 @@ static bool must_wake(pl_loop *l)
     return must;
 }
 
+/* There is no io thread any more. */
+static void run_here(pl_note *note)
+{
+    pl_thread was = pl_thread_become(PL_THREAD_IO);
+    note->run(note);
+    pl_thread_become(was);
+}
+
 static bool add_note(pl_loop *l, pl_note *note, bool later)
 {
     pl_lock(&l->post);
@@ -76,7 +84,7 @@ static bool add_note(pl_loop *l, pl_note *note, bool later)
     }
     bool wake = !later && must_wake(l);
     pl_unlock(&l->post);
-    if (stopped) note->run(note);
+    if (stopped) run_here(note);
     if (wake) uv_async_send(&l->wake);
     return true;
 }
@@ -246,6 +254,7 @@ static void set_polling(pl_loop *l, bool polling)
 
 int pl_loop_poll(pl_loop *l, pl_event *out, int max, int timeout_ms)
 {
+    PL_ON(LUA);
     int64_t until =
         pl_now_ns() + (int64_t)(timeout_ms < 0 ? INT_MAX : timeout_ms) * 1000000;
     set_polling(l, true);
@@ -348,6 +357,7 @@ static void on_signal(uv_signal_t *handle, int number)
 static void *run_thread(void *arg)
 {
     pl_loop *l = arg;
+    pl_thread_begin(PL_THREAD_IO, "pl-io");
     uv_run(&l->uv, UV_RUN_DEFAULT);
     return NULL;
 }
@@ -409,7 +419,7 @@ void pl_loop_stop(pl_loop *l)
     pl_lock(&l->post);
     l->stopped = true;
     pl_unlock(&l->post);
-    for (pl_note *note; (note = pop_note(l));) note->run(note);
+    for (pl_note *note; (note = pop_note(l));) run_here(note);
     uv_loop_close(&l->uv);
     pl_lock(&l->tell);
     l->deaf = true;
@@ -435,5 +445,6 @@ void pl_loop_put(pl_loop *l)
 
 uv_loop_t *pl_loop_uv(pl_loop *l)
 {
+    PL_ON(IO);
     return &l->uv;
 }

@@ -12,6 +12,8 @@
  * process though they have not.
  */
 #define _GNU_SOURCE
+#include "base.h"
+
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
@@ -52,6 +54,7 @@ static lua_State *open_state(void);
 static void *run_thread(void *arg)
 {
     thread *t = arg;
+    pl_thread_begin(PL_THREAD_POOL, "pl-pool/%d", (int)(t - threads));
     lua_State *L = open_state();
     lua_pushcfunction(L, traceback);
     lua_getglobal(L, "require");

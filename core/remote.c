@@ -26,6 +26,7 @@ void pl_remote_i32(pl_buf *b, int32_t v)
 
 pl_buf *pl_remote_begin(pl_remote *r, int32_t first)
 {
+    PL_ON(IO);
     r->message.len = 0;
     pl_remote_i32(&r->message, first);
     return &r->message;
@@ -33,6 +34,7 @@ pl_buf *pl_remote_begin(pl_remote *r, int32_t first)
 
 void pl_remote_send(pl_side *s, int kind)
 {
+    PL_ON(IO);
     if (s->link) pl_link_send(s->link, kind, s->r->message.data, s->r->message.len);
 }
 
@@ -61,6 +63,7 @@ void pl_remote_register(pl_remote *r, const pl_service *service)
 
 pl_side *pl_side_take(pl_remote *r, pl_link *l, bool make)
 {
+    PL_ON(IO);
     pl_side *s = pl_map_find(&r->sides, (uintptr_t)l);
     if (!s && make) {
         s = pl_alloc(sizeof *s);
@@ -90,6 +93,7 @@ static void let_go_of_link(pl_side *s)
 
 void pl_side_put(pl_side *s)
 {
+    PL_ON(IO);
     if (--s->n) return;
     let_go_of_link(s);
     pl_map_fini(&s->by_number);
@@ -184,6 +188,7 @@ static void run_begin(void *arg)
 
 pl_status pl_remote_join(pl_remote *r, const pl_bus_options *options)
 {
+    PL_ON(LUA);
     if (r->links) return pl_fail(PL_EINVAL, "this process is on a bus already");
     pl_loop_call(r->loop, run_begin, r);
     pl_links *links = pl_links_open(
@@ -202,17 +207,20 @@ const char *pl_remote_id(const pl_remote *r)
 
 void pl_remote_hello(pl_remote *r, const char *json, size_t len)
 {
+    PL_ON(LUA);
     if (r->links) pl_links_hello(r->links, json, len);
 }
 
 pl_status pl_remote_peer(pl_remote *r, int32_t peer, pl_buf *out)
 {
+    PL_ON(LUA);
     if (!r->links) return pl_fail(PL_ENOTFOUND, "no process %d: there is no bus", peer);
     return pl_links_peer(r->links, peer, out);
 }
 
 pl_status pl_remote_stats(pl_remote *r, int32_t peer, int index, pl_engine_stats *out)
 {
+    PL_ON(LUA);
     if (!r->links) return pl_fail(PL_ENOTFOUND, "no process %d: there is no bus", peer);
     return pl_links_stats(r->links, peer, index, out);
 }
@@ -231,6 +239,7 @@ static void run_serve(void *arg)
 
 void pl_remote_serve(pl_remote *r, int index, pl_engine *e)
 {
+    PL_ON(LUA);
     if (index < 0 || index >= MAX_SERVED) {
         pl_log(PL_LOG_ERROR, "no engine can be served as %d: wanted 0 to %d", index,
                MAX_SERVED - 1);
@@ -241,6 +250,7 @@ void pl_remote_serve(pl_remote *r, int index, pl_engine *e)
 
 void pl_remote_forget(pl_remote *r, const pl_engine *e)
 {
+    PL_ON(IO);
     for (int i = 0; i < MAX_SERVED; i++)
         if (r->served[i] == e) r->served[i] = NULL;
 }
@@ -263,6 +273,7 @@ pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses)
 
 void pl_remote_stop(pl_remote *r)
 {
+    PL_ON(IO);
     r->stopped = true;
     pl_calls_stop(r);
     uint32_t at = 0;

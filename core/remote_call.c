@@ -243,6 +243,7 @@ static void on_lost(void *ctx, pl_side *s, int why)
 int32_t pl_remote_call(pl_remote *r, int32_t peer, const char *text, size_t len,
                        int timeout_ms)
 {
+    PL_ON(LUA);
     if (!r->links) return pl_fail(PL_EINVAL, "there is no bus to ask by");
     if (timeout_ms < 0 || timeout_ms > MAX_TIMEOUT_MS)
         return pl_fail(PL_EINVAL, "a call of %d ms: wanted 0 to %d", timeout_ms,
@@ -281,6 +282,7 @@ static void give(pl_call *c, int status, const char *text, size_t len)
 
 void pl_call_answer(pl_call *c, const char *text, size_t len)
 {
+    PL_ON(LUA);
     if (len > MAX_TEXT)
         give(c, PL_ELIMIT, NULL, 0);
     else
@@ -289,6 +291,7 @@ void pl_call_answer(pl_call *c, const char *text, size_t len)
 
 void pl_call_close(pl_call *c)
 {
+    PL_ON(LUA);
     if (!c) return;
     give(c, PL_ECANCELED, NULL, 0);
     put(c);
@@ -307,6 +310,7 @@ void pl_calls_open(pl_remote *r)
 
 void pl_calls_begin(pl_remote *r)
 {
+    PL_ON(IO);
     if (r->timing) return;
     r->timing = true;
     uv_timer_init(pl_loop_uv(r->loop), &r->timer);
@@ -315,5 +319,6 @@ void pl_calls_begin(pl_remote *r)
 
 void pl_calls_stop(pl_remote *r)
 {
+    PL_ON(IO);
     if (r->timing) uv_close((uv_handle_t *)&r->timer, NULL);
 }

@@ -231,6 +231,7 @@ static pl_status take_cancel(void *ctx, pl_side *s, pl_reader in)
 
 void pl_remote_started(pl_remote *r, int32_t seq, int64_t ns)
 {
+    PL_ON(IO);
     guest *g = find_guest(r, seq);
     if (g)
         g->waited_ns = PL_MAX(0, ns - g->came_ns);
@@ -262,6 +263,7 @@ static void gather(pl_side *s)
 
 void pl_remote_token(pl_remote *r, const pl_token *t, int64_t ns)
 {
+    PL_ON(IO);
     guest *g = find_guest(r, t->seq);
     if (!g) {
         pl_courses_token(r->courses, t, ns);
@@ -276,6 +278,7 @@ void pl_remote_token(pl_remote *r, const pl_token *t, int64_t ns)
 
 void pl_remote_batch_end(pl_remote *r)
 {
+    PL_ON(IO);
     while (r->first_out) {
         pl_side *s = r->first_out;
         r->first_out = s->next_out;

@@ -460,6 +460,7 @@ const char *pl_stream_why(pl_stream *s)
 
 const char *pl_stream_take(pl_stream *s, size_t *len)
 {
+    PL_ON(LUA);
     bag_clear(&s->front);
     pl_lock(&s->lock);
     bag spare = s->front;
@@ -497,6 +498,7 @@ void pl_stream_cancel(pl_stream *s)
 
 void pl_stream_close(pl_stream *s)
 {
+    PL_ON(LUA);
     if (!s || atomic_exchange(&s->closed, true)) return;
     on_soon(&s->course, false);
     put(s);
@@ -591,6 +593,7 @@ pl_streams *pl_streams_open(pl_loop *loop, pl_courses *courses)
 
 void pl_streams_stop(pl_streams *ss)
 {
+    PL_ON(IO);
     pl_courses_stop(ss->courses);
     while (ss->living) finish(ss->living, PL_FINISH_ABORT, -1, -1);
 }

@@ -165,6 +165,29 @@ function M.requires(file, text)
   return bad
 end
 
+-- What `nm -A -g` prints of the objects of core: a symbol must be its own module's or that
+-- of one on a lower line.
+function M.symbols(text)
+  local bad, of, used = {}, {}, {}
+  for line in text:gmatch "[^\n]+" do
+    local file, kind, name = line:match "([^/:]+)%.o:%s*%x*%s+(%u)%s+(%S+)$"
+    local module = file and module_of(file)
+    if kind == "U" then
+      used[#used + 1] = { file = file, module = module, name = name }
+    elseif module then
+      of[name] = module
+    end
+  end
+  for _, use in ipairs(used) do
+    local to = of[use.name]
+    if to and to ~= use.module and line_of[to] <= line_of[use.module] then
+      bad[#bad + 1] = ("core/%s: '%s' may not use %s of '%s': calls go down")
+        :format(use.file, use.module, use.name, to)
+    end
+  end
+  return bad
+end
+
 local function max_lines(file)
   if file:find "^tests/" then return 800 end
   if file:find "%.h$" then return 150 end

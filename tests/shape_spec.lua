@@ -2,6 +2,7 @@
 -- The rules of the design that a machine can check (tests/shape.lua), on this tree; and
 -- that each of them can fail.
 local mutate = require "mutants.mutate"
+local process = require "support.process"
 local shape = require "shape"
 
 local function read(file)
@@ -68,6 +69,15 @@ describe("the tree", function()
     end
   end)
 
+  it("uses symbols only downwards", function()
+    local build = process.own_path():match "^(.*)/[^/]*$" or "."
+    local pipe = io.popen(("nm -A -g '%s'/CMakeFiles/core.dir/core/*.o 2>&1"):format(build))
+    local said = pipe:read "*a"
+    pipe:close()
+    assert.truthy(said:find(" T pl_kv_open", 1, true), said:sub(1, 500))
+    assert.same({}, shape.symbols(said))
+  end)
+
   it("is clean for luacheck", function()
     if os.execute "command -v luacheck >/dev/null" ~= 0 then
       return pending "luacheck is not installed"
@@ -118,6 +128,23 @@ describe("a rule", function()
     assert.same({}, shape.requires("lua/perilune/api/serve.lua",
       'require "perilune.fleet.line"\nrequire "perilune"\nrequire "perilune.api.answer"\n'
         .. 'require "perilune.flow"\n'))
+  end)
+
+  it("refuses a symbol that is above or beside", function()
+    local function nm(...)
+      local out = {}
+      for i, line in ipairs { ... } do out[i] = "b/core/" .. line .. "\n" end
+      return table.concat(out)
+    end
+    local defined = { "kv_hash.c.o:00a0 T pl_kv_x", "engine.c.o:00a0 T pl_engine_x",
+      "model.c.o:0010 D pl_model_x", "base.c.o:0000 T pl_alloc" }
+    defined = nm(unpack(defined))
+    assert.same({ "core/kv.c: 'kv' may not use pl_engine_x of 'engine': calls go down",
+      "core/kv.c: 'kv' may not use pl_model_x of 'model': calls go down" },
+      shape.symbols(nm("kv.c.o:         U pl_engine_x", "kv.c.o: U pl_model_x") .. defined))
+    assert.same({}, shape.symbols(nm("engine.c.o:         U pl_kv_x",
+      "kv.c.o:                 U pl_kv_x", "kv.c.o:         U pl_alloc",
+      "kv.c.o:         U strlen", "log.c.o:         U pl_alloc") .. defined))
   end)
 
   it("counts the lines of files by their kind", function()
