@@ -49,14 +49,14 @@ static void forget(pl_place *p)
 
 static void withdraw(pl_place *p, bool aborted)
 {
-    pl_courses *cs = p->course->all;
     int32_t seq = p->seq;
     if (!seq) return;
+    const pl_sender *sender = &p->course->all->sender;
     forget(p);
     if (p->engine)
         pl_engine_cancel(p->engine, seq);
     else
-        cs->sender.cancel(cs->sender.ctx, seq, aborted);
+        sender->cancel(sender->ctx, seq, aborted);
 }
 
 /* One place or order less; whether it was the last. */
