@@ -9,7 +9,7 @@ M.lines = {
   { "runtime" },
   { "stream", "remote" },
   { "course", "job", "link" },
-  { "engine" },
+  { "engine", "route" },
   { "model", "kv", "http", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
   { "step" },

@@ -59,5 +59,32 @@ const char *pl_call_text(const pl_call *c, size_t *len);   /* CALL: the request;
 void pl_call_answer(pl_call *c, const char *text, size_t len);
 void pl_call_close(pl_call *c);            /* if unanswered, the caller gets PL_ECANCELED */
 
+/* ---- index: which worker holds which blocks of the KV cache (lua thread) --------- */
+
+typedef struct pl_route pl_route;
+typedef struct pl_route_stats {
+    int64_t blocks;                        /* different ones (those of dead workers too, for a while) */
+    int64_t dropped;                       /* not stored, since the index was full */
+    int64_t missed;                        /* removals of what was not held */
+    int64_t bytes;
+} pl_route_stats;
+/* At most max_blocks different blocks. What comes beyond that is counted and left out: then
+ * a worker is thought to hold less than it does, never more. */
+pl_route *pl_route_open(int64_t max_blocks);
+void pl_route_close(pl_route *x);
+/* A worker that holds nothing yet: its number, from 0, or PL_ELIMIT (8192 workers). */
+int pl_route_join(pl_route *x);
+void pl_route_leave(pl_route *x, int worker);   /* at once, and all that it held */
+/* A block's name is the first 8 bytes of its hash. How many are new with this worker, or
+ * were held by it; PL_ENOTFOUND. */
+int64_t pl_route_store(pl_route *x, int worker, const uint64_t *names, int n);
+int64_t pl_route_remove(pl_route *x, int worker, const uint64_t *names, int n);
+int64_t pl_route_held(const pl_route *x, int worker);
+/* Of a prompt's n blocks, how many each worker holds from the first on without a gap: into
+ * depths, by number. Returns the length of that, which pl_route_join tells: workers are
+ * numbered below the next multiple of 64. */
+int pl_route_match(const pl_route *x, const uint64_t *names, int n, int32_t *depths);
+void pl_route_stats_get(const pl_route *x, pl_route_stats *out);
+
 /* [/cdef] */
 /* clang-format on */

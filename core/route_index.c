@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "route.h"
+
+#include <string.h>
+
+enum {
+    PLANE = 64,       /* workers */
+    MAX_PLANES = 128, /* 8192 workers */
+    AHEAD = 16,       /* places fetched before they are read */
+    FIRST_PLACES = 1024,
+    TAIL_PLACES = 256 /* after the last place that a name can ask for */
+};
+
+__extension__ typedef unsigned __int128 wide;
+
+typedef struct entry {
+    uint64_t key;     /* 0: a gap */
+    uint64_t holders; /* never 0, but those of workers that left count for nothing */
+} entry;
+
+typedef struct plane {
+    entry *at;
+    uint64_t places; /* that names ask for; TAIL_PLACES more follow */
+    int64_t n;
+    uint64_t alive; /* workers */
+    uint64_t gone;  /* workers that left, whose bits are still about */
+} plane;
+
+struct pl_route {
+    plane planes[MAX_PLANES];
+    int n_planes;
+    int64_t limit, n, dropped, missed;
+    int64_t held[MAX_PLANES * PLANE]; /* blocks, by worker */
+    uint64_t secret;                  /* so that nobody can choose names that collide */
+};
+
+/* The finalizer of SplitMix64: a bijection, so different names stay different. */
+static uint64_t mixed(const pl_route *x, uint64_t name)
+{
+    uint64_t k = name ^ x->secret;
+    k = (k ^ k >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    k = (k ^ k >> 27) * UINT64_C(0x94d049bb133111eb);
+    k ^= k >> 31;
+    return k ? k : 1;
+}
+
+static uint64_t home(const plane *p, uint64_t key)
+{
+    return (uint64_t)((wide)key * p->places >> 64);
+}
+
+/* Where the key is, or where it would be put. */
+static entry *place(const plane *p, uint64_t key)
+{
+    entry *e = p->at + home(p, key);
+    while (e->key && e->key < key) e++;
+    return e;
+}
+
+/* ---- growing ----------------------------------------------------------------------- */
+
+static bool allocate(plane *p, uint64_t places)
+{
+    p->at = pl_alloc_big((places + TAIL_PLACES + 1) * sizeof *p->at);
+    p->places = places;
+    return p->at != NULL;
+}
+
+/* Puts an entry at the end of those that are there; false: the tail is full. */
+static bool append(plane *p, entry **last, entry e)
+{
+    entry *to = p->at + home(p, e.key);
+    if (*last && to <= *last) to = *last + 1;
+    if (to >= p->at + p->places + TAIL_PLACES) return false;
+    *to = e;
+    *last = to;
+    return true;
+}
+
+/* Copies all entries into an array of so many places, but for the bits of those that
+ * left. PL_ENOMEM leaves the plane as it was. */
+static pl_status rebuild(pl_route *x, plane *p, uint64_t places)
+{
+    plane fresh = {.alive = p->alive};
+    if (!allocate(&fresh, places))
+        return pl_fail(PL_ENOMEM, "no memory for an index of %llu places",
+                       (unsigned long long)places);
+    entry *last = NULL;
+    for (uint64_t i = 0; p->at && i < p->places + TAIL_PLACES; i++) {
+        entry e = p->at[i];
+        e.holders &= ~p->gone;
+        if (!e.key || !e.holders) continue;
+        if (!append(&fresh, &last, e)) {
+            pl_free_big(fresh.at, (fresh.places + TAIL_PLACES + 1) * sizeof *fresh.at);
+            return rebuild(x, p, places + places / 4);
+        }
+        fresh.n++;
+    }
+    x->n += fresh.n - p->n;
+    pl_free_big(p->at, (p->places + TAIL_PLACES + 1) * sizeof *p->at);
+    *p = fresh;
+    return PL_OK;
+}
+
+/* Forgets what workers held that left; whether that made room. */
+static bool purge(pl_route *x)
+{
+    for (int i = 0; i < x->n_planes; i++)
+        if (x->planes[i].gone) rebuild(x, &x->planes[i], x->planes[i].places);
+    return x->n < x->limit;
+}
+
+static bool is_full(const plane *p)
+{
+    return (uint64_t)p->n >= p->places - p->places / 4;
+}
+
+/* ---- one block --------------------------------------------------------------------- */
+
+/* Makes a gap at `e` by moving what follows; false: the tail is full. */
+static bool make_gap(plane *p, entry *e)
+{
+    entry *gap = e;
+    while (gap->key) gap++;
+    if (gap >= p->at + p->places + TAIL_PLACES) return false;
+    memmove(e + 1, e, (size_t)(gap - e) * sizeof *e);
+    return true;
+}
+
+/* Moves what follows back, where its place allows it. */
+static void close_gap(plane *p, entry *e)
+{
+    entry *end = e + 1;
+    while (end->key && p->at + home(p, end->key) < end) end++;
+    memmove(e, e + 1, (size_t)(end - e - 1) * sizeof *e);
+    end[-1] = (entry){0};
+}
+
+/* True: the worker did not hold it before. */
+static bool store(pl_route *x, plane *p, uint64_t key, uint64_t bit)
+{
+    entry *e = place(p, key);
+    if (e->key == key) {
+        bool is_new = !(e->holders & bit);
+        e->holders |= bit;
+        return is_new;
+    }
+    if (x->n >= x->limit && !purge(x)) {
+        x->dropped++;
+        return false;
+    }
+    if (is_full(p) || !make_gap(p, e)) {
+        if (rebuild(x, p, p->places + p->places / 3) < 0) {
+            x->dropped++;
+            return false;
+        }
+        return store(x, p, key, bit);
+    }
+    *e = (entry){key, bit};
+    p->n++;
+    x->n++;
+    return true;
+}
+
+static bool drop(pl_route *x, plane *p, uint64_t key, uint64_t bit)
+{
+    entry *e = place(p, key);
+    if (e->key != key || !(e->holders & bit)) {
+        x->missed++;
+        return false;
+    }
+    e->holders &= ~bit;
+    if (e->holders & ~p->gone) return true;
+    close_gap(p, e);
+    p->n--;
+    x->n--;
+    return true;
+}
+
+/* ---- public ------------------------------------------------------------------------ */
+
+pl_route *pl_route_open(int64_t max_blocks)
+{
+    if (max_blocks < 1) {
+        pl_fail(PL_EINVAL, "an index of %lld blocks", (long long)max_blocks);
+        return NULL;
+    }
+    pl_route *x = pl_alloc(sizeof *x);
+    x->limit = max_blocks;
+    x->secret = pl_entropy();
+    return x;
+}
+
+void pl_route_close(pl_route *x)
+{
+    if (!x) return;
+    for (int i = 0; i < x->n_planes; i++)
+        pl_free_big(x->planes[i].at,
+                    (x->planes[i].places + TAIL_PLACES + 1) * sizeof(entry));
+    pl_free(x);
+}
+
+int pl_route_join(pl_route *x)
+{
+    int i = 0;
+    while (i < x->n_planes && !~(x->planes[i].alive | x->planes[i].gone)) i++;
+    /* No number is unused: those of workers that left are made so, a pass over a plane.
+     */
+    if (i == x->n_planes)
+        for (i = 0; i < x->n_planes && !x->planes[i].gone;) i++;
+    if (i == MAX_PLANES)
+        return pl_fail(PL_ELIMIT, "an index of more than %d workers", MAX_PLANES * PLANE);
+    plane *p = &x->planes[i];
+    if (i == x->n_planes) {
+        if (!allocate(p, FIRST_PLACES))
+            return pl_fail(PL_ENOMEM, "no memory for an index");
+        x->n_planes++;
+    }
+    if (!~(p->alive | p->gone)) PL_TRY(rebuild(x, p, p->places));
+    int bit = __builtin_ctzll(~(p->alive | p->gone));
+    p->alive |= UINT64_C(1) << bit;
+    return i * PLANE + bit;
+}
+
+static plane *plane_of(pl_route *x, int worker, uint64_t *bit)
+{
+    if (worker < 0 || worker >= x->n_planes * PLANE) return NULL;
+    plane *p = &x->planes[worker / PLANE];
+    *bit = UINT64_C(1) << worker % PLANE;
+    return p->alive & *bit ? p : NULL;
+}
+
+void pl_route_leave(pl_route *x, int worker)
+{
+    uint64_t bit;
+    plane *p = plane_of(x, worker, &bit);
+    if (!p) return;
+    p->alive &= ~bit;
+    p->gone |= bit;
+    x->held[worker] = 0;
+}
+
+static int64_t each(pl_route *x, int worker, const uint64_t *names, int n,
+                    bool (*change)(pl_route *, plane *, uint64_t, uint64_t))
+{
+    uint64_t bit, keys[AHEAD];
+    plane *p = plane_of(x, worker, &bit);
+    if (!p) return pl_fail(PL_ENOTFOUND, "no worker %d in this index", worker);
+    int64_t changed = 0;
+    for (int from = 0; from < n; from += AHEAD) {
+        int count = PL_MIN(AHEAD, n - from);
+        for (int i = 0; i < count; i++) {
+            keys[i] = mixed(x, names[from + i]);
+            __builtin_prefetch(p->at + home(p, keys[i]), 1);
+        }
+        for (int i = 0; i < count; i++) changed += change(x, p, keys[i], bit);
+    }
+    return changed;
+}
+
+int64_t pl_route_store(pl_route *x, int worker, const uint64_t *names, int n)
+{
+    int64_t added = each(x, worker, names, n, store);
+    if (added > 0) x->held[worker] += added;
+    return added;
+}
+
+int64_t pl_route_remove(pl_route *x, int worker, const uint64_t *names, int n)
+{
+    int64_t removed = each(x, worker, names, n, drop);
+    if (removed > 0) x->held[worker] -= removed;
+    return removed;
+}
+
+static void write_depth(uint64_t workers, int32_t depth, int32_t *depths)
+{
+    for (; workers; workers &= workers - 1) depths[__builtin_ctzll(workers)] = depth;
+}
+
+static void match(const pl_route *x, const plane *p, const uint64_t *names, int n,
+                  int32_t *depths)
+{
+    uint64_t in = p->alive, keys[AHEAD];
+    for (int from = 0; from < n && in; from += AHEAD) {
+        int count = PL_MIN(AHEAD, n - from);
+        for (int i = 0; i < count; i++) {
+            keys[i] = mixed(x, names[from + i]);
+            __builtin_prefetch(p->at + home(p, keys[i]), 0);
+        }
+        for (int i = 0; i < count && in; i++) {
+            const entry *e = place(p, keys[i]);
+            uint64_t holders = e->key == keys[i] ? e->holders : 0;
+            if (from + i) write_depth(in & ~holders, from + i, depths); /* 0 is there */
+            in &= holders;
+        }
+    }
+    write_depth(in, n, depths);
+}
+
+int pl_route_match(const pl_route *x, const uint64_t *names, int n, int32_t *depths)
+{
+    memset(depths, 0, (size_t)x->n_planes * PLANE * sizeof *depths);
+    for (int i = 0; i < x->n_planes; i++)
+        if (x->planes[i].alive) match(x, &x->planes[i], names, n, depths + i * PLANE);
+    return x->n_planes * PLANE;
+}
+
+void pl_route_stats_get(const pl_route *x, pl_route_stats *out)
+{
+    *out = (pl_route_stats){.blocks = x->n, .dropped = x->dropped, .missed = x->missed};
+    for (int i = 0; i < x->n_planes; i++)
+        out->bytes += (int64_t)((x->planes[i].places + TAIL_PLACES + 1) * sizeof(entry));
+}
+
+int64_t pl_route_held(const pl_route *x, int worker)
+{
+    return worker >= 0 && worker < x->n_planes * PLANE ? x->held[worker] : 0;
+}
