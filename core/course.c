@@ -354,7 +354,8 @@ pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq)
 static pl_status check_also(const pl_course *c)
 {
     if (c->state == OVER) return pl_fail(PL_ECANCELED, "stream %d is over", c->id);
-    if (c->state != RUNNING || !c->kept)
+    /* Without a place it is about to be lost, or over, though nobody was told yet. */
+    if (c->state != RUNNING || !c->n_places || !c->kept)
         return pl_fail(PL_EINVAL, "stream %d does not run, or keeps no sequence", c->id);
     if (c->n_places == PL_PLACES)
         return pl_fail(PL_ELIMIT, "stream %d runs in %d places already", c->id,
