@@ -85,6 +85,7 @@ describe("a hook", function()
     end
     jit.attach(on_trace, "trace")
     for _ = 1, 20 do
+      jit.flush()    -- also forgets what LuaJIT has given up compiling
       loop = loadstring "local fn = ... for _ = 1, 1000 do fn() end"
       loop(fn)
       if found then break end
