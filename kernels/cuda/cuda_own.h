@@ -9,7 +9,7 @@
 #ifndef PL_CUDA_OWN_H
 #define PL_CUDA_OWN_H
 
-#include "cuda.h"
+#include "attend.h"
 #include "device.h"
 
 typedef struct pl_cuda {
@@ -49,6 +49,16 @@ typedef struct pl_cu_layer { /* experts' weights, by expert, on the GPU */
     const void **gate, **up, **down;
 } pl_cu_layer;
 
+typedef struct pl_cu_shape { /* of a step, and where on the GPU its parts are */
+    int32_t n_rows, n_few, n_walks, n_many, splits, n_draws;
+    const pl_cu_row *rows;
+    const pl_cu_queries *few, *walks, *many;
+    const int32_t *picks, *targets, *tables;
+    const uint64_t *drawn; /* by the step before */
+} pl_cu_shape;
+
+typedef struct pl_cu_graph pl_cu_graph;
+
 struct pl_planned {
     pl_cuda *cuda;
     const pl_plan *plan;
@@ -59,7 +69,7 @@ struct pl_planned {
     int32_t n_owned;
 
     float *x, *qkv, *ffn, *said, *router, *weights, *logits, *rope, *partial;
-    int32_t *chosen, *order;
+    int32_t *chosen, *order, *counts;
     pl_cu_tile *tiles;
     uint16_t *q;
     pl_cu_acts normed, attended, gated, picked;
@@ -69,6 +79,7 @@ struct pl_planned {
     pl_sample_scratch *scratch;
     pl_cu_flight flights[2];
     int32_t first, n; /* the oldest in flight; how many */
+    pl_cu_graph *graphs;
 };
 
 pl_status pl_cuda_failed(cudaError_t e, const char *what);
@@ -79,18 +90,15 @@ pl_status pl_cuda_wait(pl_planned *p, int timeout_ms);
 /* Room for so many int32s of what a step tells the GPU; none may be under way. */
 pl_status pl_cuda_meta(pl_planned *p, int64_t n);
 
-typedef struct pl_cu_shape { /* of a step, and where on the GPU its parts are */
-    int32_t n_rows, n_few, n_many, splits, n_draws;
-    const pl_cu_row *rows;
-    const pl_cu_queries *few, *many;
-    const int32_t *picks, *targets, *tables;
-    const uint64_t *drawn; /* by the step before */
-} pl_cu_shape;
-
 /* The layers, up to the rows of x. */
 pl_status pl_cuda_forward(pl_planned *p, const pl_cu_shape *s);
 /* The logits of some draws, and the best tokens among them. */
 pl_status pl_cuda_logits(pl_planned *p, const pl_cu_shape *s, int32_t from, int32_t n,
                          uint64_t *drawn);
+/* Both, launched one by one, or as a graph where the same step has been before. */
+pl_status pl_cuda_kernels(pl_planned *p, const pl_cu_shape *s, int32_t n,
+                          uint64_t *drawn);
+void pl_cuda_graphs_open(pl_planned *p);
+void pl_cuda_graphs_close(pl_planned *p);
 
 #endif

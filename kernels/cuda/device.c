@@ -147,7 +147,7 @@ static pl_status cuda_matrix_open(pl_device *d, int type, int64_t n, int64_t k,
     pl_matrix *m = pl_alloc(sizeof *m);
     m->w = (pl_cu_weights){
         .n = (int32_t)n, .k = (int32_t)k, .f16 = type != PL_F32 && type != PL_BF16};
-    m->bytes = (size_t)pl_cu_tiles(m->w.n) * (size_t)pl_cu_tiles(m->w.k) * 512;
+    m->bytes = pl_cu_weight_bytes(m->w.n, m->w.k);
     m->w.data = cuda_alloc(d, m->bytes);
     if (!m->w.data) {
         size_t bytes = m->bytes;
@@ -179,7 +179,7 @@ static const char *cuda_numerics(const pl_device *d, int activations, bool bf16)
 static const char *cuda_kv_layout(const pl_device *d)
 {
     (void)d;
-    return "cuda f16";
+    return "cuda f16 in rows of 64";
 }
 
 static void cuda_close(pl_device *d)

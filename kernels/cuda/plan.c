@@ -67,7 +67,9 @@ static bool own_rows(pl_planned *p)
     p->rope = own(p, product(plan->max_positions, a->head_dim, sizeof(float)));
     p->partial =
         own(p, product(PL_CU_PARTIALS, pl_cu_partial(a->head_dim), sizeof(float)));
-    if (!p->x || !p->qkv || !p->q || !p->logits || !p->rope || !p->partial) return false;
+    p->counts = own(p, product(plan->max_seqs, a->n_kv_heads, sizeof *p->counts));
+    if (!p->x || !p->qkv || !p->q || !p->logits || !p->rope || !p->partial || !p->counts)
+        return false;
     if (!own_acts(p, &p->normed, n, plan->hidden) ||
         !own_acts(p, &p->attended, n, a->n_heads * a->head_dim) ||
         !own_acts(p, &p->picked, logits, plan->hidden))
@@ -188,6 +190,7 @@ static pl_status fill(pl_planned *p)
 {
     note_types(p);
     p->slice = slice_of(p->plan);
+    pl_cuda_graphs_open(p);
     if (!own_rows(p) || !own_flights(p)) {
         cudaGetLastError();
         return pl_fail(PL_ENOMEM,
@@ -216,6 +219,7 @@ pl_status pl_cuda_prepare(pl_device *d, const pl_plan *plan, pl_planned **out)
 void pl_cuda_discard(pl_planned *p)
 {
     cudaStreamSynchronize(p->cuda->stream);
+    pl_cuda_graphs_close(p);
     for (int i = 0; i < p->n_owned; i++) cudaFree(p->owned[i]);
     for (int i = 0; i < 2; i++) {
         pl_cu_flight *f = &p->flights[i];
@@ -234,28 +238,55 @@ void pl_cuda_discard(pl_planned *p)
 
 /* ---- the layers ------------------------------------------------------------------ */
 
-static pl_status launched(const char *what)
-{
-    return pl_cuda_failed(cudaGetLastError(), what);
-}
-
 static pl_cu_part part_of(const pl_matrix *m, const float *bias, float *out,
                           int32_t stride, bool add)
 {
     return (pl_cu_part){m->w.data, bias, out, m->w.n, stride, add};
 }
 
+/* What matrices multiply: rows in 16 bits. `norm`: of p->x by these weights, which is
+ * done by the products themselves where rows are few. */
+typedef struct input {
+    pl_cu_acts x;
+    int32_t n_rows;
+    const float *norm;
+    pl_cu_acts
+        gated; /* not NULL: where silu of the first product times the second goes */
+} input;
+
+static bool is_fused(const pl_planned *p, int32_t n_rows)
+{
+    return p->slice && n_rows <= PL_CU_FUSED; /* a hidden size that has room in a CTA */
+}
+
+static pl_status normed(pl_planned *p, int32_t n_rows, const float *norm, input *out)
+{
+    const pl_plan *plan = p->plan;
+    *out = (input){.x = p->normed, .n_rows = n_rows};
+    if (is_fused(p, n_rows)) {
+        out->norm = norm;
+        return PL_OK;
+    }
+    return pl_cuda_failed(pl_cu_norm(p->cuda->stream, p->x, NULL, n_rows, plan->hidden,
+                                     norm, plan->norm_eps, p->normed),
+                          "norm");
+}
+
 /* Some matrices' products with the same rows; those of one type together. */
 static pl_status multiply(pl_planned *p, const pl_matrix *const *m,
-                          const pl_cu_part *parts, int n, pl_cu_acts x, int32_t n_rows,
+                          const pl_cu_part *parts, int n, const input *in,
                           const char *what)
 {
     for (int at = 0; at < n;) {
         pl_cu_gemm g = {.f16 = m[at]->w.f16,
-                        .x = m[at]->w.f16 ? x.f16 : x.bf16,
-                        .n_rows = n_rows,
+                        .x = m[at]->w.f16 ? in->x.f16 : in->x.bf16,
+                        .n_rows = in->n_rows,
                         .k = m[at]->w.k,
-                        .slice = p->slice};
+                        .slice = p->slice,
+                        .unnormed = in->norm ? p->x : NULL,
+                        .norm = in->norm,
+                        .eps = p->plan->norm_eps,
+                        .gated = in->gated};
         while (at < n && m[at]->w.f16 == g.f16) g.parts[g.n_parts++] = parts[at++];
         PL_TRY(pl_cuda_failed(pl_cu_multiply(p->cuda->stream, &g), what));
     }
@@ -287,6 +318,7 @@ static pl_cu_attention attention_of(const pl_planned *p, const pl_cu_shape *s, i
         .q = p->q,
         .kv = (uint16_t *)p->plan->kv,
         .partial = p->partial,
+        .counts = p->counts,
     };
 }
 
@@ -300,21 +332,23 @@ static pl_status attend(pl_planned *p, const pl_cu_shape *s, int layer)
     pl_cu_part parts[3] = {part_of(l->q, l->q_bias, p->qkv, all, false),
                            part_of(l->k, l->k_bias, p->qkv + q, all, false),
                            part_of(l->v, l->v_bias, p->qkv + q + kv, all, false)};
-    pl_cu_norm(stream, p->x, NULL, s->n_rows, p->plan->hidden, l->attn_norm,
-               p->plan->norm_eps, p->normed);
-    PL_TRY(launched("norm"));
-    PL_TRY(multiply(p, m, parts, 3, p->normed, s->n_rows, "q, k, v"));
-    pl_cu_heads(stream, &a);
-    PL_TRY(launched("heads"));
+    input x, attended = {.x = p->attended, .n_rows = s->n_rows};
+    PL_TRY(normed(p, s->n_rows, l->attn_norm, &x));
+    PL_TRY(multiply(p, m, parts, 3, &x, "q, k, v"));
+    PL_TRY(pl_cuda_failed(pl_cu_heads(stream, &a), "heads"));
     if (s->n_many)
         PL_TRY(pl_cuda_failed(
             pl_cu_attend_many(stream, &a, s->many, s->n_many, p->attended), "attention"));
+    if (s->n_walks)
+        PL_TRY(pl_cuda_failed(
+            pl_cu_attend_walk(stream, &a, s->walks, s->n_walks, p->attended),
+            "attention"));
     if (s->n_few)
         PL_TRY(pl_cuda_failed(
             pl_cu_attend_few(stream, &a, s->few, s->n_few, s->splits, p->attended),
             "attention by splits"));
     pl_cu_part o = part_of(l->o, l->o_bias, p->x, p->plan->hidden, true);
-    return multiply(p, &l->o, &o, 1, p->attended, s->n_rows, "o");
+    return multiply(p, &l->o, &o, 1, &attended, "o");
 }
 
 static pl_status dense(pl_planned *p, const pl_cu_shape *s, const pl_layer *l)
@@ -323,11 +357,17 @@ static pl_status dense(pl_planned *p, const pl_cu_shape *s, const pl_layer *l)
     const pl_matrix *m[2] = {l->gate, l->up};
     pl_cu_part parts[2] = {part_of(l->gate, NULL, p->ffn, 2 * ffn, false),
                            part_of(l->up, NULL, p->ffn + ffn, 2 * ffn, false)};
-    PL_TRY(multiply(p, m, parts, 2, p->normed, s->n_rows, "gate and up"));
-    pl_cu_gate(p->cuda->stream, p->ffn, p->ffn + ffn, 2 * ffn, s->n_rows, ffn, p->gated);
-    PL_TRY(launched("gate"));
+    bool gated = pl_cu_gates(s->n_rows) && l->gate->w.f16 == l->up->w.f16;
+    input x, gates = {.x = p->gated, .n_rows = s->n_rows};
+    PL_TRY(normed(p, s->n_rows, l->ffn_norm, &x));
+    if (gated) x.gated = p->gated;
+    PL_TRY(multiply(p, m, parts, 2, &x, "gate and up"));
+    if (!gated)
+        PL_TRY(pl_cuda_failed(pl_cu_gate(p->cuda->stream, p->ffn, p->ffn + ffn, 2 * ffn,
+                                         s->n_rows, ffn, p->gated),
+                              "gate"));
     pl_cu_part down = part_of(l->down, NULL, p->x, p->plan->hidden, true);
-    return multiply(p, &l->down, &down, 1, p->gated, s->n_rows, "down");
+    return multiply(p, &l->down, &down, 1, &gates, "down");
 }
 
 /* Experts' products: rows by expert, the results by slot (row * n_used + choice). */
@@ -368,41 +408,43 @@ static pl_cu_moe moe_of(const pl_planned *p, const pl_experts *e, int32_t n_rows
                        .n_tiles = PL_MIN(slots, slots / each + e->n)};
 }
 
-static pl_status experts(pl_planned *p, const pl_cu_shape *s, int layer)
+static pl_status experts(pl_planned *p, const pl_cu_shape *s, const pl_layer *l,
+                         const pl_cu_layer *own_layer)
 {
-    const pl_experts *e = &p->plan->layers[layer].experts;
-    const pl_cu_layer *own_layer = &p->layers[layer];
+    const pl_experts *e = &l->experts;
+    cudaStream_t stream = p->cuda->stream;
     pl_cu_moe c = moe_of(p, e, s->n_rows);
     pl_cu_part router = part_of(e->router, NULL, p->router, e->n, false);
-    PL_TRY(multiply(p, &e->router, &router, 1, p->normed, s->n_rows, "router"));
-    pl_cu_choose(p->cuda->stream, &c);
-    PL_TRY(launched("experts' choice"));
+    input x = {.x = p->normed, .n_rows = s->n_rows};
+    PL_TRY(pl_cuda_failed(pl_cu_norm(stream, p->x, NULL, s->n_rows, p->plan->hidden,
+                                     l->ffn_norm, p->plan->norm_eps, p->normed),
+                          "norm"));
+    PL_TRY(multiply(p, &e->router, &router, 1, &x, "router"));
+    PL_TRY(pl_cuda_failed(pl_cu_choose(stream, &c), "experts' choice"));
     float *up = p->ffn + (size_t)s->n_rows * (size_t)e->n_used * (size_t)e->ffn;
     PL_TRY(multiply_experts(p, &c, e->gate[0], &own_layer->gate, &p->ffn, 1, e->ffn,
                             p->normed, e->n_used));
     PL_TRY(multiply_experts(p, &c, e->up[0], &own_layer->up, &up, 1, e->ffn, p->normed,
                             e->n_used));
-    pl_cu_gate(p->cuda->stream, p->ffn, up, e->ffn, s->n_rows * e->n_used, e->ffn,
-               p->gated);
-    PL_TRY(launched("experts' gate"));
+    PL_TRY(pl_cuda_failed(
+        pl_cu_gate(stream, p->ffn, up, e->ffn, s->n_rows * e->n_used, e->ffn, p->gated),
+        "experts' gate"));
     PL_TRY(multiply_experts(p, &c, e->down[0], &own_layer->down, &p->said, 1, e->hidden,
                             p->gated, 1));
-    pl_cu_combine(p->cuda->stream, &c, p->said, e->hidden, p->x);
-    return launched("experts' sum");
+    return pl_cuda_failed(pl_cu_combine(stream, &c, p->said, e->hidden, p->x),
+                          "experts' sum");
 }
 
 pl_status pl_cuda_forward(pl_planned *p, const pl_cu_shape *s)
 {
     const pl_plan *plan = p->plan;
-    pl_cu_embed(p->cuda->stream, &plan->embed->w, s->rows, s->n_rows, s->drawn, p->x);
-    PL_TRY(launched("embedding"));
+    PL_TRY(pl_cuda_failed(
+        pl_cu_embed(p->cuda->stream, &plan->embed->w, s->rows, s->n_rows, s->drawn, p->x),
+        "embedding"));
     for (int i = 0; i < plan->n_layers; i++) {
         const pl_layer *l = &plan->layers[i];
         PL_TRY(attend(p, s, i));
-        pl_cu_norm(p->cuda->stream, p->x, NULL, s->n_rows, plan->hidden, l->ffn_norm,
-                   plan->norm_eps, p->normed);
-        PL_TRY(launched("norm"));
-        PL_TRY(l->experts.n ? experts(p, s, i) : dense(p, s, l));
+        PL_TRY(l->experts.n ? experts(p, s, l, &p->layers[i]) : dense(p, s, l));
     }
     return PL_OK;
 }
@@ -411,11 +453,14 @@ pl_status pl_cuda_logits(pl_planned *p, const pl_cu_shape *s, int32_t from, int3
                          uint64_t *drawn)
 {
     const pl_plan *plan = p->plan;
+    cudaStream_t stream = p->cuda->stream;
     pl_cu_part head = part_of(plan->head, NULL, p->logits, plan->vocab, false);
-    pl_cu_norm(p->cuda->stream, p->x, s->picks + from, n, plan->hidden, plan->norm,
-               plan->norm_eps, p->picked);
-    PL_TRY(launched("last norm"));
-    PL_TRY(multiply(p, &plan->head, &head, 1, p->picked, n, "head"));
-    pl_cu_argmax(p->cuda->stream, p->logits, plan->vocab, s->targets + from, n, drawn);
-    return launched("argmax");
+    input x = {.x = p->picked, .n_rows = n};
+    PL_TRY(pl_cuda_failed(pl_cu_norm(stream, p->x, s->picks + from, n, plan->hidden,
+                                     plan->norm, plan->norm_eps, p->picked),
+                          "last norm"));
+    PL_TRY(multiply(p, &plan->head, &head, 1, &x, "head"));
+    return pl_cuda_failed(
+        pl_cu_argmax(stream, p->logits, plan->vocab, s->targets + from, n, drawn),
+        "argmax");
 }

@@ -10,11 +10,11 @@ enum { THREADS = 256, F32 = 0, F16 = 1 };
 // ---- weights -------------------------------------------------------------------------
 
 // Where column k of row n lies.
-__device__ __forceinline__ size_t packed_at(int n, int k, int tiles_k)
+__device__ __forceinline__ size_t packed_at(int n, int k, int pitch)
 {
-    int g = n % 8, high = n / 8 % 2, t = k % 16 / 4, i = k % 4;
-    size_t tile = (size_t)(n / 16) * tiles_k + k / 16;
-    return tile * 256 + (g * 4 + t) * 8 + i / 2 * 4 + high * 2 + i % 2;
+    int g = n % 8, below = n / 8 % 2, t = k % 8 / 2, right = k / 8 % 2;
+    size_t tile = (size_t)(n / 16) * pitch + k / 16;
+    return tile * 256 + (g * 4 + t) * 8 + right * 4 + below * 2 + k % 2;
 }
 
 __global__ void pack(uint16_t *to, bool f16, int k, int type, const void *values,
@@ -30,7 +30,7 @@ __global__ void pack(uint16_t *to, bool f16, int k, int type, const void *values
         v = ((const uint16_t *)values)[i];
         if (f16 != (type == F16)) v = f16 ? to_f16(from_16(v, false)) : to_bf16(from_16(v, true));
     }
-    to[packed_at((int)(first + i / k), (int)(i % k), (k + 15) / 16)] = v;
+    to[packed_at((int)(first + i / k), (int)(i % k), pl_cu_pitch(k))] = v;
 }
 
 cudaError_t pl_cu_usable(void)
@@ -67,64 +67,62 @@ void pl_cu_rope(cudaStream_t s, float *table, const double *inv_freq, double sca
 __global__ void embed(const uint16_t *w, bool f16, int k, const pl_cu_row *rows,
                       const uint64_t *drawn, float *x)
 {
+    started();
+    wait_for_input();
     int token = rows[blockIdx.x].token;
     if (token < 0) token = PL_CU_TOKEN(drawn[-1 - token]);
     for (int i = threadIdx.x; i < k; i += blockDim.x)
-        x[(size_t)blockIdx.x * k + i] = from_16(w[packed_at(token, i, (k + 15) / 16)], f16);
+        x[(size_t)blockIdx.x * k + i] = from_16(w[packed_at(token, i, pl_cu_pitch(k))], f16);
 }
 
-void pl_cu_embed(cudaStream_t s, const pl_cu_weights *w, const pl_cu_row *rows, int n,
-                 const uint64_t *drawn, float *x)
+cudaError_t pl_cu_embed(cudaStream_t s, const pl_cu_weights *w, const pl_cu_row *rows, int n,
+                        const uint64_t *drawn, float *x)
 {
-    embed<<<n, THREADS, 0, s>>>((const uint16_t *)w->data, w->f16, w->k, rows, drawn, x);
+    return launch(s, n, THREADS)(embed, (const uint16_t *)w->data, w->f16, w->k, rows, drawn, x);
 }
 
 // ---- rows ----------------------------------------------------------------------------
 
-__global__ void norm(const float *x, const int32_t *picks, int k, const float *weight, float eps,
-                     pl_cu_acts out)
+// A warp a row.
+__global__ void norm(const float *x, const int32_t *picks, int n, int k, const float *weight,
+                     float eps, pl_cu_acts out)
 {
-    __shared__ float sums[THREADS / 32];
-    const float *row = x + (size_t)(picks ? picks[blockIdx.x] : blockIdx.x) * k;
-    float sum = 0;
-    for (int i = threadIdx.x; i < k; i += THREADS) sum = __fmaf_rn(row[i], row[i], sum);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = 0;
-    for (int i = 0; i < THREADS / 32; i++) sum += sums[i];
-    float by = __frcp_rn(__fsqrt_rn(sum / k + eps));
-    size_t at = (size_t)blockIdx.x * ((k + 15) / 16 * 16);
-    for (int i = threadIdx.x; i < k; i += THREADS)
-        put_act(out, at + i, __fmul_rn(__fmul_rn(row[i], by), weight[i]));
+    int i = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    started();
+    wait_for_input();
+    if (i >= n) return;
+    size_t at = (size_t)i * pl_cu_tiles(k) * 16;
+    norm_row<8>(x + (size_t)(picks ? picks[i] : i) * k, weight, k, eps, [&](int c, const float4 &v) {
+        put_acts(out, at + c, v.x, v.y);
+        put_acts(out, at + c + 2, v.z, v.w);
+    });
 }
 
-void pl_cu_norm(cudaStream_t s, const float *x, const int32_t *picks, int n, int k,
-                const float *weight, float eps, pl_cu_acts out)
+cudaError_t pl_cu_norm(cudaStream_t s, const float *x, const int32_t *picks, int n, int k,
+                       const float *weight, float eps, pl_cu_acts out)
 {
-    norm<<<n, THREADS, 0, s>>>(x, picks, k, weight, eps, out);
+    int rows = THREADS / 32;
+    return launch(s, (n + rows - 1) / rows, THREADS)(norm, x, picks, n, k, weight, eps, out);
 }
 
-__global__ void gate(const float *g, const float *up, int stride, int k, pl_cu_acts out)
+// Rows of a grid's dimension, which is bounded.
+enum { GATED = 32768 };
+
+__global__ void gate(const float *g, const float *up, int stride, int n, int k, pl_cu_acts out)
 {
-    size_t row = blockIdx.y, at = row * ((k + 15) / 16 * 16);
     int i = blockIdx.x * THREADS + threadIdx.x;
+    started();
+    wait_for_input();
     if (i >= k) return;
-    float v = g[row * stride + i];
-    put_act(out, at + i, __fmul_rn(__fdiv_rn(v, 1.0f + expf(-v)), up[row * stride + i]));
+    for (size_t row = blockIdx.y; row < n; row += GATED)
+        put_act(out, row * pl_cu_tiles(k) * 16 + i, silu_of(g[row * stride + i], up[row * stride + i]));
 }
 
-void pl_cu_gate(cudaStream_t s, const float *g, const float *up, int stride, int n, int k,
-                pl_cu_acts out)
+cudaError_t pl_cu_gate(cudaStream_t s, const float *g, const float *up, int stride, int n, int k,
+                       pl_cu_acts out)
 {
-    for (int first = 0; first < n; first += 32768) {
-        int some = n - first < 32768 ? n - first : 32768;
-        size_t at = (size_t)first * ((k + 15) / 16 * 16);
-        pl_cu_acts to = {out.bf16 ? (uint16_t *)out.bf16 + at : NULL,
-                         out.f16 ? (uint16_t *)out.f16 + at : NULL};
-        gate<<<dim3((k + THREADS - 1) / THREADS, some), THREADS, 0, s>>>(
-            g + (size_t)first * stride, up + (size_t)first * stride, stride, k, to);
-    }
+    dim3 grid((k + THREADS - 1) / THREADS, n < GATED ? n : GATED);
+    return launch(s, grid, THREADS)(gate, g, up, stride, n, k, out);
 }
 
 // ---- experts -------------------------------------------------------------------------
@@ -150,6 +148,8 @@ __global__ void choose(pl_cu_moe m)
     extern __shared__ float p[];
     const float *logits = m.logits + (size_t)blockIdx.x * m.n;
     int lane = threadIdx.x;
+    started();
+    wait_for_input();
     float top = -FLT_MAX, sum = 0, all = 0;
     for (int i = lane; i < m.n; i += 32) top = fmaxf(top, logits[i]);
     for (int d = 16; d; d /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, d));
@@ -181,6 +181,8 @@ __global__ void group(pl_cu_moe m)
 {
     extern __shared__ int32_t counts[]; // then: where each expert's rows begin
     int slots = m.n_rows * m.n_used;
+    started();
+    wait_for_input();
     for (int i = threadIdx.x; i < m.n; i += blockDim.x) counts[i] = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < slots; i += blockDim.x) atomicAdd(&counts[m.chosen[i]], 1);
@@ -201,14 +203,17 @@ __global__ void group(pl_cu_moe m)
         m.order[atomicAdd(&counts[m.chosen[i]], 1)] = i;
 }
 
-void pl_cu_choose(cudaStream_t s, const pl_cu_moe *m)
+cudaError_t pl_cu_choose(cudaStream_t s, const pl_cu_moe *m)
 {
-    choose<<<m->n_rows, 32, (size_t)m->n * sizeof(float), s>>>(*m);
-    group<<<1, 1024, (size_t)m->n * sizeof(int32_t), s>>>(*m);
+    cudaError_t e = launch(s, m->n_rows, 32, (size_t)m->n * sizeof(float))(choose, *m);
+    if (e) return e;
+    return launch(s, 1, 1024, (size_t)m->n * sizeof(int32_t))(group, *m);
 }
 
 __global__ void combine(pl_cu_moe m, const float *said, int hidden, float *x)
 {
+    started();
+    wait_for_input();
     for (int i = threadIdx.x; i < hidden; i += blockDim.x) {
         float v = x[(size_t)blockIdx.x * hidden + i];
         for (int u = 0; u < m.n_used; u++) {
@@ -219,9 +224,9 @@ __global__ void combine(pl_cu_moe m, const float *said, int hidden, float *x)
     }
 }
 
-void pl_cu_combine(cudaStream_t s, const pl_cu_moe *m, const float *said, int hidden, float *x)
+cudaError_t pl_cu_combine(cudaStream_t s, const pl_cu_moe *m, const float *said, int hidden, float *x)
 {
-    combine<<<m->n_rows, THREADS, 0, s>>>(*m, said, hidden, x);
+    return launch(s, m->n_rows, THREADS)(combine, *m, said, hidden, x);
 }
 
 // ---- the best token ------------------------------------------------------------------
@@ -230,6 +235,8 @@ void pl_cu_combine(cudaStream_t s, const pl_cu_moe *m, const float *said, int hi
 // value's bits in an order of unsigned numbers, then the id, lower ones higher.
 __global__ void argmax(const float *logits, int vocab, const int32_t *draws, uint64_t *out)
 {
+    started();
+    wait_for_input();
     if (draws[blockIdx.x] < 0) return;
     const float *row = logits + (size_t)blockIdx.x * vocab;
     int each = (vocab + gridDim.y - 1) / gridDim.y, from = blockIdx.y * each;
@@ -246,9 +253,9 @@ __global__ void argmax(const float *logits, int vocab, const int32_t *draws, uin
         atomicMax((unsigned long long *)&out[draws[blockIdx.x]], (unsigned long long)best);
 }
 
-void pl_cu_argmax(cudaStream_t s, const float *logits, int vocab, const int32_t *draws, int n,
-                  uint64_t *out)
+cudaError_t pl_cu_argmax(cudaStream_t s, const float *logits, int vocab, const int32_t *draws, int n,
+                         uint64_t *out)
 {
     int parts = (vocab + THREADS * 16 - 1) / (THREADS * 16);
-    argmax<<<dim3(n, parts), THREADS, 0, s>>>(logits, vocab, draws, out);
+    return launch(s, dim3(n, parts), THREADS)(argmax, logits, vocab, draws, out);
 }

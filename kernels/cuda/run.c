@@ -59,13 +59,16 @@ static void draw(pl_planned *p, const pl_cu_flight *f, const pl_cu_draw *d, floa
         q->sampled.token = pl_sample(p->scratch, logits, vocab, &q->sampler, q->top);
 }
 
-/* The logits of draws from `from` on, as many as fit, and copies for those of the host.
- */
+/* The kernels of a step, or of further logits, and copies of those that the host draws
+ * from. */
 static pl_status send_logits(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s,
                              int32_t n)
 {
     size_t vocab = (size_t)p->plan->vocab;
-    PL_TRY(pl_cuda_logits(p, s, f->from, n, f->drawn));
+    if (f->from == 0)
+        PL_TRY(pl_cuda_kernels(p, s, n, f->drawn));
+    else
+        PL_TRY(pl_cuda_logits(p, s, f->from, n, f->drawn));
     for (int32_t i = 0; i < n; i++) {
         size_t at = (size_t)i * vocab;
         if (f->draws[f->from + i].greedy) continue;
@@ -87,10 +90,10 @@ static void draw_some(pl_planned *p, pl_cu_flight *f, int32_t n)
     f->from += n;
 }
 
-/* All but the last are done with at once: few ask for so many. */
-static pl_status send_draws(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s)
+/* As many logits as fit; all but the last are done with at once: few ask for so many. */
+static pl_status send_kernels(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s)
 {
-    while (f->n_draws - f->from > 0) {
+    for (;;) {
         int32_t n = PL_MIN(f->n_draws - f->from, PL_CU_LOGIT_ROWS);
         PL_TRY(send_logits(p, f, s, n));
         if (f->from + n == f->n_draws) break;
@@ -102,11 +105,12 @@ static pl_status send_draws(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s
 
 /* ---- what the GPU is told -------------------------------------------------------- */
 
-/* Tiles of attention. Sequences of few queries are cut by splits of positions, as long as
- * there is room for their results. */
+/* Tiles of attention. Sequences of few queries are walked by a CTA each, those with more
+ * splits of positions than `longest` are cut by splits, as long as there is room for
+ * their results. */
 typedef struct tiling {
     pl_cu_queries *few, *many;
-    int32_t n_few, n_many, splits, partials;
+    int32_t n_few, n_walks, n_many, room, longest, splits, partials;
 } tiling;
 
 static int32_t group_of(const pl_planned *p)
@@ -114,12 +118,37 @@ static int32_t group_of(const pl_planned *p)
     return p->plan->attention.n_heads / p->plan->attention.n_kv_heads;
 }
 
+static int32_t splits_of(const pl_step_seq *q)
+{
+    return (q->position + q->n_rows - 1) / PL_CU_SPLIT + 1;
+}
+
+/* Walks are worth it where every multiprocessor has some, and none far more than others.
+ */
+static int32_t longest_walk(const pl_planned *p, const pl_step *s)
+{
+    enum {
+        SOME = 3
+    };
+    int64_t n = 0, splits = 0, walkers = pl_cu_walkers();
+    for (int32_t i = 0; i < s->n_seqs; i++) {
+        if (s->seqs[i].n_rows * group_of(p) > PL_CU_FEW) continue;
+        n += p->plan->attention.n_kv_heads;
+        splits += (int64_t)p->plan->attention.n_kv_heads * splits_of(&s->seqs[i]);
+    }
+    return walkers && n >= SOME * walkers ? (int32_t)PL_MIN(splits / walkers, INT32_MAX)
+                                          : 0;
+}
+
 static void tile_seq(const pl_planned *p, const pl_step_seq *q, int32_t table, tiling *t)
 {
-    int32_t n = q->n_rows * group_of(p);
-    int32_t splits = (q->position + q->n_rows - 1) / PL_CU_SPLIT + 1;
+    int32_t n = q->n_rows * group_of(p), splits = splits_of(q);
     int64_t partials = (int64_t)splits * p->plan->attention.n_kv_heads * n;
     pl_cu_queries all = {q->first, q->position, 0, n, table, t->partials};
+    if (n <= PL_CU_FEW && splits <= t->longest) {
+        t->few[t->room - ++t->n_walks] = all;
+        return;
+    }
     if (n <= PL_CU_FEW && t->partials + partials <= PL_CU_PARTIALS) {
         t->few[t->n_few++] = all;
         t->partials += (int32_t)partials;
@@ -179,7 +208,9 @@ static pl_status send_meta(pl_planned *p, pl_cu_flight *f, pl_cu_shape *shape)
     places at = place(p, f);
     PL_TRY(pl_cuda_meta(p, at.end));
     tiling t = {.few = (pl_cu_queries *)(f->meta + at.few),
-                .many = (pl_cu_queries *)(f->meta + at.many)};
+                .many = (pl_cu_queries *)(f->meta + at.many),
+                .room = s->n_seqs,
+                .longest = longest_walk(p, s)};
     int32_t table = 0;
     for (int32_t i = 0; i < s->n_seqs; i++) {
         write_seq(p, f, &s->seqs[i], &at, table, &t);
@@ -192,11 +223,14 @@ static pl_status send_meta(pl_planned *p, pl_cu_flight *f, pl_cu_shape *shape)
     }
     *shape = (pl_cu_shape){.n_rows = s->n_rows,
                            .n_few = t.n_few,
+                           .n_walks = t.n_walks,
                            .n_many = t.n_many,
                            .splits = t.splits,
                            .n_draws = f->n_draws,
                            .rows = (const pl_cu_row *)p->meta,
                            .few = (const pl_cu_queries *)(p->meta + at.few),
+                           .walks = (const pl_cu_queries *)(p->meta + at.few) +
+                                    (t.room - t.n_walks),
                            .many = (const pl_cu_queries *)(p->meta + at.many),
                            .picks = p->meta + at.picks,
                            .targets = p->meta + at.targets,
@@ -230,18 +264,18 @@ static pl_status finish(pl_planned *p, pl_cu_flight *f)
     return PL_OK;
 }
 
-static pl_status send(pl_planned *p, pl_cu_flight *f, const pl_cu_flight *before)
+static pl_status send(pl_planned *p, pl_cu_flight *f)
 {
     cudaStream_t stream = p->cuda->stream;
     pl_cu_shape shape;
     list_draws(f);
     PL_TRY(send_meta(p, f, &shape));
-    shape.drawn = before ? before->drawn : NULL;
+    shape.drawn =
+        p->flights[f == p->flights].drawn; /* of the step before, if there is one */
     PL_TRY(pl_cuda_failed(
         cudaMemsetAsync(f->drawn, 0, (size_t)f->step->n_seqs * sizeof *f->drawn, stream),
         "tokens"));
-    PL_TRY(pl_cuda_forward(p, &shape));
-    PL_TRY(send_draws(p, f, &shape));
+    PL_TRY(send_kernels(p, f, &shape));
     if (f->n_draws > f->n_host)
         PL_TRY(pl_cuda_failed(cudaMemcpyAsync(f->drawn_host, f->drawn,
                                               (size_t)f->step->n_seqs * sizeof *f->drawn,
@@ -260,7 +294,7 @@ pl_status pl_cuda_run(pl_planned *p, pl_step *s)
     }
     f->step = s;
     f->finished = false;
-    PL_TRY(send(p, f, before));
+    PL_TRY(send(p, f));
     p->n++;
     return PL_OK;
 }

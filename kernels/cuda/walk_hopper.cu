@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Attention of many sequences with few queries each on GPUs of compute capability 9.0. CTAs
+// that fill the GPU walk one tile after the other over all its splits; a warp of each asks for
+// what is in the cache ahead, of the next tile too, so that the memory never rests.
+#include "attend_hopper.cuh"
+#include "attend_split.cuh"
+
+enum { CONSUMERS = WARPS * 32, THREADS = CONSUMERS + 32 };
+
+// CTAs of a multiprocessor, as shared memory allows, and the splits that each has there.
+__host__ __device__ constexpr int ctas_of(int width) { return width <= 128 ? 3 : width <= 192 ? 2 : 1; }
+__host__ __device__ constexpr int stages_of(int width) { return width <= 64 ? 2 : 1; }
+
+template <int W>
+struct memory_of {
+    split_of<W> kv[stages_of(W)];
+    exchange x;
+    uint64_t full[stages_of(W)], empty[stages_of(W)];
+};
+
+#if PL_HOPPER
+
+template <int W>
+__device__ __forceinline__ void load(const pl_cu_attention &a, const pl_cu_queries *tiles, int n, memory_of<W> &s)
+{
+    ring<stages_of(W)> r;
+    int asked = 0;
+    for (int i = blockIdx.x; i < n * a.n_kv_heads; i += gridDim.x) {
+        tile_of o = open_tile(a, tiles[i / a.n_kv_heads], i % a.n_kv_heads);
+        for (int split = first_split(a, o); split <= o.last / SPLIT; split++, r.next()) {
+            if (asked++ >= stages_of(W)) wait_phase(s.empty + r.at, r.phase ^ 1);
+            copy_split<W>(a, o, split, s.kv[r.at], s.full + r.at);
+        }
+    }
+}
+
+template <int W>
+__device__ __forceinline__ void attend(const pl_cu_attention &a, const pl_cu_queries *tiles, int n,
+                                       const pl_cu_acts &out, memory_of<W> &s)
+{
+    ring<stages_of(W)> r;
+    for (int i = blockIdx.x; i < n * a.n_kv_heads; i += gridDim.x) {
+        tile_of o = open_tile(a, tiles[i / a.n_kv_heads], i % a.n_kv_heads);
+        uint4 q[W / 16];
+        walk<W> so_far;
+        read_queries<W>(a, o, q);
+        for (int split = first_split(a, o); split <= o.last / SPLIT; split++, r.next()) {
+            float scores[4][4] = {}, c[W / 32][4] = {};
+            weighed of[2];
+            wait_phase(s.full + r.at, r.phase);
+            score<W>(a, o, split, s.kv[r.at], q, scores);
+            weigh_scores(a, s.x, scores, of);
+            mix<W>(s.kv[r.at], s.x, c);
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) arrive(s.empty + r.at);
+            so_far.add(c, of);
+        }
+        so_far.put(a, o, out);
+    }
+}
+
+#endif
+
+template <int W>
+__global__ void __launch_bounds__(THREADS, ctas_of(W))
+    walk_hopper(const __grid_constant__ pl_cu_attention a, const pl_cu_queries *tiles, int n, pl_cu_acts out)
+{
+#if PL_HOPPER
+    extern __shared__ __align__(1024) char memory[];
+    memory_of<W> &s = *(memory_of<W> *)memory;
+    clear(s.kv, sizeof s.kv);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < stages_of(W); i++) open_barrier(s.full + i, 1), open_barrier(s.empty + i, WARPS);
+        barriers_opened();
+    }
+    __syncthreads();
+    started();
+    wait_for_input();
+    if (threadIdx.x >= CONSUMERS) load<W>(a, tiles, n, s);
+    else attend<W>(a, tiles, n, out, s);
+#endif
+}
+
+template <int W>
+static cudaError_t walk_tiles(cudaStream_t s, const pl_cu_attention *a, const pl_cu_queries *tiles, int n,
+                              pl_cu_acts out)
+{
+    static const cudaError_t e = allow_shared(walk_hopper<W>, sizeof(memory_of<W>));
+    if (e) return e;
+    return launch(s, this_gpu().sms * ctas_of(W), THREADS, sizeof(memory_of<W>))(walk_hopper<W>, *a, tiles, n, out);
+}
+
+cudaError_t pl_cu_attend_walk(cudaStream_t s, const pl_cu_attention *a, const pl_cu_queries *tiles, int n,
+                              pl_cu_acts out)
+{
+    switch (width_of(a->head_dim)) {
+    case 64: return walk_tiles<64>(s, a, tiles, n, out);
+    case 128: return walk_tiles<128>(s, a, tiles, n, out);
+    case 192: return walk_tiles<192>(s, a, tiles, n, out);
+    default: return walk_tiles<256>(s, a, tiles, n, out);
+    }
+}
+
+int pl_cu_walkers()
+{
+    static const int n = is_hopper(walk_hopper<128>) ? this_gpu().sms : 0;
+    return n;
+}
