@@ -75,13 +75,25 @@ local function submit(e, n_seqs, n_prompt, n_tokens)
   end
 end
 
+-- Steps until every sequence has that many tokens.
+local function step_to(e, n_tokens)
+  local least
+  repeat
+    e:step()
+    least = math.huge
+    for _, r in pairs(e.results) do least = math.min(least, #r.tokens) end
+  until least >= n_tokens
+end
+
+-- Steps in which each sequence draws a token; those that began first are ahead of the
+-- others, and do not come to their end.
 local function decode(n_seqs, context)
-  local e, steps = open(n_seqs, context + 80), 64
-  submit(e, n_seqs, context, steps + 8)
-  local tokens = 0
-  while tokens < n_seqs * 4 do tokens = tokens + e:step() end
+  local steps, spare = 48, 40
+  local e = open(n_seqs, context + steps + spare)
+  submit(e, n_seqs, context, steps + spare)
+  step_to(e, 4)
   local began, counted = C.pl_now_ns(), 0
-  while counted < n_seqs * (steps - 8) do counted = counted + e:step() end
+  while counted < n_seqs * steps do counted = counted + e:step() end
   local ms = ms_since(began) * n_seqs / counted
   e:close()
   return ms
