@@ -84,7 +84,9 @@ static void test_away(world *w, pl_hub *hub)
  */
 
 #define STRANGER "00000000000000aa"
+#define NEWCOMER "00000000000000ad"
 #define BEAT "pl.perilune.b."
+#define WHO "pl.perilune.who"
 
 typedef struct stranger {
     pl_loop *loop;
@@ -93,15 +95,19 @@ typedef struct stranger {
     uint64_t seed;
     pl_mutex lock;         /* over: */
     int n_frames, version; /* what came, and the last one's version */
+    bool asked;            /* for the newcomer's hello */
 } stranger;
 
 static void on_frame(void *ctx, const char *subject, const void *data, size_t len)
 {
     stranger *s = ctx;
-    (void)subject;
     pl_lock(&s->lock);
-    s->n_frames++;
-    s->version = len ? *(const unsigned char *)data : -1;
+    if (!strcmp(subject, WHO)) {
+        s->asked = s->asked || (len == 16 && !memcmp(data, NEWCOMER, 16));
+    } else {
+        s->n_frames++;
+        s->version = len ? *(const unsigned char *)data : -1;
+    }
     pl_unlock(&s->lock);
 }
 
@@ -185,6 +191,52 @@ static void say_old(void *arg)
     say(s, s->kv, hello, strlen(hello));
 }
 
+static void say_beat(void *arg)
+{
+    const char serial[8] = {3};
+    say(arg, BEAT NEWCOMER, serial, sizeof serial);
+}
+
+/* The later one is the older one. */
+static void say_two_hellos(void *arg)
+{
+    static const char *const hellos[] = {
+        "{\"id\":\"" NEWCOMER "\",\"wire\":1,\"serial\":3,\"hello\":{\"n\":\"newer\"}}",
+        "{\"id\":\"" NEWCOMER "\",\"wire\":1,\"serial\":2,\"hello\":{\"n\":\"older\"}}"};
+    for (int i = 0; i < 2; i++)
+        say(arg, "$KV.perilune_perilune." NEWCOMER, hellos[i], strlen(hellos[i]));
+}
+
+static void do_nothing(void *arg)
+{
+    (void)arg;
+}
+
+/* Who hears a heartbeat of a process that it does not know asks for its hello; of two
+ * hellos the newer one counts, whichever comes last. */
+static void test_newcomer(const process *p, stranger *s)
+{
+    int64_t until = pl_now_ns() + PATIENCE_MS * INT64_C(1000000);
+    for (bool asked = false; !asked; usleep(15000)) {
+        MUST(pl_now_ns() < until);
+        pl_loop_call(s->loop, say_beat, s);
+        pl_lock(&s->lock);
+        asked = s->asked;
+        pl_unlock(&s->lock);
+    }
+    pl_loop_call(s->loop, say_two_hellos, s);
+    pl_loop_call(p->loop, do_nothing, NULL); /* it has heard both */
+    bool found = false;
+    for (int32_t peer = 1; peer < 50 && !found; peer++) {
+        pl_buf text = {0};
+        found = pl_links_peer(p->links, peer, &text) == PL_OK &&
+                memmem(text.data, text.len, NEWCOMER, 16);
+        if (found) MUST(memmem(text.data, text.len, "newer", 5));
+        pl_buf_fini(&text);
+    }
+    MUST(found);
+}
+
 static double n_dropped(void)
 {
     return pl_metric_value(
@@ -204,6 +256,7 @@ static void test_hostile(world *w, const pl_bus_options *o)
     s.loop = pl_loop_open(&(pl_loop_hooks){&s, no_round, on_stranger_stop, no_round});
     s.bus = pl_bus_connect(s.loop, o, STRANGER, &hooks);
     pl_bus_listen(s.bus, "pl.perilune.p." STRANGER ".*");
+    pl_bus_listen(s.bus, WHO);
     pl_bus_join(s.bus);
     while (!pl_bus_is_there(s.bus)) usleep(1000);
     pl_loop_call(s.loop, babble, &s);
@@ -215,6 +268,7 @@ static void test_hostile(world *w, const pl_bus_options *o)
         answered = s.n_frames && s.version == PL_WIRE - 1;
         pl_unlock(&s.lock);
     }
+    test_newcomer(&w->processes[0], &s);
     pl_buf text = {0};
     for (int32_t peer = 1; peer < 50; peer++)
         if (pl_links_peer(w->processes[0].links, peer, &text) == PL_OK)

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 enum {
-    PATIENCE_MS = 90000,
     HEAD = 16
 };
 

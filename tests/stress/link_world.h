@@ -29,7 +29,8 @@
     } while (0)
 
 enum {
-    MAX_PROCESSES = 4
+    MAX_PROCESSES = 4,
+    PATIENCE_MS = 90000
 };
 
 typedef struct way { /* from this process to one other, and back */
