@@ -133,7 +133,7 @@ enum { THREADS = WARPS * 32 };
 
 template <int W>
 struct memory_of {
-    split_of<W> kv;
+    group_of<W> kv[GROUPS];
     exchange x;
 };
 
@@ -154,7 +154,7 @@ __device__ __forceinline__ places find_split(const pl_cu_attention &a, const til
 
 // Keys, then values: two groups of copies. Zeros past the last position.
 template <int W>
-__device__ __forceinline__ void fetch(const pl_cu_attention &a, const places &from, split_of<W> &kv)
+__device__ __forceinline__ void fetch(const pl_cu_attention &a, const places &from, group_of<W> (&kv)[GROUPS])
 {
     for (int v = 0; v < 2; v++) {
 #pragma unroll
@@ -162,7 +162,7 @@ __device__ __forceinline__ void fetch(const pl_cu_attention &a, const places &fr
 #pragma unroll
             for (int c = threadIdx.x * 8; c < W * 8; c += THREADS * 8) {
                 const uint16_t *p = from.of[i / 2];
-                copy16(kv[i][v] + c, p ? p + (i % 2 * 2 + v) * W * 8 + c : a.kv, p);
+                copy16(kv[i / 2][i % 2][v] + c, p ? p + (i % 2 * 2 + v) * W * 8 + c : a.kv, p);
             }
         commit_copies();
     }
@@ -177,11 +177,11 @@ __device__ __forceinline__ void attend_split(const pl_cu_attention &a, const til
     float scores[4][4] = {};
     wait_copies<1>();
     __syncthreads();
-    score<W>(a, o, split, s.kv, q, scores);
+    score<W>(a, o, split, [&](int i) { return s.kv[i]; }, q, scores);
     weigh_scores(a, s.x, scores, of);
     wait_copies<0>();
     __syncthreads();
-    mix<W>(s.kv, s.x, c);
+    mix<W>(o, split, [&](int i) { return s.kv[i]; }, s.x, c);
 }
 
 __device__ __forceinline__ float *partial_at(const pl_cu_attention &a, const tile_of &o, int split, int width)

@@ -19,7 +19,28 @@ struct memory_of { // rows of 64 values, permuted as in the cache
 
 // ---- what is loaded ------------------------------------------------------------------
 
-// One warp's.
+// Zeros for what will be read before anything was copied there: it has no weight, but must be
+// finite, as what older splits leave is.
+__device__ __forceinline__ void clear(void *p, int bytes)
+{
+    for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
+        *(uint4 *)((char *)p + i) = make_uint4(0, 0, 0, 0);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// A warp asks for a split, a lane for 16 positions of it, up to the last one.
+template <int W>
+__device__ __forceinline__ void copy_split(const pl_cu_attention &a, const tile_of &o, int split, void *to,
+                                           uint64_t *full)
+{
+    int lane = threadIdx.x % 32, position = split * SPLIT + lane * 16;
+    int groups = min(o.last / 16 - split * GROUPS + 1, (int)GROUPS);
+    const uint16_t *from = lane < groups ? run_at(a, o.t.table, position, o.kv_head, W) : NULL;
+    if (lane == 0) arrive_and_expect(full, groups * W * 64);
+    __syncwarp();
+    if (from) copy_bulk((char *)to + lane * W * 64, from, W * 64, full);
+}
+
 template <int W>
 __device__ __forceinline__ void load(const pl_cu_attention &a, const tile_of &o, memory_of<W> &s)
 {

@@ -7,9 +7,16 @@
 
 enum { WARPS = 4, CHANCES = SPLIT + 8 };
 
-// The split's positions, as they lie in the cache.
+// 16 positions, as they lie in the cache: two runs of keys, then values. A split's are at
+// `groups(i)`, below, as soon as they are there.
 template <int W>
-using split_of = uint16_t[SPLIT / 8][2][W * 8];
+using group_of = uint16_t[2][2][W * 8];
+
+// How many of a split's groups have positions that are seen.
+__device__ __forceinline__ int count_groups(const tile_of &o, int split)
+{
+    return min(o.last / 16 - split * GROUPS + 1, (int)GROUPS);
+}
 
 struct exchange { // between the warps
     uint16_t chances[16][CHANCES];
@@ -35,20 +42,22 @@ __device__ __forceinline__ void read_queries(const pl_cu_attention &a, const til
 }
 
 // Scores of the warp's 32 positions. -INFINITY: not seen.
-template <int W>
+template <int W, class F>
 __device__ __forceinline__ void score(const pl_cu_attention &a, const tile_of &o, int split,
-                                      const split_of<W> &s, const uint4 (&q)[W / 16], float (&c)[4][4])
+                                      const F &groups, const uint4 (&q)[W / 16], float (&c)[4][4])
 {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int k = 0; k < W; k += 16)
+    for (int i = 0; i < 2; i++) {
+        if (warp * 2 + i >= count_groups(o, split)) break;
+        const uint16_t *run = groups(warp * 2 + i)[lane / 16][0];
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const uint16_t *run = s[warp * 4 + i * 2 + lane / 16][0];
+        for (int k = 0; k < W; k += 16) {
             uint4 b = load_matrices<false>(shared_at(run + in_run(lane, k + lane / 8 % 2 * 8)));
             mma16<true>(c[2 * i], q[k / 16], make_uint2(b.x, b.y));
             mma16<true>(c[2 * i + 1], q[k / 16], make_uint2(b.z, b.w));
         }
+    }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         int position = position_of(o, h * 8 + g), from = first_seen(a, position);
@@ -100,16 +109,18 @@ __device__ __forceinline__ void weigh_scores(const pl_cu_attention &a, exchange 
 }
 
 // Values of the warp's columns of the head: a chain over positions.
-template <int W>
-__device__ __forceinline__ void mix(const split_of<W> &s, const exchange &x, float (&c)[W / 32][4])
+template <int W, class F>
+__device__ __forceinline__ void mix(const tile_of &o, int split, const F &groups, const exchange &x,
+                                    float (&c)[W / 32][4])
 {
-    int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (W / 4);
+    int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (W / 4), n = count_groups(o, split);
 #pragma unroll
     for (int k = 0; k < GROUPS; k++) {
+        if (k >= n) break;
+        const uint16_t *run = groups(k)[lane / 8 % 2][1];
         uint4 p = load_matrices<false>(shared_at(x.chances[lane % 16] + k * 16 + lane / 16 * 8));
 #pragma unroll
         for (int j = 0; j < W / 32; j += 2) {
-            const uint16_t *run = s[k * 2 + lane / 8 % 2][1];
             uint4 b = load_matrices<true>(shared_at(run + in_run(lane, column + j * 8 + lane / 16 * 8)));
             mma16<true>(c[j], p, make_uint2(b.x, b.y));
             mma16<true>(c[j + 1], p, make_uint2(b.z, b.w));

@@ -3,34 +3,45 @@
 // Attention of many sequences with few queries each on GPUs of compute capability 9.0. CTAs
 // that fill the GPU walk one tile after the other over all its splits; a warp of each asks for
 // what is in the cache ahead, of the next tile too, so that the memory never rests.
-#include "attend_hopper.cuh"
 #include "attend_split.cuh"
+#include "hopper.cuh"
 
 enum { CONSUMERS = WARPS * 32, THREADS = CONSUMERS + 32 };
 
-// CTAs of a multiprocessor, as shared memory allows, and the splits that each has there.
-__host__ __device__ constexpr int ctas_of(int width) { return width <= 128 ? 3 : width <= 192 ? 2 : 1; }
-__host__ __device__ constexpr int stages_of(int width) { return width <= 64 ? 2 : 1; }
+// CTAs of a multiprocessor, and the groups of 16 positions that each has in shared memory: a
+// split at least.
+__host__ __device__ constexpr int ctas_of(int width) { return width <= 128 ? 2 : 1; }
+__host__ __device__ constexpr int groups_of(int width) { return 208 / ctas_of(width) * 16 / width; }
 
 template <int W>
 struct memory_of {
-    split_of<W> kv[stages_of(W)];
+    group_of<W> kv[groups_of(W)];
     exchange x;
-    uint64_t full[stages_of(W)], empty[stages_of(W)];
+    uint64_t full[groups_of(W)], empty[groups_of(W)];
 };
 
 #if PL_HOPPER
 
+// One warp's: lanes find a split's groups, the first asks for them as soon as there is room.
 template <int W>
 __device__ __forceinline__ void load(const pl_cu_attention &a, const pl_cu_queries *tiles, int n, memory_of<W> &s)
 {
-    ring<stages_of(W)> r;
-    int asked = 0;
+    constexpr int R = groups_of(W);
+    int lane = threadIdx.x % 32, asked = 0;
     for (int i = blockIdx.x; i < n * a.n_kv_heads; i += gridDim.x) {
         tile_of o = open_tile(a, tiles[i / a.n_kv_heads], i % a.n_kv_heads);
-        for (int split = first_split(a, o); split <= o.last / SPLIT; split++, r.next()) {
-            if (asked++ >= stages_of(W)) wait_phase(s.empty + r.at, r.phase ^ 1);
-            copy_split<W>(a, o, split, s.kv[r.at], s.full + r.at);
+        for (int split = first_split(a, o); split <= o.last / SPLIT; split++) {
+            int groups = count_groups(o, split);
+            const uint16_t *from = NULL;
+            if (lane < groups) from = run_at(a, o.t.table, split * SPLIT + lane * 16, o.kv_head, W);
+            for (int g = 0; g < groups; g++, asked++) {
+                const uint16_t *p = (const uint16_t *)__shfl_sync(~0u, (uint64_t)from, g);
+                int at = asked % R;
+                if (lane) continue;
+                if (asked >= R) wait_phase(s.empty + at, asked / R - 1 & 1);
+                arrive_and_expect(s.full + at, W * 64);
+                copy_bulk(s.kv[at], p, W * 64, s.full + at);
+            }
         }
     }
 }
@@ -39,21 +50,26 @@ template <int W>
 __device__ __forceinline__ void attend(const pl_cu_attention &a, const pl_cu_queries *tiles, int n,
                                        const pl_cu_acts &out, memory_of<W> &s)
 {
-    ring<stages_of(W)> r;
+    constexpr int R = groups_of(W);
+    int lane = threadIdx.x % 32, used = 0;
+    auto groups = [&](int i) {
+        wait_phase(s.full + (used + i) % R, (used + i) / R & 1);
+        return s.kv[(used + i) % R];
+    };
     for (int i = blockIdx.x; i < n * a.n_kv_heads; i += gridDim.x) {
         tile_of o = open_tile(a, tiles[i / a.n_kv_heads], i % a.n_kv_heads);
         uint4 q[W / 16];
         walk<W> so_far;
         read_queries<W>(a, o, q);
-        for (int split = first_split(a, o); split <= o.last / SPLIT; split++, r.next()) {
+        for (int split = first_split(a, o); split <= o.last / SPLIT; split++) {
             float scores[4][4] = {}, c[W / 32][4] = {};
             weighed of[2];
-            wait_phase(s.full + r.at, r.phase);
-            score<W>(a, o, split, s.kv[r.at], q, scores);
+            score<W>(a, o, split, groups, q, scores);
             weigh_scores(a, s.x, scores, of);
-            mix<W>(s.kv[r.at], s.x, c);
+            mix<W>(o, split, groups, s.x, c);
             __syncwarp();
-            if (threadIdx.x % 32 == 0) arrive(s.empty + r.at);
+            if (lane < count_groups(o, split)) arrive(s.empty + (used + lane) % R);
+            used += count_groups(o, split);
             so_far.add(c, of);
         }
         so_far.put(a, o, out);
@@ -69,9 +85,8 @@ __global__ void __launch_bounds__(THREADS, ctas_of(W))
 #if PL_HOPPER
     extern __shared__ __align__(1024) char memory[];
     memory_of<W> &s = *(memory_of<W> *)memory;
-    clear(s.kv, sizeof s.kv);
     if (threadIdx.x == 0) {
-        for (int i = 0; i < stages_of(W); i++) open_barrier(s.full + i, 1), open_barrier(s.empty + i, WARPS);
+        for (int i = 0; i < groups_of(W); i++) open_barrier(s.full + i, 1), open_barrier(s.empty + i, WARPS);
         barriers_opened();
     }
     __syncthreads();
