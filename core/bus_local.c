@@ -32,8 +32,7 @@ struct pl_hub {
     uint32_t drop, twice, late;
 };
 
-/* ---- delivery, all with the hub's lock held -----------------------------------------
- */
+/* ---- delivery, all with the hub's lock held ---------------------------------------- */
 
 static void hand_over(member *m, pl_bus_item *item)
 {
@@ -105,8 +104,7 @@ static void tell_state(const pl_hub *h, member *m)
         pl_bus_item_open(h->away ? PL_ITEM_AWAY : PL_ITEM_HERE, "", NULL, NULL, 0), 0);
 }
 
-/* ---- the form of a bus --------------------------------------------------------------
- */
+/* ---- the form of a bus ------------------------------------------------------------- */
 
 static void stop(pl_bus *b)
 {
@@ -181,8 +179,7 @@ pl_bus *pl_bus_open_local(pl_loop *loop, const pl_bus_options *o, const char *id
     return &m->bus;
 }
 
-/* ---- the hub ------------------------------------------------------------------------
- */
+/* ---- the hub ----------------------------------------------------------------------- */
 
 pl_hub *pl_hub_open(void)
 {

@@ -63,8 +63,7 @@ typedef struct nats {
     char *url; /* the publisher's */
 } nats;
 
-/* ---- the library: opened by the first bus, closed by the last ------------------------
- */
+/* ---- the library: opened by the first bus, closed by the last ---------------------- */
 
 static pl_mutex library = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER};
 static int n_buses;
@@ -86,8 +85,7 @@ static void put_library(void)
     pl_unlock(&library);
 }
 
-/* ---- what nats.c calls, on its threads -----------------------------------------------
- */
+/* ---- what nats.c calls, on its threads --------------------------------------------- */
 
 static void complain(nats *n, const char *what, const char *why)
 {
@@ -208,8 +206,7 @@ static void on_error(natsConnection *nc, natsSubscription *sub, natsStatus statu
     complain(arg, "trouble", natsStatus_GetText(status));
 }
 
-/* ---- the publisher -------------------------------------------------------------------
- */
+/* ---- the publisher ----------------------------------------------------------------- */
 
 static bool subscribe(nats *n, natsConnection *nc, natsSubscription **subs)
 {
@@ -364,8 +361,7 @@ static void *run_publisher(void *arg)
     return NULL;
 }
 
-/* ---- the form of a bus ---------------------------------------------------------------
- */
+/* ---- the form of a bus ------------------------------------------------------------- */
 
 static void join(pl_bus *b)
 {
@@ -420,8 +416,7 @@ static size_t max_bytes(const pl_bus *b)
     return (size_t)atomic_load(&((const nats *)b)->max);
 }
 
-/* ---- options -------------------------------------------------------------------------
- */
+/* ---- options ----------------------------------------------------------------------- */
 
 static pl_status set_urls(natsOptions *o, const char *url, bool *tls)
 {

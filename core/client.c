@@ -5,10 +5,12 @@
  *
  * Owns     the socket, and what it did not take yet.
  * Ignores  HTTP (tools/http_client.lua has it), names of hosts beyond what the system
- * resolves. Thread   any, one at a time for each connection.
+ *          resolves.
+ * Thread   any, one at a time for each connection.
  *
- *      open ------connected--> usable --close--> gone
- *      another --> connecting ---^
+ *      open ---------connected---> usable --close--> gone
+ *                                    ^
+ *      another --> connecting -------+
  */
 #define _GNU_SOURCE
 #include "base.h"

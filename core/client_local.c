@@ -29,8 +29,7 @@ enum {
 };
 static const char ending[] = ".sock";
 
-/* ---- the folder ---------------------------------------------------------------------
- */
+/* ---- the folder -------------------------------------------------------------------- */
 
 /* Where it is, whether or not it is there. */
 static pl_status place(char *out, size_t size)
@@ -79,8 +78,7 @@ pl_status pl_local_list(pl_buf *out)
     return PL_OK;
 }
 
-/* ---- a socket in it -----------------------------------------------------------------
- */
+/* ---- a socket in it ---------------------------------------------------------------- */
 
 /* Whoever binds holds a lock meanwhile: or two that begin at once would each take the
  * other's new socket for a stale one. */

@@ -17,8 +17,7 @@ static void put_u16(char *p, int lane, uint16_t v)
     memcpy(p + lane * 2, &v, 2);
 }
 
-/* ---- a lane of a block: 32 columns of a row -----------------------------------------
- */
+/* ---- a lane of a block: 32 columns of a row ---------------------------------------- */
 
 /* Where they go: the block's scales, its super-block's, and the codes, one a byte. */
 typedef struct block {
@@ -111,8 +110,8 @@ static void unpack_q2_k(const uint8_t *p, int part, block *to)
     for (int i = 0; i < 32; i++) to->codes[i] = (uint8_t)two_bits(p + 16, part, i);
 }
 
-/* Factor i of 16 of six bits: the low four of all, two a byte, then the high two, four.
- */
+/* Factor i of 16 of six bits: the low four of all, two a byte, then the high two,
+ * four. */
 static int q3_factor(const uint8_t *s, int i)
 {
     int low = i < 8 ? s[i] & 15 : s[i - 8] >> 4;
@@ -205,8 +204,7 @@ static void unpack_iq4_xs(const uint8_t *p, int part, block *to)
 }
 
 /* A quantized type: the type whose panels can hold it without loss, and how it gets
- * there.
- */
+ * there. */
 static const struct {
     int panel;
     unpacker *unpack;

@@ -172,8 +172,8 @@ static void share(pl_pool *p, pl_task *fn, void *arg, int n)
         pl_unlock(&p->mutex);
     }
     work(p, 0);
-    /* A worker may have lost its core in the middle of a task: then let others have ours.
-     */
+    /* A worker may have lost its core in the middle of a task: then let others have
+     * ours. */
     for (int i = 0; atomic_load_explicit(&p->done, memory_order_acquire) < n; i++) {
         relax();
         if (i > 20000) sched_yield();

@@ -114,8 +114,8 @@ static pl_status null_kv_check(pl_device *d, const pl_attention *a)
     return PL_OK;
 }
 
-/* Enough to be sent and recognised; the size that a real model has would be for nothing.
- */
+/* Enough to be sent and recognised; the size that a real model has would be for
+ * nothing. */
 static size_t null_kv_bytes(pl_device *d, const pl_attention *a)
 {
     (void)d, (void)a;

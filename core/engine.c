@@ -148,8 +148,8 @@ static pl_status check_seq(const pl_engine *e, const pl_seq *s)
     return pl_seq_check(s, e->vocab);
 }
 
-/* What a sequence may grow to. A full cache ends it too: alone it could not go on either.
- */
+/* What a sequence may grow to. A full cache ends it too: alone it could not go on
+ * either. */
 static int32_t max_total_of(const pl_engine *e, const pl_seq *s)
 {
     int64_t total = (int64_t)s->n_prompt + s->params.max_tokens;
@@ -178,8 +178,8 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     return r;
 }
 
-/* Fits what it asks for to this engine: only once it is taken, or another may be asked.
- */
+/* Fits what it asks for to this engine: only once it is taken, or another may be
+ * asked. */
 static void fit(const pl_engine *e, const run *r)
 {
     pl_seq *s = r->seq;

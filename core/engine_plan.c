@@ -214,8 +214,8 @@ static void admit(pl_engine *e, run *r, int32_t hits)
     pl_run_push(&e->started, r);
 }
 
-/* The first in line: its tokens in the next step; 0: placed, or try again; -1: not now.
- */
+/* The first in line: its tokens in the next step; 0: placed, or try again; -1: not
+ * now. */
 static int32_t plan_first(pl_engine *e, run *r, int32_t budget)
 {
     if (!r->blocks) {

@@ -80,8 +80,8 @@ void pl_engine_orphan(pl_engine *e, run *r)
 
 /* ---- results -------------------------------------------------------------------- */
 
-/* A prompt's logprobs come in as many parts as its computing took; they lie by position.
- */
+/* A prompt's logprobs come in as many parts as its computing took; they lie by
+ * position. */
 static void keep_rows(run *r, const pl_step_seq *q)
 {
     size_t width = 1 + (size_t)q->n_top, n = (size_t)r->seq->n_given - 1;

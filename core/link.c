@@ -15,9 +15,9 @@
  * DATA goes only to a peer that has named our epoch, so whatever carries a message names
  * both epochs, and what is left of a former life of either side is known by them:
  *
- *      fresh --they name our epoch--> up --their epoch grew--> fresh --...
- *                                     up --silent, nobody, too much--> fresh, our epoch
- * grows
+ *      fresh --they name our epoch--> up --their epoch grew--> fresh
+ *                                     |
+ *                                     +--silent, nobody, too much--> fresh; ours grows
  *
  * What is lost on the way is sent again from the first that is missing on (go back n):
  * at once where the receiver sees a gap, else after RESEND without an acknowledgement,

@@ -40,8 +40,8 @@ typedef struct pl_links_hooks {
     /* A peer's hello is new or changed (why 0), or it is not there any more. */
     void (*peer)(void *ctx, int32_t peer, int why);
     void (*state)(void *ctx, bool there);
-    /* Appends what this process's engines count, for the heartbeat: pl_wire_put_engine.
-     */
+    /* Appends what this process's engines count, for the heartbeat:
+     * pl_wire_put_engine. */
     void (*stats)(void *ctx, pl_buf *out);
 } pl_links_hooks;
 

@@ -38,8 +38,7 @@ void pl_link_bus_address(pl_link *l)
              (unsigned long long)l->key);
 }
 
-/* ---- what comes ----------------------------------------------------------------------
- */
+/* ---- what comes -------------------------------------------------------------------- */
 
 /* Whether the subject is `stem` and a process's id. */
 static bool has_id(const char *subject, const char *stem, uint64_t *key)
@@ -80,8 +79,7 @@ static void on_state(void *ctx, bool there)
     pl_links_there(ctx, there);
 }
 
-/* ---- life ----------------------------------------------------------------------------
- */
+/* ---- life -------------------------------------------------------------------------- */
 
 static void name_subjects(pl_links *ls, const char *ns)
 {

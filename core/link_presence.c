@@ -181,8 +181,7 @@ void pl_presence_space(pl_links *ls, const char *name, size_t len)
            other, ls->space);
 }
 
-/* ---- what the others say ------------------------------------------------------------
- */
+/* ---- what the others say ----------------------------------------------------------- */
 
 static pl_peer *find(const pl_links *ls, uint64_t key)
 {
@@ -410,8 +409,7 @@ void pl_presence_beat(pl_links *ls, uint64_t key, const char *data, size_t len)
     if (id) tell(ls, key, id);
 }
 
-/* ---- who is there no more ------------------------------------------------------------
- */
+/* ---- who is there no more ---------------------------------------------------------- */
 
 static pl_peer *find_silent(const pl_links *ls, int64_t since)
 {
@@ -473,8 +471,7 @@ void pl_presence_tick(pl_links *ls, int64_t now)
     forget(ls, 0, now - lease, PL_LOST_SILENT);
 }
 
-/* ---- life ----------------------------------------------------------------------------
- */
+/* ---- life -------------------------------------------------------------------------- */
 
 void pl_presence_open(pl_links *ls)
 {

@@ -43,8 +43,7 @@ void pl_links_malformed(pl_links *ls, const char *what, const char *from)
     pl_log(PL_LOG_WARN, "dropped %s that is malformed (%s)", what, from);
 }
 
-/* ---- the table ----------------------------------------------------------------------
- */
+/* ---- the table --------------------------------------------------------------------- */
 
 static pl_link *find(const pl_links *ls, uint64_t key)
 {
@@ -141,8 +140,7 @@ static void lose_all(pl_links *ls, int why)
     pl_presence_gone(ls, 0, why);
 }
 
-/* ---- time ---------------------------------------------------------------------------
- */
+/* ---- time -------------------------------------------------------------------------- */
 
 int64_t pl_links_grace_ns(const pl_links *ls)
 {
@@ -186,8 +184,7 @@ void pl_links_hurry(pl_links *ls)
     uv_timer_start(&ls->timer, on_tick, FAST_MS, FAST_MS);
 }
 
-/* ---- what comes ----------------------------------------------------------------------
- */
+/* ---- what comes -------------------------------------------------------------------- */
 
 void pl_links_frame(pl_links *ls, uint64_t from, const char *data, size_t len)
 {
@@ -228,8 +225,7 @@ void pl_links_there(pl_links *ls, bool there)
     ls->hooks.state(ls->hooks.ctx, there);
 }
 
-/* ---- life ----------------------------------------------------------------------------
- */
+/* ---- life -------------------------------------------------------------------------- */
 
 static void open_metrics(pl_links *ls)
 {

@@ -120,8 +120,8 @@ static pl_note *pop_note(pl_loop *l)
     return note;
 }
 
-/* Those that had come when it began: later ones wake again, so that sockets get a turn.
- */
+/* Those that had come when it began: later ones wake again, so that sockets get a
+ * turn. */
 static void run_notes(pl_loop *l)
 {
     pl_lock(&l->post);
@@ -203,8 +203,8 @@ bool pl_loop_tell_newest(pl_loop *l, pl_news *news, int32_t a, int32_t b)
     return tell(l, news, (int32_t[]){a, b});
 }
 
-/* With the lock held. The event is copied: once out of line, the news may be told again.
- */
+/* With the lock held. The event is copied: once out of line, the news may be told
+ * again. */
 static pl_news *pop_news(pl_loop *l, pl_event *out)
 {
     pl_news *news = l->news;

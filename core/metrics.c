@@ -214,8 +214,8 @@ double pl_metric_value(int id)
 
 /* ---- rendering --------------------------------------------------------------------- */
 
-/* The shortest digits that read back as v; whole numbers get ".0", as in Python's client.
- */
+/* The shortest digits that read back as v; whole numbers get ".0", as in Python's
+ * client. */
 static void add_number(pl_buf *out, double v)
 {
     char text[40];

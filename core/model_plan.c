@@ -150,8 +150,8 @@ static pl_status check_seq(const pl_model *m, const pl_step *s, int i)
     return PL_OK;
 }
 
-/* A token that is still to be drawn must come from the step before, and be wanted of it.
- */
+/* A token that is still to be drawn must come from the step before, and be wanted of
+ * it. */
 static pl_status check_token(const pl_model *m, int32_t token)
 {
     const pl_step *before = m->n_flying ? m->flying[m->n_flying - 1] : NULL;

@@ -204,8 +204,8 @@ int pl_route_join(pl_route *x)
 {
     int i = 0;
     while (i < x->n_planes && !~(x->planes[i].alive | x->planes[i].gone)) i++;
-    /* No number is unused: those of workers that left are made so, a pass over a plane.
-     */
+    /* No number is unused: those of workers that left are made so, a pass over a
+     * plane. */
     if (i == x->n_planes)
         for (i = 0; i < x->n_planes && !x->planes[i].gone;) i++;
     if (i == MAX_PLANES)

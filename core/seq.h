@@ -41,8 +41,8 @@ struct pl_seq {
     pl_sampler sampler;
 };
 
-/* Whether all ids in it are below `vocab`, and such things; PL_EINVAL says which is not.
- */
+/* Whether all ids in it are below `vocab`, and such things; PL_EINVAL says which is
+ * not. */
 pl_status pl_seq_check(const pl_seq *s, int32_t vocab);
 /* All bad words at once: each its length, then its ids. */
 pl_status pl_seq_bad_words(pl_seq *s, const int32_t *ids, int n);

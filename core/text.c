@@ -4,7 +4,8 @@
  *
  * Owns     pl_text.
  * Ignores  how a text is encoded; tokenizer.json and GGUF (model/tokenizer.lua reads
- * those). Thread   one while building; any once ready.
+ *          those).
+ * Thread   one while building; any once ready.
  *
  *      open --token, merge, split--> building --ready--> frozen --> encode, decode, find
  */

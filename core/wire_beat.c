@@ -2,8 +2,10 @@
  *
  * wire_beat.c - what a process's engines count, as it says twice a second.
  *
- * Owns     the tags of counters: a new one is a row, and nobody minds one it does not
- * know. Ignores  who says it. Thread   any
+ * Owns     the tags of counters: a new one is a row, and a reader skips one it does not
+ *          know.
+ * Ignores  who says it.
+ * Thread   any
  *
  * A heartbeat is the serial of the hello that it goes with (u64), then parts, each a tag,
  * its length and its bytes. A part ENGINE is the engine's index (u32), then for each

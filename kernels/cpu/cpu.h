@@ -91,8 +91,8 @@ typedef struct pl_cpu_kernels {
     void (*softmax)(float *x, int n);
     void (*rope)(float *x, const float *cos, const float *sin, int n, int pairs);
     void (*kv_write)(const pl_cpu_kv *kv, int position, const float *k, const float *v);
-    /* The queries' results over one chunk of positions alone; then onto those before it.
-     */
+    /* The queries' results over one chunk of positions alone; then onto those before
+     * it. */
     void (*attend)(const pl_cpu_kv *kv, int chunk, pl_cpu_query *queries, int n);
     void (*merge)(float *state, const float *chunk_state, int head_dim);
     void (*finish)(const float *state, int head_dim, float *out);

@@ -20,8 +20,7 @@ PL_INLINE void finish_tile(const pl_cpu_linear *l, int row, int panel, const vf 
     }
 }
 
-/* ---- the scales of a block -----------------------------------------------------------
- */
+/* ---- the scales of a block --------------------------------------------------------- */
 
 /* Where they are kept. */
 enum {
@@ -32,8 +31,8 @@ enum {
     SCALES_SUPER_DM_HALVES
 };
 
-/* m is what is added to a code times d; of HALVES the second 16 columns have their own.
- */
+/* m is what is added to a code times d; of HALVES the second 16 columns have their
+ * own. */
 typedef struct scales {
     vf d, m, d_high, m_high;
 } scales;

@@ -45,8 +45,7 @@ static struct honest {
     int32_t peer; /* the hostile one, as it is known here */
 } honest;
 
-/* ---- the hostile one ----------------------------------------------------------------
- */
+/* ---- the hostile one --------------------------------------------------------------- */
 
 static void on_message(void *ctx, pl_link *l, int kind, const void *data, size_t len)
 {
@@ -132,8 +131,7 @@ static void run_say(void *arg)
     pl_link_send(l, TOKENS, message->data, message->len);
 }
 
-/* ---- the honest one -----------------------------------------------------------------
- */
+/* ---- the honest one ---------------------------------------------------------------- */
 
 static bool find_peer(void)
 {

@@ -80,8 +80,7 @@ static void test_away(world *w, pl_hub *hub)
     world_exchange(w, 20, 1 << 20);
 }
 
-/* ---- what others may say --------------------------------------------------------------
- */
+/* ---- what others may say ----------------------------------------------------------- */
 
 #define STRANGER "00000000000000aa"
 #define NEWCOMER "00000000000000ad"

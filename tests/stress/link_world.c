@@ -60,8 +60,7 @@ static int way_of(const process *p, const pl_link *l)
     return -1;
 }
 
-/* ---- what links tell -----------------------------------------------------------------
- */
+/* ---- what links tell --------------------------------------------------------------- */
 
 static void on_message(void *ctx, pl_link *l, int kind, const void *data, size_t len)
 {
@@ -152,8 +151,7 @@ static void on_stats(void *ctx, pl_buf *out)
     (void)out;
 }
 
-/* ---- a process -----------------------------------------------------------------------
- */
+/* ---- a process --------------------------------------------------------------------- */
 
 static void on_round(void *ctx)
 {
@@ -202,8 +200,7 @@ void process_close(world *w, int index)
     p->loop = NULL;
 }
 
-/* ---- sending -------------------------------------------------------------------------
- */
+/* ---- sending ----------------------------------------------------------------------- */
 
 static void send_one(process *p, way *v, int to, pl_link *l)
 {

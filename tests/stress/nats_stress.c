@@ -24,8 +24,7 @@ static int port;
 static pid_t server;
 static char url[64];
 
-/* ---- programs ------------------------------------------------------------------------
- */
+/* ---- programs ---------------------------------------------------------------------- */
 
 static pid_t start(char *const *argv)
 {
@@ -98,8 +97,7 @@ static void configure(const char *more)
     write_file("nats.conf", text);
 }
 
-/* ---- what is done to the server ------------------------------------------------------
- */
+/* ---- what is done to the server ---------------------------------------------------- */
 
 static void open_options(pl_bus_options *o)
 {
@@ -163,8 +161,7 @@ static void run_round(uint64_t seed)
     end(server, SIGTERM);
 }
 
-/* ---- who may come --------------------------------------------------------------------
- */
+/* ---- who may come ------------------------------------------------------------------ */
 
 static bool is_there(world *w, int i)
 {
@@ -326,8 +323,7 @@ static void test_refused(void)
     refuse(&o, "credentials");
 }
 
-/* ---- the bucket ----------------------------------------------------------------------
- */
+/* ---- the bucket -------------------------------------------------------------------- */
 
 typedef struct asker {
     pl_loop *loop;
@@ -403,8 +399,7 @@ static void test_bucket(void)
     printf("the bucket holds who is there\n");
 }
 
-/* ---- kill -9 -------------------------------------------------------------------------
- */
+/* ---- kill -9 ----------------------------------------------------------------------- */
 
 static void run_member(char **argv)
 {
@@ -446,8 +441,8 @@ static void open_alone(world *w, int lost_after_ms)
     process_open(w, 0);
 }
 
-/* One that is stopped keeps its connection; it is lost by its silence, and may come back.
- */
+/* One that is stopped keeps its connection; it is lost by its silence, and may come
+ * back. */
 static void test_stopped(void)
 {
     static world w;
