@@ -21,6 +21,13 @@ describe("an option", function()
     assert.equal("one", r.json.model)
   end)
 
+  it("names a device that is a plug-in", function()
+    start("--device", "echo", "--load-format", "dummy")
+    local r = server:post("/v1/completions", { prompt = { 5, 6, 7 }, max_tokens = 3,
+      temperature = 0, ignore_eos = true, return_token_ids = true })
+    assert.same({ 8, 9, 10 }, r.json.choices[1].token_ids)
+  end)
+
   it("logs requests as they come, each on its line", function()
     local body = { prompt = { "a", "b" }, max_tokens = 1, request_id = "x\ny" }
     start "--enable-log-requests"

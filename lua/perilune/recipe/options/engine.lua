@@ -15,8 +15,9 @@ return {
   { "load_format", "auto", "auto: from files; dummy: random weights, for benchmarks",
     choices = { "auto", "dummy" } },
   { "device", "auto", "where to run; auto: on a usable GPU, otherwise on the CPU; "
-    .. "null computes nothing and answers at once",
-    choices = { "auto", "cpu", "cuda", "null" } },
+    .. "null computes nothing and answers at once; others are plug-ins, "
+    .. "libperilune_NAME.so beside the program",
+    like = "^[%l%d]+$", wants = "auto, cpu, cuda, null, or a plug-in's name" },
   { "threads", 0, "threads of the CPU device; 0: one per core", min = 0, max = 1024 },
   { "kernels", "auto", "instruction set for the CPU device; auto: the best available",
     choices = { "auto", "scalar", "avx2", "avx512", "avx512bf16" } },
