@@ -62,9 +62,12 @@ local function rows()
   end
 end
 
-local ALL = { temperature = 0.75, top_p = 0.5, min_p = 0.25, top_k = 40, repetition_penalty = 1.5,
+-- The options of the first release: frozen bytes below hold them.
+local FIRST = { temperature = 0.75, top_p = 0.5, min_p = 0.25, top_k = 40, repetition_penalty = 1.5,
   presence_penalty = -0.5, frequency_penalty = 2, max_tokens = 40, min_tokens = 3, logprobs = 2,
   prompt_logprobs = 1, ignore_eos = 1, priority = -7, seed = 0x123456789abcdef0ULL }
+-- Those, and a value for each option that came later: one that is not its default.
+local ALL = setmetatable({}, { __index = FIRST })
 local LISTS = { temperature = 0, resumed = 1, eos = { 1, 2 }, stop_ids = { 3 },
   allowed = { 4, 5, 6 }, bad_words = { { 9 }, { 10, 11 } }, bias = { [12] = -2.5 },
   salt = "k\195\164se" }
@@ -74,7 +77,7 @@ local LISTS = { temperature = 0, resumed = 1, eos = { 1, 2 }, stop_ids = { 3 },
 local SEQUENCES = {
   { "the least there is", { 5 }, {}, "010000000400000005000000" },
   { "defaults", { 5 }, {}, "010000000400000005000000020000000400000000000000" },
-  { "every option", { 5, 6, 7 }, ALL, [[
+  { "every option of the first release", { 5, 6, 7 }, FIRST, [[
     20000000040000000000403f21000000040000000000003f22000000040000000000803e
     2c00004004000000f9ffffff23000000040000002800000024000000040000000000c03f
     2500000004000000000000bf260000000400000000000040270000000400000028000000
