@@ -123,8 +123,8 @@ static int32_t splits_of(const pl_step_seq *q)
     return (q->position + q->n_rows - 1) / PL_CU_SPLIT + 1;
 }
 
-/* Walks are worth it where every multiprocessor has some, and none far more than others.
- */
+/* Walks are worth it where every multiprocessor has some, and none far more than
+ * others. */
 static int32_t longest_walk(const pl_planned *p, const pl_step *s)
 {
     enum {

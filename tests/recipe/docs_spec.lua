@@ -30,7 +30,7 @@ local function files(pattern)
   return out
 end
 
-local PAGES = files("*.md docs/*.md docs/decisions/*.md core/README.md "
+local PAGES = files("*.md docs/*.md docs/decisions/*.md core/README.md lua/README.md "
   .. "tests/golden/README.md examples/*.service")
 
 -- fn(page, text) of each page answers what is wrong there: a list.
@@ -67,7 +67,7 @@ end
 
 -- Programs' texts in which a flag that is no option may be declared or read.
 local function programs()
-  local all = { read(root .. "/dev") }
+  local all = { read(root .. "/dev"), read(root .. "/tests/golden/generate.py") }
   for _, name in ipairs(files "lua/perilune/*/*.lua bench/*.lua") do
     all[#all + 1] = read(root .. "/" .. name)
   end
@@ -169,6 +169,27 @@ describe("the documentation", function()
       end
       return wrong
     end)
+  end)
+
+  -- A name may leave out the folders that the page is about; NAME stands for any.
+  it("names files that there are, where it says what is where", function()
+    local list, wrong, n = "\n", {}, 0
+    local pipe = io.popen(("cd '%s' && find . -type f ! -path './build*'"):format(root))
+    list = list .. pipe:read "*a"
+    pipe:close()
+    local kinds = { lua = true, c = true, h = true, inl = true, py = true, json = true }
+    for _, page in ipairs { "docs/adding.md", "docs/tour.md", "core/README.md",
+                            "lua/README.md" } do
+      for name, kind in read(root .. "/" .. page):gmatch "`([%w_/.*-]+%.(%l+))`" do
+        if kinds[kind] and name ~= "lua.h" and not name:find "NAME" then
+          local pattern = "/" .. name:gsub("[.-]", "%%%0"):gsub("%*", "[^/\n]*") .. "\n"
+          n = n + 1
+          if not list:find(pattern) then wrong[#wrong + 1] = page .. ": " .. name end
+        end
+      end
+    end
+    assert.same({}, wrong)
+    assert.is_true(n > 200)
   end)
 
   it("maps the modules of core as their includes go", function()
