@@ -82,15 +82,29 @@ local function slowest_tests(specs)
   return table.concat(lines)
 end
 
--- The last lines: the slowest tests, and the sum.
-function M.sum(specs, seconds)
-  local passed, failed, pending = 0, 0, 0
+-- Of the specs that are `word`'s, or of all: { passed, failed, pending, seconds }.
+local function total(specs, word)
+  local sum = { passed = 0, failed = 0, pending = 0, seconds = 0 }
   for _, spec in ipairs(specs) do
-    passed, failed = passed + spec.passed, failed + spec.failed
-    pending = pending + spec.pending
+    for key, n in pairs(spec.word == (word or spec.word) and sum or {}) do
+      sum[key] = n + spec[key]
+    end
   end
-  return ("slowest tests:\n%s%d pending, %.0f s: %d passed, %d failed\n"):format(
-    slowest_tests(specs), pending, seconds, passed, failed)
+  return sum
+end
+
+-- The last lines: the slowest tests; for each word what its specs took, of the time of
+-- several at once; and the sum.
+function M.sum(words, specs, seconds)
+  local lines = { "slowest tests:\n", slowest_tests(specs) }
+  for _, word in ipairs(words) do
+    local t = total(specs, word)
+    lines[#lines + 1] = ("%s %d passed %d failed %d pending in %.0f s\n"):format(word,
+      t.passed, t.failed, t.pending, t.seconds)
+  end
+  local t = total(specs)
+  lines[#lines + 1] = ("in %.0f s: %d passed, %d failed\n"):format(seconds, t.passed, t.failed)
+  return table.concat(lines)
 end
 
 return M

@@ -33,7 +33,9 @@ local function specs_of(words)
   for i, file in ipairs(FIRST) do order[file] = i end
   for _, word in ipairs(words) do
     local pipe = io.popen(("find '%s' -name '*_spec.lua' | LC_ALL=C sort"):format(word))
-    for file in pipe:lines() do list[#list + 1] = { file = file, place = #FIRST + #list } end
+    for file in pipe:lines() do
+      list[#list + 1] = { file = file, word = word, place = #FIRST + #list }
+    end
     pipe:close()
   end
   for _, spec in ipairs(list) do spec.place = order[spec.file] or spec.place + 1 end
@@ -77,7 +79,7 @@ end
 local jobs, words = tonumber(arg[1]), { unpack(arg, 2) }
 local began, specs = now(), specs_of(words)
 run_all(specs, jobs)
-io.write(report.sum(specs, now() - began))
+io.write(report.sum(words, specs, now() - began))
 for _, spec in ipairs(specs) do
   if spec.failed > 0 then return 1 end
 end
