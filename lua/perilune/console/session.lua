@@ -211,7 +211,7 @@ end
 local function message_of(problem, text)
   local ok, message = pcall(object.show, problem)
   if not ok then return "an error that cannot be shown" end
-  message = message:gsub("^[^\n:]*/lua/perilune/[%w_]+%.lua:%d+: ", "")
+  message = message:gsub("^[^\n:]*/lua/perilune/[%w_/]+%.lua:%d+: ", "")
   if not text:find("\n", 1, true) then message = message:gsub("^console:1: ", "") end
   return message
 end
