@@ -19,7 +19,7 @@ local SECONDS = tonumber(os.getenv "PERILUNE_SPEC_SECONDS") or 600
 -- These take longest: begun last, they would be waited for alone.
 local FIRST = { "tests/golden/exact_spec.lua", "tests/stress/chaos_spec.lua",
   "tests/system/bus_hostile_spec.lua", "tests/system/first_spec.lua",
-  "tests/system/orders_spec.lua", "tests/unit/model_walk_spec.lua",
+  "tests/system/drain_resume_spec.lua", "tests/unit/model_walk_spec.lua",
   "tests/unit/remote_spec.lua", "tests/unit/template_spec.lua" }
 
 local function now()
