@@ -16,6 +16,7 @@
 
 static _Thread_local char error_text[1024];
 static _Thread_local char error_where[64];
+static _Thread_local pl_status error_status;
 
 pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt, ...)
 {
@@ -25,7 +26,13 @@ pl_status pl_fail_at(const char *file, int line, pl_status code, const char *fmt
     va_start(ap, fmt);
     vsnprintf(error_text, sizeof error_text, fmt, ap);
     va_end(ap);
+    error_status = code;
     return code;
+}
+
+int pl_error_status(void)
+{
+    return error_status;
 }
 
 const char *pl_error_text(void)

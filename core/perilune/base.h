@@ -30,6 +30,7 @@ const char *pl_version(void);             /* "0.1.0" */
 const char *pl_cdef(void);                /* the text between the marks */
 const char *pl_status_name(int status);   /* "PL_EINVAL" */
 const char *pl_error_text(void);          /* the last failure on this thread; "" if none */
+int pl_error_status(void);                /* its pl_status: for calls that return NULL */
 const char *pl_error_where(void);         /* "kv.c:88", for logs */
 
 enum { PL_LOG_DEBUG = 0, PL_LOG_INFO = 1, PL_LOG_WARN = 2, PL_LOG_ERROR = 3 };

@@ -24,6 +24,40 @@ local function run(words, env)
   return code, complaints, log
 end
 
+describe("a server whose device is up to it", function()
+  -- A program beside which the device `cuda` is one that computes no architecture but the
+  -- plainest (tests/support/echo_device.c).
+  local function program_with_gpu()
+    local dir, own = scratch.folder(), process.own_path()
+    local from = own:match "^(.*)/[^/]*$"
+    assert(os.execute(("mkdir '%s/build' && cp '%s' '%s/build/' && cp '%s/libperilune_echo.so' "
+      .. "'%s/build/libperilune_cuda.so' && ln -s \"$PWD/lua\" \"$PWD/recipes\" '%s/'"):format(
+      dir.path, own, dir.path, from, dir.path, dir.path)) == 0)
+    return dir, dir.path .. "/build/" .. own:match "[^/]*$"
+  end
+
+  it("runs on the CPU what the GPU cannot, and says so", function()
+    local dir, program = program_with_gpu()
+    local function serve(model, ...)
+      local p = process.start({ "serve", "tests/golden/" .. model, "--port", "0", "--log-format",
+        "text", ... }, nil, program)
+      process.wait_for(30, function() return not p:runs() or p:log():find "serving [^\n]*:%d+\n" end)
+      if p:runs() then p:signal "TERM" end
+      p:wait(30)
+      local log = p:log()
+      p:remove()
+      return log
+    end
+    assert.is_truthy(serve("llama", "--load-format", "dummy"):find("device cuda", 1, true))
+    local log = serve("gemma2", "--load-format", "dummy")
+    assert.is_truthy(log:find("the CPU serves: the model has post_norms, which this device", 1, true), log)
+    assert.is_truthy(log:find("device cpu", 1, true), log)
+    log = serve("gemma2", "--load-format", "dummy", "--device", "cuda")
+    assert.is_truthy(log:find("ERROR [^\n]*the model has post_norms"), log)
+    dir.remove()
+  end)
+end)
+
 describe("a server that cannot begin", function()
   local dir
   setup(function() dir = scratch.folder() end)

@@ -198,6 +198,15 @@ local function add_engine(self, recipe, pool, kind, stopped)
   })
 end
 
+local function drop_engines(self)
+  for _, e in ipairs(self.engines) do
+    if e.engine then C.pl_engine_close(e.engine) end
+    if e.model then C.pl_model_close(e.model) end
+    if e.device then C.pl_device_close(e.device) end
+  end
+  self.engines = {}
+end
+
 -- The workers of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
 -- if given, says whether they are not wanted any more. Fields: desc, tokenizer, length,
 -- blocks, and engines, a list of { device, model, engine, load_seconds }.
@@ -208,8 +217,15 @@ function M.open(recipe, pool, stopped)
     { "desc", function() return describe(recipe, pool) end },
     { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
   })
-  for _ = 1, pool.count do
+  for i = 1, pool.count do
     if ok then ok, why, name = add_engine(self, recipe, pool, kind, stopped) end
+    if i == 1 and not ok and kind ~= pool.device and kind ~= "cpu"
+        and name == "PL_EUNSUPPORTED" then
+      log.info("the CPU serves: %s", why)   -- "auto" takes what can run the model
+      drop_engines(self)
+      kind = "cpu"
+      ok, why, name = add_engine(self, recipe, pool, kind, stopped)
+    end
   end
   if not ok then
     M.close(self)
@@ -220,11 +236,7 @@ function M.open(recipe, pool, stopped)
 end
 
 function M.close(self)
-  for _, e in ipairs(self.engines) do
-    if e.engine then C.pl_engine_close(e.engine) end
-    if e.model then C.pl_model_close(e.model) end
-    if e.device then C.pl_device_close(e.device) end
-  end
+  drop_engines(self)
   if self.tokenizer then C.pl_text_close(ffi.gc(self.tokenizer.text, nil)) end
 end
 

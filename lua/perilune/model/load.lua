@@ -276,7 +276,7 @@ end
 
 local function load_onto(files, desc, device, opts)
   local model = pl.C.pl_model_open(device, options_of(desc, opts))
-  if model == nil then check(pl.C.PL_EINVAL) end
+  if model == nil then check(pl.C.pl_error_status()) end
   local ok, why = pcall(function()
     set_layers(model, desc)
     if opts.load_format == "dummy" then
