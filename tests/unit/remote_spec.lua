@@ -372,23 +372,28 @@ describe("a stream over a bus", function()
     workers[3] = nil
   end)
 
-  -- A process that is broken: its second sequence has the number of its first.
+  -- A process that is broken: its second sequence has the number of its first, which is in
+  -- line there, so that no token of it comes.
   it("is refused with a number that its process uses already", function()
+    open_worker(3, { engines = 1, options = { max_model_len = 2048, max_num_seqs = 1 } })
+    local busy = long()
+    assert.equal(0, busy:send(peers[3]))
+    assert.equal("piece", (busy:next()))
     local broken = f:process()
-    local peer = broken:peer(workers[1])
+    local peer = broken:peer(workers[3])
     local st, again = long(broken), broken:stream(KINDS[1][2], KINDS[1][3])
     local number = ffi.cast("int32_t *", again.seq)
     assert.equal(C.pl_seq_id(again.seq), number[0])
     number[0] = C.pl_seq_id(st.seq)
     assert.equal(0, st:send(peer))
-    assert.equal("piece", (st:next()))
     assert.equal(0, again:send(peer))
     local why, status, text = again:lost()
     assert.same({ C.PL_LOST_REFUSED, C.PL_EINVAL }, { why, status })
     assert.is_truthy(text:find("a sequence with number %d+, which is in use"))
-    assert.equal(1, workers[1].engines[1]:statistics().running)   -- the first goes on
-    for _, each in ipairs { st, again } do C.pl_stream_close(each.handle) end
+    for _, each in ipairs { st, again, busy } do C.pl_stream_close(each.handle) end
     broken:close()
+    workers[3]:close()
+    workers[3] = nil
   end)
 
   it("takes no more than the bus can bring", function()
