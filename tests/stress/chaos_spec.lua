@@ -1,12 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
--- Two minutes of disturbances ($PERILUNE_CHAOS_SECONDS), drawn by $PERILUNE_SEED.
+-- A minute of disturbances ($PERILUNE_CHAOS_SECONDS), drawn by $PERILUNE_SEED.
 local chaos = require "stress.chaos"
 local process = require "support.process"
 local requests = require "stress.requests"
 
-local SECONDS = tonumber(os.getenv "PERILUNE_CHAOS_SECONDS") or (process.slow and 30 or 120)
+local SECONDS = tonumber(os.getenv "PERILUNE_CHAOS_SECONDS") or (process.slow and 30 or 60)
 local SEED = tonumber(os.getenv "PERILUNE_SEED") or 1
-local MOVES = math.max(1, math.min(10, math.floor(SECONDS / 12)))
+local MOVES = math.max(1, math.min(10, math.floor(SECONDS / (process.slow and 12 or 6))))
 
 local function counted(of)
   local list = {}
