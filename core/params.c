@@ -46,6 +46,7 @@ static const pl_param table[] = {
         "the same request with the same seed gets the same answer; random if absent"),
 };
 /* clang-format on */
+_Static_assert(PL_COUNT(table) <= 64, "the wire counts rows in 64 bits");
 
 const pl_param *pl_params_row(int i)
 {

@@ -201,8 +201,10 @@ static pl_status open_gpu(pl_cuda *c)
         return pl_fail(PL_EUNSUPPORTED, "no kernels for '%s' of compute capability %d.%d",
                        p.name, p.major, p.minor);
     snprintf(c->kernels, sizeof c->kernels, "sm_%d%d", p.major, p.minor);
-    /* Tensor cores of one generation cut their sums alike. k256: see slice_of. */
-    snprintf(c->numerics, sizeof c->numerics, "cuda%d-k256", p.major);
+    /* Tensor cores of one generation cut their sums alike. k256: see slice_of. a2: the
+     * second way in which attention sums and takes exponents (attend_split.cuh); the
+     * number rises with every change of it. */
+    snprintf(c->numerics, sizeof c->numerics, "cuda%d-k256-a2", p.major);
     return pl_cuda_failed(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking),
                           "stream");
 }

@@ -60,7 +60,9 @@ local function option(row, known, current)
     made.default = good
   end
   made.value = flags.claim(current.words, known, true)
-  if made.value == nil then made.value = load.environment_of(current, known) end
+  if made.value == nil then
+    made.value = values.from_environment(known, current.getenv)
+  end
   if made.value == nil then made.value = made.default end
   if made.value == nil then made.value = schema.default(known) end
   current.options[#current.options + 1] = made

@@ -272,6 +272,12 @@ return { worker = { max_num_batched_tokens = 8 * opt.max_num_seqs },
       return name == "DYN_NAMESPACE" and "theirs" or nil
     end))
     assert.same({ "theirs", "$DYN_NAMESPACE" }, { r.namespace, recipe.origin(r, "namespace") })
+    path = dir.write("also.lua", [[
+local opt = require "perilune".args { { "num_kv_blocks", 50 } }
+return { worker = { max_num_seqs = opt.num_kv_blocks } }]])
+    r = assert(resolve(path, "--num-gpu-blocks-override", "90"))   -- by its other name
+    assert.same({ 90, 90 }, { r.worker.num_kv_blocks, r.worker.max_num_seqs })
+    path = dir.path .. "/r.lua"
     local _, list = resolve(path, "--max-num-seqs", "0")
     assert.equal("'--max-num-seqs' is '0'; it wants an integer from 1 to 65536", list[1].text)
     assert.is_true(list[1].usage)

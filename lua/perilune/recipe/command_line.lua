@@ -51,10 +51,14 @@ function M.value(flag, row, negated)
   return v
 end
 
--- Is this flag about `name`? The second answer: in its --no- form.
-function M.names(flag, name, row)
-  if flag.name == name then return true, false end
-  return row.kind == "boolean" and flag.name == "no_" .. name, true
+-- Is this flag about the row, by its name or another (`also`)? The second answer: in its
+-- --no- form.
+function M.names(flag, row)
+  if flag.name == row.name then return true, false end
+  for _, other in ipairs(row.also or {}) do
+    if flag.name == other then return true, false end
+  end
+  return row.kind == "boolean" and flag.name == "no_" .. row.name, true
 end
 
 -- The value of the last flag about a row, and that flag; nil where there is none; nil and
@@ -62,7 +66,7 @@ end
 function M.claim(parsed, row, looking)
   local value, by, why
   for _, flag in ipairs(parsed.flags) do
-    local yes, negated = M.names(flag, row.name, row)
+    local yes, negated = M.names(flag, row)
     if yes then
       flag.used = flag.used or not looking
       value, why = M.value(flag, row, negated)

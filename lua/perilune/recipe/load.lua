@@ -9,7 +9,6 @@ local flags = require "perilune.recipe.command_line"
 local lines = require "perilune.recipe.lines"
 local recipe_print = require "perilune.recipe.print"
 local schema = require "perilune.recipe.schema"
-local values = require "perilune.recipe.option_value"
 
 local M = {}
 
@@ -203,14 +202,6 @@ local function copied(t)
   local out = {}
   for key, value in pairs(t) do out[key] = value end
   return out
-end
-
--- What the environment says about an option; nil if nothing, or nothing good.
-function M.environment_of(load, row)
-  for _, name in ipairs(row.env or {}) do
-    local text = load.getenv(name)
-    if text and text ~= "" then return (values.parse(row, text)) end
-  end
 end
 
 -- Loads a recipe: the table that it returns, and the load: file, head, kept, and args and

@@ -144,6 +144,19 @@ function M.parse(row, text)
   return M.check(row, v)
 end
 
+-- What the environment says of an option: the value and its variable; nil where it says
+-- nothing. problem(text) is told of a variable that is no good, and the next one counts.
+function M.from_environment(row, getenv, problem)
+  for _, name in ipairs(row.env or {}) do
+    local text = getenv(name)
+    if text and text ~= "" then
+      local v, why = M.parse(row, text)
+      if v ~= nil then return v, "$" .. name end
+      if problem then problem(("$%s %s"):format(name, why)) end
+    end
+  end
+end
+
 local function show_list(v)
   local ok = json.encode(v)
   return ok and ok:gsub("\\/", "/") or "a table"

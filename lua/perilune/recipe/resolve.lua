@@ -70,14 +70,10 @@ end
 -- A row's default, `own` if the recipe has another, or what the environment says instead;
 -- and which.
 local function fallback(row, own, getenv, problems)
-  for _, name in ipairs(row.env or {}) do
-    local text = getenv(name)
-    if text and text ~= "" then
-      local v, why = values.parse(row, text)
-      if v ~= nil then return v, "$" .. name end
-      problems[#problems + 1] = { text = ("$%s %s"):format(name, why), usage = true }
-    end
-  end
+  local v, origin = values.from_environment(row, getenv, function(text)
+    problems[#problems + 1] = { text = text, usage = true }
+  end)
+  if v ~= nil then return v, origin end
   if own then return own.default, own.origin end
   return schema.default(row), "default"
 end
