@@ -109,7 +109,7 @@ describe("perilune chat at a terminal", function()
   end)
 
   at_terminal("begins anew at Ctrl-C, and ends an answer by it", function()
-    local shown = talk({ "expect ?2004h", "send wrong\\x03", "expect ^C", "send one\\r",
+    local shown = talk({ "expect /quit", "expect ?2004h", "send wrong\\x03", "expect ^C", "send one\\r",
       "expect one1", "send \\x03", "send /reset\\r", "send two\\r", "expect two0",
       "send \\x03" }, "--model slow --max-tokens 50")
     assert.is_nil(shown:find("wrong0", 1, true), shown)

@@ -114,6 +114,8 @@ describe("a console", function()
         return seen and seen:find(pattern)
       end), seen)
     end
+    -- On a bus a process takes its name once it knows the others', and may serve before.
+    f.frontends[1]:await "console: perilune attach (%S+)"
     assert.equal("no sequence is here", eval("worker", "requests()"))
     local answer = f.frontends[1]:begin("POST", "/v1/completions", { prompt = "x", stream = true,
       max_tokens = 1900, ignore_eos = true }, { ["X-Request-Id"] = "moved" })
