@@ -14,12 +14,12 @@
 /* Workers. A run calls fn for every task 0 .. n - 1 and returns when all are done; thread
  * says which of the pool's threads is at it (the caller is 0). In a run denormals are
  * zero: they would cost much and mean nothing. */
-typedef void pl_task(void *arg, int task, int thread);
+typedef void pl_work(void *arg, int task, int thread);
 typedef struct pl_pool pl_pool;
 pl_pool *pl_pool_open(int n_threads);
 void pl_pool_close(pl_pool *p);
 int pl_pool_threads(const pl_pool *p);
-void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n);
+void pl_pool_run(pl_pool *p, pl_work *fn, void *arg, int n);
 
 struct pl_matrix {
     pl_cpu_matrix m;

@@ -26,7 +26,7 @@ enum {
 
 struct pl_pool {
     int n_threads;
-    pl_task *fn;
+    pl_work *fn;
     void *arg;
     _Alignas(64) _Atomic uint64_t claim; /* tasks << 32 | next */
     _Alignas(64) atomic_int done;
@@ -160,7 +160,7 @@ int pl_pool_threads(const pl_pool *p)
     return p->n_threads;
 }
 
-static void share(pl_pool *p, pl_task *fn, void *arg, int n)
+static void share(pl_pool *p, pl_work *fn, void *arg, int n)
 {
     p->fn = fn;
     p->arg = arg;
@@ -180,7 +180,7 @@ static void share(pl_pool *p, pl_task *fn, void *arg, int n)
     }
 }
 
-void pl_pool_run(pl_pool *p, pl_task *fn, void *arg, int n)
+void pl_pool_run(pl_pool *p, pl_work *fn, void *arg, int n)
 {
     uint64_t before = float_begin();
     if (n <= 1 || p->n_threads == 1) {

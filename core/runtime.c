@@ -2,16 +2,16 @@
  *
  * runtime.c - the io thread with all that lives on it, and what Lua polls.
  *
- * Owns     the loop, the server, the streams, the jobs, the bus; which engines are
+ * Owns     the loop, the server, the streams, the tasks, the bus; which engines are
  *          attached.
  * Ignores  how any of them works.
  * Thread   lua, but for what says otherwise.
  *
- * The runtime's memory lasts until its last exchange, stream and job is given back: those
+ * The runtime's memory lasts until its last exchange, stream and task is given back: those
  * that Lua still holds when it closes the runtime are dead, but may be asked and closed.
  */
 #include "course.h"
-#include "job.h"
+#include "task.h"
 #include "remote.h"
 #include "stream.h"
 
@@ -42,7 +42,7 @@ struct pl_runtime {
     pl_http *http;
     pl_courses *courses;
     pl_streams *streams;
-    pl_jobs *jobs;
+    pl_tasks *tasks;
     pl_remote *remote;
     attached *engines;
 };
@@ -77,7 +77,7 @@ static void on_stop(void *ctx)
 static void on_last(void *ctx)
 {
     pl_runtime *rt = ctx;
-    pl_jobs_close(rt->jobs);
+    pl_tasks_close(rt->tasks);
     pl_remote_close(rt->remote);
     pl_streams_close(rt->streams);
     pl_courses_close(rt->courses);
@@ -111,7 +111,7 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
     rt->http = pl_http_open(rt->loop, &o);
     rt->courses = pl_courses_open();
     rt->streams = pl_streams_open(rt->loop, rt->courses);
-    rt->jobs = pl_jobs_open(rt->loop);
+    rt->tasks = pl_tasks_open(rt->loop);
     rt->remote = pl_remote_open(rt->loop, rt->courses);
     return rt;
 }
@@ -205,7 +205,7 @@ pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exch
 void pl_runtime_close(pl_runtime *rt)
 {
     if (!rt) return;
-    pl_jobs_stop(rt->jobs);
+    pl_tasks_stop(rt->tasks);
     while (rt->engines) pl_runtime_detach(rt, rt->engines->engine);
     pl_loop_stop(rt->loop);
     pl_loop_put(rt->loop);
@@ -236,26 +236,26 @@ void pl_unlisten(pl_runtime *rt)
     pl_http_unlisten(rt->http);
 }
 
-/* ---- jobs -------------------------------------------------------------------------- */
+/* ---- tasks -------------------------------------------------------------------------- */
 
-int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len)
+int32_t pl_task_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len)
 {
-    return pl_jobs_push(rt->jobs, x, arg, len);
+    return pl_tasks_push(rt->tasks, x, arg, len);
 }
 
-pl_job *pl_job_take(pl_runtime *rt, int timeout_ms)
+pl_task *pl_task_take(pl_runtime *rt, int timeout_ms)
 {
-    return pl_jobs_take(rt->jobs, timeout_ms);
+    return pl_tasks_take(rt->tasks, timeout_ms);
 }
 
-int pl_job_closing(const pl_runtime *rt)
+int pl_task_closing(const pl_runtime *rt)
 {
-    return pl_jobs_stopped(rt->jobs);
+    return pl_tasks_stopped(rt->tasks);
 }
 
-void pl_job_stop(pl_runtime *rt)
+void pl_task_stop(pl_runtime *rt)
 {
-    pl_jobs_stop(rt->jobs);
+    pl_tasks_stop(rt->tasks);
 }
 
 /* ---- bus --------------------------------------------------------------------------- */

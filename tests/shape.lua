@@ -8,7 +8,7 @@ local M = {}
 M.lines = {
   { "runtime" },
   { "stream", "remote" },
-  { "course", "job", "link" },
+  { "course", "task", "link" },
   { "engine", "route" },
   { "model", "kv", "http", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },

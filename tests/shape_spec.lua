@@ -71,7 +71,9 @@ describe("the tree", function()
 
   it("uses symbols only downwards", function()
     local build = process.own_path():match "^(.*)/[^/]*$" or "."
-    local pipe = io.popen(("nm -A -g '%s'/CMakeFiles/core.dir/core/*.o 2>&1"):format(build))
+    -- By source, for a build keeps the objects of files that are no more.
+    local pipe = io.popen(("for f in core/*.c; do nm -A -g '%s'/CMakeFiles/core.dir/$f.o; done 2>&1")
+      :format(build))
     local said = pipe:read "*a"
     pipe:close()
     assert.truthy(said:find(" T pl_kv_open", 1, true), said:sub(1, 500))

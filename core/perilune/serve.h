@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * perilune/serve.h - the io thread: HTTP, streams, jobs, and the events that Lua polls.
+ * perilune/serve.h - the io thread: HTTP, streams, tasks, and the events that Lua polls.
  */
 #ifndef PERILUNE_H
 #error "include perilune.h"
@@ -15,7 +15,7 @@ enum { PL_EV_REQUEST = 1,                  /* a whole HTTP request: object is a 
        PL_EV_GONE,                         /* the client of exchange `id` disconnected */
        PL_EV_PIECE,                        /* stream `id` has a new piece (mode PIECES) */
        PL_EV_DONE,                         /* stream `id` has ended */
-       PL_EV_JOB,                          /* job `id` is finished */
+       PL_EV_TASK,                         /* task `id` is finished */
        PL_EV_SIGNAL,                       /* SIGINT, SIGTERM, SIGHUP: number in a */
        PL_EV_LOST,                         /* stream `id` lost its engine; a: PL_LOST_*, b: a status */
        PL_EV_BUS,                          /* a: the bus is connected (1) or not (0) */
@@ -117,16 +117,16 @@ void pl_stream_cancel(pl_stream *s);       /* DONE follows, with finish ABORT */
 void pl_stream_close(pl_stream *s);        /* after DONE, or before start */
 
 /* Jobs: work for the pool of Lua states (main.c opens them; they run api/pool.lua). */
-typedef struct pl_job pl_job;
-int32_t pl_job_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len);   /* its id, or PL_ELIMIT */
-pl_job *pl_job_take(pl_runtime *rt, int timeout_ms);         /* pool thread; NULL: timeout, or closing */
-int pl_job_closing(const pl_runtime *rt);
-void pl_job_stop(pl_runtime *rt);          /* makes all takes return; join the pool's threads before pl_runtime_close */
-const char *pl_job_arg(const pl_job *j, size_t *len);
-pl_exchange *pl_job_exchange(const pl_job *j);
-void pl_job_done(pl_job *j, const char *result, size_t len); /* pool thread; PL_EV_JOB follows */
-const char *pl_job_result(const pl_job *j, size_t *len);     /* lua thread; the event's object */
-void pl_job_close(pl_job *j);
+typedef struct pl_task pl_task;
+int32_t pl_task_push(pl_runtime *rt, pl_exchange *x, const char *arg, size_t len);   /* its id, or PL_ELIMIT */
+pl_task *pl_task_take(pl_runtime *rt, int timeout_ms);         /* pool thread; NULL: timeout, or closing */
+int pl_task_closing(const pl_runtime *rt);
+void pl_task_stop(pl_runtime *rt);          /* makes all takes return; join the pool's threads before pl_runtime_close */
+const char *pl_task_arg(const pl_task *j, size_t *len);
+pl_exchange *pl_task_exchange(const pl_task *j);
+void pl_task_done(pl_task *j, const char *result, size_t len); /* pool thread; PL_EV_TASK follows */
+const char *pl_task_result(const pl_task *j, size_t *len);     /* lua thread; the event's object */
+void pl_task_close(pl_task *j);
 
 /* [/cdef] */
 /* clang-format on */

@@ -3,7 +3,7 @@
 --
 --     local ev = flow.await(stream, "piece", "done", exchange, "gone")
 --
--- Events are known by (kind, id): ids of exchanges, streams, jobs, processes and calls
+-- Events are known by (kind, id): ids of exchanges, streams, tasks, processes and calls
 -- are counted apart; of a call that another process makes the id is that one's.
 -- A pair that was ever awaited or listened to keeps its newest event until somebody takes
 -- it; so nothing is lost between two awaits, and nothing piles up: one slot a pair, since
@@ -30,7 +30,7 @@ local MAX_IDLE = 1024                       -- coroutines kept for later tasks
 
 local KINDS = {
   request = C.PL_EV_REQUEST, gone = C.PL_EV_GONE, piece = C.PL_EV_PIECE,
-  done = C.PL_EV_DONE, job = C.PL_EV_JOB, signal = C.PL_EV_SIGNAL, lost = C.PL_EV_LOST,
+  done = C.PL_EV_DONE, task = C.PL_EV_TASK, signal = C.PL_EV_SIGNAL, lost = C.PL_EV_LOST,
   bus = C.PL_EV_BUS, peer = C.PL_EV_PEER, call = C.PL_EV_CALL, reply = C.PL_EV_REPLY,
 }
 local NAMES = {}

@@ -72,10 +72,10 @@ describe("/busy_threshold", function()
   end)
   teardown(function() log.info = info end)
   before_each(function()
-    local entry = { key = "m", ctx = { names = { m = true, n = true },
-      served = { "m", "n" } } }
+    local served = { key = "m", ctx = { names = { m = true, n = true },
+      served_names = { "m", "n" } } }
     server = { recipe = resolve("--active-decode-blocks-threshold", "0.25"),
-      models = { list = { entry }, contexts = { entry.ctx } } }
+      models = { list = { served }, contexts = { served.ctx } } }
     server.process = { recipe = server.recipe }
   end)
 

@@ -26,10 +26,10 @@ Models.__index = Models
 
 function Models:find(name) return self[name] end
 
-function Models:add(summary)
-  local entry = self[summary.names[1]] or { workers = {} }
-  self[summary.names[1]], self.n_added = entry, self.n_added + 1
-  return entry
+function Models:add(told)
+  local served = self[told.names[1]] or { workers = {} }
+  self[told.names[1]], self.n_added = served, self.n_added + 1
+  return served
 end
 
 describe("the workers that a frontend sees", function()
@@ -43,7 +43,7 @@ describe("the workers that a frontend sees", function()
     c = cluster.new(front.rt, setmetatable({ n_added = 0 }, Models),
       function(m) return m.names[1] ~= "no", "its model is 'no', wanted 'm'" end,
       function() n_changes = n_changes + 1 end)
-    ask, read, asked = calls.ask, card.read, 0
+    ask, read, asked = calls.ask, card.decode, 0
     warning, warnings, n_changes = log.warning, {}, 0
     log.warning = function(...) warnings[#warnings + 1] = string.format(...) end
     answer = function() return "card" end
@@ -52,11 +52,11 @@ describe("the workers that a frontend sees", function()
       flow.sleep(0.02)
       return answer(peer)
     end
-    card.read = function() return { names = { "m" } }, {} end
+    card.decode = function() return { names = { "m" } }, {} end
     C.pl_log_level(C.PL_LOG_ERROR)
   end)
   after_each(function()
-    calls.ask, card.read, log.warning = ask, read, warning
+    calls.ask, card.decode, log.warning = ask, read, warning
     C.pl_log_level(C.PL_LOG_INFO)
     f:close()
   end)
@@ -214,13 +214,13 @@ describe("the workers that a frontend sees", function()
   end)
 
   it("leaves one that was lost alone for a while, though it is there", function()
-    local entry, time = { workers = {} }, 1000
-    local a = c:add_local { name = "a", entry = entry, numerics = "n" }
-    local b = c:add_local { name = "b", entry = entry, numerics = "n" }
+    local served, time = { workers = {} }, 1000
+    local a = c:add_local { name = "a", served = served, numerics = "n" }
+    local b = c:add_local { name = "b", served = served, numerics = "n" }
     local function chosen(avoid)
       local list = {}
       for i = 1, 4 do
-        local w = c:choose(entry, avoid, {}, "n")
+        local w = c:choose(served, avoid, {}, "n")
         list[i] = w and w.name or "none"
       end
       return table.concat(list, " ")
@@ -228,9 +228,9 @@ describe("the workers that a frontend sees", function()
     local during, after
     flow.spawn(function()
       cluster.suspect(a)
-      during = { chosen(), chosen(b), cluster.has(entry, b, {}) }
+      during = { chosen(), chosen(b), cluster.has(served, b, {}) }
       flow.sleep(2.1)
-      after = { chosen(), chosen(b), cluster.has(entry, b, {}) }
+      after = { chosen(), chosen(b), cluster.has(served, b, {}) }
       flow.stop()
     end).on_error = flow.stop
     flow.run(nil, function(_, _, _, ms)     -- nothing comes from C; time is stepped

@@ -59,8 +59,8 @@ describe("flow", function()
 
   it("carries objects", function()
     local object
-    flow.spawn(function() object = flow.await(1, "job").object end)
-    flow.run(nil, (source { {}, { { "job", 1, 0, 0, 0x1000 } } }))
+    flow.spawn(function() object = flow.await(1, "task").object end)
+    flow.run(nil, (source { {}, { { "task", 1, 0, 0, 0x1000 } } }))
     assert.equal(0x1000, tonumber(ffi.cast("intptr_t", object)))
   end)
 
@@ -68,14 +68,14 @@ describe("flow", function()
     local seen = {}
     flow.listen(1, "piece", "done")
     flow.spawn(function()
-      flow.await(9, "job")
+      flow.await(9, "task")
       for i = 1, 3 do
         local ev = flow.await(1, "piece", "done")
         seen[i] = { ev.kind, ev.a }
       end
     end)
     flow.run(nil, (source {
-      { { "piece", 1, 1 }, { "piece", 1, 2 }, { "done", 1, 3 } }, { { "job", 9 } }, {},
+      { { "piece", 1, 1 }, { "piece", 1, 2 }, { "done", 1, 3 } }, { { "task", 9 } }, {},
       { { "piece", 1, 4 } },
     }))
     assert.same({ { "piece", 2 }, { "done", 3 }, { "piece", 4 } }, seen)
@@ -102,7 +102,7 @@ describe("flow", function()
     flow.forget(2, "gone")
     flow.spawn(function() kept[1] = flow.await(1, "gone").id end)
     flow.run(nil, (source {
-      { { "gone", 1 }, { "gone", 2 }, { "gone", 3 }, { "job", 3 } },
+      { { "gone", 1 }, { "gone", 2 }, { "gone", 3 }, { "task", 3 } },
     }))
     assert.same({ 2, 3 }, strangers)
     assert.same({ 1 }, kept)

@@ -14,7 +14,7 @@ local MANY = 4000
 
 describe("the line", function()
   local http, clients, x                    -- an exchange whose client is there
-  local entry, c, server                    -- a model, and who serves it
+  local served, c, server                    -- a model, and who serves it
   local time, n_resumed, resume, look
   local gone                                -- who has left the line, in order
 
@@ -34,7 +34,7 @@ describe("the line", function()
   end)
 
   before_each(function()
-    entry, gone, time, n_resumed = { workers = {} }, {}, 1000, 0
+    served, gone, time, n_resumed = { workers = {} }, {}, 1000, 0
     c = cluster.new(nil, {}, nil, function() end)
     server = { cluster = c, waiting = 0, recipe = { http = { max_waiting = 2 * MANY } } }
     resume, look = coroutine.resume, waits.LOOK_SECONDS
@@ -50,7 +50,7 @@ describe("the line", function()
   end)
 
   local function worker(state)
-    local w = c:add_local { name = "w", entry = entry, numerics = "n" }
+    local w = c:add_local { name = "w", served = served, numerics = "n" }
     w.state = state or w.state
     return w
   end
@@ -66,7 +66,7 @@ describe("the line", function()
     flow.spawn(function()
       local w
       repeat
-        w = line.of(server, o.of or entry):wait(job, choice, o.avoid, o.begun and "n" or nil)
+        w = line.of(server, o.of or served):wait(job, choice, o.avoid, o.begun and "n" or nil)
       until not (w and o.try) or o.try(w, choice)
       gone[#gone + 1] = w and o.name or o.name .. " gave up"
     end)
@@ -101,7 +101,7 @@ describe("the line", function()
   it("is no place to be where a worker is there", function()
     local w, got = worker(), nil
     run(function()
-      got = line.of(server, entry):wait({ exchange = x }, { full = {}, deadline = time })
+      got = line.of(server, served):wait({ exchange = x }, { full = {}, deadline = time })
     end)
     assert.equal(w, got)
     assert.equal(1, n_resumed)
@@ -117,7 +117,7 @@ describe("the line", function()
       settle()
     end)
     assert.equal("1 2 3 4 5 late", left())
-    assert.same({ 0, 0 }, { entry.line.n, server.waiting })
+    assert.same({ 0, 0 }, { served.line.n, server.waiting })
   end)
 
   it("has streams that have begun before new requests, and low priorities before high", function()
@@ -335,17 +335,17 @@ describe("the line", function()
       settle()
       assert.equal("", left())
       n_resumed, n_free = 0, 1
-      entry.line:room(w, 1)
+      served.line:room(w, 1)
       settle()
       assert.equal("1", left())
       n_free = 2
-      entry.line:room(w, 3)                 -- it was less than was said
+      served.line:room(w, 3)                 -- it was less than was said
       settle()
       assert.equal("1 2 3", left())
       assert.equal(4, n_tried)
       assert.is_true(n_resumed < 20)
       w.state = "draining"
-      entry.line:room(w, 5)
+      served.line:room(w, 5)
       settle()
       assert.equal(4, n_tried)              -- a worker that takes nobody is not asked
       n_free = MANY

@@ -19,12 +19,12 @@ describe("a running choice that every worker refuses", function()
   it("is not passed to and fro for ever, nor without a pause", function()
     C.pl_log_level(C.PL_LOG_ERROR)
     local f = fleet.open()
-    local front, entry, n_lines = f:process { engines = 1 }, { workers = {} }, 0
+    local front, served, n_lines = f:process { engines = 1 }, { workers = {} }, 0
     local c = cluster.new(front.rt, {}, nil, function() end)
-    local home = c:add_local { name = "worker/0", entry = entry, numerics = "n",
+    local home = c:add_local { name = "worker/0", served = served, numerics = "n",
       engine = front.engines[1].engine }
     for i = 1, 2 do
-      local w = c:add_local { name = "worker/" .. i, entry = entry }
+      local w = c:add_local { name = "worker/" .. i, served = served }
       w.state, w.index = "lost", 0          -- it will be there, but without an engine
       w.peer = front:peer(f:process())
     end
@@ -37,15 +37,15 @@ describe("a running choice that every worker refuses", function()
       { keep = true })
     local choice = { stream = st.handle, id = st.id,
       seq = { address = ffi.cast("uintptr_t", st.seq) } }
-    local job = { exchange = x, entry = entry, log = quiet }
+    local job = { exchange = x, served = served, log = quiet }
     local ok, refused = nil, nil
     flow.spawn(function()
       flow.listen(st.id, "piece", "lost", "done")
       ok, refused = moves.place(server, job, choice)
       assert.equal("piece", flow.await(st.id, "piece", "done").kind)
       home.state = "draining"
-      entry.workers[2].state, entry.workers[3].state = "ready", "ready"
-      entry.workers[2].numerics, entry.workers[3].numerics = "n", "n"
+      served.workers[2].state, served.workers[3].state = "ready", "ready"
+      served.workers[2].numerics, served.workers[3].numerics = "n", "n"
       C.pl_stream_recall(st.handle)
       while ok and n_lines < 200 do
         local ev = flow.await(st.id, "lost", "done")
@@ -59,7 +59,7 @@ describe("a running choice that every worker refuses", function()
     assert.is_true(flow.run(front.rt))
     assert.is_true(n_lines < 100)           -- two a move
     assert.same({ 529, "overload" }, { refused.status, refused.error_type })
-    for _, w in ipairs(entry.workers) do assert.equal(0, w.n) end
+    for _, w in ipairs(served.workers) do assert.equal(0, w.n) end
     C.pl_stream_close(st.handle)
     C.pl_exchange_release(x)
     client:close()
@@ -74,11 +74,11 @@ describe("a move to a worker that rounds otherwise", function()
   local function warnings(has_tokens)
     C.pl_log_level(C.PL_LOG_ERROR)
     local f = fleet.open()
-    local front, entry, n = f:process { engines = 1 }, { workers = {} }, 0
+    local front, served, n = f:process { engines = 1 }, { workers = {} }, 0
     local c = cluster.new(front.rt, {}, nil, function() end)
-    local home = c:add_local { name = "worker/0", entry = entry, numerics = "n",
+    local home = c:add_local { name = "worker/0", served = served, numerics = "n",
       engine = front.engines[1].engine }
-    local other = c:add_local { name = "worker/1", entry = entry }
+    local other = c:add_local { name = "worker/1", served = served }
     other.state, other.index, other.peer, other.numerics = "lost", 0, front:peer(f:process()),
       "m"
     local server = { cluster = c, waiting = 0,
@@ -91,7 +91,7 @@ describe("a move to a worker that rounds otherwise", function()
       { keep = true })
     local choice = { stream = st.handle, id = st.id,
       seq = { address = ffi.cast("uintptr_t", st.seq) } }
-    local job = { exchange = x, entry = entry, log = quiet }
+    local job = { exchange = x, served = served, log = quiet }
     local from, to = other, home
     if has_tokens then from, to = home, other end
     flow.spawn(function()

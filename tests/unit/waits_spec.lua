@@ -73,8 +73,8 @@ describe("those who wait", function()
       recipe = { http = {} } }
     flow.spawn(function()
       while #lines == 0 do flow.sleep(0.001) end
-      local job, result = C.pl_job_take(http.rt, 1000), buffer.encode { answer = 42 }
-      C.pl_job_done(job, result, #result)
+      local task, result = C.pl_task_take(http.rt, 1000), buffer.encode { answer = 42 }
+      C.pl_task_done(task, result, #result)
     end)
     flow.spawn(function()
       plan = serve.plan(server, x, "completion", { log = own })

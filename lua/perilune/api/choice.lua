@@ -36,9 +36,9 @@ end
 
 local function open(server, x, job, choice)
   local plan = job.plan
-  local stream = C.pl_stream_open(server.rt, job.entry.ctx.text, mode_of(plan), x)
+  local stream = C.pl_stream_open(server.rt, job.served.ctx.text, mode_of(plan), x)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop,
-    job.entry.stream_interval or server.stream_interval, plan.min_tokens)
+    job.served.stream_interval or server.stream_interval, plan.min_tokens)
   prime(stream, choice.prompt.prime)
   C.pl_stream_observe(stream, server.metrics:gap(job))
   if server.moves then C.pl_stream_keep(stream) end

@@ -76,9 +76,9 @@ function Server:refresh()
   self.id_headers = http.enable_request_id_headers
   self.log_requests = http.enable_log_requests
   self.models:refresh()
-  for _, entry in ipairs(self.models.list) do
-    if entry.stream_interval then
-      entry.stream_interval = self.recipe.worker.stream_interval
+  for _, served in ipairs(self.models.list) do
+    if served.stream_interval then
+      served.stream_interval = self.recipe.worker.stream_interval
     end
   end
 end
@@ -136,7 +136,7 @@ function Server:tell()
   self.told = why
   if why == "" then
     local names = {}
-    for i, entry in ipairs(self.models.list) do names[i] = entry.key end
+    for i, served in ipairs(self.models.list) do names[i] = served.key end
     log.info("serving %s at %s", table.concat(names, ", "), self.url)
   elseif was then
     log.warning("%s; requests wait at %s", why, self.url)
@@ -172,7 +172,7 @@ end
 -- After the last event: gives back what is open. Whether all threads have ended.
 function Server:close()
   for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
-  C.pl_job_stop(self.rt)
+  C.pl_task_stop(self.rt)
   if host.join(JOIN_SECONDS) then return true end
   log.warning("a large request is still being prepared; not waiting for it")
   return false

@@ -39,10 +39,10 @@ end
 -- `arrived`: of pl_now_ns; `headers`: for the answer; `who`: api/identity.lua's.
 function M.new(server, x, plan, arrived, headers, who)
   local id = identity.settle(who, x, plan.request_id)
-  local entry = server.models:find(plan.model_key)
+  local served = server.models:find(plan.model_key)
   return setmetatable({ plan = plan, headers = headers, id = id, arrived = arrived,
-    entry = entry, model = entry.key, log = who.log, exchange = x, who = who,
-    choices = choices_of(plan), answer = answer.new(plan, entry.ctx, id, entry.key,
+    served = served, model = served.key, log = who.log, exchange = x, who = who,
+    choices = choices_of(plan), answer = answer.new(plan, served.ctx, id, served.key,
       math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }, Job)
 end
 
@@ -67,7 +67,7 @@ local function facts_of(job)
   local plan = job.plan
   return { id = job.id, model = job.model, tenant = identity.tenant(job.who,
     job.exchange), n = plan.n, stream = plan.stream, priority = plan.priority,
-    block_size = job.entry.identity.block_size }
+    block_size = job.served.terms.block_size }
 end
 
 -- The request as hooks see it: one of its choices, or all that it is. It is one value for

@@ -3,7 +3,7 @@
 -- other.
 --
 -- Each thread has a Lua state of its own (main.c opens it and calls this with the
--- runtime's address). A job's argument is the kind of request and the models' contexts,
+-- runtime's address). A task's argument is the kind of request and the models' contexts,
 -- as bytes; these are decoded again only when they have changed.
 
 local pl = require "perilune.ffi"
@@ -21,21 +21,21 @@ local function contexts(blob)
   return list
 end
 
-local function work(job)
+local function work(task)
   local len = ffi.new "size_t[1]"
-  local arg = C.pl_job_arg(job, len)
+  local arg = C.pl_task_arg(task, len)
   local kind, blob = ffi.string(arg, len[0]):match "^(%a+)\n(.*)$"
-  local body = C.pl_exchange_body(C.pl_job_exchange(job), len)
+  local body = C.pl_exchange_body(C.pl_task_exchange(task), len)
   local plan = prepare.run(contexts(blob), kind, body, len[0])
   local result = buffer.encode(plan)
-  C.pl_job_done(job, result, #result)
+  C.pl_task_done(task, result, #result)
   if math.max(#result, tonumber(len[0])) > 1e6 then collectgarbage() end
 end
 
 return function(address)
   local rt = ffi.cast("pl_runtime *", ffi.cast("uintptr_t", address))
-  while C.pl_job_closing(rt) == 0 do
-    local job = C.pl_job_take(rt, 1000)
-    if job ~= nil then work(job) end
+  while C.pl_task_closing(rt) == 0 do
+    local task = C.pl_task_take(rt, 1000)
+    if task ~= nil then work(task) end
   end
 end

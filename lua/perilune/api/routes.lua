@@ -33,12 +33,12 @@ end
 
 -- ---- routes ------------------------------------------------------------------------
 
-local function model_card(entry, name)
-  return json.object("id", name, "object", "model", "created", entry.created,
-    "owned_by", "perilune", "root", entry.summary.root, "parent", json.null,
-    "max_model_len", entry.summary.max_model_len, "permission", json.array {
-      json.object("id", "modelperm-" .. entry.summary.fingerprint:sub(1, 32),
-        "object", "model_permission", "created", entry.created,
+local function model_object(served, name)
+  return json.object("id", name, "object", "model", "created", served.created,
+    "owned_by", "perilune", "root", served.card.root, "parent", json.null,
+    "max_model_len", served.card.max_model_len, "permission", json.array {
+      json.object("id", "modelperm-" .. served.card.fingerprint:sub(1, 32),
+        "object", "model_permission", "created", served.created,
         "allow_create_engine", false, "allow_sampling", true, "allow_logprobs", true,
         "allow_search_indices", false, "allow_view", true, "allow_fine_tuning", false,
         "organization", "*", "group", json.null, "is_blocking", false) })
@@ -46,9 +46,9 @@ end
 
 local function models(server, x, headers)
   local list = {}
-  for _, entry in ipairs(server.models.list) do
-    for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
-      list[#list + 1] = model_card(entry, name)
+  for _, served in ipairs(server.models.list) do
+    for _, name in ipairs(#served.workers > 0 and served.names or {}) do
+      list[#list + 1] = model_object(served, name)
     end
   end
   list = json.object("object", "list", "data", json.array(list))
@@ -131,10 +131,10 @@ end
 
 -- GET /v1/models/{id}: the card of a model, by any of the names it is served under.
 local function model(server, x, headers, _, id)
-  for _, entry in ipairs(server.models.list) do
-    for _, name in ipairs(#entry.workers > 0 and entry.names or {}) do
+  for _, served in ipairs(server.models.list) do
+    for _, name in ipairs(#served.workers > 0 and served.names or {}) do
       if name == id then
-        return reply(x, 200, json.encode(model_card(entry, name)), headers)
+        return reply(x, 200, json.encode(model_object(served, name)), headers)
       end
     end
   end

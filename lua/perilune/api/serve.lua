@@ -27,7 +27,7 @@ local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
-local job_ptr = ffi.typeof "pl_job *"
+local task_ptr = ffi.typeof "pl_task *"
 local len_out = ffi.new "size_t[1]"
 
 -- Bodies from this size on are prepared in the pool: below it, it takes some 100 us.
@@ -36,19 +36,19 @@ local BIG = 16384
 -- The plan for an exchange's body, made in the pool.
 local function pooled(server, x, kind, who)
   local arg = kind .. "\n" .. server.models.blob
-  local id = C.pl_job_push(server.rt, x, arg, #arg)
+  local id = C.pl_task_push(server.rt, x, arg, #arg)
   if id < 0 then
     return { refused = { status = 503,
       message = "Too many large requests are waiting." } }
   end
   local wait = waits.begin(server, who.log, ("to be prepared (%s)"):format(
     ffi.string(C.pl_exchange_peer(x))))
-  local job = ffi.cast(job_ptr, flow.await(id, "job").object)
+  local task = ffi.cast(task_ptr, flow.await(id, "task").object)
   waits.done(server, wait)
-  flow.forget(id, "job")
-  local result = C.pl_job_result(job, len_out)
+  flow.forget(id, "task")
+  local result = C.pl_task_result(task, len_out)
   local plan = buffer.decode(ffi.string(result, len_out[0]))
-  C.pl_job_close(job)
+  C.pl_task_close(task)
   return plan
 end
 
@@ -212,7 +212,7 @@ local function refusal(server, job)
     return { status = 503, message = "The server is draining." }
   end
   if overload.is_on(server) then
-    local no = overload.check(server, cluster.counts(job.entry))
+    local no = overload.check(server, cluster.counts(job.served))
     if no then return no end
   end
   return job:admit(server)

@@ -21,7 +21,7 @@ local len_out = ffi.new "size_t[1]"
 
 -- The models of a process: its own, or those that its frontend serves.
 local function model_of(process)
-  if process.summary then return process.summary.names[1] end
+  if process.card then return process.card.names[1] end
   local first = process.server and process.server.models.list[1]
   return first and first.key
 end

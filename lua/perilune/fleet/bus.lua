@@ -21,14 +21,15 @@ local NAMING_SECONDS = 0.2
 
 -- ---- what is said -------------------------------------------------------------------
 
--- What a worker must have in common with others of its model, and its numerics id.
-function M.identity(recipe, w, summary)
+-- The terms of a worker: what it must have in common with others of its model, its
+-- numerics id, and what it takes at a time. `model`: its model's card.
+function M.terms(recipe, w, model)
   local pool, numerics = recipe.worker,
     ffi.string(C.pl_model_numerics(w.engines[1].model))
   local seed = os.getenv "PYTHONHASHSEED"
   return {
-    names = summary.names, known_as = models.known_as(recipe, w.desc),
-    fingerprint = summary.fingerprint, vocab = summary.vocab,
+    names = model.names, known_as = models.known_as(recipe, w.desc),
+    fingerprint = model.fingerprint, vocab = model.vocab,
     max_model_len = w.length, block_size = pool.block_size, numerics = numerics,
     kv_layout = ffi.string(C.pl_model_kv_layout(w.engines[1].model)),
     hash_algo = pool.prefix_caching_hash_algo,
@@ -47,7 +48,7 @@ function M.hello(process)
     host = machine.host_name(), pid = process.pid, recipe = process.recipe.file,
     version = ffi.string(C.pl_version()),
     recipe_hash = process.recipe_hash, started = tonumber(process.started) / 1e9,
-    url = process.server and process.url, model = process.identity,
+    url = process.server and process.url, model = process.terms,
     engines = process.w and #process.w.engines,
   }
   C.pl_bus_hello(process.rt, text, #text)
@@ -150,7 +151,7 @@ local function handlers(process, admin)
   return {
     card = function()
       if not process.w then return nil, "it has no model" end
-      return card.write(process.summary, process.w.desc, process.recipe.tokenizer)
+      return card.encode(process.card, process.w.desc, process.recipe.tokenizer)
     end,
     about = function() return cjson.encode(admin.describe(process)) end,
     drained = function(name)

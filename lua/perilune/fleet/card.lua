@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/card.lua - a model's card: what a frontend elsewhere needs to serve it, but no
--- weights.
+-- fleet/card.lua - a model's card as bytes, with its tokenizer: what a frontend elsewhere
+-- needs to serve the model, but no weights.
 --
--- A card is a line of JSON, the head, and the bytes of the files that the head names. Of
+-- It is a line of JSON, the head, and the bytes of the files that the head names. Of
 -- a Hugging Face folder these are the files of its tokenizer; of a GGUF file it is the
 -- part before the weights, which the receiver makes as long as the whole was, with a hole
 -- where the weights would be: so a tokenizer is read in one way, here and there.
@@ -25,9 +25,9 @@ local function read(path, max)
   return bytes
 end
 
--- The card of a model. `tokenizer_dir`: where its tokenizer is, if not with the model.
-function M.write(summary, desc, tokenizer_dir)
-  local head, bodies = { summary = summary, files = {} }, {}
+-- The bytes. `tokenizer_dir`: where its tokenizer is, if not with the model.
+function M.encode(card, desc, tokenizer_dir)
+  local head, bodies = { card = card, files = {} }, {}
   local function add(name, bytes)
     head.files[#head.files + 1] = { name = name, bytes = #bytes }
     bodies[#bodies + 1] = bytes
@@ -50,12 +50,12 @@ function M.write(summary, desc, tokenizer_dir)
 end
 
 -- The files of a card by their names; or nil and why.
-local function files_of(head, card, at)
+local function files_of(head, bytes, at)
   local files = {}
   for _, file in ipairs(head.files) do
     local n = type(file) == "table" and tonumber(file.bytes)
-    if not n or n < 0 or n > #card - at + 1 then return nil, "a card cut short" end
-    files[tostring(file.name)] = card:sub(at, at + n - 1)
+    if not n or n < 0 or n > #bytes - at + 1 then return nil, "a card cut short" end
+    files[tostring(file.name)] = bytes:sub(at, at + n - 1)
     at = at + n
   end
   return files
@@ -83,35 +83,35 @@ local function from_gguf(bytes, whole)
   return tok, why
 end
 
--- What is used of a summary, and of what kind it must be.
+-- What is used of a card, and of what kind it must be.
 local KINDS = { names = "table", root = "string", fingerprint = "string",
   vocab = "number", max_model_len = "number", generation = "table", eos_ids = "table" }
 
-local function check(summary)
-  if type(summary) ~= "table" then return nil, "a card without a summary" end
+local function check(card)
+  if type(card) ~= "table" then return nil, "a card that says nothing of its model" end
   for key, kind in pairs(KINDS) do
-    if type(summary[key]) ~= kind then
+    if type(card[key]) ~= kind then
       return nil, ("a card whose %s is not a %s"):format(key, kind)
     end
   end
-  for _, name in ipairs(summary.names) do
+  for _, name in ipairs(card.names) do
     if type(name) ~= "string" then return nil, "a card whose names are no strings" end
   end
-  if #summary.names == 0 then return nil, "a card without a name" end
-  return summary
+  if #card.names == 0 then return nil, "a card without a name" end
+  return card
 end
 
--- The summary and the tokenizer of a card; or nil and why.
-function M.read(card)
-  local line = card:match "^[^\n]*"
+-- The card and the tokenizer that are in these bytes; or nil and why.
+function M.decode(bytes)
+  local line = bytes:match "^[^\n]*"
   local head = json.decode(line)
   if type(head) ~= "table" or type(head.files) ~= "table" then
     return nil, "a card without a head"
   end
-  local summary, why = check(head.summary)
-  if not summary then return nil, why end
+  local card, why = check(head.card)
+  if not card then return nil, why end
   local files, tok
-  files, why = files_of(head, card, #line + 2)
+  files, why = files_of(head, bytes, #line + 2)
   if not files then return nil, why end
   if files[GGUF] then
     tok, why = from_gguf(files[GGUF], head.whole)
@@ -119,7 +119,7 @@ function M.read(card)
     tok, why = tokenizer.from_files(files)
   end
   if not tok then return nil, why end
-  return summary, tok
+  return card, tok
 end
 
 return M

@@ -2,9 +2,9 @@
 -- fleet/cluster.lua - who is here: the workers that a frontend may send to, theirs and
 -- ours.
 --
--- A worker is a table: name, entry (of fleet/served_models.lua), and where its engine is
--- (engine; or peer and index). A process's hello brings its workers, another hello
--- changes them, its loss takes them away. state, as they say themselves:
+-- A worker is a table: name, served (its model: fleet/served_models.lua), and where its
+-- engine is (engine; or peer and index). A process's hello brings its workers, another
+-- hello changes them, its loss takes them away. state, as they say themselves:
 --
 --   ready --drain--> draining (takes nobody new) --time is up--> leaving (gives all back)
 --     ^                 |
@@ -47,7 +47,7 @@ end
 
 -- It takes requests, again or as a new one: who waits for one may ask it.
 local function invite(w)
-  local line = w.entry.line
+  local line = w.served.line
   if line then line:room(w, math.huge) end
 end
 
@@ -56,7 +56,7 @@ local function join(self, w)
   w.changed, w.number = self.changed, self.n_joined
   self.n_joined = self.n_joined + 1
   self.workers[#self.workers + 1] = w
-  table.insert(w.entry.workers, w)
+  table.insert(w.served.workers, w)
   self.changed()
   invite(w)
   return w
@@ -68,7 +68,7 @@ local function remove(list, item)
   end
 end
 
--- A worker of this process: name, entry, engine, numerics.
+-- A worker of this process: name, served, engine, numerics.
 function Cluster:add_local(w)
   w.state, w.stats = "ready", ffi.new "pl_engine_stats"
   return join(self, w)
@@ -90,11 +90,11 @@ local function shown(v)
   return (is_name(v) or type(v) == "number") and tostring(v) or "malformed"
 end
 
--- What forbids a model to join the workers of an entry, with both sides' values; or nil.
-local function differing(entry, model)
-  local list, first = {}, entry.workers[1]
+-- What keeps a model from the workers of a served one, with both sides' values; or nil.
+local function differing(served, model)
+  local list, first = {}, served.workers[1]
   for _, field in ipairs(SAME) do
-    local theirs, ours = model[field], entry.identity[field]
+    local theirs, ours = model[field], served.terms[field]
     if theirs ~= ours then
       list[#list + 1] = ("its %s is %s, that of %s is %s"):format(field, shown(theirs),
         first and first.name or "the last one", shown(ours))
@@ -110,32 +110,32 @@ local function refuse(self, peer, name, why)
   log.warning("%s is not taken: %s", name, why)
 end
 
--- A new entry of that model, from its card.
+-- That model, served from now on, by what its card says.
 local function add_entry(self, model, bytes)
-  local summary, tok = card.read(bytes)
-  if not summary then return nil, tok end
-  if summary.names[1] ~= model.names[1] then return nil, "its card is another model's" end
-  local entry, why = self.models:add(summary, tok)
-  if not entry then return nil, why end
-  entry.identity = model
+  local told, tok = card.decode(bytes)
+  if not told then return nil, tok end
+  if told.names[1] ~= model.names[1] then return nil, "its card is another model's" end
+  local served, why = self.models:add(told, tok)
+  if not served then return nil, why end
+  served.terms = model
   local interval = tonumber(model.stream_interval)
   if interval and interval >= 1 and interval <= MAX_INTERVAL then
-    entry.stream_interval = interval
+    served.stream_interval = interval
   end
-  return entry
+  return served
 end
 
--- The entry for a peer's model. Where nobody serves it its card is fetched: once, however
--- many come at a time, for each tokenizer is kept. A peer that does not answer is asked
--- again while it is here, for its hello may never change.
-local function entry_for(self, peer, model)
+-- The served model that a peer's belongs to. Where there is none its card is fetched:
+-- once, however many come at a time, for each tokenizer is kept. A peer that does not
+-- answer is asked again while it is here, for its hello may never change.
+local function served_for(self, peer, model)
   local name = model.names[1]
   while true do
     while self.fetching[name] do flow.sleep(LOOK_SECONDS) end
-    local entry = self.models:find(name)
-    local why = entry and differing(entry, model)
-    if entry and not why then return entry end
-    if entry and #entry.workers > 0 then return nil, why end
+    local served = self.models:find(name)
+    local why = served and differing(served, model)
+    if served and not why then return served end
+    if served and #served.workers > 0 then return nil, why end
     self.fetching[name] = true
     local bytes, no, unheard = calls.ask(self.rt, peer, "card")
     self.fetching[name] = nil
@@ -175,25 +175,25 @@ local function unwanted(self, hello)
 end
 
 -- One that rounds in another way is taken, but a request is moved to it last.
-local function tell_numerics(entry, hello)
-  local first = entry.workers[1]
+local function tell_numerics(served, hello)
+  local first = served.workers[1]
   if not first or first.numerics == hello.model.numerics then return end
   log.warning("%s rounds differently from %s: its numerics are %s, not %s", hello.name,
     first.name, shown(hello.model.numerics), shown(first.numerics))
 end
 
 local function add_peer(self, peer, hello)
-  local entry, why = entry_for(self, peer, hello.model)
+  local served, why = served_for(self, peer, hello.model)
   if not self.of_peer[peer] then return end           -- it left meanwhile
-  if not entry or #self.workers >= MAX_WORKERS then
+  if not served or #self.workers >= MAX_WORKERS then
     self.of_peer[peer], self.refused[peer] = nil, true
     return refuse(self, peer, hello.name, why or "there are too many workers")
   end
   log.info("%s is here: %s, %s", hello.name, hello.model.names[1],
     hello.host or "somewhere")
-  tell_numerics(entry, hello)
+  tell_numerics(served, hello)
   for i = 0, hello.engines - 1 do
-    table.insert(self.of_peer[peer], join(self, { entry = entry, peer = peer, index = i,
+    table.insert(self.of_peer[peer], join(self, { served = served, peer = peer, index = i,
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state }))
   end
@@ -268,8 +268,8 @@ local function on_gone(self, peer, why)
     w.was_leaving = w.state ~= "ready" or why == C.PL_LOST_LEFT
     w.state = "lost"
     remove(self.workers, w)
-    remove(w.entry.workers, w)
-    last = last or #w.entry.workers == 0
+    remove(w.served.workers, w)
+    last = last or #w.served.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end
   if workers[1] then self.changed() end
@@ -316,9 +316,9 @@ local function takes(w, avoid, full, t)
 end
 
 -- Whether `choose` would find one.
-function M.has(entry, avoid, full)
+function M.has(served, avoid, full)
   local t = flow.now()
-  for _, w in ipairs(entry.workers) do
+  for _, w in ipairs(served.workers) do
     if takes(w, avoid, full, t) then return true end
   end
   return false
@@ -327,8 +327,8 @@ end
 -- The worker with the least to do, those in turn that have equally little. `avoid`: not
 -- this one. `full`: a set of workers that have no room. `numerics`: an id whose workers
 -- come first, for only theirs go on with the same bits. nil: nobody can take it now.
-function Cluster:choose(entry, avoid, full, numerics)
-  local list, best = entry.workers, nil
+function Cluster:choose(served, avoid, full, numerics)
+  local list, best = served.workers, nil
   local t, n = flow.now(), #list
   for i = 1, n do
     local w = list[(self.turn + i) % n + 1]
@@ -359,7 +359,7 @@ local function stats_of(w)
 end
 
 local function counts_of(w)
-  local s, model = stats_of(w), w.entry.identity
+  local s, model = stats_of(w), w.served.terms
   return { blocks = s and tonumber(s.blocks) or 0,
     blocks_used = s and tonumber(s.blocks_used) or 0,
     waiting_tokens = s and tonumber(s.prefill_tokens) or 0,
@@ -367,9 +367,9 @@ local function counts_of(w)
 end
 
 -- What the workers of a model that take requests count: for fleet/overload.lua.
-function M.counts(entry)
+function M.counts(served)
   local out = {}
-  for _, w in ipairs(entry.workers) do
+  for _, w in ipairs(served.workers) do
     if w.state == "ready" then out[#out + 1] = counts_of(w) end
   end
   return out
@@ -377,7 +377,7 @@ end
 
 -- Tells those who wait what room the counters show.
 local function tell_room(w)
-  local line = w.entry.line
+  local line = w.served.line
   local s = line and line.n > 0 and stats_of(w)
   if s then line:room(w, worker.MAX_WAITING - (tonumber(s.waiting) or 0)) end
 end

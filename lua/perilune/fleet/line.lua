@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- fleet/line.lua - the line of those who wait for a worker, one for each model.
 --
---     local queue = line.of(server, entry)
+--     local queue = line.of(server, job.served)
 --     local w = queue:wait(job, choice, avoid, numerics)   -- in a task
 --     queue:room(w, n)         -- n more may ask this worker, which takes requests
 --     line.release(job)        -- it is over: those of it that wait stop waiting
@@ -30,12 +30,12 @@ local M = {}
 local Line = {}
 Line.__index = Line
 
--- The line of a model's entry. http.max_waiting bounds all lines of a server together.
-function M.of(server, entry)
-  local self = entry.line
+-- The line of a served model. http.max_waiting bounds all lines of a server together.
+function M.of(server, served)
+  local self = served.line
   if not self then
-    self = setmetatable({ server = server, entry = entry, groups = {}, n = 0 }, Line)
-    entry.line = self
+    self = setmetatable({ server = server, served = served, groups = {}, n = 0 }, Line)
+    served.line = self
   end
   return self
 end
@@ -103,7 +103,7 @@ end
 -- ---- turns --------------------------------------------------------------------------
 
 local function can_go(group, self)
-  return cluster.has(self.entry, group.avoid, group.full)
+  return cluster.has(self.served, group.avoid, group.full)
 end
 
 local function lacks_room(group, _, w)
@@ -148,7 +148,7 @@ local function stand(self, waiter)
   local job, choice = waiter.job, waiter.choice
   while not M.is_over(job) do
     if self.called == waiter then
-      local w = self.server.cluster:choose(self.entry, waiter.avoid, choice.full,
+      local w = self.server.cluster:choose(self.served, waiter.avoid, choice.full,
         waiter.numerics)
       if w then return w end
       call(self)
@@ -180,7 +180,7 @@ function Line:wait(job, choice, avoid, numerics)
   local server = self.server
   if M.is_over(job) then return nil end
   if not self.called then
-    local w = server.cluster:choose(self.entry, avoid, choice.full, numerics)
+    local w = server.cluster:choose(self.served, avoid, choice.full, numerics)
     if w then return w end
   end
   if server.waiting >= server.recipe.http.max_waiting then return nil end

@@ -68,7 +68,7 @@ function M.left(choice)
   local w = choice.worker
   if not w then return end
   leave(choice)
-  if w.entry.line then w.entry.line:room(w, 1) end
+  if w.served.line then w.served.line:room(w, 1) end
 end
 
 -- For people: what a choice waits for while no worker has it (watch/requests.lua).
@@ -77,7 +77,7 @@ local FOR_WORKER, FOR_ROOM = "waits for a worker", "waits for room: every worker
 -- Whether all that take requests had no room for the choice.
 local function all_full(job, choice)
   local n = 0
-  for _, w in ipairs(job.entry.workers) do
+  for _, w in ipairs(job.served.workers) do
     if w.state == "ready" then
       if not choice.full[w] then return false end
       n = n + 1
@@ -115,7 +115,7 @@ function M.place(server, job, choice, avoid, numerics)
   choice.deadline = choice.deadline
     or flow.now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
   choice.full = choice.full or {}
-  local queue = line.of(server, job.entry)
+  local queue = line.of(server, job.served)
   while true do
     local full = all_full(job, choice)
     if full and not numerics then return unavailable(server, true, choice) end

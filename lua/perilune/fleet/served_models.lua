@@ -1,10 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- fleet/served_models.lua - what a frontend knows of the models that it serves.
 --
--- A *summary* is plain data and says all that a request needs to know of a model but its
--- tokenizer; it is made where the model is (summary) and travels in the model's card. A
--- *context* is what api/prepare.lua works with: a summary, a tokenizer, and what the
--- frontend's own recipe says.
+-- A *card* is plain data and says all that a request needs to know of a model but its
+-- tokenizer; it is made where the model is, and travels (fleet/card.lua). A *context* is
+-- what api/prepare.lua works with: a card, a tokenizer, and what the frontend's own
+-- recipe says. A *served model* has both, and the workers that serve it.
 
 local pl = require "perilune.ffi"
 local buffer = require "string.buffer"
@@ -42,7 +42,7 @@ local function read_template(given)
 end
 
 -- What a recipe and its open worker say of their model; nil and why.
-function M.summary(recipe, w)
+function M.card(recipe, w)
   local own, why = read_template(recipe.chat_template)
   if why then return nil, why end
   local names = list_of(recipe.served_model_name)
@@ -128,27 +128,27 @@ end
 
 -- The tokens that end an answer: those that the model's files list, and always the
 -- tokenizer's own (a fine-tuned model's config may still have the base model's).
-local function end_ids(summary, tok)
+local function end_ids(card, tok)
   local ids, seen = {}, {}
-  for _, list in ipairs { summary.eos_ids, tok.end_ids or {} } do
+  for _, list in ipairs { card.eos_ids, tok.end_ids or {} } do
     for _, id in ipairs(list) do
-      if not seen[id] and id < summary.vocab then ids[#ids + 1] = id end
+      if not seen[id] and id < card.vocab then ids[#ids + 1] = id end
       seen[id] = true
     end
   end
   return ids
 end
 
-local function context(summary, tok, key)
-  local own = summary.chat_template
+local function context(card, tok, key)
+  local own = card.chat_template
   local known = {}
-  for _, name in ipairs(summary.names) do known[name] = true end
-  if summary.path then known[summary.path] = true end
+  for _, name in ipairs(card.names) do known[name] = true end
+  if card.path then known[card.path] = true end
   return {
-    key = key, names = known, served = summary.names, text = tok.text,
-    vocab = summary.vocab, max_model_len = summary.max_model_len,
-    defaults = summary.generation, eos_ids = end_ids(summary, tok),
-    priority = summary.priority,
+    key = key, names = known, served_names = card.names, text = tok.text,
+    vocab = card.vocab, max_model_len = card.max_model_len,
+    defaults = card.generation, eos_ids = end_ids(card, tok),
+    priority = card.priority,
     prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
     special_tokens = tok.special_tokens,
     chat_templates = own and { default = own } or tok.chat_templates,
@@ -163,7 +163,7 @@ local MAX_NAMED = 16
 function M.unknown(contexts, name)
   local names = {}
   for _, ctx in ipairs(contexts) do
-    for _, served in ipairs(ctx.served) do names[#names + 1] = "`" .. served .. "`" end
+    for _, s in ipairs(ctx.served_names) do names[#names + 1] = "`" .. s .. "`" end
   end
   local more, here = #names - MAX_NAMED, "No worker is available yet."
   if #names > 0 then
@@ -177,12 +177,12 @@ end
 -- The contexts as bytes, for Lua states of their own; C's objects go as addresses.
 local function blob_of(self)
   local list = {}
-  for i, entry in ipairs(self.list) do
+  for i, served in ipairs(self.list) do
     local plain = {}
-    for key, value in pairs(entry.ctx) do plain[key] = value end
+    for key, value in pairs(served.ctx) do plain[key] = value end
     plain.text = ffi.cast("uint64_t", ffi.cast("uintptr_t", plain.text))
-    if entry.engine then
-      plain.engine = ffi.cast("uint64_t", ffi.cast("uintptr_t", entry.engine))
+    if served.engine then
+      plain.engine = ffi.cast("uint64_t", ffi.cast("uintptr_t", served.engine))
     end
     list[i] = plain
   end
@@ -202,15 +202,15 @@ end
 -- Brings the contexts up to date: when a model came, or a live option changed.
 local function refresh(self)
   self.contexts = {}
-  for i, entry in ipairs(self.list) do
-    fill(self.recipe, entry.ctx)
-    self.contexts[i] = entry.ctx
+  for i, served in ipairs(self.list) do
+    fill(self.recipe, served.ctx)
+    self.contexts[i] = served.ctx
   end
   self.blob = blob_of(self)
 end
 
--- An empty list of models for a frontend's recipe. Entries: key (its first name), names,
--- summary, ctx, and what fleet/cluster.lua keeps there.
+-- An empty list of models for a frontend's recipe. They have: key (the first name),
+-- names, card, ctx, and what fleet/cluster.lua keeps there.
 function M.new(recipe)
   local self = setmetatable({ recipe = recipe, list = {}, kept = {} }, M)
   refresh(self)
@@ -220,31 +220,31 @@ end
 -- Adds a model, or puts it in the place of the one that had its first name. `tok`: of
 -- model/tokenizer.lua; it is kept. `engine`: the only one that will ever serve it, if
 -- there is such. nil and why where there are too many models.
-function M:add(summary, tok, engine)
+function M:add(card, tok, engine)
   if #self.kept == MAX_MODELS then
     return nil, ("there are %d models already"):format(MAX_MODELS)
   end
-  local key = summary.names[1]
-  local entry, place = nil, #self.list + 1
+  local key = card.names[1]
+  local served, place = nil, #self.list + 1
   for i, other in ipairs(self.list) do
-    if other.key == key then entry, place = other, i end
+    if other.key == key then served, place = other, i end
   end
-  entry = entry or { key = key, workers = {} }
-  entry.names, entry.summary, entry.engine = summary.names, summary, engine
-  entry.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
-  entry.ctx = context(summary, tok, key)
-  self.list[place] = entry
+  served = served or { key = key, workers = {} }
+  served.names, served.card, served.engine = card.names, card, engine
+  served.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
+  served.ctx = context(card, tok, key)
+  self.list[place] = served
   self.kept[#self.kept + 1] = tok
   refresh(self)
-  log.info("model %s is served", table.concat(summary.names, ", "))
-  return entry
+  log.info("model %s is served", table.concat(card.names, ", "))
+  return served
 end
 
 M.refresh = refresh
 
 function M:find(key)
-  for _, entry in ipairs(self.list) do
-    if entry.key == key then return entry end
+  for _, served in ipairs(self.list) do
+    if served.key == key then return served end
   end
 end
 

@@ -157,19 +157,19 @@ end
 local function serve_own(self)
   local w, server = self.w, self.server
   local only = #w.engines == 1 and not self.recipe.bus and w.engines[1].engine or nil
-  local entry, why = server.models:add(self.summary, w.tokenizer, only)
-  if not entry then return nil, why end
-  entry.stream_interval = self.recipe.worker.stream_interval
-  entry.identity = self.identity
+  local served, why = server.models:add(self.card, w.tokenizer, only)
+  if not served then return nil, why end
+  served.stream_interval = self.recipe.worker.stream_interval
+  served.terms = self.terms
   for i, e in ipairs(w.engines) do
-    server.cluster:add_local { name = "worker/" .. i - 1, entry = entry,
-      engine = e.engine, numerics = self.identity.numerics }
+    server.cluster:add_local { name = "worker/" .. i - 1, served = served,
+      engine = e.engine, numerics = self.terms.numerics }
   end
   return true
 end
 
 local function open_workers(self)
-  local model = self.summary.names[1]
+  local model = self.card.names[1]
   if self.server then
     self.metrics:add_model(model, observe.config(self.recipe, self.recipe.worker, self.w))
   end
@@ -198,7 +198,7 @@ end
 local function open_parts(self)
   local recipe = self.recipe
   self.metrics = metrics.new { namespace = recipe.namespace,
-    model = self.roles.frontend and self.summary and self.summary.names[1] or nil }
+    model = self.roles.frontend and self.card and self.card.names[1] or nil }
   self.health = health.new { namespace = recipe.namespace,
     missing = function() return bus.trouble(self) end }
   for _, hook in ipairs(hooks.unasked(recipe)) do
@@ -260,12 +260,12 @@ local function load_workers(self)
   local recipe, asked, why = self.recipe, door.watcher(self.rt), nil
   if self.roles.worker then
     self.w, why = worker.open(recipe, recipe.worker, asked)
-    if self.w then self.summary, why = models.summary(recipe, self.w) end
+    if self.w then self.card, why = models.card(recipe, self.w) end
   end
   if asked() then return false end
   if not self.roles.worker then return true end
-  if not self.summary then return nil, why end
-  self.identity = bus.identity(recipe, self.w, self.summary)
+  if not self.card then return nil, why end
+  self.terms = bus.terms(recipe, self.w, self.card)
   return true
 end
 
