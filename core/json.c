@@ -1,255 +1,106 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * json.c - what a document's values are; and numbers as JSON writes them.
+ */
 #include "json.h"
 
 #include <ctype.h>
 #include <float.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A pl_json is a json_t: it has no body of its own. Jansson does the refusing (numbers
- * that are not JSON's, bad UTF-8, lone surrogates, trailing bytes); of two equal keys the
- * last value wins, at the first one's place, as in Python.
- *
- * Integers beyond 64 bits are the one thing that Jansson cannot hold. They are strings in
- * its trees: a NUL and the digits. A string of the document that begins with a NUL has
- * one more before it, so that the two cannot be taken for each other. The few documents
- * with such a number or string are written anew before Jansson reads them.
- */
-
-static const json_t *of(const pl_json *v)
-{
-    return (const json_t *)v;
-}
-
-static const pl_json *value_of(const json_t *v)
-{
-    return (const pl_json *)v;
-}
-
-static json_t *unconst(const pl_json *v)
-{
-    union {
-        const pl_json *from;
-        json_t *to;
-    } u = {.from = v};
-    return u.to;
-}
-
-static bool is_number_char(char c)
-{
-    return isdigit((unsigned char)c) || (c && strchr("+-.eE", c));
-}
-
-/* Whether a number, as it stands in a document, is an integer of more than 64 bits. */
-static bool is_long(const char *number, size_t len)
-{
-    static const char *const most[] = {"9223372036854775807", "9223372036854775808"};
-    bool negative = *number == '-';
-    const char *digits = number + negative;
-    size_t n = len - negative;
-    if (n < 19 || *digits == '0') return false;
-    for (size_t i = 0; i < n; i++)
-        if (!isdigit((unsigned char)digits[i])) return false;
-    return n > 19 || memcmp(digits, most[negative], 19) > 0;
-}
-
-/* Looks through a document before Jansson does. */
-typedef struct scan {
-    const char *text;
-    size_t len, at;
-    size_t copied; /* so much of the text is in `out` */
-    pl_buf out;    /* the document anew, if it must be: see above */
-} scan;
-
-static void add_up_to(scan *s, size_t end, const char *more)
-{
-    pl_buf_add(&s->out, s->text + s->copied, end - s->copied);
-    pl_buf_add_str(&s->out, more);
-    s->copied = end;
-}
-
-static void scan_string(scan *s)
-{
-    size_t i = s->at + 1;
-    if (s->len - i >= 6 && !memcmp(s->text + i, "\\u0000", 6)) add_up_to(s, i, "\\u0000");
-    while (i < s->len && s->text[i] != '"') i += s->text[i] == '\\' ? 2 : 1;
-    s->at = PL_MIN(i + 1, s->len);
-}
-
-static void scan_number(scan *s)
-{
-    size_t end = s->at;
-    while (end < s->len && is_number_char(s->text[end])) end++;
-    if (is_long(s->text + s->at, end - s->at)) {
-        add_up_to(s, s->at, "\"\\u0000");
-        add_up_to(s, end, "\"");
-    }
-    s->at = end;
-}
-
-/* Jansson's own bound on the depth is fixed when it is built. Brackets are counted here,
- * outside strings; whether they match is left to the parser. */
-static pl_status scan_all(scan *s)
-{
-    int depth = 0, line = 1;
-    while (s->at < s->len) {
-        char c = s->text[s->at];
-        if (c == '"') {
-            scan_string(s);
-            continue;
-        }
-        if (c == '-' || isdigit((unsigned char)c)) {
-            scan_number(s);
-            continue;
-        }
-        if (c == '[' || c == '{') depth++;
-        if (depth > PL_JSON_MAX_DEPTH)
-            return pl_fail(PL_ELIMIT, "json: line %d: nested deeper than %d levels", line,
-                           PL_JSON_MAX_DEPTH);
-        if (c == ']' || c == '}') depth--;
-        line += c == '\n';
-        s->at++;
-    }
-    if (s->out.len) add_up_to(s, s->len, "");
-    return PL_OK;
-}
-
-/* The digits in a string that stands for an integer; NULL: it stands for itself. */
-static const char *digits_of(const json_t *v)
-{
-    const char *s = json_string_value(v);
-    return s && !s[0] && json_string_length(v) > 1 && s[1] ? s + 1 : NULL;
-}
-
-pl_json *pl_json_open(const char *text, size_t len)
-{
-    json_error_t why;
-    scan s = {.text = text, .len = len};
-    bool fits = scan_all(&s) == PL_OK, anew = s.out.len > 0;
-    json_t *doc = !fits ? NULL
-                        : json_loadb(anew ? s.out.data : text, anew ? s.out.len : len,
-                                     JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
-    pl_buf_fini(&s.out);
-    if (fits && !doc)
-        pl_fail(PL_EFORMAT, "json: line %d, column %d: %s", why.line, why.column,
-                why.text);
-    return (pl_json *)doc;
-}
-
-void pl_json_close(pl_json *doc)
-{
-    json_decref((json_t *)doc);
-}
-
 int pl_json_kind(const pl_json *v)
 {
-    if (!v) return PL_JSON_NULL;
-    switch (json_typeof(of(v))) {
-    case JSON_OBJECT:
-        return PL_JSON_OBJECT;
-    case JSON_ARRAY:
-        return PL_JSON_ARRAY;
-    case JSON_STRING:
-        return digits_of(of(v)) ? PL_JSON_INTEGER : PL_JSON_STRING;
-    case JSON_INTEGER:
-        return PL_JSON_INTEGER;
-    case JSON_REAL:
-        return PL_JSON_REAL;
-    case JSON_TRUE:
-        return PL_JSON_TRUE;
-    case JSON_FALSE:
-        return PL_JSON_FALSE;
-    case JSON_NULL:
-        break;
-    }
-    return PL_JSON_NULL;
+    return v ? v->kind : PL_JSON_NULL;
 }
 
 int pl_json_size(const pl_json *v)
 {
-    return (int)(json_is_array(of(v)) ? json_array_size(of(v)) : json_object_size(of(v)));
-}
-
-int64_t pl_json_integer(const pl_json *v)
-{
-    const char *digits = digits_of(of(v));
-    if (digits) return *digits == '-' ? INT64_MIN : INT64_MAX;
-    return json_integer_value(of(v));
+    return v->kind == PL_JSON_ARRAY || v->kind == PL_JSON_OBJECT ? (int)v->n : 0;
 }
 
 const char *pl_json_digits(const pl_json *v)
 {
-    return digits_of(of(v));
+    return v->is_long ? v->as.bytes : NULL;
+}
+
+int64_t pl_json_integer(const pl_json *v)
+{
+    if (v->is_long) return *v->as.bytes == '-' ? INT64_MIN : INT64_MAX;
+    return v->kind == PL_JSON_INTEGER ? v->as.integer : 0;
 }
 
 double pl_json_number(const pl_json *v)
 {
-    const char *digits = digits_of(of(v));
-    return digits ? strtod(digits, NULL) : json_number_value(of(v));
+    if (v->is_long) return strtod(v->as.bytes, NULL);
+    return v->kind == PL_JSON_REAL ? v->as.real : (double)pl_json_integer(v);
 }
 
 const char *pl_json_string(const pl_json *v, size_t *len)
 {
-    const char *s = json_string_value(of(v));
-    *len = json_string_length(of(v));
-    if (!s || *len < 2 || s[0]) return s;
-    *len -= 1;
-    return s[1] ? NULL : s + 1;
+    bool is = v->kind == PL_JSON_STRING;
+    *len = is ? v->n : 0;
+    return is ? v->as.bytes : NULL;
+}
+
+const pl_json *pl_json_next(const pl_json *in, const pl_json *at)
+{
+    const pl_json *next = !at                         ? in + 1
+                          : in->kind == PL_JSON_ARRAY ? at + at->span
+                                                      : at + 1 + at[1].span;
+    return next < in + in->span ? next : NULL;
+}
+
+const pl_json *pl_json_value(const pl_json *key)
+{
+    return key + 1;
 }
 
 const pl_json *pl_json_item(const pl_json *array, int i)
 {
-    return i < 0 ? NULL : value_of(json_array_get(of(array), (size_t)i));
+    if (i < 0 || i >= pl_json_size(array)) return NULL;
+    const pl_json *v = array + 1;
+    while (i--) v += v->span;
+    return v;
 }
 
+/* Of equal keys the last one's value counts, as in Python. */
 const pl_json *pl_json_find(const pl_json *object, const char *key)
 {
-    return value_of(json_object_get(of(object), key));
+    size_t len = strlen(key);
+    const pl_json *found = NULL;
+    if (pl_json_kind(object) != PL_JSON_OBJECT) return NULL;
+    for (const pl_json *at = NULL; (at = pl_json_next(object, at));)
+        if (at->n == len && !memcmp(at->as.bytes, key, len)) found = at + 1;
+    return found;
 }
 
-void *pl_json_next(const pl_json *object, void *at)
+static pl_status check_int(const pl_json *v, int i)
 {
-    json_t *o = unconst(object);
-    return at ? json_object_iter_next(o, at) : json_object_iter(o);
-}
-
-const char *pl_json_key(void *at, size_t *len)
-{
-    *len = json_object_iter_key_len(at);
-    return json_object_iter_key(at);
-}
-
-const pl_json *pl_json_value(void *at)
-{
-    return value_of(json_object_iter_value(at));
+    if (v->is_long)
+        return pl_fail(PL_EINVAL, "json: item %d is beyond 32 bits: %.40s", i,
+                       v->as.bytes);
+    if (v->kind != PL_JSON_INTEGER)
+        return pl_fail(PL_EINVAL, "json: item %d is not an integer", i);
+    if (v->as.integer < INT32_MIN || v->as.integer > INT32_MAX)
+        return pl_fail(PL_EINVAL, "json: item %d is beyond 32 bits: %lld", i,
+                       (long long)v->as.integer);
+    return PL_OK;
 }
 
 int pl_json_ints(const pl_json *array, int32_t *out, int max)
 {
-    const json_t *a = of(array);
-    if (!json_is_array(a)) return pl_fail(PL_EINVAL, "json: wanted an array of integers");
-    size_t n = json_array_size(a);
-    if (n > (size_t)PL_MAX(max, 0))
-        return pl_fail(PL_ELIMIT, "json: %zu integers, at most %d wanted", n, max);
-    for (size_t i = 0; i < n; i++) {
-        const json_t *v = json_array_get(a, i);
-        json_int_t x = json_integer_value(v);
-        if (digits_of(v))
-            return pl_fail(PL_EINVAL, "json: item %zu is beyond 32 bits: %.40s", i,
-                           digits_of(v));
-        if (!json_is_integer(v))
-            return pl_fail(PL_EINVAL, "json: item %zu is not an integer", i);
-        if (x < INT32_MIN || x > INT32_MAX)
-            return pl_fail(PL_EINVAL,
-                           "json: item %zu is beyond 32 bits: %" JSON_INTEGER_FORMAT, i,
-                           x);
-    }
-    for (size_t i = 0; i < n; i++)
-        out[i] = (int32_t)json_integer_value(json_array_get(a, i));
-    return (int)n;
+    if (pl_json_kind(array) != PL_JSON_ARRAY)
+        return pl_fail(PL_EINVAL, "json: wanted an array of integers");
+    int n = (int)array->n;
+    if (n > PL_MAX(max, 0))
+        return pl_fail(PL_ELIMIT, "json: %d integers, at most %d wanted", n, max);
+    const pl_json *v = array + 1;
+    for (int i = 0; i < n; i++, v += v->span) PL_TRY(check_int(v, i));
+    for (int i = 0; i < n; i++) out[i] = (int32_t)array[1 + i].as.integer;
+    return n;
 }
 
 /* The shortest "d.ddde+xx" that reads back as v: 15 digits hold for what people write,

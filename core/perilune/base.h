@@ -88,12 +88,12 @@ const char *pl_json_digits(const pl_json *v);   /* an integer beyond 64 bits as 
 int64_t pl_json_integer(const pl_json *v);
 double pl_json_number(const pl_json *v);               /* of an integer or real */
 const char *pl_json_string(const pl_json *v, size_t *len);
-const pl_json *pl_json_item(const pl_json *array, int i);
-const pl_json *pl_json_find(const pl_json *object, const char *key);   /* NULL: absent */
-/* Walks an object in its order: starts at NULL, returns NULL at the end. */
-void *pl_json_next(const pl_json *object, void *at);
-const char *pl_json_key(void *at, size_t *len);
-const pl_json *pl_json_value(void *at);
+const pl_json *pl_json_item(const pl_json *array, int i);   /* takes time: i values are passed by */
+const pl_json *pl_json_find(const pl_json *object, const char *key);   /* NULL: absent; of equal keys the last counts */
+/* Walks an array's items or an object's keys (strings; equal ones all come) in their order:
+ * starts at NULL, returns NULL at the end. */
+const pl_json *pl_json_next(const pl_json *in, const pl_json *at);
+const pl_json *pl_json_value(const pl_json *key);
 int pl_json_ints(const pl_json *array, int32_t *out, int max);   /* the count, or a status unless all are integers */
 /* Appends s escaped for a JSON string, without the quotes; invalid UTF-8 becomes U+FFFD. */
 void pl_buf_add_json(pl_buf *b, const char *s, size_t len);

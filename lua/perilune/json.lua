@@ -8,7 +8,7 @@
 -- digits, boxed (json.long). A real with an integral value is boxed (json.real): Python
 -- prints 1.0 and 1 apart.
 --
--- decode is strict (RFC 8259): see core/json.h. encode writes answers; encode_python
+-- decode is strict (RFC 8259): see core/json_read.c. encode writes answers; encode_python
 -- writes what Python's json.dumps(ensure_ascii=False) does, for templates.
 
 local pl = require "perilune.ffi"
@@ -137,9 +137,13 @@ local function text_at(p)
 end
 
 local function build_array(v)
-  local n = C.pl_json_size(v)
-  local t = {}
-  for i = 1, n do t[i] = build(C.pl_json_item(v, i - 1)) end
+  local t, n = {}, 0
+  local at = C.pl_json_next(v, nil)
+  while at ~= nil do
+    n = n + 1
+    t[n] = build(at)
+    at = C.pl_json_next(v, at)
+  end
   return setmetatable(t, array_mt)
 end
 
@@ -147,9 +151,11 @@ local function build_object(v)
   local t, keys, n = {}, {}, 0
   local at = C.pl_json_next(v, nil)
   while at ~= nil do
-    local key = text_at(C.pl_json_key(at, len))
-    n = n + 1
-    keys[n] = key
+    local key = text_at(C.pl_json_string(at, len))
+    if t[key] == nil then                   -- of equal keys the last value counts, and
+      n = n + 1                             -- the first one's place
+      keys[n] = key
+    end
     t[key] = build(C.pl_json_value(at))
     at = C.pl_json_next(v, at)
   end

@@ -18,14 +18,22 @@ static void walk(const pl_json *v, int depth)
     case PL_JSON_STRING:
         if (strlen(pl_json_string(v, &len)) > len) abort();
         break;
-    case PL_JSON_ARRAY:
+    case PL_JSON_ARRAY: {
+        int n = 0;
         pl_json_ints(v, ids, 64);
-        for (int i = 0; i < pl_json_size(v); i++) walk(pl_json_item(v, i), depth + 1);
+        for (const pl_json *at = NULL; (at = pl_json_next(v, at)); n++) {
+            if (n < 64 && pl_json_item(v, n) != at) abort();
+            walk(at, depth + 1);
+        }
+        if (n != pl_json_size(v)) abort();
         break;
+    }
     case PL_JSON_OBJECT: {
         int n = 0;
-        for (void *at = pl_json_next(v, NULL); at; at = pl_json_next(v, at), n++) {
-            if (pl_json_find(v, pl_json_key(at, &len)) != pl_json_value(at)) abort();
+        for (const pl_json *at = NULL; (at = pl_json_next(v, at)); n++) {
+            const char *key = pl_json_string(at, &len);
+            if (strlen(key) != len) abort();
+            if (n < 64 && pl_json_find(v, key) < pl_json_value(at)) abort();
             walk(pl_json_value(at), depth + 1);
         }
         if (n != pl_json_size(v)) abort();

@@ -307,7 +307,7 @@ local function lift(doc)
   local req = json.object()
   local at = C.pl_json_next(doc, nil)
   while at ~= nil do
-    local key = ffi.string(C.pl_json_key(at, len_out), len_out[0])
+    local key = ffi.string(C.pl_json_string(at, len_out), len_out[0])
     if not IN_PLACE[key] then json.set(req, key, json.value(C.pl_json_value(at))) end
     at = C.pl_json_next(doc, at)
   end
