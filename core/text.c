@@ -191,9 +191,7 @@ pl_status pl_text_split(pl_text *t, const char *regex, size_t len)
     PL_TRY(check_building(t));
     if (t->n_splits == PL_TEXT_MAX_SPLITS)
         return pl_fail(PL_ELIMIT, "more than %d pre-tokenizers", PL_TEXT_MAX_SPLITS);
-    PL_TRY(text_split_compile(regex, len, &t->splits[t->n_splits], &t->jit[t->n_splits]));
-    t->n_splits++;
-    return PL_OK;
+    return text_split_add(t, regex, len);
 }
 
 /* ---- ready ---------------------------------------------------------------------- */

@@ -75,6 +75,7 @@ typedef struct text_trie { /* added tokens, by bytes */
     } * nodes;
     int32_t n, cap;
     int32_t first[256]; /* the root's children */
+    int32_t begin;      /* the byte with which all tokens begin; -1: there are several */
 } text_trie;
 
 struct pl_text {
@@ -92,7 +93,7 @@ struct pl_text {
     text_trie raw, normalized; /* added tokens: before and after normalizing */
     pcre2_code *splits[PL_TEXT_MAX_SPLITS];
     bool jit[PL_TEXT_MAX_SPLITS];
-    int n_splits;
+    int n_splits, shape[PL_TEXT_MAX_SPLITS]; /* shape: text_split.c's */
     int32_t byte_id[256]; /* of a byte alone, or <0xHH>; -1: not in the vocabulary */
 };
 
@@ -119,7 +120,7 @@ int32_t text_trie_next(const text_trie *trie, const char *s, size_t len, size_t 
                        size_t *start, size_t *end);
 
 /* text_split.c: what HF calls normalizer and pre-tokenizer. */
-pl_status text_split_compile(const char *regex, size_t len, pcre2_code **out, bool *jit);
+pl_status text_split_add(pl_text *t, const char *regex, size_t len);
 pl_status text_split_words(const pl_text *t, text_scratch *s, const char *p, size_t len,
                            pl_buf *out);
 /* The text as the next step sees it: left where it is, or changed in the scratch. */

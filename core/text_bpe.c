@@ -342,6 +342,14 @@ static void encode_short(const pl_text *t, const char *p, size_t len, pl_buf *ou
     memcpy(slot->ids, ids, (size_t)n * sizeof *ids);
 }
 
+/* Most words come here, so all ids are copied in one go where there is room for them. */
+static void add_cached(pl_buf *out, const cached *slot)
+{
+    if (out->cap - out->len < sizeof slot->ids) pl_buf_reserve(out, sizeof slot->ids);
+    memcpy(out->data + out->len, slot->ids, sizeof slot->ids);
+    out->len += slot->n * sizeof *slot->ids;
+}
+
 void text_bpe_word(const pl_text *t, text_scratch *s, const char *p, size_t len,
                    pl_buf *out)
 {
@@ -350,7 +358,7 @@ void text_bpe_word(const pl_text *t, text_scratch *s, const char *p, size_t len,
         cached *slot = &s->cache[hash & (CACHE_SLOTS - 1)];
         if (slot->serial == t->serial && slot->len == len &&
             memcmp(slot->bytes, p, len) == 0)
-            add_ids(out, slot->ids, slot->n);
+            add_cached(out, slot);
         else
             encode_short(t, p, len, out, slot);
     } else if (len <= SHORT) {

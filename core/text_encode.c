@@ -12,6 +12,7 @@
 #include <utf8proc.h>
 
 #define MAX_TEXT ((size_t)1 << 26)
+#define MAX_AHEAD ((size_t)1 << 16) /* bytes that are reserved for ids at once */
 
 typedef struct encoding {
     const pl_text *t;
@@ -146,6 +147,7 @@ pl_status pl_text_encode(const pl_text *t, const char *bytes, size_t len, int sp
         return pl_fail(PL_ELIMIT, "text of %zu bytes, more than %zu", len, MAX_TEXT);
     if (!is_utf8(bytes, len)) return pl_fail(PL_EINVAL, "text is not UTF-8");
     size_t before = out->len;
+    pl_buf_reserve(out, PL_MIN(len, MAX_AHEAD)); /* a token has some four bytes */
     encoding e = {.t = t, .s = text_scratch_get(), .special = special, .out = out};
     pl_status status = match_added(&e, &t->raw, bytes, len, true, encode_section);
     if (status < 0) out->len = before;

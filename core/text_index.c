@@ -94,6 +94,7 @@ static int32_t trie_grow(text_trie *trie, int32_t parent, uint8_t byte)
 void text_trie_add(text_trie *trie, const char *s, size_t len, int32_t id)
 {
     int32_t at = 0;
+    if (len) trie->begin = !trie->n || trie->begin == (uint8_t)*s ? (uint8_t)*s : -1;
     for (size_t i = 0; i < len; i++) {
         uint8_t byte = (uint8_t)s[i];
         int32_t next = at ? trie_child(trie, at, byte) : trie->first[byte];
@@ -119,6 +120,11 @@ int32_t text_trie_next(const text_trie *trie, const char *s, size_t len, size_t 
 {
     if (!trie->n) return -1;
     for (size_t i = from; i < len; i++) {
+        if (trie->begin >= 0) {
+            const char *found = memchr(s + i, trie->begin, len - i);
+            if (!found) return -1;
+            i = (size_t)(found - s);
+        }
         if (!trie->first[(uint8_t)s[i]]) continue;
         size_t n = 0;
         int32_t id = trie_longest(trie, s + i, len - i, &n);

@@ -90,7 +90,34 @@ static pl_status translate(const char *regex, size_t len, pl_buf *out)
     return PL_OK;
 }
 
-pl_status text_split_compile(const char *regex, size_t len, pcre2_code **out, bool *jit)
+enum {
+    OTHER,
+    WORDS,
+    NUMERALS
+};
+
+/* Two shapes of expressions that most models have, and that need not be asked where the
+ * text is ASCII: GPT-2's, Qwen2's and Llama 3's take letters, alone or after one space, as
+ * a word; the others match numerals only. */
+static int shape_of(const char *regex, size_t len)
+{
+    static const char *const words[] = {
+        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|"
+        "\\s+",
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}"
+        "\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"};
+    static const char *const numerals[] = {"\\p{N}", "\\p{N}+"};
+    for (int i = 0; i < PL_COUNT(words); i++)
+        if (strlen(words[i]) == len && !memcmp(words[i], regex, len)) return WORDS;
+    for (int i = 0; i < PL_COUNT(numerals); i++)
+        if (strlen(numerals[i]) == len && !memcmp(numerals[i], regex, len))
+            return NUMERALS;
+    return OTHER;
+}
+
+pl_status text_split_add(pl_text *t, const char *regex, size_t len)
 {
     if (!len || len > 16384) return pl_fail(PL_ELIMIT, "pre-tokenizer of %zu bytes", len);
     if (!pl_utf8_valid(regex, len))
@@ -112,13 +139,38 @@ pl_status text_split_compile(const char *regex, size_t len, pcre2_code **out, bo
         return pl_fail(PL_EUNSUPPORTED, "pre-tokenizer '%.*s': %s", (int)PL_MIN(len, 200),
                        regex, why);
     }
-    *jit = pcre2_jit_compile(code, PCRE2_JIT_COMPLETE) == 0;
-    *out = code;
+    int i = t->n_splits++;
+    t->splits[i] = code;
+    t->jit[i] = pcre2_jit_compile(code, PCRE2_JIT_COMPLETE) == 0;
+    t->shape[i] = shape_of(regex, len);
     return PL_OK;
 }
 
-static int match(const pl_text *t, int i, const char *p, size_t len, size_t from,
-                 pcre2_match_data *m)
+/* ---- matching ------------------------------------------------------------------- */
+
+static bool is_letter(char c)
+{
+    return (unsigned)((c | 0x20) - 'a') < 26;
+}
+
+/* The end of the letters at `from`, alone or after a space; 0: there are none, or what
+ * follows could belong to them. */
+static size_t ascii_word(const char *p, size_t len, size_t from)
+{
+    size_t start = from + (p[from] == ' '), end = start;
+    while (end < len && is_letter(p[end])) end++;
+    return end > start && (end == len || !(p[end] & 0x80)) ? end : 0;
+}
+
+/* The first byte that can begin a numeral. */
+static size_t ascii_numeral(const char *p, size_t len, size_t from)
+{
+    while (from < len && !(p[from] & 0x80) && (unsigned)(p[from] - '0') > 9) from++;
+    return from;
+}
+
+static int ask(const pl_text *t, int i, const char *p, size_t len, size_t from,
+               pcre2_match_data *m)
 {
     PCRE2_SPTR s = (PCRE2_SPTR)p;
     int rc = PCRE2_ERROR_JIT_STACKLIMIT;
@@ -127,6 +179,24 @@ static int match(const pl_text *t, int i, const char *p, size_t len, size_t from
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter has more room to turn back */
         rc = pcre2_match(t->splits[i], s, len, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, m,
                          NULL);
+    return rc;
+}
+
+/* The next match of the i'th expression from `from` on, which is before the end. */
+static int match(const pl_text *t, int i, const char *p, size_t len, size_t from,
+                 pcre2_match_data *m, size_t *start, size_t *end)
+{
+    if (t->shape[i] == WORDS && (*end = ascii_word(p, len, from))) {
+        *start = from;
+        return 1;
+    }
+    if (t->shape[i] == NUMERALS) from = ascii_numeral(p, len, from);
+    if (from == len) return PCRE2_ERROR_NOMATCH;
+    int rc = ask(t, i, p, len, from, m);
+    if (rc < 0) return rc;
+    const size_t *found = pcre2_get_ovector_pointer(m);
+    *start = found[0];
+    *end = found[1];
     return rc;
 }
 
@@ -147,13 +217,11 @@ static pl_status split_from(const pl_text *t, text_scratch *s, int i, const char
         return PL_OK;
     }
     pcre2_match_data *m = text_scratch_match(s);
-    const size_t *found = pcre2_get_ovector_pointer(m);
-    size_t done = 0;
+    size_t done = 0, start, end;
     for (size_t at = 0; at < len;) {
-        int rc = match(t, i, p, len, at, m);
+        int rc = match(t, i, p, len, at, m, &start, &end);
         if (rc == PCRE2_ERROR_NOMATCH) break;
         if (rc < 0) return match_failed(rc);
-        size_t start = found[0], end = found[1];
         if (start < done || end < start)
             return pl_fail(PL_EUNSUPPORTED,
                            "a pre-tokenizer's match starts before the search (\\K)");
