@@ -80,6 +80,7 @@ static void drop_orders(pl_order *orders, int n)
 /* It has no place now. */
 static void lose(pl_course *c, int why, int status, const char *text, size_t len)
 {
+    pl_charge_end(&c->charge);
     pl_lock(&c->lock);
     c->state = LOSING;
     c->recall = false;
@@ -96,7 +97,9 @@ void pl_courses_started(pl_courses *cs, int32_t seq, int64_t ns)
 {
     PL_ON(IO);
     pl_place *p = find(cs, seq);
-    if (p) p->course->hooks->started(p->course, ns);
+    if (!p) return;
+    pl_charge_started(&p->course->charge);
+    p->course->hooks->started(p->course, ns);
 }
 
 void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns)
@@ -105,6 +108,7 @@ void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns)
     pl_place *p = find(cs, seq);
     if (!p) return;
     ns = PL_MIN(ns, pl_now_ns() - p->began_ns);
+    pl_charge_started(&p->course->charge);
     p->course->hooks->started(p->course, p->began_ns + ns);
 }
 
@@ -158,7 +162,10 @@ void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns)
         return;
     }
     pl_token told = *t;
-    if (t->token >= 0) full = take(c, t);
+    if (t->token >= 0) {
+        pl_charge_token(&c->charge, ns);
+        full = take(c, t);
+    }
     if (full && !t->finish) told.finish = PL_FINISH_LENGTH;
     if (t->finish > PL_FINISH_STOP && !last && !full) told.finish = PL_FINISH_NONE;
     if (told.token >= 0 || told.finish) c->hooks->token(c, &told, ns);
@@ -239,6 +246,7 @@ void pl_course_end(pl_course *c, bool aborted)
     c->n_orders = c->n_places = 0;
     c->state = OVER;
     pl_unlock(&c->lock);
+    pl_charge_end(&c->charge);
     drop_orders(orders, n);
     for (int i = 0; i < PL_PLACES; i++)
         if (c->all->stopped)
@@ -278,9 +286,12 @@ static pl_status try_check(pl_course *c, const pl_seq *seq)
     return status;
 }
 
-static void set_next(pl_course *c, const pl_seq *seq)
+/* With the lock held: what io finds when it hears of the start. */
+static void begin(pl_course *c, const pl_seq *seq)
 {
     c->next = seq->n_tokens - seq->n_prompt;
+    if (c->load) pl_charge_begin(&c->charge, c->load, seq->n_tokens, c->n_cached);
+    c->load = NULL;
 }
 
 /* With the lock held, so that io hears of it only once it is there; it is told before the
@@ -288,9 +299,13 @@ static void set_next(pl_course *c, const pl_seq *seq)
 static pl_status submit(pl_course *c, pl_engine *e, pl_seq *seq)
 {
     int32_t id = seq->id;
-    set_next(c, seq);
+    begin(c, seq);
     c->hooks->soon(c, true);
-    PL_TRY(pl_engine_submit(e, seq));
+    pl_status status = pl_engine_submit(e, seq);
+    if (status < 0) {
+        pl_charge_end(&c->charge);
+        return status;
+    }
     order(c, &(pl_order){.seq = id, .engine = e});
     return PL_OK;
 }
@@ -338,7 +353,7 @@ pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq)
         status = pl_fail(PL_ELIMIT, "a sequence of %zu bytes: at most %d can be sent",
                          len, MAX_PARCEL);
     if (status == PL_OK) {
-        set_next(c, goes);
+        begin(c, goes);
         c->kept = goes;
         order(c, &o);
     }
@@ -389,6 +404,20 @@ const char *pl_course_why(const pl_course *c)
     return c->why.len ? c->why.data : ""; /* io is silent while it is lost */
 }
 
+void pl_course_charge(pl_course *c, pl_load *l, int32_t n_cached)
+{
+    c->load = l;
+    c->n_cached = n_cached;
+}
+
+pl_seq *pl_course_kept(pl_course *c)
+{
+    pl_lock(&c->lock);
+    pl_seq *kept = c->state == LOST ? c->kept : NULL;
+    pl_unlock(&c->lock);
+    return kept;
+}
+
 void pl_course_heard_lost(pl_course *c)
 {
     pl_lock(&c->lock);
@@ -415,6 +444,7 @@ void pl_course_init(pl_course *c, pl_courses *all, const pl_course_hooks *hooks,
 
 void pl_course_fini(pl_course *c)
 {
+    pl_charge_end(&c->charge);
     pl_seq_close(c->kept);
     for (int i = 0; i < c->n_orders; i++) pl_buf_fini(&c->orders[i].parcel);
     pl_buf_fini(&c->why);

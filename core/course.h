@@ -25,6 +25,7 @@
 #define PL_COURSE_H
 
 #include "engine.h"
+#include "load.h"
 
 enum {
     PL_PLACES = 2
@@ -65,8 +66,11 @@ struct pl_course { /* part of its owner */
     pl_seq *kept; /* while lost: lua's */
 
     pl_place places[PL_PLACES];
-    int32_t next; /* index of the next token; lua, before the first start */
-    bool heard;   /* a token */
+    int32_t next;  /* index of the next token; lua, before the first start */
+    bool heard;    /* a token */
+    pl_load *load; /* lua, while it does not run: where it will count; and the tokens */
+    int32_t n_cached; /* thought to be cached there */
+    pl_charge charge; /* from its start to its end or loss */
 
     pl_mutex lock; /* over what lua and io both touch: */
     int state;
@@ -87,6 +91,8 @@ pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq);
 pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index);
 void pl_course_recall(pl_course *c);
 const char *pl_course_why(const pl_course *c);
+void pl_course_charge(pl_course *c, pl_load *l, int32_t n_cached);
+pl_seq *pl_course_kept(pl_course *c);    /* while it is lost */
 void pl_course_heard_lost(pl_course *c); /* so lua may start it again */
 bool pl_course_is_live(pl_course *c);    /* any: it was started and has not ended */
 

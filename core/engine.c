@@ -94,6 +94,7 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     e->block_size = pl_model_block_size(model);
     e->metrics[PL_OBSERVE_STEP_TOKENS] = e->metrics[PL_OBSERVE_SECONDS] = -1;
     e->namer = namer;
+    e->naming = pl_namer_id(&namer, e->block_size);
     e->kv = pl_kv_open(o->n_blocks);
     open_flights(e);
     e->shared = pl_alloc(sizeof *e->shared);
@@ -167,11 +168,11 @@ static run *open_run(const pl_engine *e, pl_seq *s)
     r->max_total = max_total_of(e, s);
     r->n_cached = -1;
     atomic_init(&r->stage, PL_SEQ_IN_LINE);
-    if (s->named_by == e) {
+    if (s->named_by == e->naming) {
         r->names = s->names;
         r->n_names = r->names_cap = s->n_names;
         s->names = NULL;
-        s->named_by = NULL;
+        s->named_by = 0;
     }
     if (e->options.enable_prefix_caching) /* here, not on the step thread */
         pl_engine_chain(e, r, s->n_given / e->block_size);
@@ -235,12 +236,7 @@ pl_status pl_engine_submit(pl_engine *e, pl_seq *seq)
 
 void pl_engine_hash(const pl_engine *e, pl_seq *s)
 {
-    if (s->named_by || !e->options.enable_prefix_caching) return;
-    run r = {.seq = s};
-    pl_engine_chain(e, &r, s->n_given / e->block_size);
-    s->names = r.names;
-    s->n_names = r.n_names;
-    s->named_by = e;
+    if (e->options.enable_prefix_caching) pl_namer_seq(&e->namer, e->block_size, s);
 }
 
 static void post(pl_engine *e, int32_t id, int news)

@@ -30,6 +30,7 @@ struct pl_engine {
     int32_t vocab, block_size;
     int metrics[2]; /* by PL_OBSERVE_*: histograms; negative: none */
     pl_namer namer;
+    uint64_t naming; /* its pl_namer_id */
     pl_kv *kv;
     run_list running; /* in order of admission */
     run_list waiting; /* a heap */

@@ -32,8 +32,9 @@ typedef struct pl_name {
 
 /* How blocks are named: H(parent, tokens, extra), as vLLM does it, byte for byte. */
 typedef struct pl_namer {
-    int algo;     /* PL_HASH_* */
-    pl_name none; /* the parent of first blocks */
+    int algo;       /* PL_HASH_* */
+    int digest_len; /* bytes of a name that are used */
+    pl_name none;   /* the parent of first blocks */
 } pl_namer;
 
 pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed);
@@ -42,6 +43,13 @@ pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed);
 pl_status pl_namer_chain(const pl_namer *namer, const pl_name *parent,
                          const int32_t *tokens, int32_t block_size, int32_t n_blocks,
                          const char *salt, size_t salt_len, pl_name *out);
+
+/* A name as others are told it: change.h. */
+uint64_t pl_name_key(const pl_namer *namer, const pl_name *name);
+/* Equal, and not 0, for those that give the same names to blocks of this size. */
+uint64_t pl_namer_id(const pl_namer *namer, int32_t block_size);
+/* Names a prompt's full blocks, unless they are so named already; s->named_by is that id. */
+void pl_namer_seq(const pl_namer *namer, int32_t block_size, pl_seq *s);
 
 typedef struct pl_kv pl_kv;
 pl_kv *pl_kv_open(int32_t n_blocks);

@@ -221,6 +221,7 @@ pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
         pl_buf_add(&b, seed, len);
     }
     namer->algo = algo;
+    namer->digest_len = algo == PL_HASH_XXHASH_CBOR ? 16 : 32;
     pl_status status = digest(&h, &b, &namer->none);
     pl_buf_fini(&b);
     hasher_fini(&h);
@@ -245,8 +246,7 @@ pl_status pl_namer_chain(const pl_namer *namer, const pl_name *parent,
         if (namer->algo == PL_HASH_SHA256)
             pickle_block(&b, parent, at, block_size, salt, salt_len);
         else
-            cbor_block(&b, parent, namer->algo == PL_HASH_XXHASH_CBOR ? 16 : 32, at,
-                       block_size, salt, salt_len);
+            cbor_block(&b, parent, namer->digest_len, at, block_size, salt, salt_len);
         status = digest(&h, &b, &out[i]);
         parent = &out[i];
         salt = NULL;
@@ -254,6 +254,14 @@ pl_status pl_namer_chain(const pl_namer *namer, const pl_name *parent,
     pl_buf_fini(&b);
     hasher_fini(&h);
     return status;
+}
+
+uint64_t pl_name_key(const pl_namer *namer, const pl_name *name)
+{
+    uint64_t key = 0;
+    for (int i = namer->digest_len - 8; i < namer->digest_len; i++)
+        key = key << 8 | name->bytes[i];
+    return key;
 }
 
 /* ---- for those outside ---------------------------------------------------------- */

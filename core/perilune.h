@@ -29,6 +29,7 @@ extern "C" {
 #include "perilune/engine.h"
 #include "perilune/serve.h"
 #include "perilune/fleet.h"
+#include "perilune/decide.h"
 #include "perilune/tools.h"
 
 #pragma GCC visibility pop

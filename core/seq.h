@@ -35,8 +35,8 @@ struct pl_seq {
     char *label; /* NULL: none */
     size_t label_len;
     int32_t n_remote;
-    const void *named_by; /* the engine that named its blocks ahead; NULL: none */
-    void *names;          /* heap; pl_name each */
+    uint64_t named_by; /* pl_namer_id of who named its blocks ahead; 0: nobody */
+    void *names;       /* heap; pl_name each */
     int32_t n_names;
     pl_sampler sampler;
 };

@@ -417,6 +417,18 @@ void pl_stream_keep(pl_stream *s)
     s->course.keeps = true;
 }
 
+void pl_stream_charge(pl_stream *s, pl_load *l, int32_t n_cached)
+{
+    PL_ON(LUA);
+    pl_course_charge(&s->course, l, n_cached);
+}
+
+pl_seq *pl_stream_kept(pl_stream *s)
+{
+    PL_ON(LUA);
+    return pl_course_kept(&s->course);
+}
+
 static void open_detok(pl_stream *s)
 {
     if (s->detok) return;

@@ -8,12 +8,12 @@ local M = {}
 M.lines = {
   { "runtime" },
   { "stream", "remote" },
-  { "course", "task", "link" },
+  { "course", "task", "link", "fleet" },
   { "engine", "route" },
   { "model", "kv", "http", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
   { "step" },
-  { "sample", "params", "json", "client", "terminal" },
+  { "sample", "params", "json", "client", "terminal", "load" },
   { "base" },
 }
 

@@ -1,12 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- init.lua - `pl`, all that a recipe sees: local pl = require "perilune".
 
+local chance = require "perilune.recipe.chance"
+local cost = require "perilune.recipe.cost"
 local engine = require "perilune.ffi"
+local fleet_view = require "perilune.recipe.fleet_view"
 local flags = require "perilune.recipe.command_line"
 local load = require "perilune.recipe.load"
 local log = require "perilune.log"
 local lru = require "perilune.lru"
 local nearest = require "perilune.recipe.nearest"
+local pick = require "perilune.recipe.pick"
 local schema = require "perilune.recipe.schema"
 local values = require "perilune.recipe.option_value"
 local verdict = require "perilune.recipe.verdict"
@@ -14,7 +18,8 @@ local verdict = require "perilune.recipe.verdict"
 local C = engine.C
 
 local pl = { version = engine.ffi.string(C.pl_version()), log = log, lru = lru.new,
-  reject = verdict.reject, retry = verdict.retry, fail = verdict.fail }
+  reject = verdict.reject, retry = verdict.retry, fail = verdict.fail,
+  cost = cost, pick = pick, fleet = fleet_view.of }
 
 -- One row of pl.args, made whole: its kind is that of its default.
 local function argument(row)
@@ -139,17 +144,10 @@ function pl.keep(name, value)
 end
 
 -- The clock of hooks: seconds since some moment.
-function pl.now()
-  return tonumber(C.pl_now_ns()) * 1e-9
-end
-
-local seed, drawn = C.pl_entropy(), 0
+function pl.now() return chance.now() end
 
 -- The dice of hooks: a number from 0, below 1.
-function pl.random()
-  drawn = drawn + 1
-  return tonumber(bit.rshift(C.pl_random_at(seed, drawn, 0), 11)) * 2 ^ -53
-end
+function pl.random() return chance.random() end
 
 local names = {}
 for name in pairs(pl) do names[#names + 1] = name end

@@ -22,6 +22,15 @@ local function blocks(path)
   return out
 end
 
+-- The blocks that are no recipes.
+local function fragments(path)
+  local out = {}
+  for block in read(path):gmatch "```lua\n(.-)```" do
+    if not block:find "\nreturn " then out[#out + 1] = block end
+  end
+  return out
+end
+
 local function files(pattern)
   local list = io.popen(("cd '%s' && ls %s"):format(root, pattern))
   local out = {}
@@ -78,6 +87,12 @@ end
 local NO_FLAGS = { ["name"] = true, ["no-name"] = true, ["unix-socket"] = true }
 
 describe("the documentation", function()
+  it("shows code that runs: docs/hooks.md", function()
+    local found = fragments(root .. "/docs/hooks.md")
+    assert.is_true(#found > 0)
+    for _, block in ipairs(found) do assert(loadstring(block, "=hooks.md"))() end
+  end)
+
   for _, page in ipairs { "README.md", "docs/recipes.md", "docs/hooks.md" } do
     it("shows recipes that load: " .. page, function()
       local found = blocks(root .. "/" .. page)

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- How hooks are asked, and what happens when they do not answer as they should.
+local fleet_view = require "perilune.recipe.fleet_view"
 local hooks = require "perilune.recipe.hooks"
 local help = require "perilune.console.manual"
 local hook_help = require "perilune.recipe.hook_help"
@@ -12,7 +13,7 @@ local public = require "perilune"
 local recipe = require "perilune.recipe.resolve"
 local schema = require "perilune.recipe.schema"
 local scratch = require "scratch"
-local C = pl.C
+local C, ffi = pl.C, pl.ffi
 
 local LOST = { name = "worker/1", reason = "gone", numerics = "x" }
 
@@ -22,6 +23,14 @@ local function req(more)
     stream = true, priority = 3, moves = 0, block_size = 16 }
   for key, value in pairs(more or {}) do facts[key] = value end
   return hook_view.new(facts)
+end
+
+-- So many workers that may be chosen.
+local function workers(n)
+  local view = fleet_view.new()
+  view:begin()
+  for i = 1, n do view:add(nil, -1, 0, "worker/" .. i - 1) end
+  return view
 end
 
 local function errors(hook)
@@ -105,6 +114,117 @@ describe("a hook", function()
       assert.is_true(compiles(ask), name)
     end
     assert.is_false(compiles(function() string.dump(function() end) end))   -- nothing compiles this
+  end)
+
+  -- A server whose pool has this hook.
+  local function pool(hook, body)
+    local path = dir.write("r.lua", ('local pl = require "perilune"\n%s\nreturn { '
+      .. "worker = { %s = %s } }"):format(body, hook, hook))
+    return { recipe = assert(recipe.resolve(path, {}, function() end)) }
+  end
+
+  it("of a pool is compiled once it is trusted, with all that asks it", function()
+    for hook, body in pairs {
+      cost = "local function cost(req, w) return 2 * (req.blocks - w.cached) + w.decoding end",
+      pick = "local function pick(req, fleet) return fleet:cheapest(req, pl.cost.kv) end",
+    } do
+      local s, view, fleet = pool(hook, body), req(), workers(1)
+      local function ask() return hooks.choose(s, "worker", view, fleet) end
+      for _ = 0, hooks.PROBATION do ask() end
+      assert.is_true(compiles(ask), hook)
+      fleet = workers(64)
+      assert.equal(0, ask())
+      fleet.columns.cached[7] = 1
+      assert.equal(7, ask())
+    end
+  end)
+
+  it("of a pool chooses a worker, or has the request wait", function()
+    local s = pool("cost", "local function cost(req, w) return w.name == 'worker/1' and 1 or 2 end")
+    assert.equal(1, hooks.choose(s, "worker", req(), workers(3)))
+    s = pool("cost", "local function cost() return 1 / 0 end")
+    assert.equal(-1, hooks.choose(s, "worker", req(), workers(3)))
+    s = pool("pick", "local function is(w) return w.name == 'worker/2' end "
+      .. "local function pick(req, fleet) return fleet:filter(is)[1] end")
+    assert.equal(2, hooks.choose(s, "worker", req(), workers(3)))
+    s = pool("pick", "local function pick() end")
+    assert.equal(-1, hooks.choose(s, "worker", req(), workers(3)))
+    assert.is_nil(hooks.choose(server "migration_limit = 1", "worker", req(), workers(3)))
+    assert.same({}, said)
+  end)
+
+  it("of a pool that gives no answer of use leaves it to the default", function()
+    for body, why in pairs {
+      ["cost = function() return 0 / 0 end"] = "cost returned nan for worker/0; wanted a number",
+      ["cost = function() end"] = "cost returned nil for worker/0; wanted a number",
+      ["cost = function() return '1' end"] = "cost returned '1' for worker/0; wanted a number",
+      ["cost = function(req, w) return w.cache end"] = "w has no 'cache'; did you mean 'cached'?",
+      ["cost = function(req, w) return req.block end"] = "req has no 'block'",
+      ["cost = function(req, w) w.cached = 1 return 1 end"] = "w is read-only; 'cached' assigned",
+      ["cost = function() error { 1 } end"] = "failed",
+      ["pick = function(req, fleet) return 1 end"] =
+        "it returned 1; wanted a worker of this fleet, or nil to wait",
+      ["pick = function() return pl.fleet { { name = 'worker/0' } }[1] end"] =
+        "wanted a worker of this fleet, or nil to wait",
+      ["pick = function(req, fleet) return fleet end"] = "wanted a worker of this fleet, or nil to wait",
+      ["pick = function(req, fleet) return fleet[1].name.x.y end"] = "r.lua:2: attempt to index field 'x'",
+    } do
+      local name = body:match "^%a+"
+      local s, before = pool(name, "local " .. body), errors("worker." .. name)
+      assert.is_nil(hooks.choose(s, "worker", req(), workers(2)), body)
+      said_once("error: hook worker." .. name .. " (", "r.lua:2) failed, the default applies: ", why)
+      assert.equal(before + 1, errors("worker." .. name))
+      said = {}
+    end
+  end)
+
+  it("of a pool that remembers a worker of another decision is told so", function()
+    local s = pool("pick", "local last local function pick(req, fleet) "
+      .. "local w = last or fleet[1] last = w return w end")
+    local view = workers(2)
+    assert.equal(0, hooks.choose(s, "worker", req(), view))
+    view:begin()
+    view:add(nil, -1, 0, "other")
+    assert.is_nil(hooks.choose(s, "worker", req(), view))
+    said_once("it returned worker of an earlier decision; wanted a worker of this fleet")
+  end)
+
+  it("of a pool that does not end is stopped, and never asked again", function()
+    for body, where in pairs {
+      ["cost(req, w) while w do end end"] = "r.lua:2",
+      ["pick(req, fleet) repeat until false end"] = "r.lua:2",
+    } do
+      local name = body:match "^%a+"
+      local s = pool(name, "local function " .. body)
+      for _ = 1, 3 do assert.is_nil(hooks.choose(s, "worker", req(), workers(2))) end
+      said_once("warning: hook worker." .. name, "is disabled: it took more than", where)
+      assert.equal("disabled", hooks.about(s.recipe, "worker." .. name).standing)
+      said = {}
+    end
+  end)
+
+  it("of a pool sees what the request's blocks fall to", function()
+    local s = pool("pick", "local function pick(req, fleet) return fleet[req:bucket(2, #fleet)] end")
+    local naming = C.pl_naming_open(C.PL_HASH_SHA256_CBOR, nil, 16)
+    local function row(text, k)
+      local ids, params = ffi.new("int32_t[?]", #text), ffi.new "pl_params"
+      for i = 0, #text - 1 do ids[i] = text:byte(i + 1) end
+      C.pl_params_init(params)
+      local seq = C.pl_seq_open(ids, #text, params)
+      local r = hooks.choose(s, "worker",
+        req { tokens = #text, seq = seq, naming = naming }, workers(k))
+      C.pl_seq_close(seq)
+      return r
+    end
+    local begin, seen = ("a"):rep(32), {}
+    for i = 1, 20 do
+      assert.equal(row(begin .. "x", 5), row(begin .. ("y"):rep(i), 5))
+      seen[row(("z"):rep(i) .. begin, 5)] = true
+    end
+    assert.is_true(seen[0] and seen[1] and seen[2] and seen[3] and seen[4])
+    assert.equal(row(("b"):rep(16), 5), row(("b"):rep(31), 5))    -- of one block: by that
+    assert.equal(3, row("abc", 5))                                -- of none: by its length
+    C.pl_naming_close(naming)
   end)
 
   it("may turn a request away", function()
@@ -357,31 +477,34 @@ describe("a hook", function()
         local file = dir.write("e.lua", hook_help.hooks[name].example)
         local value = public.load(file)
         assert.is_function((section == "top" and value or value.worker or value.decode)[name])
-        assert.equal(section == "top", hooks.is_asked(name))
-        assert.equal(section == "top", text:find("not called yet", 1, true) == nil)
-        if hooks.is_asked(name) then
+        local path = section == "pool" and "worker." .. name or name
+        assert.equal(name ~= "split", hooks.is_asked(path))
+        assert.equal(name ~= "split", text:find("not called yet", 1, true) == nil)
+        if hooks.is_asked(path) then
           local r = assert(recipe.resolve(file, {}, function() end))
           local s = { recipe = r }
           for _, tokens in ipairs { 20, 5000 } do
             if name == "done" then
               hooks.tell(s, r.done, req { tokens = tokens }, { tokens = 3 })
+            elseif section == "pool" then
+              assert.equal(0, hooks.choose(s, "worker", req { tokens = tokens }, workers(2)))
             else
               hooks.ask(s, name, req { tokens = tokens, moves = 2 }, LOST)
             end
           end
-          assert.equal(0, hooks.about(r, name).errors, table.concat(said, "\n"))
+          assert.equal(0, hooks.about(r, path).errors, table.concat(said, "\n"))
         end
       end
     end
   end)
 
-  it("that nothing asks yet is known by its path", function()
-    local path = dir.write("r.lua",
-      "local function f() end return { admit = f, worker = { cost = f, split = nil } }")
-    local r = assert(recipe.resolve(path, {}, function() end))
-    assert.same({ "worker.cost" }, hooks.unasked(r))
-    assert.is_false(hooks.is_asked "worker.cost")
-    assert.is_true(hooks.is_asked "admit")
+  it("is asked, or is not yet, by its path", function()
+    for _, path in ipairs { "admit", "migrate", "done", "worker.cost", "worker.pick" } do
+      assert.is_true(hooks.is_asked(path))
+    end
+    for _, path in ipairs { "decode.split", "prefill.cost", "cost", "worker.admit" } do
+      assert.is_false(hooks.is_asked(path))
+    end
   end)
 end)
 

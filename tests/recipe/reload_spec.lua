@@ -76,7 +76,7 @@ describe("a running recipe", function()
       assert.matches("^admit removed from the console %(was the console%)", text)
       assert.is_nil(s.recipe.admit)
       _, text = live.set(s, "worker.cost", new, "the console")
-      assert.matches("^worker.cost replaced .* %(was none%). It is not called yet.", text)
+      assert.matches("^worker.cost replaced .* %(was none%). reload%(%)", text)
     end)
 
     it("refuses the rest, and says why", function()

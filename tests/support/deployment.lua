@@ -15,7 +15,8 @@ local serving = require "support.serving"
 
 local M = {}
 
-local RECIPE = "return { model = %q, bus = %q, http = { port = 0 }, worker = {} }"
+local RECIPE = "local pl = require 'perilune' "
+  .. "return { model = %q, bus = %q, http = { port = 0 }, worker = {}, %s }"
 
 -- Sanitizers make all of this slower by far.
 local START_SECONDS, STOP_SECONDS = 60, 60
@@ -193,7 +194,8 @@ local function open_all(self, o)
 end
 
 -- options: workers and frontends (how many), worker and frontend (flags), model, env,
--- nats (one that runs: then it stays when the fleet goes), bus (its URL, if another).
+-- fields (more of the recipe, as text; the last `worker` counts), nats (one that runs:
+-- then it stays when the fleet goes), bus (its URL, if another).
 function M.start(options)
   local o = options or {}
   local self = setmetatable({ nats = o.nats or nats.start(), owns_nats = not o.nats,
@@ -201,7 +203,7 @@ function M.start(options)
     frontends = {}, all = {}, dir = scratch.folder() }, Deployment)
   self.bus = o.bus or self.nats.url
   self.recipe = self.dir.write("recipe.lua",
-    RECIPE:format(o.model or serving.MODEL, self.bus))
+    RECIPE:format(o.model or serving.MODEL, self.bus, o.fields or ""))
   local ok, why = pcall(open_all, self, o)
   if not ok then
     self:remove()

@@ -308,7 +308,7 @@ describe("the console", function()
   end)
 
   it("tells how a hook does", function()
-    assert.matches("not called by this release$", eval("recipe.worker.cost").text)
+    assert.matches("not called yet$", eval("recipe.worker.cost").text)
     local set = server.set
     function server:set(path, v)
       recipe.change(self.recipe, path, v, "the console")

@@ -71,8 +71,9 @@ local function facts_of(job)
 end
 
 -- The request as hooks see it: one of its choices, or all that it is. It is one value for
--- all hooks of a request, so it can be a key of a table.
-function Job:look(choice)
+-- all hooks of a request, so it can be a key of a table. `naming`, `seq`: what its blocks
+-- are named by, if that is known.
+function Job:look(choice, naming, seq)
   local facts = self.facts
   if not facts then
     facts = facts_of(self)
@@ -87,6 +88,7 @@ function Job:look(choice)
   end
   facts.tokens, facts.total, facts.max_tokens = tokens, tokens + total, max
   facts.moves, facts.exchange = moves, self.exchange
+  facts.naming, facts.seq = naming, seq
   return self.view
 end
 

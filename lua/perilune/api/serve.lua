@@ -11,7 +11,7 @@ local pl = require "perilune.ffi"
 local access = require "perilune.api.access"
 local answer = require "perilune.api.answer"
 local choice_of = require "perilune.api.choice"
-local cluster = require "perilune.fleet.cluster"
+local counters = require "perilune.fleet.counters"
 local fields = require "perilune.api.fields"
 local flow = require "perilune.flow"
 local identity = require "perilune.api.identity"
@@ -212,7 +212,7 @@ local function refusal(server, job)
     return { status = 503, message = "The server is draining." }
   end
   if overload.is_on(server) then
-    local no = overload.check(server, cluster.counts(job.served))
+    local no = overload.check(server, counters.of(job.served))
     if no then return no end
   end
   return job:admit(server)

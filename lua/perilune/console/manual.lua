@@ -3,6 +3,7 @@
 -- them.
 
 local hook_help = require "perilune.recipe.hook_help"
+local hooks = require "perilune.recipe.hooks"
 local metrics = require "perilune.watch.metrics"
 local nearest = require "perilune.recipe.nearest"
 local params = require "perilune.api.params"
@@ -211,9 +212,10 @@ function M.about(word)
   local name = word:gsub("^%-%-", ""):gsub("-", "_"):match "[^.]*$"
   local row = schema.find(name)
   if row then return row_text(row) end
-  for section, hooks in pairs(schema.hooks) do
-    if hooks[name] then
-      return hook_help.text(name, WHERE[section], section == "top")
+  for section, names in pairs(schema.hooks) do
+    if names[name] then
+      local path = section == "pool" and "worker." .. name or name
+      return hook_help.text(name, WHERE[section], hooks.is_asked(path))
     end
   end
   local names = {}

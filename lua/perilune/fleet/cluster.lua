@@ -14,9 +14,9 @@ local pl = require "perilune.ffi"
 local calls = require "perilune.fleet.calls"
 local card = require "perilune.fleet.card"
 local cjson = require "cjson.safe"
+local counters = require "perilune.fleet.counters"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
-local worker = require "perilune.fleet.worker"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -41,7 +41,7 @@ M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
 -- change state.
 function M.new(rt, models, matches, changed)
   return setmetatable({ rt = rt, models = models, matches = matches, changed = changed,
-    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {}, turn = 0,
+    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {},
     n_joined = 0 }, Cluster)
 end
 
@@ -53,6 +53,7 @@ end
 
 local function join(self, w)
   w.streams, w.n, w.suspect_until, w.others = {}, 0, 0, 0
+  counters.open(w)
   w.changed, w.number = self.changed, self.n_joined
   self.n_joined = self.n_joined + 1
   self.workers[#self.workers + 1] = w
@@ -70,7 +71,7 @@ end
 
 -- A worker of this process: name, served, engine, numerics.
 function Cluster:add_local(w)
-  w.state, w.stats = "ready", ffi.new "pl_engine_stats"
+  w.state = "ready"
   return join(self, w)
 end
 
@@ -269,6 +270,7 @@ local function on_gone(self, peer, why)
     w.state = "lost"
     remove(self.workers, w)
     remove(w.served.workers, w)
+    counters.close(w)
     last = last or #w.served.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end
@@ -324,70 +326,49 @@ function M.has(served, avoid, full)
   return false
 end
 
+-- Calls fn(w, arg) for each that `choose` could take: with `numerics`, only those of that
+-- id if there are any. They come in turn, so that the first of equals is not always the
+-- same.
+function M.each(served, avoid, full, numerics, fn, arg)
+  local list, t = served.workers, flow.now()
+  local n, alike = #list, false
+  for i = 1, numerics and n or 0 do
+    local w = list[i]
+    alike = alike or w.numerics == numerics and takes(w, avoid, full, t)
+  end
+  for i = 1, n do
+    local w = list[((served.turn or 0) + i) % n + 1]
+    if takes(w, avoid, full, t) and (not alike or w.numerics == numerics) then
+      fn(w, arg)
+    end
+  end
+  served.turn = (served.turn or 0) + 1
+end
+
 -- The worker with the least to do, those in turn that have equally little. `avoid`: not
 -- this one. `full`: a set of workers that have no room. `numerics`: an id whose workers
 -- come first, for only theirs go on with the same bits. nil: nobody can take it now.
-function Cluster:choose(served, avoid, full, numerics)
+function Cluster.choose(_, served, avoid, full, numerics)
   local list, best = served.workers, nil
   local t, n = flow.now(), #list
   for i = 1, n do
-    local w = list[(self.turn + i) % n + 1]
+    local w = list[((served.turn or 0) + i) % n + 1]
     if takes(w, avoid, full, t) and (not best or is_better(w, best, numerics)) then
       best = w
     end
   end
-  self.turn = self.turn + 1
+  served.turn = (served.turn or 0) + 1
   return best
-end
-
--- ---- what they count ------------------------------------------------------------------
-
-local function refresh_peer(self, peer, workers)
-  for _, w in ipairs(workers) do
-    local counts = w.counts or ffi.new "pl_engine_stats"
-    if C.pl_peer_stats(self.rt, peer, w.index, counts) >= 0 then
-      w.counts, w.others = counts, math.max(0, counts.running + counts.waiting - w.n)
-    end
-  end
-end
-
--- What its engine counts, of itself or by its last word; nil: it has said nothing.
-local function stats_of(w)
-  if not w.engine then return w.counts end
-  C.pl_engine_stats_get(w.engine, w.stats)
-  return w.stats
-end
-
-local function counts_of(w)
-  local s, model = stats_of(w), w.served.terms
-  return { blocks = s and tonumber(s.blocks) or 0,
-    blocks_used = s and tonumber(s.blocks_used) or 0,
-    waiting_tokens = s and tonumber(s.prefill_tokens) or 0,
-    max_num_batched_tokens = model.max_num_batched_tokens }
-end
-
--- What the workers of a model that take requests count: for fleet/overload.lua.
-function M.counts(served)
-  local out = {}
-  for _, w in ipairs(served.workers) do
-    if w.state == "ready" then out[#out + 1] = counts_of(w) end
-  end
-  return out
-end
-
--- Tells those who wait what room the counters show.
-local function tell_room(w)
-  local line = w.served.line
-  local s = line and line.n > 0 and stats_of(w)
-  if s then line:room(w, worker.MAX_WAITING - (tonumber(s.waiting) or 0)) end
 end
 
 -- Looks now and then what the engines count; a task.
 function Cluster:watch()
   while true do
     flow.sleep(REFRESH_SECONDS)
-    for peer, workers in pairs(self.of_peer) do refresh_peer(self, peer, workers) end
-    for _, w in ipairs(self.workers) do tell_room(w) end
+    for peer, workers in pairs(self.of_peer) do
+      counters.refresh(self.rt, peer, workers)
+    end
+    for _, w in ipairs(self.workers) do counters.tell_room(w) end
   end
 end
 

@@ -17,15 +17,26 @@
 --
 -- Waiters that the same workers are closed to (`avoid`, `full`) form a group: either its
 -- first can go or none of them can.
+--
+-- A hook may want one to wait that could go (fleet/decide.lua). That one steps aside, and
+-- the next is called. Those aside come back into line, the first of them, when a worker
+-- has finished something, when a newcomer comes, and now and then, for nobody tells how
+-- far a prompt has been read.
 
 local pl = require "perilune.ffi"
 local cluster = require "perilune.fleet.cluster"
+local decide = require "perilune.fleet.decide"
 local flow = require "perilune.flow"
 local heap = require "perilune.heap"
 local waits = require "perilune.watch.waits"
 local C = pl.C
 
 local M = {}
+
+-- How long one waits at most that a hook wants to wait; how many of these are asked again
+-- at a time, how often one of them before it lets others by, and how often at all.
+local PATIENCE_SECONDS = 600
+local ASKED_AGAIN, FAIR_SHARE, AGAIN_SECONDS = 64, 64, 0.02
 
 local Line = {}
 Line.__index = Line
@@ -34,7 +45,8 @@ Line.__index = Line
 function M.of(server, served)
   local self = served.line
   if not self then
-    self = setmetatable({ server = server, served = served, groups = {}, n = 0 }, Line)
+    self = setmetatable({ server = server, served = served, groups = {}, n = 0,
+      aside = heap.new(M.is_sooner) }, Line)
     served.line = self
   end
   return self
@@ -72,6 +84,13 @@ local function is_before(a, b)
   return a.came < b.came
 end
 
+-- Of those aside: who was asked in vain many times lets others be asked.
+function M.is_sooner(a, b)
+  local more = math.floor(a.asked / FAIR_SHARE) - math.floor(b.asked / FAIR_SHARE)
+  if more ~= 0 then return more < 0 end
+  return is_before(a, b)
+end
+
 local function group_name(waiter)
   local avoid, closed = waiter.avoid, {}
   for w in pairs(waiter.choice.full) do closed[#closed + 1] = w.number end
@@ -96,7 +115,7 @@ end
 local function leave(self, waiter)
   local group = waiter.group
   heap.remove(group, waiter)
-  if group.n == 0 then self.groups[group.name] = nil end
+  if group.n == 0 and group.name then self.groups[group.name] = nil end
   self.n = self.n - 1
 end
 
@@ -129,9 +148,41 @@ local function call(self)
   if self.called then flow.wake(self.called.task) end
 end
 
+-- The first so many of those aside come back into line; `w`: it may have room.
+local function come_back(self, n, w)
+  for _ = 1, math.min(n, self.aside.n) do
+    local waiter = self.aside[1]
+    leave(self, waiter)
+    if w then waiter.choice.full[w] = nil end
+    enter(self, waiter)
+  end
+end
+
+local function ask_again(self)
+  while self.aside.n > 0 do
+    flow.sleep(AGAIN_SECONDS)
+    if not self.called then
+      come_back(self, ASKED_AGAIN)
+      call(self)
+    end
+  end
+  self.asking = nil
+end
+
+local function step_aside(self, waiter)
+  leave(self, waiter)
+  waiter.asked, waiter.group = waiter.asked + 1, self.aside
+  waiter.choice.deadline = math.max(waiter.choice.deadline,
+    waiter.since + PATIENCE_SECONDS)
+  heap.push(self.aside, waiter)
+  self.n = self.n + 1
+  self.asking = self.asking or flow.spawn(ask_again, self)
+end
+
 -- So many of those that found worker `w` full, the first ones, may ask it again.
 function Line:room(w, n)
   if self.n == 0 then return end
+  come_back(self, ASKED_AGAIN, w)
   while n > 0 do
     local waiter = first(self, lacks_room, w)
     if not waiter then break end
@@ -148,9 +199,10 @@ local function stand(self, waiter)
   local job, choice = waiter.job, waiter.choice
   while not M.is_over(job) do
     if self.called == waiter then
-      local w = self.server.cluster:choose(self.served, waiter.avoid, choice.full,
-        waiter.numerics)
+      local w, told = decide.choose(self.server, self.served, job, choice,
+        waiter.avoid, waiter.numerics)
       if w then return w end
+      if told then step_aside(self, waiter) end
       call(self)
     end
     local left = choice.deadline - flow.now()
@@ -164,6 +216,8 @@ local function queue(self, waiter)
   local wait = waits.begin(server, waiter.job.log, "for a worker that takes it")
   server.waiting = server.waiting + 1
   enter(self, waiter)
+  come_back(self, 1)
+  if waiter.told then step_aside(self, waiter) end
   call(self)
   local w = stand(self, waiter)
   leave(self, waiter)
@@ -179,8 +233,9 @@ end
 function Line:wait(job, choice, avoid, numerics)
   local server = self.server
   if M.is_over(job) then return nil end
-  if not self.called then
-    local w = server.cluster:choose(self.served, avoid, choice.full, numerics)
+  local w, told
+  if not self.called and self.aside.n == 0 then
+    w, told = decide.choose(server, self.served, job, choice, avoid, numerics)
     if w then return w end
   end
   if server.waiting >= server.recipe.http.max_waiting then return nil end
@@ -190,7 +245,8 @@ function Line:wait(job, choice, avoid, numerics)
   end
   return queue(self, { job = job, choice = choice, avoid = avoid, numerics = numerics,
     has_begun = numerics ~= nil, priority = job.plan and job.plan.priority or 0,
-    came = choice.came, task = flow.current() })
+    came = choice.came, asked = 0, told = told, since = flow.now(),
+    task = flow.current() })
 end
 
 return M

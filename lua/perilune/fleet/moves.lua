@@ -41,6 +41,7 @@ local function put(job, choice, w)
   if seq then label(job, seq) end
   local at = C.pl_now_ns()
   local status
+  C.pl_stream_charge(choice.stream, w.load, choice.n_cached or 0)
   if w.engine then
     status = C.pl_stream_start(choice.stream, w.engine, seq)
   else

@@ -14,7 +14,7 @@ local C, ffi = pl.C, pl.ffi
 local M = {}
 
 local POLICIES = { fcfs = C.PL_POLICY_FCFS, priority = C.PL_POLICY_PRIORITY }
-local HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
+M.HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
   xxhash_cbor = C.PL_HASH_XXHASH_CBOR }
 
 -- Most sequences in line; the rest is refused with 503.
@@ -95,7 +95,7 @@ local function open_engine(recipe, pool, loaded, length, blocks)
   o.enable_chunked_prefill = pool.enable_chunked_prefill
   o.long_prefill_token_threshold = pool.long_prefill_token_threshold
   o.policy = POLICIES[pool.scheduling_policy]
-  o.hash_algo = HASHES[pool.prefix_caching_hash_algo]
+  o.hash_algo = M.HASHES[pool.prefix_caching_hash_algo]
   local seed = os.getenv "PYTHONHASHSEED"
   o.hash_seed = seed ~= "random" and seed or nil
   o.max_waiting = M.MAX_WAITING

@@ -5,7 +5,11 @@
 -- A name and its meaning, one string per line.
 local REQ = { "req", "the request: id, model, tenant, tokens, total, blocks, max_tokens,",
   "n, stream, priority, headers, moves" }
-local WORKER = { "w", "a worker: its name, what it has cached, its load" }
+local WORKER = { "w", "a worker; in blocks: cached, prefilling, decoding, free,",
+  "capacity; in requests: waiting, running; in seconds: ttft, itl; name, rank, tags" }
+local FLEET = { "fleet", "the workers that can take it: #fleet, fleet[i],",
+  "fleet:cheapest(req, cost), :named(name), :sum(column), :min(column),",
+  ":filter(function or tag)" }
 
 local hooks = {}
 local M = { hooks = hooks }
@@ -72,26 +76,32 @@ return { done = done, worker = {} }]],
 }
 
 hooks.cost = {
-  call = "cost(req, w)", asked = "for each worker that could take a request",
-  given = { REQ, WORKER },
-  answers = { { "a number", "the worker with the lowest takes it" } },
-  absent = "the least busy worker takes it",
+  call = "cost(req, w, fleet)",
+  asked = "when a request needs a worker, for each that can take it",
+  given = { REQ, WORKER, FLEET },
+  answers = { { "a number", "the worker with the lowest takes the request;",
+    "math.huge: not this one" } },
+  absent = "pl.cost.kv, with costs within 5 % counted as equal; the same if it fails",
   example = [[
 local function cost(req, w)
-  return req.blocks - w.cached
+  return req.blocks - w.cached + w.prefilling + w.decoding
 end
 
 return { worker = { cost = cost } }]],
 }
 
 hooks.pick = {
-  call = "pick(req, fleet)", asked = "once for each request",
-  given = { REQ, { "fleet", "the workers that could take it" } },
-  answers = { { "a worker", "it takes the request" }, { "nil", "the request waits" } },
-  absent = "the worker that cost prefers",
+  call = "pick(req, fleet)", asked = "when a request needs a worker, instead of cost",
+  given = { REQ, FLEET },
+  answers = { { "a worker", "it takes the request" },
+    { "nil", "the request waits, and the hook is asked again" } },
+  absent = "as without cost; the same if it fails",
   example = [[
-local function pick(_, fleet)
-  return fleet[1]
+local pl = require "perilune"
+
+local function pick(req, fleet)
+  if fleet:min "waiting" > 8 then return nil end
+  return fleet:cheapest(req, pl.cost.kv)
 end
 
 return { worker = { pick = pick } }]],

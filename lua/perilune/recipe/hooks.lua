@@ -4,6 +4,7 @@
 --     local refused = hooks.ask(server, "admit", req)          nil: come in
 --     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
 --     hooks.tell(server, done, req, result)
+--     local row = hooks.choose(server, "worker", req, view)   -1: wait; nil: no answer
 --
 -- A hook cannot stop the world, and never breaks a request: where it fails or answers
 -- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
@@ -13,11 +14,11 @@
 --         '--------one exceeds it--> disabled: the default applies until it is replaced
 
 local pl = require "perilune.ffi"
+local fleet_view = require "perilune.recipe.fleet_view"
 local log = require "perilune.log"
 local public = require "perilune"
 local recipe_print = require "perilune.recipe.print"
 local rows = require "perilune.watch.metrics_rows"
-local schema = require "perilune.recipe.schema"
 local settings = require "perilune.recipe.resolve"
 local values = require "perilune.recipe.option_value"
 local verdict = require "perilune.recipe.verdict"
@@ -79,7 +80,21 @@ local READERS = {
     return nil, "pl.retry { avoid, after } or pl.fail(why)"
   end,
   done = function() return true end,
+  cost = function(row) return true, row end,
+  pick = function(v, fleet)
+    if v == nil then return true, -1 end
+    local row = fleet:row_of(v)
+    if row then return true, row end
+    return nil, "a worker of this fleet, or nil to wait"
+  end,
 }
+
+-- The hooks of a pool that are asked.
+local OF_POOL = { worker = { cost = "worker.cost", pick = "worker.pick" } }
+local IS_ASKED = { admit = true, migrate = true, done = true }
+for _, paths in pairs(OF_POOL) do
+  for _, path in pairs(paths) do IS_ASKED[path] = true end
+end
 
 -- ---- asking -------------------------------------------------------------------------
 
@@ -127,15 +142,29 @@ local function place(fn)
   return info.what == "C" and "C" or ("%s:%d"):format(file, info.linedefined)
 end
 
+local latest = {}                           -- path -> the state of what was asked last
+
+-- The loop that asks a cost: one for each, for the compiler. What it compiles holds the
+-- hook, so of those that were replaced there is none.
+local function loop_of(state)
+  local before = latest[state.path]
+  if before ~= state then
+    if before then before.loop = nil end
+    latest[state.path], state.loop = state, fleet_view.loop()
+  end
+  return state.loop
+end
+
 local function state_of(path, fn)
   local of = states[fn] or {}
   states[fn] = of
   local state = of[path]
   if state then return state end
   local where = place(fn)
+  local kind = path:match "[^.]*$"
   state = { path = path, place = where, name = ("the hook %s (%s)"):format(path, where),
     left = M.PROBATION, calls = 0, timed = 0, time = 0, n_errors = 0, quiet_until = 0,
-    unsaid = 0,
+    unsaid = 0, read = READERS[kind], is_cost = kind == "cost",
     errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
     seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
   of[path] = state
@@ -153,7 +182,7 @@ local SPENT = {}                            -- what a hook is stopped with
 -- was stopped. Once stopped it is stopped at each further instruction, for it may hold a
 -- pcall; `on_probation` itself is let go on.
 local on_probation
-function on_probation(fn, a, b)
+function on_probation(fn, a, b, c)
   local compiles, stopped = jit.status(), nil
   local hook, mask, count = debug.gethook()
   local function again()
@@ -166,7 +195,7 @@ function on_probation(fn, a, b)
     debug.sethook(again, "", 1)
     error(SPENT, 0)
   end, "", M.BUDGET)
-  local ok, answer = xpcall(fn, explain, a, b)
+  local ok, answer = xpcall(fn, explain, a, b, c)
   debug.sethook(hook, mask, count)
   if compiles then jit.on() end
   return ok, answer, stopped
@@ -211,14 +240,21 @@ local function failed(state, why)
   state.quiet_until, state.unsaid = now + QUIET_NS, 0
 end
 
+-- A cost is asked about all workers in one call of its loop.
+local function run(state, fn, req, about)
+  local trusted = state.left == 0
+  if state.is_cost then
+    local loop = loop_of(state)
+    if trusted then return xpcall(loop, explain, fn, req, about) end
+    return on_probation(loop, fn, req, about)
+  end
+  if trusted then return xpcall(fn, explain, req, about) end
+  return on_probation(fn, req, about)
+end
+
 local function call(state, fn, req, about)
   local began = C.pl_now_ns()
-  local ok, answer, stopped
-  if state.left == 0 then
-    ok, answer = xpcall(fn, explain, req, about)
-  else
-    ok, answer, stopped = on_probation(fn, req, about)
-  end
+  local ok, answer, stopped = run(state, fn, req, about)
   count(state, tonumber(C.pl_now_ns() - began) * 1e-9)
   if not stopped then return ok, answer end
   refuse(state, stopped)
@@ -237,12 +273,13 @@ local function watched(process, state, fn, req, about)
 end
 
 -- What a hook's answer means: true and that; false where it gave none that is of use.
-local function answer_of(server, path, fn, req, about)
+-- `fleet`: the view that a pick is told about.
+local function answer_of(server, path, fn, req, about, fleet)
   local state = state_of(path, fn)
   if state.refused then return false end
   local ok, v = watched(server.process, state, fn, req, about)
   if ok then
-    local good, means = READERS[path](v)
+    local good, means = state.read(v, fleet)
     if good then return true, means end
     v = ("it returned %s; wanted %s"):format(values.show(v, true), means)
   end
@@ -268,21 +305,23 @@ function M.tell(server, fn, req, result)
   view.close(req)
 end
 
--- What there is to say of a recipe's hooks at the start: those that nothing asks yet.
-function M.unasked(recipe)
-  local out = {}
-  for _, pool in ipairs(recipe.pools) do
-    for name in pairs(schema.hooks.pool) do
-      if recipe[pool][name] then out[#out + 1] = pool .. "." .. name end
-    end
+-- The row of the view, of recipe/fleet_view.lua, that a pool's pick or cost has chosen;
+-- -1: the request waits; nil: there is no hook, or none that gives an answer of use.
+function M.choose(server, pool, req, fleet)
+  local of, paths = server.recipe[pool], OF_POOL[pool]
+  local good, row = false, nil
+  if of.pick then
+    good, row = answer_of(server, paths.pick, of.pick, req, fleet:fleet(), fleet)
+  elseif of.cost then
+    good, row = answer_of(server, paths.cost, of.cost, req, fleet)
   end
-  table.sort(out)
-  return out
+  view.close(req)
+  return good and row or nil
 end
 
 -- Whether the hook at a path is asked in this release.
 function M.is_asked(path)
-  return READERS[path] ~= nil
+  return IS_ASKED[path] ~= nil
 end
 
 local function standing(state)

@@ -8,7 +8,6 @@
 -- or the other. What is fixed while running is never touched: set refuses it, reload
 -- names it. What was set by hand holds until the file is read again.
 
-local hooks = require "perilune.recipe.hooks"
 local log = require "perilune.log"
 local settings = require "perilune.recipe.resolve"
 local values = require "perilune.recipe.option_value"
@@ -49,8 +48,7 @@ local function set_hook(recipe, path, value, by)
   local was = settings.get(recipe, path) and settings.origin(recipe, path) or "none"
   settings.change(recipe, path, value, by)
   local verb = value and "replaced" or "removed"
-  local text = ("%s %s from %s (was %s)."):format(path, verb, by, was)
-  return hooks.is_asked(path) and text or text .. " It is not called yet."
+  return ("%s %s from %s (was %s)."):format(path, verb, by, was)
 end
 
 local function set_option(recipe, path, row, value, by)

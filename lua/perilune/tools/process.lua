@@ -12,7 +12,6 @@ local door = require "perilune.api.door"
 local drain = require "perilune.fleet.drain"
 local flow = require "perilune.flow"
 local frontend = require "perilune.api.frontend"
-local hooks = require "perilune.recipe.hooks"
 local health = require "perilune.api.health"
 local host = require "perilune.host"
 local live = require "perilune.recipe.live"
@@ -201,9 +200,6 @@ local function open_parts(self)
     model = self.roles.frontend and self.card and self.card.names[1] or nil }
   self.health = health.new { namespace = recipe.namespace,
     missing = function() return bus.trouble(self) end }
-  for _, hook in ipairs(hooks.unasked(recipe)) do
-    log.warning("%s: this release does not call the hook '%s'", recipe.file, hook)
-  end
   if self.roles.frontend then
     self.server = frontend.new(recipe, self.rt,
       not recipe.bus and #self.w.engines == 1)

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * fleet.h - the workers that may take a request, as columns of numbers.
+ *
+ * Owns     the columns. All of it is public: pl_fleet in perilune/decide.h.
+ * Ignores  which workers may, and which is chosen.
+ * Thread   lua.
+ */
+#ifndef PL_FLEET_H
+#define PL_FLEET_H
+
+#include "base.h"
+
+#endif

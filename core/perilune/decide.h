@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * perilune/decide.h - what is known of a request and of workers when one is chosen.
+ */
+#ifndef PERILUNE_H
+#error "include perilune.h"
+#endif
+
+/* clang-format off */
+/* [cdef] */
+
+/* ---- naming: how the workers of a model name blocks (any thread) ----------------- */
+
+typedef struct pl_naming pl_naming;
+pl_naming *pl_naming_open(int algo, const char *seed, int32_t block_size);   /* PL_HASH_*; seed as for engines */
+void pl_naming_close(pl_naming *n);
+/* Names the prompt's full blocks, unless that is done. Engines that name alike need not do it
+ * again. For the sequence's holder, after pl_seq_salt. */
+void pl_naming_apply(const pl_naming *n, pl_seq *s);
+/* The names of its full blocks as the index knows them, from block `first` on; returns how many. */
+int32_t pl_naming_keys(const pl_naming *n, pl_seq *s, int32_t first, uint64_t *out, int32_t max);
+
+/* ---- load: what a worker has to do (lua thread) ---------------------------------- */
+
+typedef struct pl_load pl_load;            /* of one worker */
+pl_load *pl_load_open(int32_t block_size);
+void pl_load_close(pl_load *l);            /* streams that count for it may go on */
+/* What its engine counts: now, or as it said in its last heartbeat. */
+void pl_load_report(pl_load *l, const pl_engine_stats *s, int is_now);
+/* While it does not run: wherever the stream goes next counts for that load (NULL: none),
+ * where the first n_cached tokens are thought to be cached. */
+void pl_stream_charge(pl_stream *s, pl_load *l, int32_t n_cached);
+/* After LOST: the sequence that it keeps, until it is started again; else NULL. */
+pl_seq *pl_stream_kept(pl_stream *s);
+
+/* ---- fleet: the workers that may take a request (lua thread) --------------------- */
+
+typedef struct pl_fleet {                  /* a row per worker, a column per fact; counts of blocks unless noted */
+    int32_t n, room;
+    int32_t *cached;                       /* of the request's prompt */
+    int32_t *prefilling;                   /* of prompts, still to be computed */
+    int32_t *decoding;                     /* in use */
+    int32_t *free, *capacity;
+    int32_t *waiting, *running;            /* requests */
+    int32_t *rank;
+    int32_t *number;                       /* in the index; -1: none */
+    float *ttft, *itl;                     /* recent means in seconds; 0: unknown */
+    double *cost;                          /* what the hook said */
+} pl_fleet;
+pl_fleet *pl_fleet_open(void);
+void pl_fleet_close(pl_fleet *f);
+void pl_fleet_clear(pl_fleet *f);
+/* One more row, with what the load says (NULL: zeros): its place, from 0; at most 8192. */
+int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank);
+int32_t pl_fleet_copy(pl_fleet *to, const pl_fleet *from, int32_t row);
+/* Fills `cached`. */
+void pl_fleet_match(pl_fleet *f, const pl_route *x, const pl_naming *n, pl_seq *s);
+
+/* [/cdef] */
+/* clang-format on */

@@ -1,0 +1,118 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- fleet/decide.lua - which worker a request goes to.
+--
+--     local w, waits = decide.choose(server, served, job, choice, avoid,
+--       numerics)
+--
+-- The workers that may take it are put into columns (recipe/fleet_view.lua): what each
+-- has to do, and how much of the prompt it holds. Then the pool's pick or cost is asked.
+-- Without either it is the default's turn: pl.cost.kv where it is known who holds what,
+-- else the worker with the least to do.
+
+local pl = require "perilune.ffi"
+local cluster = require "perilune.fleet.cluster"
+local counters = require "perilune.fleet.counters"
+local cost = require "perilune.recipe.cost"
+local fleet_view = require "perilune.recipe.fleet_view"
+local hooks = require "perilune.recipe.hooks"
+local worker = require "perilune.fleet.worker"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local seq_ptr = ffi.typeof "pl_seq *"
+
+-- The default calls costs equal that differ by less than this share. Saving one block of
+-- many is not worth a queue: if all prompts begin alike, the worker that was first to
+-- read that beginning would get every request, as long as one ends before the next comes.
+local EQUAL = 0.05
+
+-- How workers of the model name blocks; nil: they do not, or not as is known here.
+local function naming_of(served)
+  if served.naming == nil then
+    local terms = served.terms
+    local algo = terms and worker.HASHES[terms.hash_algo]
+    local naming = algo and C.pl_naming_open(algo, terms.hash_seed, terms.block_size)
+    served.naming = naming and naming ~= nil
+      and ffi.gc(naming, C.pl_naming_close) or false
+  end
+  return served.naming or nil
+end
+
+local function sequence(choice)
+  if choice.seq then return ffi.cast(seq_ptr, choice.seq.address) end
+  local kept = choice.stream and C.pl_stream_kept(choice.stream)
+  return kept ~= nil and kept or nil
+end
+
+local function add(w, view)
+  counters.look(w)
+  local row = view:add(w.load, w.number_in_index or -1, w.index or 0, w.name, w.tags)
+  if row then view.workers[row + 1] = w end
+end
+
+-- The workers that may take it, as a view; view.workers: by row, from 1.
+local function look(served, choice, avoid, numerics)
+  local view = served.view
+  if not view then
+    view = fleet_view.new()
+    served.view, view.workers = view, {}
+  end
+  view:begin()
+  cluster.each(served, avoid, choice.full, numerics, add, view)
+  return view
+end
+
+local plain = {}                            -- what the default looks at, of any request
+local default_loop = fleet_view.loop()
+
+-- The first row, as they stand in turn, of those that are as cheap as the cheapest.
+local function by_default(view, blocks)
+  plain.blocks = blocks
+  local costs = view.columns.cost
+  local most = costs[default_loop(cost.kv, plain, view)] * (1 + EQUAL)
+  for row = 0, view.n - 1 do
+    if costs[row] <= most then return row end
+  end
+end
+
+local function taken(view, choice, row, block_size)
+  local w = view.workers[row + 1]
+  choice.n_cached = view.columns.cached[row] * block_size
+  return w
+end
+
+local function decide(server, served, job, choice, view, has_hook)
+  local seq, naming = sequence(choice), naming_of(served)
+  if served.index and naming and seq then
+    C.pl_fleet_match(view.columns, served.index, naming, seq)
+  end
+  local block_size = served.terms.block_size
+  local row
+  if has_hook then
+    row = hooks.choose(server, "worker", job:look(choice, naming, seq), view)
+    if row == -1 then return nil, true end
+  end
+  if not row and served.index then
+    row = by_default(view, math.ceil(choice.prompt.n_tokens / block_size))
+  end
+  return row and taken(view, choice, row, block_size)
+end
+
+-- A worker for the choice; nil: nobody can take it now, or, with true, its pool's hook
+-- wants it to wait. `avoid`, choice.full, numerics: as cluster.choose. choice.n_cached:
+-- how many of its tokens that worker is thought to hold.
+function M.choose(server, served, job, choice, avoid, numerics)
+  local pool = server.recipe.worker
+  local has_hook = pool and (pool.pick or pool.cost)
+  choice.n_cached = 0
+  if has_hook or served.index and served.workers[2] then
+    local view = look(served, choice, avoid, numerics)
+    if view.n == 0 then return nil end
+    local w, waits = decide(server, served, job, choice, view, has_hook)
+    if w or waits then return w, waits end
+  end
+  return server.cluster:choose(served, avoid, choice.full, numerics)
+end
+
+return M

@@ -1,0 +1,109 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- recipe/pick.lua - pl.pick: which worker of a fleet takes a request.
+--
+-- Each is a function (req, fleet), to be used as it is; those with options are called
+-- with them to make another (maker.lua): pick = pl.pick.sticky { header = "x-user" }.
+--
+-- A fleet's workers come in turn: each decision begins with another one.
+
+local chance = require "perilune.recipe.chance"
+local cost = require "perilune.recipe.cost"
+local lru = require "perilune.lru"
+local maker = require "perilune.recipe.maker"
+
+local M = {}
+
+function M.round_robin(_, fleet)
+  return fleet[1]
+end
+
+local function any(fleet)
+  return fleet[1 + math.floor(chance.random() * #fleet)]
+end
+
+function M.random(_, fleet)
+  return any(fleet)
+end
+
+local function in_flight(_, w)
+  return w.running + w.waiting
+end
+
+function M.least_loaded(req, fleet)
+  return fleet:cheapest(req, in_flight)
+end
+
+-- Two by chance; of these the one with less to do.
+function M.power_of_two(_, fleet)
+  local n = #fleet
+  if n < 2 then return fleet[1] end
+  local i = 1 + math.floor(chance.random() * n)
+  local k = 1 + math.floor(chance.random() * (n - 1))
+  local a, b = fleet[i], fleet[k < i and k or k + 1]
+  return in_flight(nil, b) < in_flight(nil, a) and b or a
+end
+
+-- The worker that the request names in a header; it waits while that is not there. A
+-- request that names none goes where there is the least to do.
+M.direct = maker.of("pl.pick.direct", {
+  header = "x-dynamo-worker-instance-id",
+}, function(o)
+  return function(req, fleet)
+    local name = req.headers[o.header]
+    if name then return fleet:named(name) end
+    return M.least_loaded(req, fleet)
+  end
+end)
+
+-- All requests of a session to one worker, for as long as it is there.
+M.sticky = maker.of("pl.pick.sticky", {
+  header = "x-dynamo-session-id", sessions = 10000, ttl = 3600, cost = cost.kv,
+}, function(o)
+  local seats = lru.new(o.sessions)         -- session -> { name, over }: who, till when
+  return function(req, fleet)
+    local session, t = req.headers[o.header], chance.now()
+    local seat = session and seats:get(session)
+    local w = seat and seat.over > t and fleet:named(seat.name)
+      or fleet:cheapest(req, o.cost)
+    if session and w then
+      if not seat then
+        seat = {}
+        seats:put(session, seat)
+      end
+      seat.name, seat.over = w.name, t + o.ttl
+    end
+    return w
+  end
+end)
+
+-- Dynamo's temperature: by chance, cheap ones more often. Costs are put on a scale from
+-- 0, the lowest, to 1; at temperature 0 the lowest is taken.
+M.softmax = maker.of("pl.pick.softmax", {
+  temperature = 0.5, cost = cost.kv,
+}, function(o)
+  local costs = {}
+  return function(req, fleet)
+    local best = fleet:cheapest(req, o.cost)
+    if not best or o.temperature <= 0 then return best end
+    local low, high, n = math.huge, -math.huge, #fleet
+    for i = 1, n do
+      costs[i] = o.cost(req, fleet[i], fleet)
+      if costs[i] < math.huge then
+        low, high = math.min(low, costs[i]), math.max(high, costs[i])
+      end
+    end
+    local total, span = 0, high > low and high - low or 1
+    for i = 1, n do
+      costs[i] = math.exp((low - costs[i]) / span / o.temperature)
+      total = total + costs[i]
+    end
+    local at = chance.random() * total
+    for i = 1, n do
+      at = at - costs[i]
+      if at < 0 then return fleet[i] end
+    end
+    return best
+  end
+end)
+
+return M

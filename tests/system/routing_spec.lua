@@ -1,0 +1,162 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Requests go where a recipe's hooks say: in one process, and over a bus.
+
+local deployment = require "support.deployment"
+local process = require "support.process"
+local scratch = require "scratch"
+local serving = require "support.serving"
+
+local COMPLETION = "/v1/completions"
+
+-- Says which worker had a request, as the hook done is told.
+local DONE = "done = function(req, r) pl.log.info('had %s: %s', tostring(r.worker), req.headers['x-n']) end"
+
+local function short(prompt)
+  return { prompt = prompt or "hello", max_tokens = 3, ignore_eos = true }
+end
+
+-- The workers that a log names, by the header of their requests.
+local function had(log)
+  local by = {}
+  for worker, n in log:gmatch "had (%S+): (%S+)" do by[n] = worker end
+  return by
+end
+
+describe("workers of one process", function()
+  local dir, path, s
+  setup(function() dir = scratch.folder() end)
+  teardown(function() dir.remove() end)
+  after_each(function()
+    if s then s.process:remove() end
+    s = nil
+  end)
+
+  local function write(text)
+    path = dir.write("r.lua", 'local pl = require "perilune"\n' .. text)
+  end
+
+  local function start(text, ...)
+    write(text)
+    s = serving.start({ "--count", "3", "--threads", "1", ... }, nil, path)
+  end
+
+  local function ask(n, headers, prompt)
+    local all = { ["X-N"] = tostring(n) }
+    for k, v in pairs(headers or {}) do all[k] = v end
+    local r = s:post(COMPLETION, short(prompt), all)
+    assert.equal(200, r.status, r.text)
+  end
+
+  it("are picked by a header", function()
+    start("return { worker = { pick = pl.pick.direct { header = 'x-to' } }, " .. DONE .. " }")
+    for i, to in ipairs { 2, 0, 1, 2, 2, 0 } do ask(i, { ["X-To"] = "worker/" .. to }) end
+    local by = had(s:stop())
+    assert.same({ "worker/2", "worker/0", "worker/1", "worker/2", "worker/2", "worker/0" },
+      { by["1"], by["2"], by["3"], by["4"], by["5"], by["6"] })
+  end)
+
+  it("are told from each other by what they have to do", function()
+    start("local function cost(req, w) return w.decoding + w.prefilling end "
+      .. "return { worker = { cost = cost }, " .. DONE .. " }")
+    local held = {}
+    for i = 1, 2 do
+      held[i] = s:begin("POST", COMPLETION, { prompt = ("x"):rep(60), stream = true, max_tokens = 1900,
+        ignore_eos = true }, { ["X-N"] = "held" .. i })
+      held[i].connection:receive(20000)     -- its first token has come
+    end
+    for i = 1, 4 do ask(i) end
+    local busy = {}
+    for i = 1, 2 do held[i].connection:close() end
+    assert.is_true(s:idle())
+    local by = had(s:stop())
+    busy[by.held1], busy[by.held2] = true, true
+    for i = 1, 4 do assert.is_nil(busy[by[tostring(i)]]) end
+    assert.not_equal(by.held1, by.held2)
+  end)
+
+  it("serve on while the hook is swapped under load", function()
+    local hooks = {
+      "cost = function(req, w) return w.decoding end",
+      "cost = pl.cost.kv",
+      "pick = pl.pick.round_robin",
+      "pick = function(req, fleet) return fleet[1 + #fleet] end",       -- has all wait
+      "cost = function() error 'no' end",
+      "pick = pl.pick.random",
+    }
+    local function recipe(i)
+      return "return { worker = { " .. hooks[i] .. " }, " .. DONE .. " }"
+    end
+    start(recipe(1), "--max-num-seqs", "4")
+    local begun = {}
+    for i = 1, #hooks do
+      for _ = 1, 6 do
+        begun[#begun + 1] = s:begin("POST", COMPLETION, { prompt = "p" .. #begun, max_tokens = 20,
+          ignore_eos = true, stream = #begun % 2 == 0 }, { ["X-N"] = tostring(#begun) })
+      end
+      if hooks[i + 1] then
+        write(recipe(i + 1))
+        local before = select(2, s.process:log():gsub("is read again", ""))
+        s.process:signal "HUP"
+        assert.is_truthy(process.wait_for(20, function()
+          return select(2, s.process:log():gsub("is read again", "")) > before
+        end), s.process:log())
+      end
+    end
+    for _, one in ipairs(begun) do
+      local answer = one:finish()
+      assert.equal(200, answer.status, answer.text)
+    end
+    assert.is_true(s:idle())
+    s.process:signal "TERM"
+    assert.equal(0, s.process:wait(20))
+  end)
+
+  it("are the default's where a hook is of no use, which is counted", function()
+    start [[
+      local n = 0
+      return { worker = { cost = function(req, w)
+        n = n + 1
+        if n % 2 == 0 then return 0 / 0 end
+        while req.headers["x-loop"] do end
+        return "none"
+      end } }]]
+    for i = 1, 4 do ask(i) end
+    assert.equal(4, s:metric 'perilune_hook_errors_total')
+    ask(5, { ["X-Loop"] = "1" })
+    ask(6, { ["X-Loop"] = "1" })
+    assert.equal(5, s:metric 'perilune_hook_errors_total')
+    local log = s.process:log()
+    assert.matches("hook worker.cost %([^\n]*r.lua:3%) failed, the default applies: "
+      .. "cost returned 'none'", log)
+    assert.matches("hook worker.cost %([^\n]*r.lua:3%) is disabled: it took more than", log)
+    s.process:signal "TERM"
+    assert.equal(0, s.process:wait(20))
+  end)
+end)
+
+describe("workers on a bus", function()
+  local f
+  after_each(function()
+    if f then f:remove() end
+    f = nil
+  end)
+
+  it("are picked by name, and waited for", function()
+    f = deployment.start { workers = 2, worker = { "--threads", "1" },
+      fields = "worker = { pick = pl.pick.direct { header = 'x-to' } }, " .. DONE }
+    local front = f.frontends[1]
+    for i, to in ipairs { 1, 0, 1 } do
+      local r = front:post(COMPLETION, short(), { ["X-To"] = "worker/" .. to, ["X-N"] = tostring(i) })
+      assert.equal(200, r.status, r.text)
+    end
+    local waiting = front:begin("POST", COMPLETION, short(), { ["X-To"] = "worker/2", ["X-N"] = "late" })
+    local r = front:post(COMPLETION, short(), { ["X-N"] = "any" })
+    assert.equal(200, r.status)
+    f:add_worker()
+    assert.equal(200, waiting:finish().status)
+    local by = had(front.process:log())
+    assert.same({ "worker/1", "worker/0", "worker/1", "worker/2" }, { by["1"], by["2"], by["3"], by.late })
+    f:close()
+    f = nil
+  end)
+end)
