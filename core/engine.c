@@ -95,11 +95,12 @@ pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *o)
     e->metrics[PL_OBSERVE_STEP_TOKENS] = e->metrics[PL_OBSERVE_SECONDS] = -1;
     e->namer = namer;
     e->naming = pl_namer_id(&namer, e->block_size);
-    e->kv = pl_kv_open(o->n_blocks);
+    e->kv = pl_kv_open(o->n_blocks, &namer);
     open_flights(e);
     e->shared = pl_alloc(sizeof *e->shared);
     e->shared->steps = pl_alloc(N_STEPS * sizeof *e->shared->steps);
     pl_mutex_init(&e->shared->lock);
+    pl_mutex_init(&e->shared->tap_lock);
     pl_index_init(e->shared, o->max_waiting + o->max_num_seqs);
     publish(e);
     return e;
@@ -109,9 +110,11 @@ void pl_engine_close(pl_engine *e)
 {
     if (!e) return;
     pl_engine_stop(e);
+    pl_engine_close_taps(e);
     pl_model_kv_close(e->model);
     pl_token_batch_put(e->last);
     pl_mutex_fini(&e->shared->lock);
+    pl_mutex_fini(&e->shared->tap_lock);
     pl_free(e->shared->index);
     pl_free(e->shared->steps);
     pl_free(e->shared);
@@ -248,6 +251,14 @@ static void post(pl_engine *e, int32_t id, int news)
     pl_wake(&e->shared->lock);
 }
 
+void pl_engine_nudge(pl_engine *e)
+{
+    pl_lock(&e->shared->lock);
+    e->shared->nudged = true;
+    pl_unlock(&e->shared->lock);
+    pl_wake(&e->shared->lock);
+}
+
 void pl_engine_cancel(pl_engine *e, int32_t seq)
 {
     post(e, seq, NEWS_CANCEL);
@@ -323,6 +334,7 @@ pl_status pl_engine_reset_cache(pl_engine *e)
     bool done = !e->shared->stepping && pl_kv_reset(e->kv);
     if (done) e->shared->stats.blocks_cached = 0;
     pl_unlock(&e->shared->lock);
+    if (done) pl_engine_nudge(e); /* those who follow the cache must hear of it */
     return done ? PL_OK : PL_EAGAIN;
 }
 
@@ -406,6 +418,15 @@ static void take_news(pl_engine *e, run *r, int news)
     pl_engine_end(e, r, PL_FINISH_ABORT);
 }
 
+/* With the lock held, as is; not while they hear all that is in the cache. */
+static void serve_taps(pl_engine *e)
+{
+    e->shared->nudged = false;
+    pl_unlock(&e->shared->lock);
+    pl_engine_serve_taps(e);
+    pl_lock(&e->shared->lock);
+}
+
 static void begin(pl_engine *e)
 {
     PL_ON(STEP);
@@ -415,6 +436,7 @@ static void begin(pl_engine *e)
     e->landed.number = 0;
     pl_lock(&e->shared->lock);
     e->shared->stepping = true;
+    if (e->shared->nudged) serve_taps(e);
     for (run *r; (r = pl_inbox_pop(e->shared, &news));) take_news(e, r, news);
     pl_unlock(&e->shared->lock);
 }
@@ -469,6 +491,7 @@ static void publish(pl_engine *e)
     mine->blocks = pl_kv_size(e->kv);
     mine->blocks_used = mine->blocks - pl_kv_free(e->kv);
     mine->blocks_cached = pl_kv_cached(e->kv);
+    mine->blocks_changed = (int64_t)pl_kv_changes(e->kv);
     mine->last_step_ns = pl_now_ns();
     e->moved = e->n_flying || (e->moved && (e->running.n || e->waiting.n));
     int64_t n_read = count_read(e);
@@ -577,6 +600,7 @@ static pl_token_batch *run_step(pl_engine *e)
     bool sent = launch(e);
     if (e->n_flying && (!sent || e->n_flying == pl_model_depth(e->model))) land(e);
     pl_token_batch *batch = pl_engine_batch(e);
+    pl_engine_tell_changes(e);
     publish(e);
     return batch;
 }
@@ -616,7 +640,8 @@ static void *run_thread(void *arg)
     for (bool stop = false; !stop;) {
         tell(e, run_step(e));
         pl_lock(&e->shared->lock);
-        while (!e->shared->inbox && !e->moved && !e->shared->stopping)
+        while (!e->shared->inbox && !e->moved && !e->shared->stopping &&
+               !e->shared->nudged)
             pl_wait(&e->shared->lock, IDLE_MS);
         stop = e->shared->stopping;
         pl_unlock(&e->shared->lock);

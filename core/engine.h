@@ -10,7 +10,7 @@
 #ifndef PL_ENGINE_H
 #define PL_ENGINE_H
 
-#include "base.h"
+#include "change.h"
 
 /* A sequence whose first KV comes from elsewhere has its blocks now. Whoever brings it
  * says so by pl_engine_arrived, once, when nothing will be written to them any more: with
@@ -46,5 +46,14 @@ pl_status pl_engine_start(pl_engine *e, pl_engine_sink sink, void *ctx);
  * batch; from now on none is taken. Without a thread the last batch is in
  * pl_engine_tokens. */
 void pl_engine_stop(pl_engine *e);
+
+/* What the cache gains and loses. The receiver owns each batch and puts it; NULL: the
+ * engine closes. It is called with a lock held, so it must not call back. */
+typedef void (*pl_engine_teller)(void *ctx, pl_changes *c);
+/* First all that is there, at the next step (at once if there is a thread), then each
+ * step's changes. For a ctx that taps already: all, anew. `blocks`: with what the stored
+ * ones hold. PL_ELIMIT. Any thread. */
+pl_status pl_engine_tap(pl_engine *e, pl_engine_teller tell, void *ctx, bool blocks);
+void pl_engine_untap(pl_engine *e, const void *ctx); /* it is not called any more */
 
 #endif

@@ -56,7 +56,8 @@ void pl_engine_name(pl_engine *e, run *r, int32_t n_tokens)
     pl_engine_chain(e, r, n_tokens / e->block_size);
     int32_t n = PL_MIN(n_tokens / e->block_size, r->n_names);
     for (; r->n_named < n; r->n_named++)
-        pl_kv_name(e->kv, r->blocks[r->n_named], &r->names[r->n_named]);
+        if (pl_kv_name(e->kv, r->blocks[r->n_named], &r->names[r->n_named]))
+            pl_engine_log_block(e, r, r->n_named);
 }
 
 void pl_engine_drop(pl_engine *e, run *r)

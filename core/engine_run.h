@@ -5,7 +5,7 @@
  * Owns     the order of those who wait, who has which id, who has news.
  * Ignores  what a step is.
  * Thread   `news`, `in_inbox`, `next_news`, `say_ns`, `shown` and all of `shared`: any,
- *          under the lock. `stage`, `wait_ns`: step writes, any reads. The rest: step.
+ *          under the lock (taps: theirs). `stage`, `wait_ns`: step writes, any reads. The rest: step.
  *
  * A sequence's run:
  *
@@ -24,6 +24,7 @@
 #ifndef PL_ENGINE_RUN_H
 #define PL_ENGINE_RUN_H
 
+#include "engine.h"
 #include "kv.h"
 #include "seq.h"
 
@@ -89,6 +90,13 @@ typedef struct run_list {
     int32_t n, cap;
 } run_list;
 
+typedef struct tap { /* who hears what the cache gains and loses */
+    pl_engine_teller tell;
+    void *ctx;
+    bool blocks; /* wants to know what they hold */
+    bool is_due; /* is to hear all that is there */
+} tap;
+
 /* What other threads may touch. */
 typedef struct shared {
     pl_mutex lock;
@@ -99,9 +107,14 @@ typedef struct shared {
     uint64_t arrivals;
     run *inbox, *inbox_last; /* oldest first */
     bool stepping, stopping;
+    bool nudged;           /* a step is wanted, even if there is nothing to compute */
     pl_engine_stats stats; /* as of the last step's end */
     pl_step_info *steps;   /* the last ones; the next goes to n_steps % their number */
     int64_t n_steps;
+
+    pl_mutex tap_lock; /* over: */
+    tap taps[4];
+    int n_taps;
 } shared;
 
 void pl_run_push(run_list *l, run *r);

@@ -49,6 +49,10 @@ struct pl_engine {
     pl_token_batch *last;     /* without a thread: what pl_engine_tokens shows */
     pl_engine_stats stats;
 
+    pl_change_log log; /* of the cache, since the last batch */
+    bool is_logging, logs_blocks;
+    uint64_t n_told; /* changes, by the last batch */
+
     shared *shared; /* apart, so that a const engine can be asked under the lock */
     pthread_t thread;
     pl_engine_sink sink;
@@ -69,6 +73,13 @@ void pl_engine_name(pl_engine *e, run *r, int32_t n_tokens);
 void pl_engine_drop(pl_engine *e, run *r); /* its blocks; what it computed is forgotten */
 void pl_engine_chain(const pl_engine *e, run *r,
                      int32_t n_blocks); /* its names, that far */
+
+/* engine_changes.c: what the cache gained and lost */
+void pl_engine_serve_taps(pl_engine *e);   /* new ones hear all that is there */
+void pl_engine_tell_changes(pl_engine *e); /* those since the last time */
+void pl_engine_log_block(pl_engine *e, const run *r, int32_t i); /* it was just stored */
+void pl_engine_close_taps(pl_engine *e);
+void pl_engine_nudge(pl_engine *e); /* engine.c: has it make a step */
 
 /* engine_tell.c: what a step brought, and to whom */
 void pl_engine_end(pl_engine *e, run *r, int finish); /* without a token */

@@ -101,7 +101,7 @@ int32_t pl_fleet_copy(pl_fleet *to, const pl_fleet *from, int32_t row)
     return at;
 }
 
-void pl_fleet_match(pl_fleet *f, const pl_route *x, const pl_naming *n, pl_seq *s)
+void pl_fleet_match(pl_fleet *f, pl_route *x, const pl_naming *n, pl_seq *s)
 {
     static int32_t depths[MAX_ROWS]; /* lua's */
     pl_naming_apply(n, s);

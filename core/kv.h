@@ -24,7 +24,9 @@
 #ifndef PL_KV_H
 #define PL_KV_H
 
-#include "base.h"
+#include "change.h"
+
+#pragma GCC visibility push(default) /* tests compare it with a twin */
 
 typedef struct pl_name {
     uint8_t bytes[32]; /* xxh3 uses 16; the rest is 0 */
@@ -52,7 +54,7 @@ uint64_t pl_namer_id(const pl_namer *namer, int32_t block_size);
 void pl_namer_seq(const pl_namer *namer, int32_t block_size, pl_seq *s);
 
 typedef struct pl_kv pl_kv;
-pl_kv *pl_kv_open(int32_t n_blocks);
+pl_kv *pl_kv_open(int32_t n_blocks, const pl_namer *namer);
 void pl_kv_close(pl_kv *kv);
 
 /* The longest run of known names from the first on: how many, and their blocks. Takes
@@ -63,12 +65,20 @@ bool pl_kv_take(pl_kv *kv, const int32_t *hits, int32_t n_hits, int32_t n_new,
                 int32_t *fresh);
 /* Gives back a sequence's blocks, from its start. */
 void pl_kv_put(pl_kv *kv, const int32_t *blocks, int32_t n);
-/* The block is full (or will be when this step is over): from now on it is found. */
-void pl_kv_name(pl_kv *kv, int32_t block, const pl_name *name);
+/* The block is full (or will be when this step is over): from now on it is found. Whether
+ * it is the first of that name. */
+bool pl_kv_name(pl_kv *kv, int32_t block, const pl_name *name);
 /* What the block was to hold never came: it is not found any more. */
 void pl_kv_forget(pl_kv *kv, int32_t block);
 /* Forgets all names; false while blocks are in use. */
 bool pl_kv_reset(pl_kv *kv);
+
+/* Changes: a name is there now, or is not any more, however many blocks bear it. They are
+ * always counted; NULL: and not logged. */
+void pl_kv_log(pl_kv *kv, pl_change_log *log);
+uint64_t pl_kv_changes(const pl_kv *kv);
+/* All names that are there; of very many, PL_CHANGES_WHOLE. */
+pl_changes *pl_kv_whole(const pl_kv *kv);
 
 int32_t pl_kv_size(const pl_kv *kv);   /* blocks that can be given out */
 int32_t pl_kv_free(const pl_kv *kv);   /* free and cached */
@@ -78,5 +88,7 @@ int32_t pl_kv_users(const pl_kv *kv, int32_t block);
 int32_t pl_kv_line(const pl_kv *kv, int32_t *out, int32_t max);
 /* Whether all this still fits together: PL_EINTERNAL if not. For tests. */
 pl_status pl_kv_check(const pl_kv *kv);
+
+#pragma GCC visibility pop
 
 #endif

@@ -185,6 +185,11 @@ void pl_link_send(pl_link *l, int kind, const void *data, size_t len)
     pl_links_hurry(l->all);
 }
 
+size_t pl_link_unacked(const pl_link *l)
+{
+    return l->out_bytes;
+}
+
 /* ---- loss -------------------------------------------------------------------------- */
 
 static const char *reason(int why)

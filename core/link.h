@@ -64,6 +64,7 @@ int32_t pl_link_peer(const pl_link *l); /* 0: it has said no hello */
  * way. */
 void pl_link_hold(pl_link *l);
 void pl_link_release(pl_link *l);
+size_t pl_link_unacked(const pl_link *l); /* bytes that were sent, or wait to be */
 /* kind: 0 to 255. Whatever becomes of it, `lost` tells; so it cannot fail. */
 void pl_link_send(pl_link *l, int kind, const void *data, size_t len);
 

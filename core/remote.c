@@ -118,11 +118,13 @@ static void on_message(void *ctx, pl_link *l, int kind, const void *data, size_t
 static void on_lost(void *ctx, pl_link *l, int why)
 {
     pl_remote *r = ctx;
+    for (int i = 0; i < r->n_services; i++)
+        if (r->services[i].link_lost) r->services[i].link_lost(r->services[i].ctx, l);
     pl_side *s = pl_side_take(r, l, false);
     if (!s) return;
     let_go_of_link(s);
     for (int i = 0; i < r->n_services; i++)
-        r->services[i].lost(r->services[i].ctx, s, why);
+        if (r->services[i].lost) r->services[i].lost(r->services[i].ctx, s, why);
     pl_side_put(s);
 }
 
@@ -234,6 +236,7 @@ typedef struct serving {
 static void run_serve(void *arg)
 {
     const serving *s = arg;
+    if (s->r->served[s->index] != s->engine) pl_followers_drop(s->r, s->index);
     s->r->served[s->index] = s->engine;
 }
 
@@ -251,8 +254,11 @@ void pl_remote_serve(pl_remote *r, int index, pl_engine *e)
 void pl_remote_forget(pl_remote *r, const pl_engine *e)
 {
     PL_ON(IO);
-    for (int i = 0; i < MAX_SERVED; i++)
-        if (r->served[i] == e) r->served[i] = NULL;
+    for (int i = 0; i < MAX_SERVED; i++) {
+        if (r->served[i] != e) continue;
+        pl_followers_drop(r, i);
+        r->served[i] = NULL;
+    }
 }
 
 /* ---- life -------------------------------------------------------------------------- */
@@ -268,6 +274,7 @@ pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses)
                                   "Malformed messages from other processes.", NULL, 0);
     pl_sequences_open(r);
     pl_calls_open(r);
+    pl_followers_open(r);
     return r;
 }
 
@@ -276,6 +283,7 @@ void pl_remote_stop(pl_remote *r)
     PL_ON(IO);
     r->stopped = true;
     pl_calls_stop(r);
+    pl_followers_stop(r);
     uint32_t at = 0;
     for (pl_side *s; (s = pl_map_next(&r->sides, &at)); at = 0) on_lost(r, s->link, 0);
     if (r->links) pl_links_stop(r->links);
@@ -289,6 +297,7 @@ void pl_remote_close(pl_remote *r)
     pl_map_fini(&r->peers);
     pl_map_fini(&r->sides);
     pl_sequences_close(r);
+    pl_followers_close(r);
     pl_map_fini(&r->asked);
     pl_buf_fini(&r->message);
     pl_free(r);

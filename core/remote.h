@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * remote.h - what this process has under way with others: messages by kind, sequences
- * that run there, theirs that run here, calls.
+ * that run there, theirs that run here, calls, caches that are followed.
  *
  * Owns     who serves which kind of message; which sequence runs where; calls under way;
  *          what Lua hears of the bus.
@@ -12,6 +12,7 @@
  *              peer --TOKENS--> io --> the course
  *   incoming   SUBMIT --> engine --a step's batch--> one TOKENS message per peer
  *   both       CANCEL follows SUBMIT
+ *   caches     index --FOLLOW--> peer --CHANGES, step by step--> the index
  *
  * It exists without a bus too: then all tokens belong to this process.
  */
@@ -20,6 +21,7 @@
 
 #include "course.h"
 #include "loop.h"
+#include "route.h"
 
 typedef struct pl_remote pl_remote;
 pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses); /* lua */
@@ -36,6 +38,9 @@ pl_status pl_remote_stats(pl_remote *r, int32_t peer, int index, pl_engine_stats
 void pl_remote_serve(pl_remote *r, int index, pl_engine *e);
 int32_t pl_remote_call(pl_remote *r, int32_t peer, const char *text, size_t len,
                        int timeout_ms);
+
+pl_status pl_remote_follow(pl_remote *r, pl_route *x, int worker, int32_t peer,
+                           int index); /* pl_route_follow_peer */
 
 void pl_remote_forget(pl_remote *r, const pl_engine *e); /* it takes no more */
 /* A step's tokens: those of sequences that were taken in are gathered for their peers,
@@ -56,6 +61,8 @@ enum {
     PL_MSG_REFUSED, /* number i32, status i32, why: worker to frontend */
     PL_MSG_CALL,    /* number i32, text: anyone */
     PL_MSG_REPLY,   /* number i32, status i32, text: anyone */
+    PL_MSG_FOLLOW, /* index u32, 1: tell all that is cached, then changes, or 0: no more */
+    PL_MSG_CHANGES, /* index u32, changes (wire.h): worker to frontend */
     PL_MSG_KINDS = 64
 };
 
@@ -76,10 +83,14 @@ typedef struct pl_message_kind {
     pl_status (*take)(void *ctx, pl_side *s, pl_reader in);
 } pl_message_kind;
 
+typedef struct pl_link pl_link;
 typedef struct pl_service {
     void *ctx;
-    /* What was under way with the peer is void: PL_LOST_*; 0: this process closes. */
+    /* What was under way with the peer is void: PL_LOST_*; 0: this process closes. May be
+     * NULL, as may be: */
     void (*lost)(void *ctx, pl_side *s, int why);
+    /* The same of any link, whether or not something is under way. */
+    void (*link_lost)(void *ctx, pl_link *l);
     const pl_message_kind *kinds; /* stay */
     int n_kinds;
 } pl_service;

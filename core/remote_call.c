@@ -305,7 +305,7 @@ void pl_calls_open(pl_remote *r)
         {PL_MSG_CALL, "call", true, take_call},
         {PL_MSG_REPLY, "reply", false, take_reply},
     };
-    pl_remote_register(r, &(pl_service){r, on_lost, kinds, PL_COUNT(kinds)});
+    pl_remote_register(r, &(pl_service){r, on_lost, NULL, kinds, PL_COUNT(kinds)});
 }
 
 void pl_calls_begin(pl_remote *r)

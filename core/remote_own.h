@@ -73,6 +73,9 @@ struct pl_remote {
         void *ctx;
     } kinds[PL_MSG_KINDS];
 
+    struct told *told;            /* of served engines, by index: remote_kv.c */
+    struct following *followings; /* of caches elsewhere */
+
     pl_call *calls; /* all under way, both ways */
     pl_map asked;   /* ours, by number */
     uv_timer_t timer;
@@ -90,6 +93,12 @@ void pl_remote_malformed(pl_remote *r, const char *what);
 void pl_sequences_open(pl_remote *r);
 void pl_sequences_join(pl_remote *r); /* the bus: they may be sent */
 void pl_sequences_close(pl_remote *r);
+
+/* remote_kv.c */
+void pl_followers_open(pl_remote *r);
+void pl_followers_drop(pl_remote *r, int index); /* another engine is served, or none */
+void pl_followers_stop(pl_remote *r);
+void pl_followers_close(pl_remote *r);
 
 /* remote_call.c */
 void pl_calls_open(pl_remote *r);

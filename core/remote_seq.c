@@ -313,7 +313,7 @@ void pl_sequences_open(pl_remote *r)
         {PL_MSG_TOKENS, "batch of tokens", false, take_tokens},
         {PL_MSG_REFUSED, "refusal", false, take_refusal},
     };
-    pl_remote_register(r, &(pl_service){r, on_lost, kinds, PL_COUNT(kinds)});
+    pl_remote_register(r, &(pl_service){r, on_lost, NULL, kinds, PL_COUNT(kinds)});
 }
 
 void pl_sequences_join(pl_remote *r)

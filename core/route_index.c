@@ -1,38 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "route.h"
+#include "route_own.h"
 
 #include <string.h>
 
 enum {
-    PLANE = 64,       /* workers */
-    MAX_PLANES = 128, /* 8192 workers */
-    AHEAD = 16,       /* places fetched before they are read */
+    AHEAD = 16, /* places fetched before they are read */
     FIRST_PLACES = 1024,
     TAIL_PLACES = 256 /* after the last place that a name can ask for */
 };
 
 __extension__ typedef unsigned __int128 wide;
-
-typedef struct entry {
-    uint64_t key;     /* 0: a gap */
-    uint64_t holders; /* never 0, but those of workers that left count for nothing */
-} entry;
-
-typedef struct plane {
-    entry *at;
-    uint64_t places; /* that names ask for; TAIL_PLACES more follow */
-    int64_t n;
-    uint64_t alive; /* workers */
-    uint64_t gone;  /* workers that left, whose bits are still about */
-} plane;
-
-struct pl_route {
-    plane planes[MAX_PLANES];
-    int n_planes;
-    int64_t limit, n, dropped, missed;
-    int64_t held[MAX_PLANES * PLANE]; /* blocks, by worker */
-    uint64_t secret;                  /* so that nobody can choose names that collide */
-};
 
 /* The finalizer of SplitMix64: a bijection, so different names stay different. */
 static uint64_t mixed(const pl_route *x, uint64_t name)
@@ -81,7 +58,7 @@ static bool append(plane *p, entry **last, entry e)
  * left. PL_ENOMEM leaves the plane as it was. */
 static pl_status rebuild(pl_route *x, plane *p, uint64_t places)
 {
-    plane fresh = {.alive = p->alive};
+    plane fresh = {.alive = p->alive, .taken = p->taken};
     if (!allocate(&fresh, places))
         return pl_fail(PL_ENOMEM, "no memory for an index of %llu places",
                        (unsigned long long)places);
@@ -188,12 +165,14 @@ pl_route *pl_route_open(int64_t max_blocks)
     pl_route *x = pl_alloc(sizeof *x);
     x->limit = max_blocks;
     x->secret = pl_entropy();
+    pl_route_inbox_open(x);
     return x;
 }
 
 void pl_route_close(pl_route *x)
 {
     if (!x) return;
+    pl_route_inbox_close(x);
     for (int i = 0; i < x->n_planes; i++)
         pl_free_big(x->planes[i].at,
                     (x->planes[i].places + TAIL_PLACES + 1) * sizeof(entry));
@@ -203,11 +182,11 @@ void pl_route_close(pl_route *x)
 int pl_route_join(pl_route *x)
 {
     int i = 0;
-    while (i < x->n_planes && !~(x->planes[i].alive | x->planes[i].gone)) i++;
+    while (i < x->n_planes && !~(x->planes[i].taken | x->planes[i].gone)) i++;
     /* No number is unused: those of workers that left are made so, a pass over a
      * plane. */
     if (i == x->n_planes)
-        for (i = 0; i < x->n_planes && !x->planes[i].gone;) i++;
+        for (i = 0; i < x->n_planes && !~x->planes[i].taken;) i++;
     if (i == MAX_PLANES)
         return pl_fail(PL_ELIMIT, "an index of more than %d workers", MAX_PLANES * PLANE);
     plane *p = &x->planes[i];
@@ -216,9 +195,10 @@ int pl_route_join(pl_route *x)
             return pl_fail(PL_ENOMEM, "no memory for an index");
         x->n_planes++;
     }
-    if (!~(p->alive | p->gone)) PL_TRY(rebuild(x, p, p->places));
-    int bit = __builtin_ctzll(~(p->alive | p->gone));
+    if (!~(p->taken | p->gone)) PL_TRY(rebuild(x, p, p->places));
+    int bit = __builtin_ctzll(~(p->taken | p->gone));
     p->alive |= UINT64_C(1) << bit;
+    p->taken |= UINT64_C(1) << bit;
     return i * PLANE + bit;
 }
 
@@ -227,7 +207,33 @@ static plane *plane_of(pl_route *x, int worker, uint64_t *bit)
     if (worker < 0 || worker >= x->n_planes * PLANE) return NULL;
     plane *p = &x->planes[worker / PLANE];
     *bit = UINT64_C(1) << worker % PLANE;
-    return p->alive & *bit ? p : NULL;
+    return p->taken & *bit ? p : NULL;
+}
+
+static void add_held(pl_route *x, int worker, int64_t n)
+{
+    x->held[worker] += n;
+    x->n_held += n;
+}
+
+void pl_route_forget(pl_route *x, int worker)
+{
+    uint64_t bit;
+    plane *p = plane_of(x, worker, &bit);
+    if (!p) return;
+    p->alive &= ~bit;
+    if (x->held[worker]) p->gone |= bit;
+    add_held(x, worker, -x->held[worker]);
+}
+
+pl_status pl_route_revive(pl_route *x, int worker)
+{
+    uint64_t bit;
+    plane *p = plane_of(x, worker, &bit);
+    if (!p) return PL_ENOTFOUND;
+    if (p->gone & bit) PL_TRY(rebuild(x, p, p->places));
+    p->alive |= bit;
+    return PL_OK;
 }
 
 void pl_route_leave(pl_route *x, int worker)
@@ -235,9 +241,10 @@ void pl_route_leave(pl_route *x, int worker)
     uint64_t bit;
     plane *p = plane_of(x, worker, &bit);
     if (!p) return;
-    p->alive &= ~bit;
-    p->gone |= bit;
-    x->held[worker] = 0;
+    pl_route_unfollow(x, worker);
+    pl_route_forget(x, worker);
+    pl_route_show(x);
+    p->taken &= ~bit;
 }
 
 static int64_t each(pl_route *x, int worker, const uint64_t *names, int n,
@@ -245,7 +252,8 @@ static int64_t each(pl_route *x, int worker, const uint64_t *names, int n,
 {
     uint64_t bit, keys[AHEAD];
     plane *p = plane_of(x, worker, &bit);
-    if (!p) return pl_fail(PL_ENOTFOUND, "no worker %d in this index", worker);
+    if (!p || !(p->alive & bit))
+        return pl_fail(PL_ENOTFOUND, "no worker %d in this index", worker);
     int64_t changed = 0;
     for (int from = 0; from < n; from += AHEAD) {
         int count = PL_MIN(AHEAD, n - from);
@@ -261,14 +269,14 @@ static int64_t each(pl_route *x, int worker, const uint64_t *names, int n,
 int64_t pl_route_store(pl_route *x, int worker, const uint64_t *names, int n)
 {
     int64_t added = each(x, worker, names, n, store);
-    if (added > 0) x->held[worker] += added;
+    if (added > 0) add_held(x, worker, added);
     return added;
 }
 
 int64_t pl_route_remove(pl_route *x, int worker, const uint64_t *names, int n)
 {
     int64_t removed = each(x, worker, names, n, drop);
-    if (removed > 0) x->held[worker] -= removed;
+    if (removed > 0) add_held(x, worker, -removed);
     return removed;
 }
 
@@ -297,8 +305,9 @@ static void match(const pl_route *x, const plane *p, const uint64_t *names, int 
     write_depth(in, n, depths);
 }
 
-int pl_route_match(const pl_route *x, const uint64_t *names, int n, int32_t *depths)
+int pl_route_match(pl_route *x, const uint64_t *names, int n, int32_t *depths)
 {
+    pl_route_apply(x);
     memset(depths, 0, (size_t)x->n_planes * PLANE * sizeof *depths);
     for (int i = 0; i < x->n_planes; i++)
         if (x->planes[i].alive) match(x, &x->planes[i], names, n, depths + i * PLANE);
@@ -307,7 +316,8 @@ int pl_route_match(const pl_route *x, const uint64_t *names, int n, int32_t *dep
 
 void pl_route_stats_get(const pl_route *x, pl_route_stats *out)
 {
-    *out = (pl_route_stats){.blocks = x->n, .dropped = x->dropped, .missed = x->missed};
+    *out = (pl_route_stats){
+        .blocks = x->n, .dropped = x->dropped, .missed = x->missed, .gaps = x->gaps};
     for (int i = 0; i < x->n_planes; i++)
         out->bytes += (int64_t)((x->planes[i].places + TAIL_PLACES + 1) * sizeof(entry));
 }

@@ -295,6 +295,12 @@ pl_status pl_peer_stats(pl_runtime *rt, int32_t peer, int index, pl_engine_stats
     return pl_remote_stats(rt->remote, peer, index, out);
 }
 
+pl_status pl_route_follow_peer(pl_route *x, int worker, pl_runtime *rt, int32_t peer,
+                               int index)
+{
+    return pl_remote_follow(rt->remote, x, worker, peer, index);
+}
+
 int32_t pl_call_send(pl_runtime *rt, int32_t peer, const char *text, size_t len,
                      int timeout_ms)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wire.h - sequences, tokens and heartbeats as bytes between processes.
+ * wire.h - sequences, tokens, heartbeats and changes of a cache as bytes between
+ *          processes.
  *
  * Owns     the encoding: little-endian. A sequence is parts, each with its tag and
  *          length. An absent part means the default. A reader skips a part it does not
@@ -16,6 +17,7 @@
 #ifndef PL_WIRE_H
 #define PL_WIRE_H
 
+#include "change.h"
 #include "seq.h"
 
 #pragma GCC visibility push(default) /* tests decode frozen bytes */
@@ -47,6 +49,10 @@ void pl_wire_put_engine(pl_buf *out, uint32_t index, const pl_engine_stats *st,
                         int64_t now_ns);
 pl_status pl_wire_get_beat(const void *data, size_t len, int64_t now_ns,
                            pl_beat *out); /* PL_EFORMAT */
+
+/* Without what the blocks hold. */
+void pl_wire_put_changes(pl_buf *out, const pl_changes *c);
+pl_status pl_wire_get_changes(const void *data, size_t len, pl_changes **out);
 
 #pragma GCC visibility pop
 

@@ -51,6 +51,7 @@ static const struct row {
     {17, COUNT64, offsetof(pl_engine_stats, prefill_tokens)},
     {18, MOMENT, offsetof(pl_engine_stats, last_step_ns)},
     {19, MOMENT, offsetof(pl_engine_stats, busy_since_ns)},
+    {20, COUNT64, offsetof(pl_engine_stats, blocks_changed)},
 };
 
 /* As it travels; 0 and below: it does not. */

@@ -7,13 +7,13 @@ local M = {}
 -- Inside core an include may go only to a lower line; a module's own header is its own.
 M.lines = {
   { "runtime" },
-  { "stream", "remote" },
-  { "course", "task", "link", "fleet" },
-  { "engine", "route" },
+  { "stream", "remote", "fleet" },
+  { "course", "task", "link", "route" },
+  { "engine" },
   { "model", "kv", "http", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
   { "step" },
-  { "sample", "params", "json", "client", "terminal", "load" },
+  { "sample", "params", "json", "change", "client", "terminal", "load" },
   { "base" },
 }
 

@@ -54,7 +54,7 @@ void pl_fleet_clear(pl_fleet *f);
 int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank);
 int32_t pl_fleet_copy(pl_fleet *to, const pl_fleet *from, int32_t row);
 /* Fills `cached`. */
-void pl_fleet_match(pl_fleet *f, const pl_route *x, const pl_naming *n, pl_seq *s);
+void pl_fleet_match(pl_fleet *f, pl_route *x, const pl_naming *n, pl_seq *s);
 
 /* [/cdef] */
 /* clang-format on */

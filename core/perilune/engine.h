@@ -87,6 +87,7 @@ typedef struct pl_engine_stats {           /* a snapshot; counters since the sta
     int64_t prefill_tokens;                /* of queued prompts, not yet read */
     int64_t last_step_ns;                  /* pl_now_ns at the end of the last step */
     int64_t busy_since_ns;                 /* has had work since then; 0: idle */
+    int64_t blocks_changed;                /* hashes that the cache gained or lost */
 } pl_engine_stats;
 typedef struct pl_engine pl_engine;
 pl_engine *pl_engine_open(pl_model *model, const pl_engine_options *options);

@@ -66,6 +66,7 @@ typedef struct pl_route_stats {
     int64_t blocks;                        /* different ones (those of dead workers too, for a while) */
     int64_t dropped;                       /* not stored, since the index was full */
     int64_t missed;                        /* removals of what was not held */
+    int64_t gaps;                          /* times that what a worker holds was not known any more */
     int64_t bytes;
 } pl_route_stats;
 /* At most max_blocks different blocks. What comes beyond that is counted and left out: then
@@ -75,15 +76,26 @@ void pl_route_close(pl_route *x);
 /* A worker that holds nothing yet: its number, from 0, or PL_ELIMIT (8192 workers). */
 int pl_route_join(pl_route *x);
 void pl_route_leave(pl_route *x, int worker);   /* at once, and all that it held */
-/* A block's name is the first 8 bytes of its hash. How many are new with this worker, or
- * were held by it; PL_ENOTFOUND. */
+/* A block's name is the last 8 bytes of its hash, a big-endian number, as in vLLM's events.
+ * How many are new with this worker, or were held by it; PL_ENOTFOUND. */
 int64_t pl_route_store(pl_route *x, int worker, const uint64_t *names, int n);
 int64_t pl_route_remove(pl_route *x, int worker, const uint64_t *names, int n);
 int64_t pl_route_held(const pl_route *x, int worker);
 /* Of a prompt's n blocks, how many each worker holds from the first on without a gap: into
  * depths, by number. Returns the length of that, which pl_route_join tells: workers are
  * numbered below the next multiple of 64. */
-int pl_route_match(const pl_route *x, const uint64_t *names, int n, int32_t *depths);
+int pl_route_match(pl_route *x, const uint64_t *names, int n, int32_t *depths);
+/* From now on the worker's engine, here or that of a peer, tells what it holds, until it
+ * leaves the index: all of it first (until then it is taken to hold nothing), then each
+ * change. If some of that is lost it is asked for all again. PL_ENOTFOUND, PL_EINVAL: it is
+ * followed already. */
+pl_status pl_route_follow(pl_route *x, int worker, pl_engine *e);
+pl_status pl_route_follow_peer(pl_route *x, int worker, pl_runtime *rt, int32_t peer, int index);
+/* Puts into the index what has been told, which pl_route_match does first; how many blocks. */
+int64_t pl_route_apply(pl_route *x);
+/* Whether it is known what the worker holds. `changed`: its blocks_changed, twice a second:
+ * if it stays ahead of what was told, something is missing. */
+int pl_route_check(pl_route *x, int worker, int64_t changed);
 void pl_route_stats_get(const pl_route *x, pl_route_stats *out);
 
 /* [/cdef] */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * fuzz_remote.c - a process of a deployment that says anything: to one with an engine,
- * which has sent it a sequence and asked it something.
+ * which has sent it a sequence, asked it something and follows its cache.
  *
  * The input is messages: kind, length (two bytes), bytes. A number 1 where an answer has
  * the number of what it answers becomes the right one. Checked besides memory: what is
- * told of a stream and a call, and that the stream can end.
+ * told of a stream and a call, that the stream can end, and that what the cache is taken
+ * to hold is what a lookup finds.
  */
 #include "link.h"
 #include "wire.h"
@@ -20,7 +21,9 @@ enum {
     REFUSED = 4,
     REPLY = 6,
     PATIENCE_MS = 10000,
-    CALL_MS = 20
+    CALL_MS = 20,
+    N_KINDS = 9,
+    N_KEYS = 64
 };
 
 #define MUST(cond)                                                             \
@@ -43,6 +46,7 @@ static struct honest {
     pl_text *text;
     pl_engine *engine;
     int32_t peer; /* the hostile one, as it is known here */
+    pl_route *index;
 } honest;
 
 /* ---- the hostile one --------------------------------------------------------------- */
@@ -107,7 +111,7 @@ static void run_talk(void *arg)
     pl_link *l = pl_links_find(hostile.links, atomic_load(&hostile.peer));
     MUST(l);
     while (t->size >= 3) {
-        int kind = t->data[0] % 8;
+        int kind = t->data[0] % N_KINDS;
         size_t len = (size_t)t->data[1] | (size_t)t->data[2] << 8;
         len = PL_MIN(len, t->size - 3);
         uint8_t *message = pl_alloc(len + 1);
@@ -203,6 +207,27 @@ static void open_world(void)
     MUST(hostile.links);
     pl_links_hello(hostile.links, "{}", 2);
     for (int i = 0; !find_peer(); i++) MUST(i < PATIENCE_MS / 100);
+    honest.index = pl_route_open(1000);
+    MUST(pl_route_join(honest.index) == 0);
+    MUST(!pl_route_follow_peer(honest.index, 0, honest.rt, honest.peer, 0));
+}
+
+/* Of the first keys there are; the input may hold any. */
+static void check_index(void)
+{
+    int64_t found = 0, held = 0;
+    static int32_t depths[64];
+    pl_route_apply(honest.index);
+    held = pl_route_held(honest.index, 0);
+    for (uint64_t key = 0; key < N_KEYS; key++) {
+        MUST(pl_route_match(honest.index, &key, 1, depths) == 64);
+        MUST(depths[0] == 0 || depths[0] == 1);
+        found += depths[0];
+    }
+    MUST(held >= found);
+    pl_route_stats stats;
+    pl_route_stats_get(honest.index, &stats);
+    MUST(stats.blocks >= held);
 }
 
 static pl_stream *send_stream(void)
@@ -297,6 +322,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     pl_loop_call(hostile.loop, run_talk, &t);
     pl_bus_serve(honest.rt, 1, NULL); /* and until io has heard */
     bool ended = take_events(s, &n_heard, 0);
+    check_index();
     pl_stream_cancel(s);
     while (!ended) ended = take_events(s, &n_heard, PATIENCE_MS);
     pl_stream_close(s);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * fuzz_wire.c - what another process may say: a sequence (first byte 0), a heartbeat (2),
- * or tokens.
+ * changes of a cache (3), or tokens.
  *
  * Checked besides memory: what was understood, written again, is read as the same.
  */
@@ -109,12 +109,36 @@ static void read_beat(const uint8_t *data, size_t size)
     pl_buf_fini(&second);
 }
 
+static void read_changes(const uint8_t *data, size_t size)
+{
+    pl_changes *c, *again;
+    pl_buf first = {0}, second = {0};
+    if (pl_wire_get_changes(data, size, &c) < 0) {
+        MUST(*pl_error_text());
+        return;
+    }
+    int64_t n = 0;
+    for (int32_t i = 0; i < c->n_runs; i++) n += c->runs[i].n;
+    MUST(n == c->n_keys && c->before <= c->after && !c->blocks);
+    pl_wire_put_changes(&first, c);
+    MUST(pl_wire_get_changes(first.data, first.len, &again) == 0);
+    MUST(again->is_whole == c->is_whole);
+    pl_wire_put_changes(&second, again);
+    MUST(is_same(&first, &second));
+    pl_buf_fini(&first);
+    pl_buf_fini(&second);
+    pl_changes_put(c);
+    pl_changes_put(again);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!size) return 0;
     if (data[0] == 2)
         read_beat(data + 1, size - 1);
+    else if (data[0] == 3)
+        read_changes(data + 1, size - 1);
     else if (data[0])
         read_tokens(data + 1, size - 1);
     else

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Sequences and tokens as bytes: what this release writes must be understood by each that
 -- comes, and what is not understood must not be lost in silence.
+local changes = require "support.changes"
 local engine = require "support.engine"
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
@@ -21,6 +22,8 @@ void pl_wire_put_beat(pl_buf *out, uint64_t serial);
 void pl_wire_put_engine(pl_buf *out, uint32_t index, const pl_engine_stats *st,
                         int64_t now_ns);
 pl_status pl_wire_get_beat(const void *data, size_t len, int64_t now_ns, pl_beat *out);
+void pl_wire_put_changes(pl_buf *out, const pl_changes *c);
+pl_status pl_wire_get_changes(const void *data, size_t len, pl_changes **out);
 ]]
 
 local function bytes(hex)
@@ -252,7 +255,7 @@ describe("a heartbeat on the wire", function()
       assert.equal(0, take(pl.take(b)), name)
       assert.equal(5, tonumber(beat.engines[0][name]), name)
     end
-    assert.equal(#COUNTERS + 2, n)
+    assert.equal(#COUNTERS + 3, n)          -- blocks_changed came later
   end)
 
   it("may say more than is known here", function()
@@ -278,6 +281,65 @@ describe("a heartbeat on the wire", function()
       assert.equal(C.PL_EFORMAT, take(data))
       local said = ffi.string(C.pl_error_text())
       assert.is_truthy(said:find(why, 1, true), said)
+    end
+  end)
+end)
+
+describe("changes of a cache on the wire", function()
+  -- What this release writes.
+  local CHANGES = "07000000000000000b00000000000000000000000300000000000000010000001000000001"
+    .. "00000000000000efcdab89674523010200000008000000020000000000000001000000080000000300"
+    .. "000000000000"
+  local WHOLE = "0b000000000000000b00000000000000010000000100000008000000efcdab8967452301"
+
+  local function read_changes(data)
+    local out = ffi.new "pl_changes *[1]"
+    local status = C.pl_wire_get_changes(data, #data, out)
+    if status < 0 then return nil, ffi.string(C.pl_error_text()), status end
+    return out[0]
+  end
+
+  local function written_changes(c)
+    local b = ffi.new "pl_buf"
+    C.pl_wire_put_changes(b, c)
+    return pl.take(b)
+  end
+
+  it("are understood for ever, and written so", function()
+    local c = assert(read_changes(bytes(CHANGES)))
+    assert.equal(CHANGES, hex(written_changes(c)))
+    assert.same({ whole = false, before = 7, after = 11,
+      { "cleared" }, { "stored", "1ULL", "81985529216486895ULL" }, { "removed", "2ULL" },
+      { "stored", "3ULL" } }, changes.table_of(c))
+    c = assert(read_changes(bytes(WHOLE)))
+    assert.equal(WHOLE, hex(written_changes(c)))
+    assert.same({ whole = true, before = 11, after = 11,
+      { "stored", "81985529216486895ULL" } }, changes.table_of(c))
+  end)
+
+  it("may say more than is known here, where that may be left out", function()
+    local head = words(0, 0, 1, 0, 0)
+    assert.same({ whole = false, before = 0, after = 1, { "stored", "5ULL" } },
+      changes.table_of(assert(read_changes(head .. words(0x40000009, 3) .. "new"
+        .. words(1, 8, 5, 0)))))
+    local _, why, status = read_changes(head .. words(9, 3) .. "new")
+    assert.equal(C.PL_EUNSUPPORTED, status)
+    assert.equal("changes of a kind 9, which is not known here", why)
+  end)
+
+  it("are refused if they are malformed", function()
+    local head = words(0, 0, 1, 0, 0)
+    for why, data in pairs {
+      ["changes in 19 bytes"] = head:sub(1, 19),
+      ["changes 1 to 0"] = words(1, 0, 0, 0, 0),
+      ["changes end in a part's head"] = head .. words(1),
+      ["part 1 of changes has 16 bytes, but 8 came"] = head .. words(1, 16, 5, 0),
+      ["changes of kind 1 in 4 bytes"] = head .. words(1, 4, 5),
+      ["changes of kind 3 in 8 bytes"] = head .. words(3, 8, 5, 0),
+    } do
+      local c, said, status = read_changes(data)
+      assert.is_nil(c)
+      assert.same({ C.PL_EFORMAT, why }, { status, said })
     end
   end)
 end)

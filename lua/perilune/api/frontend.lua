@@ -5,6 +5,7 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.fleet.cluster"
 local flow = require "perilune.flow"
 local heap = require "perilune.heap"
+local holdings = require "perilune.fleet.holdings"
 local host = require "perilune.host"
 local line = require "perilune.fleet.line"
 local log = require "perilune.log"
@@ -172,6 +173,7 @@ end
 -- After the last event: gives back what is open. Whether all threads have ended.
 function Server:close()
   for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
+  holdings.close(self.models)
   C.pl_task_stop(self.rt)
   if host.join(JOIN_SECONDS) then return true end
   log.warning("a large request is still being prepared; not waiting for it")

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- console/workers.lua - what there is to look at: workers, blocks, steps.
 
+local holdings = require "perilune.fleet.holdings"
 local metrics = require "perilune.watch.metrics"
 local object = require "perilune.console.object"
 local pl = require "perilune.ffi"
@@ -105,6 +106,7 @@ function M.all_workers(process)
     for _, e in ipairs(w.engine and engines or {}) do
       if e.engine == w.engine then out[i] = own(w.name, w.state, e, process.recipe) end
     end
+    if out[i] then out[i].known = function() return holdings.count(w) end end
   end
   return out
 end
@@ -131,21 +133,21 @@ function M.w(process, key)
 end
 
 function M.blocks(process)
-  local cells = { { "worker", "blocks", "used", "cached", "free", "prefix hits" } }
-  local json = {}
+  local cells, json = { { "worker", "blocks", "used", "cached", "free", "known",
+    "prefix hits" } }, {}
   for i, w in ipairs(M.all_workers(process)) do
-    local s = w.now()
+    local s, known = w.now(), w.known and w.known()
     local free = s.blocks - s.blocks_used - s.blocks_cached
     cells[i + 1] = { w.name, tostring(s.blocks), tostring(s.blocks_used),
-      tostring(s.blocks_cached), tostring(free),
+      tostring(s.blocks_cached), tostring(free), tostring(known or "-"),
       s.prefix_hits and percent(s.prefix_hits, s.prefix_queries) or "-" }
     json[i] = { worker = w.name, blocks = s.blocks, used = s.blocks_used,
-      cached = s.blocks_cached, free = free, queries = s.prefix_queries,
+      cached = s.blocks_cached, free = free, known = known, queries = s.prefix_queries,
       hits = s.prefix_hits }
   end
   return object.listing { cells = cells, items = json, json = json,
     empty = "no worker is available",
-    foot = "cached ones are free, but hold a prefix still" }
+    foot = "cached ones are free, but hold a prefix still; known: to this frontend" }
 end
 
 -- ---- metrics --------------------------------------------------------------------------

@@ -36,7 +36,7 @@ function M.terms(recipe, w, model)
     hash_seed = seed ~= "random" and seed or "vllm-none-hash",
     max_num_seqs = pool.max_num_seqs, blocks = w.blocks,
     max_num_batched_tokens = pool.max_num_batched_tokens,
-    stream_interval = pool.stream_interval,
+    stream_interval = pool.stream_interval, kv_events = pool.enable_prefix_caching,
   }
 end
 

@@ -16,6 +16,7 @@ local card = require "perilune.fleet.card"
 local cjson = require "cjson.safe"
 local counters = require "perilune.fleet.counters"
 local flow = require "perilune.flow"
+local holdings = require "perilune.fleet.holdings"
 local log = require "perilune.log"
 local C, ffi = pl.C, pl.ffi
 
@@ -54,10 +55,11 @@ end
 local function join(self, w)
   w.streams, w.n, w.suspect_until, w.others = {}, 0, 0, 0
   counters.open(w)
-  w.changed, w.number = self.changed, self.n_joined
+  w.changed, w.number, w.rt = self.changed, self.n_joined, self.rt
   self.n_joined = self.n_joined + 1
   self.workers[#self.workers + 1] = w
   table.insert(w.served.workers, w)
+  holdings.update(w)
   self.changed()
   invite(w)
   return w
@@ -69,7 +71,7 @@ local function remove(list, item)
   end
 end
 
--- A worker of this process: name, served, engine, numerics.
+-- A worker of this process: name, served, engine, numerics, tells (what it caches).
 function Cluster:add_local(w)
   w.state = "ready"
   return join(self, w)
@@ -196,7 +198,8 @@ local function add_peer(self, peer, hello)
   for i = 0, hello.engines - 1 do
     table.insert(self.of_peer[peer], join(self, { served = served, peer = peer, index = i,
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
-      numerics = hello.model.numerics, state = hello.state }))
+      numerics = hello.model.numerics, state = hello.state,
+      tells = hello.model.kv_events == true }))
   end
 end
 
@@ -209,6 +212,7 @@ local function set_state(w, state)
   if w.state == state then return end
   w.state = state
   if state == "leaving" then recall(w) end
+  holdings.update(w)
   w.changed()
   if state == "ready" then invite(w) end
 end
@@ -268,6 +272,7 @@ local function on_gone(self, peer, why)
   for _, w in ipairs(workers) do
     w.was_leaving = w.state ~= "ready" or why == C.PL_LOST_LEFT
     w.state = "lost"
+    holdings.update(w)
     remove(self.workers, w)
     remove(w.served.workers, w)
     counters.close(w)

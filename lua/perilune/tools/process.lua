@@ -13,6 +13,7 @@ local drain = require "perilune.fleet.drain"
 local flow = require "perilune.flow"
 local frontend = require "perilune.api.frontend"
 local health = require "perilune.api.health"
+local holdings = require "perilune.fleet.holdings"
 local host = require "perilune.host"
 local live = require "perilune.recipe.live"
 local locals = require "perilune.tools.local_processes"
@@ -162,7 +163,7 @@ local function serve_own(self)
   served.terms = self.terms
   for i, e in ipairs(w.engines) do
     server.cluster:add_local { name = "worker/" .. i - 1, served = served,
-      engine = e.engine, numerics = self.terms.numerics }
+      engine = e.engine, numerics = self.terms.numerics, tells = self.terms.kv_events }
   end
   return true
 end
@@ -232,7 +233,10 @@ local function run(self)
   if self.server then flow.on("gone", function(ev) self.server:gone(ev.id) end) end
   flow.on("signal", function(ev) on_signal(self, ev) end)
   flow.spawn(throughput.run, self.metrics, self.recipe)
-  if self.server then flow.spawn(self.server.cluster.watch, self.server.cluster) end
+  if self.server then
+    flow.spawn(self.server.cluster.watch, self.server.cluster)
+    flow.spawn(holdings.watch, self.server.cluster)
+  end
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)
   self:doing ""

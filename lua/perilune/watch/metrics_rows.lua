@@ -162,6 +162,13 @@ M.process = {
     "malformed messages from other processes" },
   { "counter", "perilune_bus_lost_total", "links to other processes lost: "
     .. "reason (gone, silent, left, reset, bus)" },
+  { "counter", "dynamo_component_kv_cache_events_applied",
+    "blocks that workers' caches gained or lost, by their word: status (ok), event_type "
+    .. "(stored, removed, cleared)" },
+  { "gauge", "perilune_kv_index_blocks",
+    "blocks that workers are known to hold, counted for each worker" },
+  { "counter", "perilune_kv_index_gaps_total",
+    "times that it was not known any more what a worker holds" },
 }
 
 return M
