@@ -6,6 +6,7 @@
 #include "route.h"
 #include "seq.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -18,14 +19,23 @@ typedef struct column {
     size_t at, width;
 } column;
 
-#define COLUMN(name)                                            \
-    {                                                           \
-        offsetof(pl_fleet, name), sizeof *((pl_fleet *)0)->name \
-    }
+/* clang-format off */
+#define COLUMN(name) { offsetof(pl_fleet, name), sizeof *((pl_fleet *)0)->name }
+/* clang-format on */
 static const column columns[] = {
-    COLUMN(cached),   COLUMN(prefilling), COLUMN(decoding), COLUMN(free),
-    COLUMN(capacity), COLUMN(waiting),    COLUMN(running),  COLUMN(rank),
-    COLUMN(number),   COLUMN(ttft),       COLUMN(itl),      COLUMN(cost),
+    COLUMN(cost),
+    COLUMN(cached),
+    COLUMN(prefilling),
+    COLUMN(decoding),
+    COLUMN(free),
+    COLUMN(capacity),
+    COLUMN(waiting),
+    COLUMN(running),
+    COLUMN(rank),
+    COLUMN(number),
+    COLUMN(worker),
+    COLUMN(ttft),
+    COLUMN(itl),
 };
 
 static char **place(const pl_fleet *f, int i)
@@ -71,7 +81,8 @@ static int32_t add(pl_fleet *f)
     return f->n++;
 }
 
-int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank)
+int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank,
+                     int32_t worker)
 {
     int32_t row = add(f);
     if (row < 0) return row;
@@ -87,8 +98,9 @@ int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank
     f->itl[row] = v.itl;
     f->rank[row] = rank;
     f->number[row] = number;
+    f->worker[row] = worker;
     f->cached[row] = 0;
-    f->cost[row] = 0;
+    f->cost[row] = NAN;
     return row;
 }
 
@@ -113,4 +125,92 @@ void pl_fleet_match(pl_fleet *f, pl_route *x, const pl_naming *n, pl_seq *s)
         int32_t number = f->number[i];
         f->cached[i] = number >= 0 && number < n_depths ? depths[number] : 0;
     }
+}
+
+/* ---- decisions --------------------------------------------------------------------- */
+
+enum {
+    MOST_KEPT = 1000,
+    MOST_BYTES = 16 << 20
+};
+
+typedef struct kept { /* and its fleet's columns, one after the other */
+    pl_decision d;
+    size_t bytes;
+} kept;
+
+struct pl_decisions {
+    kept *ring[MOST_KEPT]; /* by number */
+    int64_t first, last;
+    size_t bytes;
+};
+
+pl_decisions *pl_decisions_open(void)
+{
+    pl_decisions *l = pl_alloc(sizeof *l);
+    l->first = 1;
+    return l;
+}
+
+static void drop_first(pl_decisions *l)
+{
+    kept **k = &l->ring[l->first++ % MOST_KEPT];
+    l->bytes -= (*k)->bytes;
+    pl_free(*k);
+    *k = NULL;
+}
+
+void pl_decisions_close(pl_decisions *l)
+{
+    if (!l) return;
+    while (l->first <= l->last) drop_first(l);
+    pl_free(l);
+}
+
+static size_t row_bytes(void)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < PL_COUNT(columns); i++) bytes += columns[i].width;
+    return bytes;
+}
+
+/* The widest column stands first, so each is where its type wants it. */
+static void copy_columns(pl_fleet *to, const pl_fleet *from, char *at)
+{
+    to->n = to->room = from->n;
+    for (int i = 0; i < PL_COUNT(columns); i++) {
+        size_t bytes = (size_t)from->n * columns[i].width;
+        *place(to, i) = at;
+        memcpy(at, *place(from, i), bytes);
+        at += bytes;
+    }
+}
+
+int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *f)
+{
+    kept *k;
+    size_t bytes = sizeof *k + (size_t)f->n * row_bytes();
+    while (l->first <= l->last &&
+           (l->last - l->first + 1 == MOST_KEPT || l->bytes + bytes > MOST_BYTES))
+        drop_first(l);
+    k = pl_realloc(NULL, bytes);
+    k->d = *d;
+    k->d.number = ++l->last;
+    k->d.at_ns = pl_wall_ns();
+    k->bytes = bytes;
+    copy_columns(&k->d.fleet, f, (char *)(k + 1));
+    l->ring[l->last % MOST_KEPT] = k;
+    l->bytes += bytes;
+    return l->last;
+}
+
+int64_t pl_decisions_last(const pl_decisions *l)
+{
+    return l->last;
+}
+
+const pl_decision *pl_decisions_get(const pl_decisions *l, int64_t number)
+{
+    if (number < l->first || number > l->last) return NULL;
+    return &l->ring[number % MOST_KEPT]->d;
 }

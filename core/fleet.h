@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fleet.h - the workers that may take a request, as columns of numbers.
+ * fleet.h - the workers that may take a request, as columns of numbers; past decisions.
  *
- * Owns     the columns. All of it is public: pl_fleet in perilune/decide.h.
+ * Owns     the columns, and copies of them as they were at the last decisions. All of it
+ *          is public: pl_fleet and pl_decisions in perilune/decide.h.
  * Ignores  which workers may, and which is chosen.
  * Thread   lua.
  */

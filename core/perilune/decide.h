@@ -44,17 +44,40 @@ typedef struct pl_fleet {                  /* a row per worker, a column per fac
     int32_t *waiting, *running;            /* requests */
     int32_t *rank;
     int32_t *number;                       /* in the index; -1: none */
+    int32_t *worker;                       /* the caller's own number of it */
     float *ttft, *itl;                     /* recent means in seconds; 0: unknown */
-    double *cost;                          /* what the hook said */
+    double *cost;                          /* what the hook said; NaN: nothing */
 } pl_fleet;
 pl_fleet *pl_fleet_open(void);
 void pl_fleet_close(pl_fleet *f);
 void pl_fleet_clear(pl_fleet *f);
 /* One more row, with what the load says (NULL: zeros): its place, from 0; at most 8192. */
-int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank);
+int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank,
+                     int32_t worker);
 int32_t pl_fleet_copy(pl_fleet *to, const pl_fleet *from, int32_t row);
 /* Fills `cached`. */
 void pl_fleet_match(pl_fleet *f, pl_route *x, const pl_naming *n, pl_seq *s);
+
+/* ---- decisions: the last ones, to be explained and decided again (lua thread) ---- */
+
+typedef struct pl_decision {
+    int64_t number, at_ns;                 /* from 1, without gaps; pl_wall_ns */
+    int32_t row;                           /* of the worker that was taken; -1: it had to wait */
+    int32_t tokens, total, max_tokens, n, stream, priority, moves, block_size;   /* of the request */
+    int32_t n_keys;
+    uint64_t keys[32];                     /* of its prompt's first blocks */
+    char id[64], by[128];                  /* the request's id; who has decided; may be cut */
+    pl_fleet fleet;                        /* what was known of the workers */
+} pl_decision;
+typedef struct pl_decisions pl_decisions;
+/* Keeps the last 1000 at most, and at most as many as 16 MiB hold. */
+pl_decisions *pl_decisions_open(void);
+void pl_decisions_close(pl_decisions *l);
+/* Adds one, as `d` says but for number, at_ns and fleet, which is copied; its number. */
+int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *f);
+int64_t pl_decisions_last(const pl_decisions *l);       /* the number of the newest; 0: there is none */
+/* NULL: it is not kept any more. Valid until the next add. */
+const pl_decision *pl_decisions_get(const pl_decisions *l, int64_t number);
 
 /* [/cdef] */
 /* clang-format on */

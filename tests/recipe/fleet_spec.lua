@@ -96,11 +96,11 @@ describe("a fleet", function()
   it("keeps its workers to one decision", function()
     local view = fleet_view.new()
     view:begin()
-    for i = 1, 3 do view:add(nil, -1, 0, "w" .. i) end
+    for i = 1, 3 do view:add(nil, -1, 0, 0, "w" .. i) end
     local kept, sub = view:fleet()[2], view:fleet():filter(function(w) return w.name == "w3" end)
     assert.same({ 1, 2 }, { view:row_of(kept), view:row_of(sub[1]) })
     view:begin()
-    view:add(nil, -1, 0, "new")
+    view:add(nil, -1, 0, 0, "new")
     assert.is_nil(view:row_of(kept))
     assert.has_error(function() return kept.name end,
       "this worker is of an earlier decision; keep its name instead")

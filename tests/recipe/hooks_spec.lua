@@ -29,7 +29,7 @@ end
 local function workers(n)
   local view = fleet_view.new()
   view:begin()
-  for i = 1, n do view:add(nil, -1, 0, "worker/" .. i - 1) end
+  for i = 1, n do view:add(nil, -1, 0, 0, "worker/" .. i - 1) end
   return view
 end
 
@@ -184,7 +184,7 @@ describe("a hook", function()
     local view = workers(2)
     assert.equal(0, hooks.choose(s, "worker", req(), view))
     view:begin()
-    view:add(nil, -1, 0, "other")
+    view:add(nil, -1, 0, 0, "other")
     assert.is_nil(hooks.choose(s, "worker", req(), view))
     said_once("it returned worker of an earlier decision; wanted a worker of this fleet")
   end)

@@ -20,9 +20,9 @@ function M.folder()
   return dir, { XDG_RUNTIME_DIR = dir.path, XDG_STATE_HOME = dir.path .. "/state" }
 end
 
-function M.start(flags)
+function M.start(flags, recipe)
   local dir, env = M.folder()
-  local self = { dir = dir, env = env, server = serving.start(flags, env) }
+  local self = { dir = dir, env = env, server = serving.start(flags, env, recipe) }
   return setmetatable(self, Console)
 end
 

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Requests go where a recipe's hooks say: in one process, and over a bus.
 
+local console = require "support.console"
 local deployment = require "support.deployment"
 local process = require "support.process"
 local scratch = require "scratch"
@@ -72,6 +73,43 @@ describe("workers of one process", function()
     busy[by.held1], busy[by.held2] = true, true
     for i = 1, 4 do assert.is_nil(busy[by[tostring(i)]]) end
     assert.not_equal(by.held1, by.held2)
+  end)
+
+  it("are chosen for reasons that can be asked", function()
+    write("local function cost(req, w) return w.name == req.headers['x-to'] and 0 or 7 end "
+      .. "return { worker = { cost = cost } }")
+    local c = console.start({ "--count", "3", "--threads", "1", "--api-key", "k" }, path)
+    s = c.server
+    local r = s:post(COMPLETION, short(), { ["X-To"] = "worker/1", ["X-Request-Id"] = "abc-1",
+      Authorization = "Bearer k" })
+    assert.equal(200, r.status, r.text)
+    assert.equal(401, s:get("/v1/decisions").status)
+    for _, where in ipairs { "", "/abc", "/" .. r.json.id } do
+      local list = s:get("/v1/decisions" .. where, { Authorization = "Bearer k" }).json.data
+      assert.equal(1, #list)
+      assert.same({ "abc-1", "worker/1", 3, "llama" },
+        { list[1].id, list[1].worker, #list[1].workers, list[1].model })
+      for i, cost in ipairs { 7, 0, 7 } do assert.equal(cost, list[1].workers[i].cost) end
+    end
+    assert.matches("^request abc%-1 .* by worker.cost %([^\n]*r.lua:2%)\n.*worker/1.* 0  <%- taken",
+      c:eval 'explain "abc-1"')
+    assert.matches("^1 decided again: 1 the same worker, 0 another",
+      c:eval 'replay(function(req, w) return w.name == req.headers["x-to"] and 0 or 1 end)')
+    assert.matches("1 decided again", c:eval "replay(pl.pick.random)")
+    for text, why in pairs {
+      ['explain "nobody"'] = "error: no decision about 'nobody'",
+      ["replay(function() while true do end end)"] = "error: stopped: it ran for",
+    } do
+      local code, _, err = c:attach(("-e '%s'"):format(text))
+      assert.equal(1, code)
+      assert.matches(why, err)
+    end
+    assert.matches("request  worker .*abc%-1 ", c:eval "decisions()")
+    local code, out = c:sh "$PERILUNE explain abc"
+    assert.equal(0, code)
+    assert.matches("^request abc%-1 .*worker/1.*taken", out)
+    c:stop()
+    s = nil
   end)
 
   it("serve on while the hook is swapped under load", function()
@@ -154,7 +192,11 @@ describe("workers on a bus", function()
     assert.equal(200, r.status)
     f:add_worker()
     assert.equal(200, waiting:finish().status)
-    local by = had(front.process:log())
+    local by = {}
+    process.wait_for(20, function()
+      by = had(front.process:log())
+      return by.late
+    end)
     assert.same({ "worker/1", "worker/0", "worker/1", "worker/2" }, { by["1"], by["2"], by["3"], by.late })
     f:close()
     f = nil

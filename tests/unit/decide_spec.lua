@@ -48,7 +48,7 @@ describe("a decision", function()
     return { full = {}, prompt = { n_tokens = #text }, seq = { address = address } }
   end
 
-  local job = { look = function(self, choice, naming, seq)
+  local job = { id = "r", plan = { n = 1, priority = 0 }, look = function(self, choice, naming, seq)
     return hook_view.new { id = self.name, tokens = choice.prompt.n_tokens, total = choice.prompt.n_tokens,
       block_size = 16, naming = naming, seq = seq, priority = 0 }
   end }
@@ -223,7 +223,7 @@ describe("a decision", function()
     local gone
     local function waiter(name, priority)
       local one = setmetatable({ exchange = x, log = { info = function() end }, name = name,
-        plan = { priority = priority or 0 } }, { __index = job })
+        plan = { n = 1, priority = priority or 0 } }, { __index = job })
       local choice = choice_of(A)
       choice.deadline = time + 10
       flow.spawn(function()

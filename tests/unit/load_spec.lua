@@ -26,7 +26,7 @@ describe("the load of a worker", function()
 
   local function look()
     C.pl_fleet_clear(columns)
-    C.pl_fleet_add(columns, load, -1, 0)
+    C.pl_fleet_add(columns, load, -1, 0, 0)
     return { prefilling = columns.prefilling[0], decoding = columns.decoding[0],
       in_flight = columns.waiting[0] + columns.running[0] }
   end

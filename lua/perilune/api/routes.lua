@@ -5,6 +5,7 @@
 
 local pl = require "perilune.ffi"
 local access = require "perilune.api.access"
+local decisions = require "perilune.fleet.decisions"
 local identity = require "perilune.api.identity"
 local json = require "perilune.json"
 local models_of = require "perilune.fleet.served_models"
@@ -129,6 +130,21 @@ local function cancel(server, x, headers, _, id)
     "cancelled", true)), headers)
 end
 
+-- GET /v1/decisions: the last of them, or those of one request.
+local MOST_DECISIONS = 100
+
+local function decided(server, x, headers, _, id)
+  local list = id and decisions.find(server.models, id)
+    or decisions.last(server.models, MOST_DECISIONS)
+  local data = {}
+  for i = 1, math.min(#list, MOST_DECISIONS) do
+    data[i] = decisions.plain(list[i])
+    json.array(data[i].workers)
+  end
+  reply(x, 200, json.encode(json.object("object", "list", "data", json.array(data))),
+    headers)
+end
+
 -- GET /v1/models/{id}: the card of a model, by any of the names it is served under.
 local function model(server, x, headers, _, id)
   for _, served in ipairs(server.models.list) do
@@ -157,6 +173,8 @@ local ROUTES = route_table.new {
   { "GET", "/v1/models", models, key = true },
   { "GET", "/v1/models/{id}", model, key = true },
   { "POST", "/v1/cancel/{id}", cancel, key = true, max_body = 65536 },
+  { "GET", "/v1/decisions", decided, key = true, when = has_admin_api },
+  { "GET", "/v1/decisions/{id}", decided, key = true, when = has_admin_api },
   { "POST", "/tokenize", tokenize },
   { "POST", "/detokenize", detokenize },
   { "GET", "/health", system.frontend_health },

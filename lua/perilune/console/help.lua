@@ -11,6 +11,8 @@ local WORDS = {
   { "requests()", "requests under way and how far they are; requests()[1]: one of them" },
   { "trace(id)", "the stages of one request, by its id or number" },
   { "slow(10)", "the slowest requests of late; slow(10, \"first\"): to the first token" },
+  { "explain(id)", "why a request went to its worker; decisions(20): the last ones" },
+  { "replay(fn)", "the last decisions by another cost; replay(fn, \"pick\"): by a pick" },
   { "workers()", "the engines; w(0) is one, w(0):steps() shows where its time goes" },
   { "blocks()", "the KV cache" },
   { "metrics(\"cache\")", "series of /metrics whose name contains this" },

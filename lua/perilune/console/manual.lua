@@ -25,6 +25,7 @@ perilune serves language models.
   perilune drain NAME                      take a process such as worker/1 out of service
   perilune resume NAME                     put it back into service
   perilune attach [NAME] [-e EXPR]         a Lua prompt inside a process: frontend/0
+  perilune explain ID [NAME]               why a request went to its worker
   perilune top [NAME]                      watch where a process spends its time
   perilune chat [--url URL]                chat with a server
   perilune bench [--url URL]               benchmark a server
@@ -72,6 +73,15 @@ perilune run RECIPE [ROLE] [--option value]
 `perilune run RECIPE --help` describes a recipe and its own flags.
 The most important flags:
 ]]
+
+M.explain = [[
+perilune explain ID [NAME]
+
+  ID     a request's id, or how that begins: its X-Request-Id, or the id of the answer
+  NAME   the frontend that had it, such as frontend/0; without it the only process here
+
+It shows which worker the request was given, and what was known of all of them then. The
+last thousand decisions are kept. The flags are those of `perilune attach`: --bus, --json.]]
 
 M.check = [[
 perilune check RECIPE [ROLE] [--option value]

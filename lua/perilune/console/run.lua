@@ -159,6 +159,13 @@ function M.outside(fn, ...)
   return unpack(results, 2, table.maxn(results))
 end
 
+-- What is called once nothing runs any more, however it ended.
+function M.at_end(fn)
+  if not active then return end
+  active.ends = active.ends or {}
+  table.insert(active.ends, fn)
+end
+
 -- Calls fn(...): true and what it answers, or false and why not. gone(): whether whoever
 -- asked has left.
 function M.run(gone, fn, ...)
@@ -166,6 +173,7 @@ function M.run(gone, fn, ...)
   arm(state)
   local results = { pcall(fn, ...) }
   disarm()
+  for _, last in ipairs(state.ends or {}) do last() end
   if state.why then return false, state.why end   -- even where it caught the error
   return unpack(results, 1, table.maxn(results))
 end

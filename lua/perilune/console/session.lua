@@ -7,6 +7,7 @@
 
 local complete = require "perilune.console.complete"
 local console_pl = require "perilune.console.pl"
+local decisions = require "perilune.console.decisions"
 local help = require "perilune.console.help"
 local hooks = require "perilune.recipe.hooks"
 local live = require "perilune.recipe.live"
@@ -105,6 +106,9 @@ local function words(session)
     blocks = function() return objects.blocks(process) end,
     options = function(wanted) return recipe.options(process, wanted) end,
     metrics = function(wanted) return objects.metrics(process, wanted) end,
+    explain = function(id) return decisions.explain(process, id) end,
+    decisions = function(n) return decisions.list(process, n) end,
+    replay = function(fn, kind) return decisions.replay(process, fn, kind) end,
     slow = function(n, by) return requests.slow(n, by) end,
     trace = function(key) return requests.trace(key) end,
     help = function(about) return help.about(about) end,

@@ -15,6 +15,7 @@ local calls = require "perilune.fleet.calls"
 local card = require "perilune.fleet.card"
 local cjson = require "cjson.safe"
 local counters = require "perilune.fleet.counters"
+local decisions = require "perilune.fleet.decisions"
 local flow = require "perilune.flow"
 local holdings = require "perilune.fleet.holdings"
 local log = require "perilune.log"
@@ -57,6 +58,7 @@ local function join(self, w)
   counters.open(w)
   w.changed, w.number, w.rt = self.changed, self.n_joined, self.rt
   self.n_joined = self.n_joined + 1
+  decisions.know(w)
   self.workers[#self.workers + 1] = w
   table.insert(w.served.workers, w)
   holdings.update(w)

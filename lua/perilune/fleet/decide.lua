@@ -13,6 +13,7 @@ local pl = require "perilune.ffi"
 local cluster = require "perilune.fleet.cluster"
 local counters = require "perilune.fleet.counters"
 local cost = require "perilune.recipe.cost"
+local decisions = require "perilune.fleet.decisions"
 local fleet_view = require "perilune.recipe.fleet_view"
 local hooks = require "perilune.recipe.hooks"
 local worker = require "perilune.fleet.worker"
@@ -47,7 +48,8 @@ end
 
 local function add(w, view)
   counters.look(w)
-  local row = view:add(w.load, w.number_in_index or -1, w.index or 0, w.name, w.tags)
+  local row = view:add(w.load, w.number_in_index or -1, w.index or 0, w.number, w.name,
+    w.tags)
   if row then view.workers[row + 1] = w end
 end
 
@@ -76,27 +78,29 @@ local function by_default(view, blocks)
   end
 end
 
-local function taken(view, choice, row, block_size)
-  local w = view.workers[row + 1]
-  choice.n_cached = view.columns.cached[row] * block_size
-  return w
-end
+local DEFAULT = "the default (pl.cost.kv)"
 
-local function decide(server, served, job, choice, view, has_hook)
-  local seq, naming = sequence(choice), naming_of(served)
+local function decide(server, served, job, choice, view)
+  local seq, naming, pool = sequence(choice), naming_of(served), server.recipe.worker
   if served.index and naming and seq then
     C.pl_fleet_match(view.columns, served.index, naming, seq)
   end
   local block_size = served.terms.block_size
-  local row
-  if has_hook then
-    row = hooks.choose(server, "worker", job:look(choice, naming, seq), view)
-    if row == -1 then return nil, true end
+  local row, by
+  if pool.pick or pool.cost then
+    row, by = hooks.choose(server, "worker", job:look(choice, naming, seq), view)
   end
   if not row and served.index then
     row = by_default(view, math.ceil(choice.prompt.n_tokens / block_size))
   end
-  return row and taken(view, choice, row, block_size)
+  if not row then return nil end
+  if row >= 0 or not choice.told_to_wait then
+    decisions.note(served, view, row, by or DEFAULT, job, choice, naming, seq)
+  end
+  choice.told_to_wait = row < 0
+  if row < 0 then return nil, true end
+  choice.n_cached = view.columns.cached[row] * block_size
+  return view.workers[row + 1]
 end
 
 -- A worker for the choice; nil: nobody can take it now, or, with true, its pool's hook
@@ -109,7 +113,7 @@ function M.choose(server, served, job, choice, avoid, numerics)
   if has_hook or served.index and served.workers[2] then
     local view = look(served, choice, avoid, numerics)
     if view.n == 0 then return nil end
-    local w, waits = decide(server, served, job, choice, view, has_hook)
+    local w, waits = decide(server, served, job, choice, view)
     if w or waits then return w, waits end
   end
   return server.cluster:choose(served, avoid, choice.full, numerics)

@@ -3,7 +3,8 @@
 --
 --     local view = fleet_view.new()
 --     view:begin()                                 a decision more
---     view:add(load, number, rank, name, tags)     a row: a worker that may be chosen
+--     view:add(load, number, rank, worker, name, tags)    a row: a worker that may be
+--                                                  chosen
 --     view:fleet()                                 what `pick` is given
 --     view:worker(row)                             what `cost` is given; rows from 0
 --     view:row_of(w)                               which row a hook has chosen
@@ -166,10 +167,8 @@ local function filtered(view, test)
   local child = child_of(root)
   for row = 0, view.n - 1 do
     if passes(view, row, test) then
-      C.pl_fleet_copy(child.columns, view.columns, row)
-      local n = child.n + 1
-      child.n, child.origin[n] = n, view.root and view.origin[row + 1] or row
-      child.names[n], child.tags[n] = view.names[row + 1], view.tags[row + 1]
+      child:copy(view.columns, row, view.names[row + 1], view.tags[row + 1])
+      child.origin[child.n] = view.root and view.origin[row + 1] or row
     end
   end
   return child:fleet()
@@ -259,9 +258,10 @@ end
 
 local NO_TAGS = {}
 
--- load: a pl_load or nil; number: in the index, or -1. Its row; nil: there are too many.
-function View:add(load, number, rank, name, tags)
-  local row = C.pl_fleet_add(self.columns, load, number, rank)
+-- load: a pl_load or nil; number: in the index, or -1; worker: a number of the caller's.
+-- Its row; nil: there are too many.
+function View:add(load, number, rank, worker, name, tags)
+  local row = C.pl_fleet_add(self.columns, load, number, rank, worker)
   if row < 0 then return nil end
   local n = row + 1
   self.n, self.names[n], self.tags[n] = n, name, tags or NO_TAGS
@@ -274,6 +274,13 @@ end
 
 function View:worker(row)
   return worker_at(self, row)
+end
+
+-- Puts a row of other columns (pl_fleet) into this one.
+function View:copy(columns, row, name, tags)
+  C.pl_fleet_copy(self.columns, columns, row)
+  local n = self.n + 1
+  self.n, self.names[n], self.tags[n] = n, name, tags or NO_TAGS
 end
 
 -- The row of what a hook has answered; nil: that is no worker of this decision.
@@ -291,7 +298,7 @@ local function add_row(view, i, row)
   if type(row) ~= "table" or type(row.name) ~= "string" then
     error(("pl.fleet: worker %d is a table with a name"):format(i), 3)
   end
-  view:add(nil, -1, 0, row.name, row.tags)
+  view:add(nil, -1, 0, i, row.name, row.tags)
   for key, v in pairs(row) do
     if COLUMNS[key] then
       local fits = type(v) == "number" and (v % 1 == 0 or key == "ttft" or key == "itl")

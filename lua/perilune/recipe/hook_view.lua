@@ -9,12 +9,19 @@ local M = {}
 
 local FACTS, HEADERS = {}, {}               -- keys that no recipe can spell
 
+-- What was asked for is kept: whoever decides once more (fleet/replay.lua) asks that.
 local Headers = {
   __index = function(self, name)
-    local exchange = rawget(self, FACTS).exchange
-    if not exchange or type(name) ~= "string" then return nil end
-    local v = C.pl_exchange_header(exchange, name)
-    return v ~= nil and ffi.string(v) or nil
+    local facts = rawget(self, FACTS)
+    if type(name) ~= "string" then return nil end
+    if facts.recorded then return facts.recorded[name:lower()] end
+    if not facts.exchange then return nil end
+    local v = C.pl_exchange_header(facts.exchange, name)
+    if v == nil then return nil end
+    local text = ffi.string(v)
+    facts.read = facts.read or {}
+    facts.read[name:lower()] = text
+    return text
   end,
   __newindex = function() error("headers are read-only", 2) end,
 }
@@ -35,6 +42,13 @@ local PLAIN = { id = true, model = true, tokens = true, total = true, max_tokens
 
 local key_out = ffi.new "uint64_t[1]"
 
+-- The name of the prompt's k-th block; nil: there is none.
+local function key_of(facts, k)
+  if not facts.seq or not facts.naming then return nil end
+  local n = C.pl_naming_keys(facts.naming, facts.seq, k - 1, key_out, 1)
+  return n > 0 and key_out[0] or nil
+end
+
 -- Which of n the request's first k blocks fall to: the same for all that begin alike.
 -- A shorter prompt goes by what it has; one without a full block by its length.
 local function bucket(self, k, n)
@@ -44,9 +58,8 @@ local function bucket(self, k, n)
   end
   n = math.floor(n)
   local full = math.min(math.floor(k), math.floor(facts.tokens / facts.block_size))
-  local known = facts.seq and facts.naming and full > 0
-    and C.pl_naming_keys(facts.naming, facts.seq, full - 1, key_out, 1) > 0
-  return known and tonumber(key_out[0] % n) + 1 or facts.tokens % n + 1
+  local known = full > 0 and facts.key(facts, full)
+  return known and tonumber(known % n) + 1 or facts.tokens % n + 1
 end
 
 local View = {
@@ -64,9 +77,11 @@ local View = {
 }
 
 -- The view of `facts`: id, model, tenant, tokens (of the prompt), total (with the answer
--- so far), max_tokens, n, stream, priority, moves, block_size, exchange. It shows the
--- facts as they are when it is read.
+-- so far), max_tokens, n, stream, priority, moves, block_size, exchange; naming and seq,
+-- or key(facts, k), for what its blocks are called; recorded, the headers by name, if
+-- there is no exchange. It shows the facts as they are when it is read.
 function M.new(facts)
+  facts.key = facts.key or key_of
   return setmetatable({ [FACTS] = facts }, View)
 end
 

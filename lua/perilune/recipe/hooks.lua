@@ -4,7 +4,7 @@
 --     local refused = hooks.ask(server, "admit", req)          nil: come in
 --     local answer = hooks.ask(server, "migrate", req, lost) { fail } or { avoid, after }
 --     hooks.tell(server, done, req, result)
---     local row = hooks.choose(server, "worker", req, view)   -1: wait; nil: no answer
+--     local row, by = hooks.choose(server, "worker", req, view)
 --
 -- A hook cannot stop the world, and never breaks a request: where it fails or answers
 -- what it may not, the default answers. Compiled code cannot be interrupted, so a hook is
@@ -16,7 +16,7 @@
 local pl = require "perilune.ffi"
 local fleet_view = require "perilune.recipe.fleet_view"
 local log = require "perilune.log"
-local public = require "perilune"
+local memory = require "perilune.recipe.memory"
 local recipe_print = require "perilune.recipe.print"
 local rows = require "perilune.watch.metrics_rows"
 local settings = require "perilune.recipe.resolve"
@@ -104,36 +104,12 @@ local function open_metric(kind, row, path)
     row[4] and #row[4] or 0)
 end
 
+local function nothing() end
+
 -- Drops what is compiled of a hook and of all it can reach, but for perilune's own: it
 -- may have run before, in a console or under another hook.
 local function flush(fn)
-  local seen, list, n = { [fn] = true, [public] = true }, { fn }, 1
-  local function add(v)
-    local kind = type(v)
-    if (kind == "function" or kind == "table") and not seen[v] and n < MAX_REACHED then
-      seen[v] = true
-      n = n + 1
-      list[n] = v
-    end
-  end
-  local i = 1
-  while i <= n do
-    local v = list[i]
-    if type(v) == "table" then
-      for _, item in next, v do add(item) end
-      add(debug.getmetatable(v))
-    elseif debug.getinfo(v, "S").what ~= "C" then
-      jit.flush(v, true)
-      local up = 1
-      while true do
-        local name, item = debug.getupvalue(v, up)
-        if not name then break end
-        add(item)
-        up = up + 1
-      end
-    end
-    i = i + 1
-  end
+  memory.walk(fn, MAX_REACHED, nothing, function(f) jit.flush(f, true) end)
 end
 
 local function place(fn)
@@ -162,7 +138,8 @@ local function state_of(path, fn)
   if state then return state end
   local where = place(fn)
   local kind = path:match "[^.]*$"
-  state = { path = path, place = where, name = ("the hook %s (%s)"):format(path, where),
+  local title = ("%s (%s)"):format(path, where)
+  state = { path = path, place = where, title = title, name = "the hook " .. title,
     left = M.PROBATION, calls = 0, timed = 0, time = 0, n_errors = 0, quiet_until = 0,
     unsaid = 0, read = READERS[kind], is_cost = kind == "cost",
     errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
@@ -272,7 +249,8 @@ local function watched(process, state, fn, req, about)
   return ok, answer
 end
 
--- What a hook's answer means: true and that; false where it gave none that is of use.
+-- What a hook's answer means: true, that, and who it is; false where it gave none that is
+-- of use.
 -- `fleet`: the view that a pick is told about.
 local function answer_of(server, path, fn, req, about, fleet)
   local state = state_of(path, fn)
@@ -280,7 +258,7 @@ local function answer_of(server, path, fn, req, about, fleet)
   local ok, v = watched(server.process, state, fn, req, about)
   if ok then
     local good, means = state.read(v, fleet)
-    if good then return true, means end
+    if good then return true, means, state.title end
     v = ("it returned %s; wanted %s"):format(values.show(v, true), means)
   end
   if ok ~= nil then failed(state, v) end
@@ -306,17 +284,18 @@ function M.tell(server, fn, req, result)
 end
 
 -- The row of the view, of recipe/fleet_view.lua, that a pool's pick or cost has chosen;
--- -1: the request waits; nil: there is no hook, or none that gives an answer of use.
+-- -1: the request waits; nil: there is no hook, or none that gives an answer of use. And
+-- which hook that is.
 function M.choose(server, pool, req, fleet)
   local of, paths = server.recipe[pool], OF_POOL[pool]
-  local good, row = false, nil
+  local _, row, by
   if of.pick then
-    good, row = answer_of(server, paths.pick, of.pick, req, fleet:fleet(), fleet)
+    _, row, by = answer_of(server, paths.pick, of.pick, req, fleet:fleet(), fleet)
   elseif of.cost then
-    good, row = answer_of(server, paths.cost, of.cost, req, fleet)
+    _, row, by = answer_of(server, paths.cost, of.cost, req, fleet)
   end
   view.close(req)
-  return good and row or nil
+  return row, by
 end
 
 -- Whether the hook at a path is asked in this release.

@@ -198,6 +198,17 @@ function words.attach(...)
   return require("perilune.tools.attach").run({ ... }, complain)
 end
 
+-- perilune explain ID [NAME]: attach NAME -e 'explain("ID")'.
+function words.explain(id, ...)
+  if not id or asked_for_help { id } then
+    print(help.explain)
+    return id and 0 or 2
+  end
+  local given = { ... }
+  given[#given + 1], given[#given + 2] = "-e", ("explain(%q)"):format(id)
+  return require("perilune.tools.attach").run(given, complain)
+end
+
 function words.ps(...)
   return require("perilune.tools.ps").run({ ... }, complain)
 end
