@@ -23,18 +23,9 @@ typedef struct column {
 #define COLUMN(name) { offsetof(pl_fleet, name), sizeof *((pl_fleet *)0)->name }
 /* clang-format on */
 static const column columns[] = {
-    COLUMN(cost),
-    COLUMN(cached),
-    COLUMN(prefilling),
-    COLUMN(decoding),
-    COLUMN(free),
-    COLUMN(capacity),
-    COLUMN(waiting),
-    COLUMN(running),
-    COLUMN(rank),
-    COLUMN(number),
-    COLUMN(worker),
-    COLUMN(ttft),
+    COLUMN(cost), COLUMN(cached),   COLUMN(prefilling), COLUMN(decoding),
+    COLUMN(free), COLUMN(capacity), COLUMN(waiting),    COLUMN(running),
+    COLUMN(rank), COLUMN(number),   COLUMN(worker),     COLUMN(ttft),
     COLUMN(itl),
 };
 

@@ -23,6 +23,38 @@ local function had(log)
   return by
 end
 
+-- Three texts, each asked for four times with another end: where they went, and how much of
+-- them was cached there. `settled()` is called after each answer.
+local function shared(ask, settled)
+  local texts = {}
+  for i = 1, 3 do texts[i] = ("%d so it is, and "):format(i):rep(12) end
+  for round = 1, 4 do
+    for i, text in ipairs(texts) do
+      ask(round .. "of" .. i, text .. ("end %d"):format(round))
+      settled()
+    end
+  end
+end
+
+local function went_where_it_was_warm(log)
+  local by, cached = had(log), {}
+  for n, count in log:gmatch "cached (%S+): (%d+)" do cached[n] = tonumber(count) end
+  local first = {}
+  for i = 1, 3 do
+    first[by["1of" .. i]] = true
+    assert.equal(0, cached["1of" .. i])
+    for round = 2, 4 do
+      assert.equal(by["1of" .. i], by[round .. "of" .. i])
+      assert.is_true(cached[round .. "of" .. i] >= 48, log)
+    end
+  end
+  return first
+end
+
+local TOLD = "done = function(req, r) "
+  .. "pl.log.info('had %s: %s', tostring(r.worker), req.headers['x-n']) "
+  .. "pl.log.info('cached %s: %d', req.headers['x-n'], r.cached) end"
+
 describe("workers of one process", function()
   local dir, path, s
   setup(function() dir = scratch.folder() end)
@@ -73,6 +105,15 @@ describe("workers of one process", function()
     busy[by.held1], busy[by.held2] = true, true
     for i = 1, 4 do assert.is_nil(busy[by[tostring(i)]]) end
     assert.not_equal(by.held1, by.held2)
+  end)
+
+  it("get what they have read before, if nobody says otherwise", function()
+    start("return { worker = {}, " .. TOLD .. " }")
+    shared(function(n, text) ask(n, nil, text) end, function() assert.is_true(s:idle()) end)
+    local log = s:stop()
+    local first, n = went_where_it_was_warm(log), 0
+    for _ in pairs(first) do n = n + 1 end
+    assert.equal(3, n, log)                 -- who knows nothing of it goes in turn
   end)
 
   it("are chosen for reasons that can be asked", function()
@@ -176,6 +217,26 @@ describe("workers on a bus", function()
   local f
   after_each(function()
     if f then f:remove() end
+    f = nil
+  end)
+
+  it("get what they have read before", function()
+    f = deployment.start { workers = 2, worker = { "--threads", "1" }, fields = TOLD }
+    local front, blocks = f.frontends[1], 0
+    local function known()
+      return tonumber(front:get "/metrics".text:match "\nperilune_kv_index_blocks (%d+)")
+    end
+    shared(function(n, text)
+      local r = front:post(COMPLETION, short(text), { ["X-N"] = n })
+      assert.equal(200, r.status, r.text)
+      if n:sub(1, 1) ~= "1" then return end
+      blocks = blocks + math.floor(r.json.usage.prompt_tokens / 16)
+    end, function()
+      assert.is_truthy(process.wait_for(20, function() return known() >= blocks end))
+    end)
+    process.wait_for(20, function() return had(front.process:log())["4of3"] end)
+    went_where_it_was_warm(front.process:log())
+    f:close()
     f = nil
   end)
 

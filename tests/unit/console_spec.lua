@@ -387,7 +387,7 @@ describe("the console", function()
 
     it("names, members and words of help", function()
       assert.equal("requests(", (complete "requ"))
-      assert.equal("recipe reload( requests(", (complete "x = re"))
+      assert.equal("recipe reload( replay( requests(", (complete "x = re"))
       local names, part = complete "recipe.worker.block"
       assert.equal("block_size", names)
       assert.equal("block", part)

@@ -48,10 +48,11 @@ local function text_of(d)
     cells[#cells + 1] = row
   end
   local more = #d.workers - MOST_SHOWN
-  return ("request %s   %d tokens, %d blocks%s   by %s%s\n"):format(d.id, d.total, d.blocks,
-      d.moves > 0 and (", move %d"):format(d.moves) or "", d.by,
-      d.worker and "" or "   it had to wait")
-    .. object.columns(cells, "  ") .. (more > 0 and ("\n  and %d more"):format(more) or "")
+  local move = d.moves > 0 and (", move %d"):format(d.moves) or ""
+  return ("request %s   %d tokens, %d blocks%s   by %s%s\n"):format(d.id, d.total,
+      d.blocks, move, d.by, d.worker and "" or "   it had to wait")
+    .. object.columns(cells, "  ")
+    .. (more > 0 and ("\n  and %d more"):format(more) or "")
 end
 
 local Decision = object.class {

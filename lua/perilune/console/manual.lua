@@ -81,7 +81,8 @@ perilune explain ID [NAME]
   NAME   the frontend that had it, such as frontend/0; without it the only process here
 
 It shows which worker the request was given, and what was known of all of them then. The
-last thousand decisions are kept. The flags are those of `perilune attach`: --bus, --json.]]
+last thousand decisions are kept. The flags are those of `perilune attach`: --bus,
+--json.]]
 
 M.check = [[
 perilune check RECIPE [ROLE] [--option value]

@@ -6,8 +6,8 @@
 --     decisions.find(models, "cmpl-5f")                       of a request
 --     decisions.plain(d)                                      as a plain table
 --
--- The last ones of each model are kept in C (perilune/decide.h), with all columns. Where a
--- hook was asked, the facts that it was told are kept beside them, by number.
+-- The last ones of each model are kept in C (perilune/decide.h), with all columns. Where
+-- a hook was asked, the facts that it was told are kept beside them, by number.
 
 local pl = require "perilune.ffi"
 local lru = require "perilune.lru"
@@ -52,7 +52,8 @@ function M.note(served, view, row, by, job, choice, naming, seq)
   fill(job, choice, served.terms.block_size)
   put(about.by, by, BY)
   about.row = row
-  about.n_keys = naming and seq and C.pl_naming_keys(naming, seq, 0, about.keys, KEYS) or 0
+  about.n_keys = naming and seq
+    and C.pl_naming_keys(naming, seq, 0, about.keys, KEYS) or 0
   local facts = job.facts
   if facts then about.total, about.moves = facts.total, facts.moves end
   local number = C.pl_decisions_add(served.decisions, about, view.columns)
