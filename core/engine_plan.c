@@ -41,11 +41,10 @@ void pl_engine_chain(const pl_engine *e, run *r, int32_t n_blocks)
         r->names = pl_realloc(r->names, (size_t)r->names_cap * sizeof *r->names);
     }
     const pl_name *parent = r->n_names ? &r->names[r->n_names - 1] : NULL;
-    pl_status status = pl_namer_chain(
-        &e->namer, parent, r->seq->tokens + r->n_names * e->block_size, e->block_size,
-        n_blocks - r->n_names, r->seq->salt, r->seq->salt_len, r->names + r->n_names);
-    if (status == PL_OK)
-        r->n_names = n_blocks; /* else they stay nameless: a cache may miss */
+    pl_namer_chain(&e->namer, parent, r->seq->tokens + r->n_names * e->block_size,
+                   e->block_size, n_blocks - r->n_names, r->seq->salt, r->seq->salt_len,
+                   r->names + r->n_names);
+    r->n_names = n_blocks;
 }
 
 void pl_engine_name(pl_engine *e, run *r, int32_t n_tokens)

@@ -42,9 +42,9 @@ typedef struct pl_namer {
 pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed);
 /* Names n_blocks blocks that follow one another; `parent` NULL: they start a text, and
  * the salt (NULL: none) goes into the first. */
-pl_status pl_namer_chain(const pl_namer *namer, const pl_name *parent,
-                         const int32_t *tokens, int32_t block_size, int32_t n_blocks,
-                         const char *salt, size_t salt_len, pl_name *out);
+void pl_namer_chain(const pl_namer *namer, const pl_name *parent, const int32_t *tokens,
+                    int32_t block_size, int32_t n_blocks, const char *salt,
+                    size_t salt_len, pl_name *out);
 
 /* A name as others are told it: change.h. */
 uint64_t pl_name_key(const pl_namer *namer, const pl_name *name);

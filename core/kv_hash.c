@@ -9,8 +9,9 @@
  */
 #include "kv.h"
 
-#include <openssl/evp.h>
-#include <pthread.h>
+#define OPENSSL_SUPPRESS_DEPRECATED /* EVP costs as much again as a block's hash */
+#include <endian.h>
+#include <openssl/sha.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -54,6 +55,18 @@ static size_t cbor_put(uint8_t *out, int major, uint64_t v)
     return (size_t)n + 1;
 }
 
+/* Writes a token as a number at `out`; where it ends. Nearly all have 16 bits. */
+static uint8_t *cbor_token(uint8_t *out, uint32_t v)
+{
+    if (v - 256 < 65536 - 256) {
+        out[0] = 25;
+        out[1] = (uint8_t)(v >> 8);
+        out[2] = (uint8_t)v;
+        return out + 3;
+    }
+    return out + cbor_put(out, CBOR_UINT, v);
+}
+
 static void cbor_head(pl_buf *b, int major, uint64_t v)
 {
     uint8_t bytes[CBOR_HEAD_MAX];
@@ -69,8 +82,9 @@ static void cbor_block(pl_buf *b, const pl_name *parent, int digest_len,
     pl_buf_add(b, parent->bytes, (size_t)digest_len);
     cbor_head(b, CBOR_ARRAY, (uint64_t)n);
     pl_buf_reserve(b, (size_t)n * CBOR_HEAD_MAX);
-    for (int32_t i = 0; i < n; i++)
-        b->len += cbor_put((uint8_t *)b->data + b->len, CBOR_UINT, (uint64_t)tokens[i]);
+    uint8_t *at = (uint8_t *)b->data + b->len;
+    for (int32_t i = 0; i < n; i++) at = cbor_token(at, (uint32_t)tokens[i]);
+    b->len = (size_t)(at - (uint8_t *)b->data);
     if (!salt) {
         add_byte(b, 0xf6);
         return;
@@ -155,50 +169,20 @@ static void pickle_block(pl_buf *b, const pl_name *parent, const int32_t *tokens
 
 /* ---- digests -------------------------------------------------------------------- */
 
-/* Fetched once and kept: that costs more than a block's hash. */
-static EVP_MD *sha256;
-static pthread_once_t sha256_once = PTHREAD_ONCE_INIT;
-
-static void fetch_sha256(void)
-{
-    sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
-}
-
-typedef struct hasher {
-    int algo;
-    EVP_MD_CTX *ctx;
-} hasher;
-
-static pl_status hasher_init(hasher *h, int algo)
-{
-    *h = (hasher){.algo = algo};
-    if (algo == PL_HASH_XXHASH_CBOR) return PL_OK;
-    h->ctx = EVP_MD_CTX_new();
-    pthread_once(&sha256_once, fetch_sha256);
-    if (h->ctx && sha256 && EVP_DigestInit_ex(h->ctx, sha256, NULL) == 1) return PL_OK;
-    EVP_MD_CTX_free(h->ctx);
-    return pl_fail(PL_EUNSUPPORTED, "libcrypto has no SHA-256");
-}
-
-static void hasher_fini(hasher *h)
-{
-    EVP_MD_CTX_free(h->ctx);
-}
-
-static pl_status digest(hasher *h, const pl_buf *b, pl_name *out)
+static pl_name digest(int algo, const pl_buf *b)
 {
     pl_name name = {{0}};
-    if (h->algo == PL_HASH_XXHASH_CBOR) {
+    if (algo == PL_HASH_XXHASH_CBOR) {
         XXH128_canonical_t big_endian;
         XXH128_canonicalFromHash(&big_endian, XXH3_128bits(b->data, b->len));
         memcpy(name.bytes, big_endian.digest, sizeof big_endian.digest);
-    } else if (EVP_DigestInit_ex(h->ctx, NULL, NULL) != 1 ||
-               EVP_DigestUpdate(h->ctx, b->data, b->len) != 1 ||
-               EVP_DigestFinal_ex(h->ctx, name.bytes, NULL) != 1) {
-        return pl_fail(PL_EINTERNAL, "libcrypto's SHA-256 failed");
+        return name;
     }
-    *out = name;
-    return PL_OK;
+    SHA256_CTX sha;
+    SHA256_Init(&sha);
+    SHA256_Update(&sha, b->data, b->len);
+    SHA256_Final(name.bytes, &sha);
+    return name;
 }
 
 pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
@@ -209,8 +193,6 @@ pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
     size_t len = strlen(seed);
     if (len > MAX_TEXT || !pl_utf8_valid(seed, len))
         return pl_fail(PL_EINVAL, "hash seed: at most %d bytes of UTF-8", MAX_TEXT);
-    hasher h;
-    PL_TRY(hasher_init(&h, algo));
     pl_buf b = {0};
     if (algo == PL_HASH_SHA256) {
         size_t at = pickle_begin(&b);
@@ -222,46 +204,39 @@ pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
     }
     namer->algo = algo;
     namer->digest_len = algo == PL_HASH_XXHASH_CBOR ? 16 : 32;
-    pl_status status = digest(&h, &b, &namer->none);
+    namer->none = digest(algo, &b);
     pl_buf_fini(&b);
-    hasher_fini(&h);
-    return status;
+    return PL_OK;
 }
 
-pl_status pl_namer_chain(const pl_namer *namer, const pl_name *parent,
-                         const int32_t *tokens, int32_t block_size, int32_t n_blocks,
-                         const char *salt, size_t salt_len, pl_name *out)
+void pl_namer_chain(const pl_namer *namer, const pl_name *parent, const int32_t *tokens,
+                    int32_t block_size, int32_t n_blocks, const char *salt,
+                    size_t salt_len, pl_name *out)
 {
-    hasher h;
-    PL_TRY(hasher_init(&h, namer->algo));
-    pl_status status = PL_OK;
     pl_buf b = {0};
     if (parent)
         salt = NULL;
     else
         parent = &namer->none;
-    for (int32_t i = 0; i < n_blocks && status == PL_OK; i++) {
+    for (int32_t i = 0; i < n_blocks; i++) {
         const int32_t *at = tokens + (size_t)i * (size_t)block_size;
         b.len = 0;
         if (namer->algo == PL_HASH_SHA256)
             pickle_block(&b, parent, at, block_size, salt, salt_len);
         else
             cbor_block(&b, parent, namer->digest_len, at, block_size, salt, salt_len);
-        status = digest(&h, &b, &out[i]);
+        out[i] = digest(namer->algo, &b);
         parent = &out[i];
         salt = NULL;
     }
     pl_buf_fini(&b);
-    hasher_fini(&h);
-    return status;
 }
 
 uint64_t pl_name_key(const pl_namer *namer, const pl_name *name)
 {
-    uint64_t key = 0;
-    for (int i = namer->digest_len - 8; i < namer->digest_len; i++)
-        key = key << 8 | name->bytes[i];
-    return key;
+    uint64_t key;
+    memcpy(&key, name->bytes + namer->digest_len - sizeof key, sizeof key);
+    return be64toh(key);
 }
 
 /* ---- for those outside ---------------------------------------------------------- */
@@ -280,8 +255,7 @@ pl_status pl_block_hash(int algo, const char *seed, const uint8_t *parent,
     PL_TRY(pl_namer_init(&namer, algo, seed));
     pl_name from = namer.none, name;
     if (parent) memcpy(from.bytes, parent, sizeof from.bytes);
-    PL_TRY(pl_namer_chain(&namer, parent ? &from : NULL, tokens, n, 1, salt, salt_len,
-                          &name));
+    pl_namer_chain(&namer, parent ? &from : NULL, tokens, n, 1, salt, salt_len, &name);
     memcpy(out, name.bytes, sizeof name.bytes);
     return PL_OK;
 }

@@ -23,10 +23,9 @@ void pl_namer_seq(const pl_namer *namer, int32_t block_size, pl_seq *s)
     int32_t n = s->n_given / block_size;
     if (s->named_by == id && s->n_names >= n) return;
     pl_name *names = pl_realloc(s->names, (size_t)n * sizeof *names);
-    pl_status status = pl_namer_chain(namer, NULL, s->tokens, block_size, n, s->salt,
-                                      s->salt_len, names);
+    pl_namer_chain(namer, NULL, s->tokens, block_size, n, s->salt, s->salt_len, names);
     s->names = names;
-    s->n_names = status == PL_OK ? n : 0; /* nameless: a cache may miss */
+    s->n_names = n;
     s->named_by = id;
 }
 

@@ -1,0 +1,113 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- decide.lua - what a whole decision costs: a table, then a line of JSON.
+--
+--   build/perilune lua bench/decide.lua [WORKERS] [TOKENS]
+--
+-- A prompt of TOKENS (2,000) and WORKERS (64) that each hold another part of it; a cost
+-- function as a user would write it. `hook`: the function alone, asked about all workers;
+-- `choose`: all of fleet/decide.lua with the prompt's blocks named before; `decision`: and
+-- with their names, by sha256 and by xxhash. Medians of five rounds.
+
+local json = require "cjson.safe"
+local cluster = require "perilune.fleet.cluster"
+local cost = require "perilune.recipe.cost"
+local decide = require "perilune.fleet.decide"
+local fleet_view = require "perilune.recipe.fleet_view"
+local hook_view = require "perilune.recipe.hook_view"
+local pl = require "perilune.ffi"
+local C, ffi = pl.C, pl.ffi
+
+local WORKERS, TOKENS = tonumber(arg[1] or 64), tonumber(arg[2] or 2000)
+local ROUNDS, TIMES, BLOCK = 5, 2000, 16
+
+C.pl_log_level(C.PL_LOG_ERROR)
+
+local ids, params = ffi.new("int32_t[?]", TOKENS), ffi.new "pl_params"
+C.pl_params_init(params)
+for i = 0, TOKENS - 1 do ids[i] = tonumber(C.pl_random_at(1, i, 0) % 49152) end
+
+local function median(list)
+  table.sort(list)
+  return list[math.floor(#list / 2) + 1]
+end
+
+-- Microseconds of fn(i) each; prepare(), if there is one, is not counted.
+local function time(fn, prepare)
+  local list = {}
+  for round = 1, ROUNDS do
+    if prepare then prepare() end
+    local began = C.pl_now_ns()
+    for i = 1, TIMES do fn(i) end
+    list[round] = tonumber(C.pl_now_ns() - began) / TIMES / 1e3
+  end
+  return median(list)
+end
+
+local function user_cost(req, w) return 1.5 * (req.blocks - w.cached) + w.decoding end
+
+local function setup(algo)
+  local c = cluster.new(nil, {}, nil, function() end)
+  local served = { workers = {}, index = C.pl_route_open(1e6), key = "m", terms = {
+    block_size = BLOCK, hash_algo = algo, hash_seed = "vllm-none-hash" } }
+  for i = 1, WORKERS do
+    local w = c:add_local { name = "worker/" .. i, served = served, numerics = "n" }
+    w.number_in_index = C.pl_route_join(served.index)
+  end
+  local algos = { sha256_cbor = C.PL_HASH_SHA256_CBOR, xxhash_cbor = C.PL_HASH_XXHASH_CBOR }
+  local naming = C.pl_naming_open(algos[algo], "vllm-none-hash", BLOCK)
+  local seq, n = C.pl_seq_open(ids, TOKENS, params), math.floor(TOKENS / BLOCK)
+  local keys = ffi.new("uint64_t[?]", n)
+  C.pl_naming_keys(naming, seq, 0, keys, n)
+  for i, w in ipairs(served.workers) do
+    C.pl_route_store(served.index, w.number_in_index, keys, math.floor(n * i / WORKERS))
+  end
+  local server = { cluster = c, recipe = { worker = { cost = user_cost } } }
+  local facts = { id = "r", tokens = TOKENS, total = TOKENS, block_size = BLOCK }
+  local job = { id = "r", plan = { n = 1, priority = 0 }, view = hook_view.new(facts),
+    look = function(self, _, named, s)
+      facts.naming, facts.seq = named, s
+      return self.view
+    end }
+  return { server = server, served = served, job = job, choice = { full = {},
+    prompt = { n_tokens = TOKENS } } }
+end
+
+local function choose(s, seq)
+  s.choice.seq = { address = ffi.cast("uintptr_t", seq) }
+  return decide.choose(s.server, s.served, s.job, s.choice)
+end
+
+-- Named anew in each decision, or only in the first.
+local function decision(algo, again)
+  local s, seqs = setup(algo), {}
+  local function fresh()
+    for i = 1, TIMES do
+      if seqs[i] then C.pl_seq_close(seqs[i]) end
+      seqs[i] = C.pl_seq_open(ids, TOKENS, params)
+    end
+  end
+  fresh()
+  return time(function(i) choose(s, seqs[again and i or 1]) end, again and fresh)
+end
+
+local function hook(fn)
+  local view, loop = fleet_view.new(), fleet_view.loop()
+  view:begin()
+  for i = 1, WORKERS do view:add(nil, -1, 0, i, "worker/" .. i) end
+  local req = hook_view.new { tokens = TOKENS, total = TOKENS, block_size = BLOCK }
+  return time(function() loop(fn, req, view) end)
+end
+
+local rows = {
+  { "hook", hook(user_cost) }, { "hook, pl.cost.kv", hook(cost.kv) },
+  { "choose", decision("sha256_cbor", false) },
+  { "decision, sha256_cbor", decision("sha256_cbor", true) },
+  { "decision, xxhash_cbor", decision("xxhash_cbor", true) },
+}
+print(("%d workers, a prompt of %d tokens; microseconds"):format(WORKERS, TOKENS))
+local out = { workers = WORKERS, tokens = TOKENS }
+for _, row in ipairs(rows) do
+  print(("  %-24s %8.2f"):format(row[1], row[2]))
+  out[row[1]] = row[2]
+end
+print(json.encode(out))
