@@ -5,13 +5,14 @@
 --
 -- A prompt of TOKENS (2,000) and WORKERS (64) that each hold another part of it; a cost
 -- function as a user would write it. `hook`: the function alone, asked about all workers;
--- `choose`: all of fleet/decide.lua with the prompt's blocks named before; `decision`: and
--- with their names, by sha256 and by xxhash. Medians of five rounds.
+-- `choose`: all of fleet/decide.lua with the prompt's blocks named before; `decision`:
+-- and with their names, by sha256 and by xxhash. Medians of five rounds.
 
 local json = require "cjson.safe"
 local cluster = require "perilune.fleet.cluster"
 local cost = require "perilune.recipe.cost"
 local decide = require "perilune.fleet.decide"
+local HASHES = require("perilune.fleet.worker").HASHES
 local fleet_view = require "perilune.recipe.fleet_view"
 local hook_view = require "perilune.recipe.hook_view"
 local pl = require "perilune.ffi"
@@ -31,14 +32,14 @@ local function median(list)
   return list[math.floor(#list / 2) + 1]
 end
 
--- Microseconds of fn(i) each; prepare(), if there is one, is not counted.
+-- Microseconds of CPU time of fn(i) each; prepare(), if there is one, is not counted.
 local function time(fn, prepare)
   local list = {}
   for round = 1, ROUNDS do
     if prepare then prepare() end
-    local began = C.pl_now_ns()
+    local began = os.clock()
     for i = 1, TIMES do fn(i) end
-    list[round] = tonumber(C.pl_now_ns() - began) / TIMES / 1e3
+    list[round] = (os.clock() - began) / TIMES * 1e6
   end
   return median(list)
 end
@@ -53,8 +54,7 @@ local function setup(algo)
     local w = c:add_local { name = "worker/" .. i, served = served, numerics = "n" }
     w.number_in_index = C.pl_route_join(served.index)
   end
-  local algos = { sha256_cbor = C.PL_HASH_SHA256_CBOR, xxhash_cbor = C.PL_HASH_XXHASH_CBOR }
-  local naming = C.pl_naming_open(algos[algo], "vllm-none-hash", BLOCK)
+  local naming = C.pl_naming_open(HASHES[algo], "vllm-none-hash", BLOCK)
   local seq, n = C.pl_seq_open(ids, TOKENS, params), math.floor(TOKENS / BLOCK)
   local keys = ffi.new("uint64_t[?]", n)
   C.pl_naming_keys(naming, seq, 0, keys, n)
@@ -104,7 +104,8 @@ local rows = {
   { "decision, sha256_cbor", decision("sha256_cbor", true) },
   { "decision, xxhash_cbor", decision("xxhash_cbor", true) },
 }
-print(("%d workers, a prompt of %d tokens; microseconds"):format(WORKERS, TOKENS))
+print(("%d workers, a prompt of %d tokens; microseconds of CPU time"):format(WORKERS,
+  TOKENS))
 local out = { workers = WORKERS, tokens = TOKENS }
 for _, row in ipairs(rows) do
   print(("  %-24s %8.2f"):format(row[1], row[2]))

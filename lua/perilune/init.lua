@@ -11,6 +11,7 @@ local log = require "perilune.log"
 local lru = require "perilune.lru"
 local nearest = require "perilune.recipe.nearest"
 local pick = require "perilune.recipe.pick"
+local queue = require "perilune.recipe.queue"
 local schema = require "perilune.recipe.schema"
 local values = require "perilune.recipe.option_value"
 local verdict = require "perilune.recipe.verdict"
@@ -19,7 +20,7 @@ local C = engine.C
 
 local pl = { version = engine.ffi.string(C.pl_version()), log = log, lru = lru.new,
   reject = verdict.reject, retry = verdict.retry, fail = verdict.fail,
-  cost = cost, pick = pick, fleet = fleet_view.of }
+  cost = cost, pick = pick, queue = queue, fleet = fleet_view.of }
 
 -- One row of pl.args, made whole: its kind is that of its default.
 local function argument(row)

@@ -46,6 +46,10 @@ describe("a fleet", function()
     local function only_c(_, w) return w.name == "c" and 1 or math.huge end
     assert.equal("c", fleet:cheapest(req(10), only_c).name)
     assert.is_nil(fleet:cheapest(req(10), function() return math.huge end))
+    local function rising(_, w) return ({ a = 104, b = 100, c = 99 })[w.name] end
+    assert.equal("c", fleet:cheapest(req(1), rising).name)
+    assert.equal("b", fleet:cheapest(req(1), rising, 0.02).name)
+    assert.equal("a", fleet:cheapest(req(1), rising, 0.06).name)
     assert.has_error(function() fleet:cheapest(req(1), function() return 0 / 0 end) end,
       "cost returned nan for a; wanted a number")
     assert.has_error(function()
@@ -206,10 +210,18 @@ describe("pl.pick", function()
   end)
 
   it("takes the one that is named, or none", function()
-    assert.equal("c", pick(pl.pick.direct, req(1, { ["x-dynamo-worker-instance-id"] = "c" })))
+    assert.equal("c", pick(pl.pick.direct, { hints = { worker = "c" }, headers = {} }))
     assert.equal("b", pick(pl.pick.direct))
     local by_header = pl.pick.direct { header = "x-w" }
     assert.is_nil(by_header(req(1, { ["x-w"] = "d" }), fleet))
+  end)
+
+  it("has requests wait while every worker has too much to read", function()
+    local busy = pl.fleet { { name = "a", prefilling = 9, cached = 10 }, { name = "b", prefilling = 4 } }
+    local pick_of = pl.pick.unless_busy { prefilling = 4 }
+    assert.equal("b", pick_of(req(10), busy).name)
+    assert.is_nil(pl.pick.unless_busy { prefilling = 3 } (req(10), busy))
+    assert.equal("a", pl.pick.unless_busy(req(10), busy).name)
   end)
 
   it("keeps a session's worker, for a while", function()
@@ -238,6 +250,26 @@ describe("pl.pick", function()
     drawn = { 0.4 }                         -- all alike: each as often
     local even = pl.pick.softmax { cost = function() return 7 end }
     assert.equal("b", pick(even))
+  end)
+
+  it("goes with an order of those that wait", function()
+    local function of(fn, tokens, priority, tenant)
+      return fn { tokens = tokens, tenant = tenant, hints = { priority = priority } }
+    end
+    t = 100
+    local first = of(pl.queue.fcfs, 9)
+    t = 101
+    assert.is_true(first < of(pl.queue.fcfs, 9))
+    assert.is_true(of(pl.queue.fcfs, 9, 5) < first)
+    assert.is_true(of(pl.queue.lcfs, 9) > of(pl.queue.lcfs, 9, 1))
+    assert.is_true(of(pl.queue.wspt, 10) < of(pl.queue.wspt, 20))
+    assert.is_true(of(pl.queue.wspt, 20, 3) < of(pl.queue.wspt, 10))
+    local red = {}
+    for i = 1, 3 do red[i] = of(pl.queue.tenants, 100, nil, "red") end
+    local blue = of(pl.queue.tenants, 100, nil, "blue")
+    assert.is_true(red[1] < red[2] and red[2] < red[3])
+    assert.is_true(blue <= red[3])          -- not behind all that red has asked for
+    assert.is_true(of(pl.queue.tenants, 1, nil, "blue") > blue)
   end)
 
   it("has options that are checked", function()

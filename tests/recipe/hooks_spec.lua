@@ -227,6 +227,43 @@ describe("a hook", function()
     C.pl_naming_close(naming)
   end)
 
+  it("of a pool may put those that wait in order", function()
+    local s = pool("queue", "local function queue(req) return req.tokens / 10 end")
+    assert.equal(2, hooks.rank(s, "worker", req()))
+    s = pool("queue", "local function queue(req) return 'first' end")
+    assert.is_nil(hooks.rank(s, "worker", req()))
+    said_once("it returned 'first'; wanted a number")
+  end)
+
+  it("sees hints in headers and in the body, and only known ones", function()
+    local hints = require "perilune.recipe.hints"
+    local json = require "perilune.json"
+    local function of(body, headers)
+      local text = json.encode { nvext = body }
+      local doc = C.pl_json_open(text, #text)
+      local nvext = json.value(C.pl_json_find(doc, "nvext"))
+      C.pl_json_close(doc)
+      return req { hints = hints.of_body(nvext), recorded = headers or {} }.hints
+    end
+    local h = of { backend_instance_id = 12345, agent_hints = { priority = 5, osl = 200,
+      speculative_prefill = true }, session_control = { session_id = "s" }, extra_fields = { "x" } }
+    assert.same({ "12345", 5, 200, true, "s" },
+      { h.worker, h.priority, h.osl, h.speculative_prefill, h.session })
+    assert.is_nil(h.rank)
+    h = of({ backend_instance_id = "a", agent_hints = { priority = 5 } }, {
+      ["x-dynamo-worker-instance-id"] = "b", ["x-request-priority"] = "7", ["x-dp-rank"] = "1" })
+    assert.same({ "b", 7, 1 }, { h.worker, h.priority, h.rank })
+    for _, bad in ipairs { "x", 7, true, json.null, { agent_hints = "x" },
+        { agent_hints = { priority = "high" } },
+        { agent_hints = { priority = {} } }, { backend_instance_id = ("x"):rep(300) },
+        { backend_instance_id = "a\nb" }, { session_control = { session_id = 1.5 } } } do
+      h = of(bad)
+      assert.same({}, { h.priority, h.worker, h.session })
+    end
+    assert.has_error(function() return h.prio end, "req.hints has no 'prio'")
+    assert.has_error(function() h.priority = 1 end)
+  end)
+
   it("may turn a request away", function()
     local s = server("admit = admit", [[
       local function admit(req)
@@ -486,6 +523,8 @@ describe("a hook", function()
           for _, tokens in ipairs { 20, 5000 } do
             if name == "done" then
               hooks.tell(s, r.done, req { tokens = tokens }, { tokens = 3 })
+            elseif name == "queue" then
+              assert.is_number(hooks.rank(s, "worker", req { tokens = tokens }))
             elseif section == "pool" then
               assert.equal(0, hooks.choose(s, "worker", req { tokens = tokens }, workers(2)))
             else
@@ -499,7 +538,8 @@ describe("a hook", function()
   end)
 
   it("is asked, or is not yet, by its path", function()
-    for _, path in ipairs { "admit", "migrate", "done", "worker.cost", "worker.pick" } do
+    for _, path in ipairs { "admit", "migrate", "done", "worker.cost", "worker.pick",
+      "worker.queue" } do
       assert.is_true(hooks.is_asked(path))
     end
     for _, path in ipairs { "decode.split", "prefill.cost", "cost", "worker.admit" } do

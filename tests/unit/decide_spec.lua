@@ -123,6 +123,14 @@ describe("a decision", function()
     for _, one in ipairs(other.workers) do assert.is_true(seen[one]) end
   end)
 
+  it("is made whatever its workers say of how they name blocks", function()
+    for _, terms in ipairs { { hash_seed = 7 }, { hash_algo = 7 }, { hash_algo = "md5" },
+        { hash_seed = {} } } do
+      served.terms = setmetatable(terms, { __index = TERMS })
+      assert.is_truthy(choose(choice_of(A)))
+    end
+  end)
+
   it("is between those that may take it", function()
     holds(w[2], A, 10)
     assert.not_equal(w[2], choose(choice_of(A), w[2]))
@@ -286,6 +294,25 @@ describe("a decision", function()
         end
       end)
       assert.equal("first 1 2 3", left())
+    end)
+
+    it("is in the order of the hook queue, if there is one", function()
+      local room = 0
+      server.recipe.worker.pick = function(_, fleet)
+        if room == 0 then return nil end
+        room = room - 1
+        return fleet[1]
+      end
+      server.recipe.worker.queue = function(req) return -tonumber(req.id) end
+      run(function()
+        for _, name in ipairs { "1", "3", "2" } do waiter(name) end
+        flow.sleep(0.1)
+        for _ = 1, 3 do
+          room = 1
+          flow.sleep(0.1)
+        end
+      end)
+      assert.equal("3 2 1", left())
     end)
 
     it("lets a newcomer by only after the first who waits was asked", function()

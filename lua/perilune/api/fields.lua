@@ -26,7 +26,7 @@ local BOTH = [[
   model stream stream_options n stop stop_token_ids include_stop_str_in_output logit_bias
   allowed_token_ids bad_words skip_special_tokens cache_salt return_token_ids
   return_tokens_as_token_ids echo request_id truncate_prompt_tokens add_special_tokens
-  use_beam_search response_format
+  use_beam_search response_format nvext
 ]] .. table.concat(options, " ") .. " " .. table.concat(params.UNSUPPORTED, " ")
 local TEMPLATE = " " .. [[
   messages tools tool_choice documents add_generation_prompt continue_final_message

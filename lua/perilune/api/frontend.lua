@@ -3,6 +3,7 @@
 
 local pl = require "perilune.ffi"
 local cluster = require "perilune.fleet.cluster"
+local decide = require "perilune.fleet.decide"
 local flow = require "perilune.flow"
 local heap = require "perilune.heap"
 local holdings = require "perilune.fleet.holdings"
@@ -173,7 +174,9 @@ end
 -- After the last event: gives back what is open. Whether all threads have ended.
 function Server:close()
   for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
+  decide.close(self.models)
   holdings.close(self.models)
+  self.cluster:close()
   C.pl_task_stop(self.rt)
   if host.join(JOIN_SECONDS) then return true end
   log.warning("a large request is still being prepared; not waiting for it")

@@ -67,7 +67,7 @@ local function facts_of(job)
   local plan = job.plan
   return { id = job.id, model = job.model, tenant = identity.tenant(job.who,
     job.exchange), n = plan.n, stream = plan.stream, priority = plan.priority,
-    block_size = job.served.terms.block_size }
+    block_size = job.served.terms.block_size, hints = plan.hints }
 end
 
 -- The request as hooks see it: one of its choices, or all that it is. It is one value for

@@ -17,6 +17,7 @@ local pl = require "perilune.ffi"
 local fields = require "perilune.api.fields"
 local json = require "perilune.json"
 local models = require "perilune.fleet.served_models"
+local hints = require "perilune.recipe.hints"
 local params = require "perilune.api.params"
 local conversation = require "perilune.api.conversation"
 local messages = require "perilune.api.messages"
@@ -204,6 +205,7 @@ local function common(ctx, req, kind)
   plan.as_ids = params.boolean(req, "return_tokens_as_token_ids", ctx.as_ids)
   plan.request_id = params.string(req, "request_id")
   plan.priority = sampling.p.priority
+  plan.hints = hints.of_body(given(req, "nvext"))
   plan.echo = params.boolean(req, "echo")
   if sampling.p.priority ~= 0 and not ctx.priority then
     refuse("Got priority " .. sampling.p.priority .. " but Priority scheduling is not "

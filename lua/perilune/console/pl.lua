@@ -16,6 +16,7 @@ local DOCS = {
   { "lru(n)", "a table of at most n entries that drops the least recently used" },
   { "cost.NAME", "costs of a request on a worker: kv, backlog" },
   { "pick.NAME", "ways to pick a worker: round_robin, random, least_loaded, ..." },
+  { "queue.NAME", "orders of waiting requests: fcfs, lcfs, wspt, tenants" },
   { "fleet { { name =, ... }, ... }", "workers as hooks see them, for a try" },
   { "reject(status, why, after)", "admit: no" },
   { "retry { avoid =, after = }", "migrate: continue elsewhere" },

@@ -37,6 +37,7 @@ function M.terms(recipe, w, model)
     max_num_seqs = pool.max_num_seqs, blocks = w.blocks,
     max_num_batched_tokens = pool.max_num_batched_tokens,
     stream_interval = pool.stream_interval, kv_events = pool.enable_prefix_caching,
+    tags = models.list_of(pool.tags),
   }
 end
 

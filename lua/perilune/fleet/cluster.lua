@@ -30,7 +30,7 @@ Cluster.__index = Cluster
 local SUSPECT_SECONDS = 2
 local REFRESH_SECONDS = 0.5
 local LOOK_SECONDS, ASK_AGAIN_SECONDS = 0.01, 1
-local MAX_WORKERS = 4096
+local MAX_WORKERS, MAX_TAGS = 4096, 64
 local MAX_INTERVAL = 2 ^ 24
 local MAX_NAME = 4096                       -- bytes: a path may be so long
 
@@ -77,6 +77,11 @@ end
 function Cluster:add_local(w)
   w.state = "ready"
   return join(self, w)
+end
+
+-- After the last request.
+function Cluster:close()
+  for _, w in ipairs(self.workers) do counters.close(w) end
 end
 
 -- ---- other processes ------------------------------------------------------------------
@@ -187,6 +192,12 @@ local function tell_numerics(served, hello)
     first.name, shown(hello.model.numerics), shown(first.numerics))
 end
 
+-- What a hello says of tags, as far as it makes sense.
+local function tags_of(model)
+  local tags = model.tags
+  return are_names(tags) and #tags <= MAX_TAGS and tags or nil
+end
+
 local function add_peer(self, peer, hello)
   local served, why = served_for(self, peer, hello.model)
   if not self.of_peer[peer] then return end           -- it left meanwhile
@@ -201,7 +212,7 @@ local function add_peer(self, peer, hello)
     table.insert(self.of_peer[peer], join(self, { served = served, peer = peer, index = i,
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state,
-      tells = hello.model.kv_events == true }))
+      tells = hello.model.kv_events == true, tags = tags_of(hello.model) }))
   end
 end
 

@@ -30,12 +30,14 @@ local EQUAL = 0.05
 
 -- How workers of the model name blocks; nil: they do not, or not as is known here.
 local function naming_of(served)
-  if served.naming == nil then
-    local terms = served.terms
-    local algo = terms and worker.HASHES[terms.hash_algo]
+  local terms = served.terms
+  if served.named_by ~= terms then          -- none yet, or its workers are others now
+    if served.naming then C.pl_naming_close(served.naming) end
+    served.named_by = terms
+    local algo = terms and type(terms.hash_seed) == "string"
+      and worker.HASHES[terms.hash_algo]
     local naming = algo and C.pl_naming_open(algo, terms.hash_seed, terms.block_size)
-    served.naming = naming and naming ~= nil
-      and ffi.gc(naming, C.pl_naming_close) or false
+    served.naming = naming and naming ~= nil and naming or false
   end
   return served.naming or nil
 end
@@ -71,11 +73,7 @@ local default_loop = fleet_view.loop()
 -- The first row, as they stand in turn, of those that are as cheap as the cheapest.
 local function by_default(view, blocks)
   plain.blocks = blocks
-  local costs = view.columns.cost
-  local most = costs[default_loop(cost.kv, plain, view)] * (1 + EQUAL)
-  for row = 0, view.n - 1 do
-    if costs[row] <= most then return row end
-  end
+  return view:first_within(default_loop(cost.kv, plain, view), EQUAL)
 end
 
 local DEFAULT = "the default (pl.cost.kv)"
@@ -101,6 +99,16 @@ local function decide(server, served, job, choice, view)
   if row < 0 then return nil, true end
   choice.n_cached = view.columns.cached[row] * block_size
   return view.workers[row + 1]
+end
+
+-- Of these models: nothing is decided any more.
+function M.close(models)
+  for _, served in ipairs(models.list) do
+    if served.view then served.view:close() end
+    if served.naming then C.pl_naming_close(served.naming) end
+    if served.decisions then C.pl_decisions_close(served.decisions) end
+    served.view, served.naming, served.decisions = nil, nil, nil
+  end
 end
 
 -- A worker for the choice; nil: nobody can take it now, or, with true, its pool's hook

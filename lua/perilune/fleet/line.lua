@@ -7,7 +7,8 @@
 --     line.release(job)        -- it is over: those of it that wait stop waiting
 --
 -- First come streams that have begun, for their clients are in the middle of an answer;
--- then the lower priority, as in an engine's own line; then who came first.
+-- then the lower priority, as in an engine's own line, or what the pool's hook `queue`
+-- says instead; then who came first.
 --
 -- Nobody polls. A waiter is called when a worker joins, resumes, is trusted again or has
 -- room, and when the waiter called before it has gone. Only one is called at a time, the
@@ -28,6 +29,7 @@ local cluster = require "perilune.fleet.cluster"
 local decide = require "perilune.fleet.decide"
 local flow = require "perilune.flow"
 local heap = require "perilune.heap"
+local hooks = require "perilune.recipe.hooks"
 local waits = require "perilune.watch.waits"
 local C = pl.C
 
@@ -227,6 +229,15 @@ local function queue(self, waiter)
   return w
 end
 
+-- Where it stands among those that wait, the lowest first.
+local function rank_of(server, job, choice)
+  local pool = server.recipe.worker
+  if pool and pool.queue and not choice.rank then
+    choice.rank = hooks.rank(server, "worker", job:look(choice))
+  end
+  return choice.rank or job.plan and job.plan.priority or 0
+end
+
 -- A worker for the choice, waited for in line until choice.deadline; nil: none came, the
 -- job is over, or too many wait already. `avoid`: not this one; choice.full: nor these.
 -- `numerics`: it has tokens, made with this id.
@@ -244,7 +255,7 @@ function Line:wait(job, choice, avoid, numerics)
     choice.came = n_came
   end
   return queue(self, { job = job, choice = choice, avoid = avoid, numerics = numerics,
-    has_begun = numerics ~= nil, priority = job.plan and job.plan.priority or 0,
+    has_begun = numerics ~= nil, priority = rank_of(server, job, choice),
     came = choice.came, asked = 0, told = told, since = flow.now(),
     task = flow.current() })
 end

@@ -111,14 +111,22 @@ function M.loop()
   end
 end
 
-local loops, n_loops = {}, 0
+local loops, n_loops = {}, 0                -- by function
+local of_places, n_places = {}, 0           -- by where it is written
 
 local function loop_of(cost)
   local loop = loops[cost]
   if loop then return loop end
+  local info = debug.getinfo(cost, "S")
+  local place = info.source .. ":" .. info.linedefined
+  loop = of_places[place]
+  if not loop then
+    if n_places == MAX_LOOPS then of_places, n_places = {}, 0 end
+    loop, n_places = M.loop(), n_places + 1
+    of_places[place] = loop
+  end
   if n_loops == MAX_LOOPS then loops, n_loops = {}, 0 end
-  loop, n_loops = M.loop(), n_loops + 1
-  loops[cost] = loop
+  loops[cost], n_loops = loop, n_loops + 1
   return loop
 end
 
@@ -175,14 +183,16 @@ local function filtered(view, test)
 end
 
 local METHODS = {
-  -- The worker with the lowest cost; nil where there is none below infinity.
-  cheapest = function(fleet, req, cost)
+  -- The worker with the lowest cost; nil where there is none below infinity. `within`:
+  -- costs above the lowest by at most this share of it count as equal.
+  cheapest = function(fleet, req, cost, within)
     local view = open_view(fleet)
-    if type(cost) ~= "function" and type(cost) ~= "table" then
+    if type(cost) ~= "function" then
       error("fleet:cheapest: wants a request and a function", 2)
     end
     local row = loop_of(cost)(cost, req, view)
-    if row >= 0 then return worker_at(view, row) end
+    if row < 0 then return nil end
+    return worker_at(view, within and view:first_within(row, within) or row)
   end,
   -- The worker of that name; nil where it is not among them.
   named = function(fleet, name)
@@ -270,6 +280,16 @@ end
 
 function View:fleet()
   return Fleet(self.number)
+end
+
+-- The first row, as they stand in turn, whose cost is above that of `row`, the lowest,
+-- by at most this share of it.
+function View:first_within(row, share)
+  local costs = self.columns.cost
+  local most = costs[row] + share * math.abs(costs[row])
+  for i = 0, self.n - 1 do
+    if costs[i] <= most then return i end
+  end
 end
 
 function View:worker(row)

@@ -4,7 +4,7 @@
 
 -- A name and its meaning, one string per line.
 local REQ = { "req", "the request: id, model, tenant, tokens, total, blocks, max_tokens,",
-  "n, stream, priority, headers, moves" }
+  "n, stream, priority, headers, hints, moves; req:bucket(k, n)" }
 local WORKER = { "w", "a worker; in blocks: cached, prefilling, decoding, free,",
   "capacity; in requests: waiting, running; in seconds: ttft, itl; name, rank, tags" }
 local FLEET = { "fleet", "the workers that can take it: #fleet, fleet[i],",
@@ -105,6 +105,17 @@ local function pick(req, fleet)
 end
 
 return { worker = { pick = pick } }]],
+}
+
+hooks.queue = {
+  call = "queue(req)", asked = "once, when a request begins to wait for a worker",
+  given = { REQ },
+  answers = { { "a number", "the lowest goes first; of equals, who came first" } },
+  absent = "by priority, the lowest first; the same if it fails",
+  example = [[
+local pl = require "perilune"
+
+return { worker = { queue = pl.queue.wspt } }]],
 }
 
 hooks.split = {

@@ -3,11 +3,12 @@
 -- written.
 
 local pl = require "perilune.ffi"
+local hints = require "perilune.recipe.hints"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
-local FACTS, HEADERS = {}, {}               -- keys that no recipe can spell
+local FACTS, HEADERS, HINTS = {}, {}, {}    -- keys that no recipe can spell
 
 -- What was asked for is kept: whoever decides once more (fleet/replay.lua) asks that.
 local Headers = {
@@ -26,15 +27,33 @@ local Headers = {
   __newindex = function() error("headers are read-only", 2) end,
 }
 
+local function headers_of(facts)
+  local headers = facts[HEADERS]
+  if not headers then
+    headers = setmetatable({ [FACTS] = facts }, Headers)
+    facts[HEADERS] = headers
+  end
+  return headers
+end
+
+local Hints = {
+  __index = function(_, key)
+    if hints.NAMES[key] then return nil end
+    error(("req.hints has no '%s'"):format(tostring(key)), 2)
+  end,
+  __newindex = function() error("req.hints is read-only", 2) end,
+}
+
 local COMPUTED = {
   blocks = function(facts) return math.ceil(facts.total / facts.block_size) end,
-  headers = function(facts)
-    local headers = facts[HEADERS]
-    if not headers then
-      headers = setmetatable({ [FACTS] = facts }, Headers)
-      facts[HEADERS] = headers
+  headers = headers_of,
+  hints = function(facts)
+    local found = facts[HINTS]
+    if not found then
+      found = setmetatable(hints.of(facts.hints, headers_of(facts)), Hints)
+      facts[HINTS] = found
     end
-    return headers
+    return found
   end,
 }
 local PLAIN = { id = true, model = true, tokens = true, total = true, max_tokens = true,
@@ -78,8 +97,9 @@ local View = {
 
 -- The view of `facts`: id, model, tenant, tokens (of the prompt), total (with the answer
 -- so far), max_tokens, n, stream, priority, moves, block_size, exchange; naming and seq,
--- or key(facts, k), for what its blocks are called; recorded, the headers by name, if
--- there is no exchange. It shows the facts as they are when it is read.
+-- or key(facts, k), for what its blocks are called; hints, those of its body; recorded,
+-- the headers by name, if there is no exchange. It shows the facts as they are when it is
+-- read.
 function M.new(facts)
   facts.key = facts.key or key_of
   return setmetatable({ [FACTS] = facts }, View)

@@ -81,6 +81,10 @@ local READERS = {
   end,
   done = function() return true end,
   cost = function(row) return true, row end,
+  queue = function(v)
+    if type(v) == "number" and v == v then return true, v end
+    return nil, "a number"
+  end,
   pick = function(v, fleet)
     if v == nil then return true, -1 end
     local row = fleet:row_of(v)
@@ -90,7 +94,8 @@ local READERS = {
 }
 
 -- The hooks of a pool that are asked.
-local OF_POOL = { worker = { cost = "worker.cost", pick = "worker.pick" } }
+local OF_POOL = { worker = { cost = "worker.cost", pick = "worker.pick",
+  queue = "worker.queue" } }
 local IS_ASKED = { admit = true, migrate = true, done = true }
 for _, paths in pairs(OF_POOL) do
   for _, path in pairs(paths) do IS_ASKED[path] = true end
@@ -296,6 +301,13 @@ function M.choose(server, pool, req, fleet)
   end
   view.close(req)
   return row, by
+end
+
+-- Where in line a pool's queue puts a request; nil: there is no hook, or none that says.
+function M.rank(server, pool, req)
+  local _, rank = answer_of(server, OF_POOL[pool].queue, server.recipe[pool].queue, req)
+  view.close(req)
+  return rank
 end
 
 -- Whether the hook at a path is asked in this release.

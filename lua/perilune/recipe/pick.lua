@@ -13,6 +13,9 @@ local maker = require "perilune.recipe.maker"
 
 local M = {}
 
+-- Costs that differ by less than this share are equal, unless an option says otherwise.
+local WITHIN = 0.05
+
 function M.round_robin(_, fleet)
   return fleet[1]
 end
@@ -43,13 +46,17 @@ function M.power_of_two(_, fleet)
   return in_flight(nil, b) < in_flight(nil, a) and b or a
 end
 
--- The worker that the request names in a header; it waits while that is not there. A
--- request that names none goes where there is the least to do.
-M.direct = maker.of("pl.pick.direct", {
-  header = "x-dynamo-worker-instance-id",
-}, function(o)
+-- The value of a header, or the hint of that name where none is given.
+local function said(req, header, hint)
+  if header ~= "" then return req.headers[header] end
+  return req.hints and req.hints[hint]
+end
+
+-- The worker that the request names; it waits while that is not there. A request that
+-- names none goes where there is the least to do.
+M.direct = maker.of("pl.pick.direct", { header = "" }, function(o)
   return function(req, fleet)
-    local name = req.headers[o.header]
+    local name = said(req, o.header, "worker")
     if name then return fleet:named(name) end
     return M.least_loaded(req, fleet)
   end
@@ -57,14 +64,14 @@ end)
 
 -- All requests of a session to one worker, for as long as it is there.
 M.sticky = maker.of("pl.pick.sticky", {
-  header = "x-dynamo-session-id", sessions = 10000, ttl = 3600, cost = cost.kv,
+  header = "", sessions = 10000, ttl = 3600, cost = cost.kv, within = WITHIN,
 }, function(o)
   local seats = lru.new(o.sessions)         -- session -> { name, over }: who, till when
   return function(req, fleet)
-    local session, t = req.headers[o.header], chance.now()
+    local session, t = said(req, o.header, "session"), chance.now()
     local seat = session and seats:get(session)
     local w = seat and seat.over > t and fleet:named(seat.name)
-      or fleet:cheapest(req, o.cost)
+      or fleet:cheapest(req, o.cost, o.within)
     if session and w then
       if not seat then
         seat = {}
@@ -73,6 +80,18 @@ M.sticky = maker.of("pl.pick.sticky", {
       seat.name, seat.over = w.name, t + o.ttl
     end
     return w
+  end
+end)
+
+-- The cheapest of those that have no more than so many blocks to prefill; while there are
+-- none the request waits.
+M.unless_busy = maker.of("pl.pick.unless_busy", {
+  prefilling = 512, cost = cost.kv, within = WITHIN,
+}, function(o)
+  local function is_free(w) return w.prefilling <= o.prefilling end
+  return function(req, fleet)
+    if fleet:min "prefilling" > o.prefilling then return nil end
+    return fleet:filter(is_free):cheapest(req, o.cost, o.within)
   end
 end)
 

@@ -33,6 +33,7 @@ local M = {
     pool = {
       cost = "the cost of a request on a worker; the cheapest takes it",
       pick = "which worker takes a request",
+      queue = "the order of requests that wait for a worker",
       split = "whether the prefill pool reads the prompt",
     },
     http = {},

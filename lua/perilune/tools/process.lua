@@ -163,7 +163,8 @@ local function serve_own(self)
   served.terms = self.terms
   for i, e in ipairs(w.engines) do
     server.cluster:add_local { name = "worker/" .. i - 1, served = served,
-      engine = e.engine, numerics = self.terms.numerics, tells = self.terms.kv_events }
+      engine = e.engine, numerics = self.terms.numerics, tags = self.terms.tags,
+      tells = self.terms.kv_events }
   end
   return true
 end

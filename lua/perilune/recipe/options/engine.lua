@@ -8,6 +8,8 @@ return {
   section = "pool",
   { "count", 1, "workers in the pool; with a role given, in this process", min = 1,
     max = 64 },
+  { "tags", nil, "words that hooks know its workers by", kind = "strings",
+    unset = "none" },
   { "max_model_len", nil, "most tokens of prompt and answer; auto, -1: what memory holds",
     kind = "integer", min = 2, max = 2 ^ 24, words = { "auto", -1 },
     unset = "as the model was trained" },
