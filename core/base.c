@@ -443,6 +443,15 @@ uint64_t pl_entropy(void)
     return v;
 }
 
+void pl_entropy_hex(char *out, int n)
+{
+    uint64_t v = 0;
+    for (int i = 0; i < n; i++, v >>= 4) {
+        if (i % 16 == 0) v = pl_entropy();
+        out[i] = "0123456789abcdef"[v & 15];
+    }
+}
+
 /* Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011. */
 uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane)
 {

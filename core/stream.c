@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "stream.h"
 
+#include "seq.h"
+
 #include <string.h>
 
 enum {
     MAX_STOPS = 256,
-    MAX_STOP_BYTES = 65536
+    MAX_STOP_BYTES = 65536,
+    PRIME = 6 /* of a prompt's last ids: so far back its decoder looks */
 };
 
 typedef struct stop {
@@ -406,10 +409,12 @@ void pl_stream_observe(pl_stream *s, int metric)
     s->gap_metric = metric;
 }
 
-void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n)
+void pl_stream_prime(pl_stream *s, const pl_seq *prompt)
 {
+    int32_t n = PL_MIN(prompt->n_given, PRIME);
     s->prime.len = 0;
-    pl_buf_add(&s->prime, prompt, n > 0 ? (size_t)n * sizeof *prompt : 0);
+    pl_buf_add(&s->prime, prompt->tokens + prompt->n_given - n,
+               (size_t)n * sizeof *prompt->tokens);
 }
 
 void pl_stream_keep(pl_stream *s)

@@ -45,6 +45,7 @@ void pl_log_fields(int level, const char *text, size_t len, const char *fields,
 int64_t pl_now_ns(void);                  /* monotonic */
 int64_t pl_wall_ns(void);                 /* since 1970 */
 uint64_t pl_entropy(void);                /* 64 random bits from the system */
+void pl_entropy_hex(char *out, int n);    /* n random hex digits, no NUL */
 /* Counter-based random bits (Philox4x32-10): the same arguments give the same bits anywhere. */
 uint64_t pl_random_at(uint64_t seed, uint64_t position, uint64_t lane);
 

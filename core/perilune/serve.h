@@ -85,7 +85,7 @@ pl_status pl_stream_stop(pl_stream *s, const char *stop, size_t len);  /* a stop
 void pl_stream_flags(pl_stream *s, int skip_special, int include_stop, int interval, int min_tokens);
 /* Before the start: sets a histogram to observe the seconds between tokens. */
 void pl_stream_observe(pl_stream *s, int metric);
-void pl_stream_prime(pl_stream *s, const int32_t *prompt, int n);      /* the prompt's last ids */
+void pl_stream_prime(pl_stream *s, const pl_seq *prompt);   /* what its text goes on from */
 /* Hands both over: tokens of `seq` go through `s`; the runtime cancels on a stop string.
  * If the engine refuses, `seq` stays with the caller, who may try another. */
 pl_status pl_stream_start(pl_stream *s, pl_engine *e, pl_seq *seq);

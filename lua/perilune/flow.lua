@@ -20,6 +20,7 @@
 local engine = require "perilune.ffi"
 local heap = require "perilune.heap"
 local log = require "perilune.log"
+local new_table = require "table.new"
 local C, ffi = engine.C, engine.ffi
 
 local M = {}
@@ -79,7 +80,8 @@ end
 -- if it fails, after the log has the traceback.
 function M.spawn(fn, ...)
   if type(fn) ~= "function" then error("flow.spawn: wants a function", 2) end
-  local task = { fn = fn, slots = {}, n = select("#", ...), ... }
+  local task = { fn = fn, slots = new_table(4, 0), thread = false, ready = false,
+    ended = false, n = select("#", ...), ... }
   make_ready(task)
   return task
 end
@@ -144,8 +146,23 @@ local function run_ready()
   for i = 1, n do resume(batch[i]) end
 end
 
+-- The slot of a pair, which is made if it is not there yet. `level`: whose fault it is.
+local function slot_of(id, kind, level)
+  local number = KINDS[kind]
+  if not number then error(("flow: no kind '%s'"):format(tostring(kind)), level + 1) end
+  if not id then error("flow: an id comes before its kinds", level + 1) end
+  local key = number * SPAN + id
+  local slot = slots[key]
+  if not slot then
+    slot = { kind = kind, id = id, key = key, full = false, a = 0, b = 0,
+      object = false, task = false }
+    slots[key] = slot
+  end
+  return slot
+end
+
 -- The slots of the pairs that `id, kind, kind, id, kind ...` names, into list: a number
--- is the id of the kinds after it. Answers how many; makes those not there yet.
+-- is the id of the kinds after it. Answers how many.
 local function gather(list, ...)
   local id, n = nil, 0
   for i = 1, select("#", ...) do
@@ -153,32 +170,40 @@ local function gather(list, ...)
     if type(word) == "number" then
       id = word
     else
-      local number = KINDS[word]
-      if not number then error(("flow: no kind '%s'"):format(tostring(word)), 3) end
-      if not id then error("flow: an id comes before its kinds", 3) end
-      local key = number * SPAN + id
-      local slot = slots[key]
-      if not slot then
-        slot = { kind = word, id = id, key = key, full = false }
-        slots[key] = slot
-      end
       n = n + 1
-      list[n] = slot
+      list[n] = slot_of(id, word, 3)
     end
   end
   return n
 end
 
--- From now on keeps events of these pairs for whoever awaits them: (id, kind, ...).
-function M.listen(...)
-  gather({}, ...)
+local scratch = {}
+
+-- From now on keeps events of these pairs for whoever awaits them: (id, kind, ...). One
+-- or two kinds of an id go without a loop, for LuaJIT compiles no caller into which one
+-- would go.
+function M.listen(id, kind, other, ...)
+  if type(other) == "number" or select("#", ...) > 0 then
+    gather(scratch, id, kind, other, ...)
+  else
+    slot_of(id, kind, 2)
+    if other then slot_of(id, other, 2) end
+  end
+end
+
+local function drop(slot)
+  slots[slot.key] = nil
 end
 
 -- Drops these pairs, as one does when an id's work is over: events that still come for
 -- them are strangers'.
-function M.forget(...)
-  local list = {}
-  for i = 1, gather(list, ...) do slots[list[i].key] = nil end
+function M.forget(id, kind, other, ...)
+  if type(other) == "number" or select("#", ...) > 0 then
+    for i = 1, gather(scratch, id, kind, other, ...) do drop(scratch[i]) end
+  else
+    drop(slot_of(id, kind, 2))
+    if other then drop(slot_of(id, other, 2)) end
+  end
 end
 
 -- The first of n slots that holds an event, taken; or nil.
@@ -206,7 +231,7 @@ function M.await(...)
   while not found do
     for i = 1, n do list[i].task = task end
     coroutine.yield()
-    for i = 1, n do list[i].task = nil end
+    for i = 1, n do list[i].task = false end
     found = take(list, n)
   end
   return found

@@ -14,6 +14,7 @@
 local pl = require "perilune.ffi"
 local ffi, C = pl.ffi, pl.C
 local floor, format = math.floor, string.format
+local new_table = require "table.new"
 
 local M = {}
 
@@ -133,34 +134,49 @@ local len = ffi.new("size_t[1]")
 local build
 
 local function text_at(p)
-  return ffi.string(p, len[0])
+  return (ffi.string(p, len[0]))
 end
 
+-- Tables are made as large as they will be, for growing is dear.
 local function build_array(v)
-  local t, n = {}, 0
+  local t, n = new_table(C.pl_json_size(v), 0), 0
   local at = C.pl_json_next(v, nil)
   while at ~= nil do
     n = n + 1
     t[n] = build(at)
     at = C.pl_json_next(v, at)
   end
-  return setmetatable(t, array_mt)
+  setmetatable(t, array_mt)
+  return t
 end
 
-local function build_object(v)
-  local t, keys, n = {}, {}, 0
+local NONE = {}
+
+-- Of equal keys the last value counts, and the first one's place. Members in the set
+-- `but` are left out. Also says whether `known` has all keys.
+--
+-- Here, and wherever each request passes, no function of Lua's own library is called in
+-- tail position: LuaJIT cannot compile a function that ends so.
+local function build_object(v, but, known)
+  local size = C.pl_json_size(v)
+  local t, keys, n = new_table(0, size + 1), new_table(size, 0), 0
+  local all_known = true
   local at = C.pl_json_next(v, nil)
   while at ~= nil do
     local key = text_at(C.pl_json_string(at, len))
-    if t[key] == nil then                   -- of equal keys the last value counts, and
-      n = n + 1                             -- the first one's place
-      keys[n] = key
+    if not known[key] then all_known = false end
+    if not but[key] then
+      if t[key] == nil then
+        n = n + 1
+        keys[n] = key
+      end
+      t[key] = build(C.pl_json_value(at))
     end
-    t[key] = build(C.pl_json_value(at))
     at = C.pl_json_next(v, at)
   end
   t[keys_of] = keys
-  return setmetatable(t, object_mt)
+  setmetatable(t, object_mt)
+  return t, all_known
 end
 
 local function build_integer(v)
@@ -180,7 +196,7 @@ local builders = {
   [C.PL_JSON_REAL] = function(v) return M.real(C.pl_json_number(v)) end,
   [C.PL_JSON_STRING] = function(v) return text_at(C.pl_json_string(v, len)) end,
   [C.PL_JSON_ARRAY] = build_array,
-  [C.PL_JSON_OBJECT] = build_object,
+  [C.PL_JSON_OBJECT] = function(v) return (build_object(v, NONE, NONE)) end,
 }
 
 function build(v)
@@ -191,6 +207,10 @@ end
 function M.value(v)
   return build(v)
 end
+
+-- Of an object; members in the set `but` are left out, as if they were not there. Also
+-- says whether the set `known` has all its keys.
+M.members = build_object
 
 -- The value, or nil, message, name.
 function M.decode(text)
@@ -219,7 +239,7 @@ M.quote = quote
 local function real_text(v)
   scratch.len = 0
   C.pl_buf_add_real(scratch, v)
-  return ffi.string(scratch.data, scratch.len)
+  return (ffi.string(scratch.data, scratch.len))
 end
 M.real_text = real_text
 

@@ -66,7 +66,9 @@ end
 
 -- The same of fields that are packed already: a name, NUL, its value, NUL, and so on.
 function M.with_packed(text)
-  return setmetatable({ text = text }, Logger)
+  local self = { text = text }
+  setmetatable(self, Logger)
+  return self
 end
 
 -- Writes only what is at least as grave as this, from now on.

@@ -36,7 +36,7 @@ describe("a running choice that every worker refuses", function()
     local st = front:stream({ 1, 2 }, { max_tokens = 1900, ignore_eos = 1 },
       { keep = true })
     local choice = { stream = st.handle, id = st.id,
-      seq = { address = ffi.cast("uintptr_t", st.seq) } }
+      seq = tonumber(ffi.cast("uintptr_t", st.seq)) }
     local job = { exchange = x, served = served, log = quiet }
     local ok, refused = nil, nil
     flow.spawn(function()
@@ -90,7 +90,7 @@ describe("a move to a worker that rounds otherwise", function()
     local st = front:stream({ 1, 2 }, { max_tokens = 1900, ignore_eos = 1 },
       { keep = true })
     local choice = { stream = st.handle, id = st.id,
-      seq = { address = ffi.cast("uintptr_t", st.seq) } }
+      seq = tonumber(ffi.cast("uintptr_t", st.seq)) }
     local job = { exchange = x, served = served, log = quiet }
     local from, to = other, home
     if has_tokens then from, to = home, other end

@@ -20,6 +20,7 @@ function M.refused(x, why)
 end
 
 local function workers_of(choices)
+  if #choices == 1 then return choices[1].worker_name or "" end
   local names, seen = {}, {}
   for _, c in ipairs(choices) do
     local name = c.worker_name

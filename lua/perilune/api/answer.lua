@@ -6,6 +6,7 @@
 -- strings; api/serve.lua sends them.
 
 local pl = require "perilune.ffi"
+local buffer = require "string.buffer"
 local json = require "perilune.json"
 local logprobs = require "perilune.api.logprobs"
 local C = pl.C
@@ -14,6 +15,7 @@ local M = {}
 M.__index = M
 
 local quote = json.quote
+local out = buffer.new()                    -- the body that is being made
 
 local FINISH = { [C.PL_FINISH_STOP] = "stop", [C.PL_FINISH_LENGTH] = "length",
   [C.PL_FINISH_ABORT] = "abort", [C.PL_FINISH_ERROR] = "error" }
@@ -21,14 +23,16 @@ M.FINISH = FINISH
 
 function M.new(plan, ctx, id, model, created)
   local chat = plan.kind == "chat"
-  return setmetatable({
+  local self = {
     plan = plan, ctx = ctx, chat = chat,
     id = (chat and "chatcmpl-" or "cmpl-") .. id,
     model = model, created = created,
     head = plan.stream and ('{"id":%s,"object":"%s","created":%d,"model":%s,'):format(
       quote((chat and "chatcmpl-" or "cmpl-") .. id),
       chat and "chat.completion.chunk" or "text_completion", created, quote(model)),
-  }, M)
+  }
+  setmetatable(self, M)
+  return self
 end
 
 local function event(body)
@@ -43,7 +47,7 @@ end
 -- The stop reason of a choice that has ended: the string, the id or null.
 function M:reason(last)
   if last.stop_string >= 0 then return quote(self.plan.stop[last.stop_string + 1]) end
-  if last.stop_reason >= 0 then return tostring(last.stop_reason) end
+  if last.stop_reason >= 0 then return (tostring(last.stop_reason)) end
   return "null"
 end
 
@@ -53,8 +57,8 @@ function M:usage(n_prompt, n_out, cached)
   if self.ctx.prompt_tokens_details and cached and cached > 0 then
     details = ('{"cached_tokens":%d}'):format(cached)
   end
-  return ('{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d,'
-    .. '"prompt_tokens_details":%s}'):format(n_prompt, n_prompt + n_out, n_out, details)
+  return (('{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d,'
+    .. '"prompt_tokens_details":%s}'):format(n_prompt, n_prompt + n_out, n_out, details))
 end
 
 -- ---- streaming ---------------------------------------------------------------------
@@ -116,35 +120,41 @@ end
 
 -- One choice of a body that is not streamed. `c`: index, text, last (pl_stream_end),
 -- logprobs (JSON or nil), ids, prompt (the plan's), prompt_logprobs (JSON or nil).
-function M:choice(c)
-  local finish, reason = quote(FINISH[c.last.finish]), self:reason(c.last)
+local function put_choice(self, c)
   local ids = self.plan.return_ids and id_array(c.ids) or "null"
-  local lp = c.logprobs or "null"
+  out:put('{"index":', c.index)
   if self.chat then
-    return ('{"index":%d,"message":{"role":%s,"content":%s,"refusal":null,'
-      .. '"annotations":null,"audio":null,"function_call":null,"reasoning":null},'
-      .. '"logprobs":%s,"finish_reason":%s,"stop_reason":%s,"token_ids":%s}'):format(
-      c.index, quote(self.plan.role), quote(c.text), lp, finish, reason, ids)
+    out:put(',"message":{"role":', quote(self.plan.role), ',"content":', quote(c.text),
+      ',"refusal":null,"annotations":null,"audio":null,"function_call":null,'
+      .. '"reasoning":null}')
+  else
+    out:put(',"text":', quote(c.text))
   end
-  return ('{"index":%d,"text":%s,"logprobs":%s,"finish_reason":%s,"stop_reason":%s,'
-    .. '"token_ids":%s,"prompt_logprobs":%s,"prompt_token_ids":%s}'):format(c.index,
-    quote(c.text), lp, finish, reason, ids, c.prompt_logprobs or "null",
-    self.plan.return_ids and id_array(c.prompt.ids) or "null")
+  out:put(',"logprobs":', c.logprobs or "null", ',"finish_reason":"',
+    FINISH[c.last.finish], '","stop_reason":', self:reason(c.last), ',"token_ids":', ids)
+  if not self.chat then
+    out:put(',"prompt_logprobs":', c.prompt_logprobs or "null", ',"prompt_token_ids":',
+      self.plan.return_ids and id_array(c.prompt.ids) or "null")
+  end
+  out:put "}"
 end
 
 function M:body(choices, usage)
-  local head = ('{"id":%s,"object":"%s","created":%d,"model":%s,"choices":['):format(
-    quote(self.id), self.chat and "chat.completion" or "text_completion", self.created,
-    quote(self.model))
-  local parts = {}
-  for i, c in ipairs(choices) do parts[i] = self:choice(c) end
-  local tail = '],"service_tier":null,"system_fingerprint":null,"usage":' .. usage
-  if self.chat then
-    tail = tail .. ',"prompt_logprobs":' .. (choices[1].prompt_logprobs or "null")
-      .. ',"prompt_token_ids":'
-      .. (self.plan.return_ids and id_array(choices[1].prompt.ids) or "null")
+  out:reset()
+  out:put('{"id":', quote(self.id), ',"object":"',
+    self.chat and "chat.completion" or "text_completion", '","created":', self.created,
+    ',"model":', quote(self.model), ',"choices":[')
+  for i, c in ipairs(choices) do
+    if i > 1 then out:put "," end
+    put_choice(self, c)
   end
-  return head .. table.concat(parts, ",") .. tail .. ',"kv_transfer_params":null}'
+  out:put('],"service_tier":null,"system_fingerprint":null,"usage":', usage)
+  if self.chat then
+    out:put(',"prompt_logprobs":', choices[1].prompt_logprobs or "null",
+      ',"prompt_token_ids":',
+      self.plan.return_ids and id_array(choices[1].prompt.ids) or "null")
+  end
+  return (out:put ',"kv_transfer_params":null}':get())
 end
 
 -- The logprobs of a piece as its endpoint shows them; nil if none were asked for.

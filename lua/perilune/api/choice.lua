@@ -9,12 +9,11 @@ local answer = require "perilune.api.answer"
 local flow = require "perilune.flow"
 local logprobs = require "perilune.api.logprobs"
 local moves = require "perilune.fleet.moves"
-local prepare = require "perilune.api.prepare"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
 
-local new_ids, new_end = ffi.typeof "int32_t[?]", ffi.typeof "pl_stream_end"
+local new_end, seq_ptr = ffi.typeof "pl_stream_end", ffi.typeof "pl_seq *"
 local len_out = ffi.new "size_t[1]"
 
 local function write(x, text)
@@ -28,18 +27,12 @@ local function mode_of(plan)
   return more and C.PL_STREAM_PIECES or C.PL_STREAM_SSE
 end
 
-local prime_ids = new_ids(prepare.PRIME)
-local function prime(stream, ids)
-  for i = 1, #ids do prime_ids[i - 1] = ids[i] end
-  C.pl_stream_prime(stream, prime_ids, #ids)
-end
-
 local function open(server, x, job, choice)
   local plan = job.plan
   local stream = C.pl_stream_open(server.rt, job.served.ctx.text, mode_of(plan), x)
   C.pl_stream_flags(stream, plan.skip_special, plan.include_stop,
     job.served.stream_interval or server.stream_interval, plan.min_tokens)
-  prime(stream, choice.prompt.prime)
+  C.pl_stream_prime(stream, ffi.cast(seq_ptr, choice.seq))
   C.pl_stream_observe(stream, server.metrics:gap(job))
   if server.moves then C.pl_stream_keep(stream) end
   for _, s in ipairs(plan.stop) do
@@ -49,7 +42,8 @@ local function open(server, x, job, choice)
       return nil, { status = 400, message = why }
     end
   end
-  choice.stream, choice.id, choice.state = stream, C.pl_stream_id(stream), { offset = 0 }
+  choice.stream, choice.id = stream, C.pl_stream_id(stream)
+  if plan.logprobs >= 0 then choice.state = { offset = 0 } end
   flow.listen(choice.id, "done", "lost")
   choice.streamed = plan.stream
   if plan.stream then flow.listen(choice.id, "piece") end
@@ -59,7 +53,7 @@ end
 -- Closes the sequence of a choice that no worker has been given yet.
 function M.drop(choice)
   if not choice.seq then return end
-  C.pl_seq_close(ffi.cast("pl_seq *", choice.seq.address))
+  C.pl_seq_close(ffi.cast(seq_ptr, choice.seq))
   choice.seq = nil
 end
 
@@ -88,18 +82,24 @@ function M.close(server, choice)
   if choice.streamed then flow.forget(choice.id, "piece") end
 end
 
--- The next event of these kinds, after as many moves as it takes; "done" where none is
--- possible, with choice.refused saying why.
-local function await(server, job, choice, ...)
-  while true do
-    local ev = flow.await(choice.id, ...)
-    if ev.kind ~= "lost" then return ev end
+local function next_event(choice)
+  if choice.streamed then return flow.await(choice.id, "piece", "done", "lost") end
+  return flow.await(choice.id, "done", "lost")
+end
+
+-- The next piece of a choice that is streamed, or its end, after as many moves as it
+-- takes; "done" where none is possible, with choice.refused saying why.
+local function await(server, job, choice)
+  local ev = next_event(choice)
+  while ev.kind == "lost" do
     local ok, refused = moves.move(server, job, choice, ev)
     if not ok then
       choice.refused = refused
       C.pl_stream_cancel(choice.stream)
     end
+    ev = next_event(choice)
   end
+  return ev
 end
 
 -- The text and tokens that came since the last time; of an echo alone: no text.
@@ -158,7 +158,7 @@ end
 -- Streams one choice to its end.
 function M.follow(server, job, x, choice)
   while true do
-    local ev = await(server, job, choice, "piece", "done", "lost")
+    local ev = await(server, job, choice)
     if ev.kind == "done" then break end
     local text, tokens, n = take(job, choice)
     write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
@@ -175,7 +175,7 @@ end
 
 -- Waits for one choice's end and keeps what its body needs.
 function M.gather(server, job, _, choice)
-  await(server, job, choice, "done", "lost")
+  await(server, job, choice)
   finish(job, choice)
   if choice.refused then return job:cancel(choice.refused) end   -- all or nothing
   local plan = job.plan

@@ -40,6 +40,15 @@ M.KNOWN = {
   detokenize = set "model tokens",
 }
 
+-- What is read, by kind. A request with other fields is odd: some may be refused, have no
+-- effect or not be known.
+M.PLAIN = {}
+for kind, known in pairs(M.KNOWN) do
+  M.PLAIN[kind] = {}
+  for name in pairs(known) do M.PLAIN[kind][name] = true end
+  for _, name in ipairs(params.UNSUPPORTED) do M.PLAIN[kind][name] = nil end
+end
+
 -- Names of one request, and of all of them, that are told; bytes of a name.
 local MAX_OF_ONE, MAX_OF_ALL, MAX_NAME = 16, 256, 64
 

@@ -12,6 +12,7 @@ local line = require "perilune.fleet.line"
 local log = require "perilune.log"
 local models = require "perilune.fleet.served_models"
 local openai = require "perilune.api.routes"
+local overload = require "perilune.fleet.overload"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -77,6 +78,7 @@ function Server:refresh()
   self.force_usage = http.enable_force_include_usage
   self.id_headers = http.enable_request_id_headers
   self.log_requests = http.enable_log_requests
+  self.may_overload = overload.is_on(self)
   self.models:refresh()
   for _, served in ipairs(self.models.list) do
     if served.stream_interval then

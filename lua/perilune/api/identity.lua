@@ -27,8 +27,12 @@ function M.id(text)
   return text:match "^[\33-\126]+$"
 end
 
+local DIGITS = 32
+local drawn = ffi.new("char[?]", DIGITS)
+
 function M.draw()
-  return bit.tohex(C.pl_entropy()) .. bit.tohex(C.pl_entropy())
+  C.pl_entropy_hex(drawn, DIGITS)
+  return (ffi.string(drawn, DIGITS))
 end
 
 local function hex(text, digits)
@@ -50,7 +54,7 @@ end
 
 local function header(x, name)
   local v = C.pl_exchange_header(x, name)
-  if v ~= nil then return ffi.string(v) end
+  if v ~= nil then return (ffi.string(v)) end
 end
 
 local NAMELESS = log.with {}

@@ -25,10 +25,10 @@ local Job = {}
 Job.__index = Job
 
 local function choices_of(plan)
-  local list = {}
+  local list = new_table(#plan.prompts * plan.n, 0)
   for i, prompt in ipairs(plan.prompts) do
     for k, seq in ipairs(prompt.seqs) do
-      local choice = new_table(0, 24)       -- filled by all who have to do with it
+      local choice = new_table(0, 16)       -- filled by all who have to do with it
       choice.index, choice.prompt, choice.seq = (i - 1) * plan.n + k - 1, prompt, seq
       list[#list + 1] = choice
     end
@@ -40,10 +40,12 @@ end
 function M.new(server, x, plan, arrived, headers, who)
   local id = identity.settle(who, x, plan.request_id)
   local served = server.models:find(plan.model_key)
-  return setmetatable({ plan = plan, headers = headers, id = id, arrived = arrived,
+  local self = { plan = plan, headers = headers, id = id, arrived = arrived,
     served = served, model = served.key, log = who.log, exchange = x, who = who,
     choices = choices_of(plan), answer = answer.new(plan, served.ctx, id, served.key,
-      math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }, Job)
+      math.floor(tonumber(C.pl_wall_ns()) / 1e9)) }
+  setmetatable(self, Job)
+  return self
 end
 
 -- Ends a request before its time; `refused`: what to say, or {} for what there is so far.

@@ -13,7 +13,8 @@ local new_table = require "table.new"
 
 local M = {}
 
-local new_params = ffi.typeof "pl_params"
+-- The list that is not there. Nobody adds to it.
+local NONE = {}
 local INT_MAX = 2147483647
 -- Bytes of a stop string: stream.c takes no longer one.
 local MAX_STOP = 65536
@@ -87,7 +88,7 @@ end
 
 function M.list(req, name, max)
   local v = given(req, name)
-  if v == nil then return {} end
+  if v == nil then return NONE end
   if not json.is_array(v) then
     refuse(("%s must be a list, got %s."):format(name, shown(v)), name)
   end
@@ -97,8 +98,10 @@ end
 
 -- A list of token ids below `vocab`.
 local function ids(req, name, vocab)
-  local out = {}
-  for i, v in ipairs(M.list(req, name, vocab)) do
+  local list = M.list(req, name, vocab)
+  if #list == 0 then return NONE end
+  local out = new_table(#list, 0)
+  for i, v in ipairs(list) do
     local id = to_integer(v, name)
     if id < 0 or id >= vocab then
       refuse(("%s contains out-of-vocab token id %d; the vocabulary has %d.")
@@ -138,21 +141,30 @@ local function read_row(req, row, default, p)
   p[name] = v
 end
 
-local function read_options(req, defaults, p)
-  for _, row in ipairs(M.ROWS) do
-    if not row.is_own then read_row(req, row, defaults[row.name], p) end
+-- One call a row, written out: no function that LuaJIT compiles may meet a loop which it
+-- has compiled by itself.
+local calls = {}
+for i, row in ipairs(M.ROWS) do
+  if not row.is_own then
+    calls[#calls + 1] = ("read(req, rows[%d], defaults.%s, p)"):format(i, row.name)
   end
+end
+local read_rows = loadstring("local read, rows = ... return function(req, defaults, p) "
+  .. table.concat(calls, " ") .. " end")(read_row, M.ROWS)
+
+local function read_options(req, defaults, p)
+  read_rows(req, defaults, p)
   if p.temperature > 0 and p.temperature < 0.01 then p.temperature = 0.01 end
 end
 
 local function seed_of(req)
   local v = given(req, "seed")
-  if v == nil then return C.pl_entropy() end
+  if v == nil then return (C.pl_entropy()) end
   local seed = json.to_int64(json.is_real(v) and v.value or v)
   if not seed then
     refuse(("seed must be an integer of 64 bits, got %s."):format(shown(v)), "seed")
   end
-  return ffi.cast("uint64_t", seed)
+  return (ffi.cast("uint64_t", seed))
 end
 
 -- Token and string lists that go with the parameters.
@@ -194,8 +206,10 @@ function M.bias(v, vocab)
 end
 
 function M.strings(req, name, max)
-  local out = {}
-  for i, s in ipairs(M.list(req, name, max)) do
+  local list = M.list(req, name, max)
+  if #list == 0 then return NONE end
+  local out = new_table(#list, 0)
+  for i, s in ipairs(list) do
     if type(s) ~= "string" then
       refuse(("%s must be a list of strings."):format(name), name)
     end
@@ -217,14 +231,18 @@ function M.stop_strings(req)
   return list
 end
 
+-- One request is read at a time, and what came of the one before is used up: so they
+-- share what they are read into.
+local params, read = ffi.new "pl_params", new_table(0, 16)
+
 -- Reads everything but max_tokens and logprobs, whose meaning differs between the two
 -- endpoints. `ctx`: vocab, defaults (of generation_config.json). Returns a table with
--- `p` (pl_params) and stop, stop_ids, allowed, bias, bad_words, n.
-function M.read(req, ctx)
-  local p = new_params()
+-- `p` (pl_params) and stop, stop_ids, allowed, bias, bad_words, n; good until the next
+-- call. `odd`: of api/fields.lua.
+function M.read(req, ctx, odd)
+  local p, out = params, read
   C.pl_params_init(p)
-  local out = new_table(0, 16)
-  out.p = p
+  out.p, out.allowed, out.bias = p, nil, nil
   read_options(req, ctx.defaults, p)
   p.seed = seed_of(req)
   local n = M.integer(req, "n") or 1
@@ -236,7 +254,7 @@ function M.read(req, ctx)
     refuse(("n must be 1 when using greedy sampling, got %d."):format(n), "n")
   end
   out.n = n
-  M.check_unused(req)
+  if odd then M.check_unused(req) end
   read_lists(req, ctx, out)
   out.skip_special = M.boolean(req, "skip_special_tokens", true)
   out.include_stop = M.boolean(req, "include_stop_str_in_output")
@@ -258,7 +276,7 @@ function M.logprobs(count, name, ctx)
       :format(name == "prompt_logprobs" and "prompt logprobs" or "sample logprobs", count,
         ctx.max_logprobs), name)
   end
-  return math.min(count, ctx.vocab)
+  return (math.min(count, ctx.vocab))
 end
 
 -- How many of a prompt's last tokens are kept; nil: all.
@@ -286,6 +304,9 @@ function M.refuse_unsupported(req)
       if v ~= nil and v ~= "" then refuse(("%s is not supported."):format(name), name) end
     end
   end
+end
+
+function M.check_format(req)
   local format = given(req, "response_format")
   if format ~= nil and not (type(format) == "table" and format.type == "text") then
     refuse("response_format other than {\"type\": \"text\"} is not supported.",

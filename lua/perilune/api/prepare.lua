@@ -8,7 +8,7 @@
 --
 --   plan = prepare.run(contexts, "chat", body)
 --   plan.refused = { status, message, param }        or
---   plan.prompts[i] = { n_tokens, ids, text, prime, seqs = { { address, id }, ... } }
+--   plan.prompts[i] = { n_tokens, max_tokens, seqs = { address, ... }, ids, text }
 --
 -- contexts: of the models there are, made by fleet/served_models.lua. A context's
 -- `engine` is there in the pool only, where it hashes the prompt's blocks.
@@ -27,16 +27,13 @@ local refuse, given = params.refuse, params.given
 
 local M = {}
 
--- How many of the prompt's last ids a streaming decoder looks back on.
-M.PRIME = 6
 -- Token ids that all choices of a request may hold together.
 local MAX_TOKENS = 2 ^ 26
 
 -- Tables that are filled field by field are made with room, for growing is dear.
 local new_table = require "table.new"
 local new_ids = ffi.typeof "int32_t[?]"
-local uint64, uintptr = ffi.typeof "uint64_t", ffi.typeof "uintptr_t"
-local len_out = ffi.new "size_t[1]"
+local uintptr = ffi.typeof "uintptr_t"
 
 local checked = prompts_of.checked
 
@@ -93,6 +90,7 @@ end
 
 -- A bad word counts with and without the space that may stand before it, as in vLLM.
 local function bad_word_ids(ctx, words)
+  if #words == 0 then return words end
   local out = {}
   for _, word in ipairs(words) do
     for _, form in ipairs { word, " " .. word:gsub("^ +", "") } do
@@ -103,16 +101,9 @@ local function bad_word_ids(ctx, words)
   return out
 end
 
+-- As a number, which is exact: no address has more than 48 bits.
 local function address_of(seq)
-  return uint64(ffi.cast(uintptr, seq))
-end
-
-local function last_ids(prompt)
-  local ids = {}
-  for i = math.max(0, prompt.n_tokens - M.PRIME), prompt.n_tokens - 1 do
-    ids[#ids + 1] = prompt.tokens[i]
-  end
-  return ids
+  return (tonumber(ffi.cast(uintptr, seq)))
 end
 
 -- Each choice has its tokens and lists to itself: a few bytes may not ask for gigabytes.
@@ -133,7 +124,7 @@ end
 
 local function entry_of(ctx, plan, prompt, sampling)
   local entry = { n_tokens = prompt.n_tokens, max_tokens = sampling.p.max_tokens,
-    prime = last_ids(prompt), seqs = {} }
+    seqs = new_table(sampling.n, 0) }
   if plan.echo then
     entry.text = plan.echo_content or prompt.text or prompts_of.decode(ctx, prompt)
   end
@@ -159,8 +150,7 @@ local function plan_prompts(ctx, req, plan, prompts, sampling, asked, where)
     params.limit(sampling, asked, prompt.n_tokens, ctx, where)
     local entry = entry_of(ctx, plan, prompt, sampling)
     for child = 0, sampling.n - 1 do
-      local seq = open_seq(ctx, req, prompt, sampling, child)
-      entry.seqs[child + 1] = { address = address_of(seq), id = C.pl_seq_id(seq) }
+      entry.seqs[child + 1] = address_of(open_seq(ctx, req, prompt, sampling, child))
     end
     plan.prompts[i] = entry
   end
@@ -183,8 +173,10 @@ end
 
 -- The context of the model asked for; of the only one, where none is named.
 local function context_of(contexts, name)
+  local only = #contexts == 1 and contexts[1]
+  if only and (not name or only.names[name]) then return only end
   for _, ctx in ipairs(contexts) do
-    if name and ctx.names[name] or not name and #contexts == 1 then return ctx end
+    if ctx.names[name] then return ctx end
   end
   if name then refuse(models.unknown(contexts, name), "model", 404) end
   if contexts[1] then refuse("model must be given: there are several.", "model") end
@@ -192,12 +184,13 @@ local function context_of(contexts, name)
 end
 
 -- What both endpoints have in common.
-local function common(ctx, req, kind)
-  params.refuse_unsupported(req)
+local function common(ctx, req, kind, odd)
+  if odd then params.refuse_unsupported(req) end
+  params.check_format(req)
   local plan = new_table(0, 24)
   plan.kind, plan.model = kind, params.string(req, "model")
   stream_options(req, plan)
-  local sampling = params.read(req, ctx)
+  local sampling = params.read(req, ctx, odd)
   sampling.bad_ids = bad_word_ids(ctx, sampling.bad_words)
   plan.n, plan.stop, plan.skip_special = sampling.n, sampling.stop, sampling.skip_special
   plan.include_stop, plan.min_tokens = sampling.include_stop, sampling.p.min_tokens
@@ -221,8 +214,8 @@ local function common(ctx, req, kind)
   return plan, sampling
 end
 
-function M.completion(ctx, req, node)
-  local plan, sampling = common(ctx, req, "completion")
+function M.completion(ctx, req, odd, node)
+  local plan, sampling = common(ctx, req, "completion", odd)
   local asked = params.integer(req, "max_tokens") or 16
   local count = params.integer(req, "logprobs")
   sampling.p.logprobs = params.logprobs(count, "logprobs", ctx)
@@ -251,8 +244,8 @@ local function chat_logprobs(ctx, req, sampling)
   return sampling.p.logprobs
 end
 
-function M.chat(ctx, req)
-  local plan, sampling = common(ctx, req, "chat")
+function M.chat(ctx, req, odd)
+  local plan, sampling = common(ctx, req, "chat", odd)
   plan.logprobs = chat_logprobs(ctx, req, sampling)
   local text = messages.render(ctx, req)
   local asked = params.integer(req, "max_completion_tokens")
@@ -268,7 +261,7 @@ function M.chat(ctx, req)
   return plan
 end
 
-function M.tokenize(ctx, req, node)
+function M.tokenize(ctx, req, _, node)
   local prompt
   if given(req, "messages") ~= nil then
     local text = messages.render(ctx, req)
@@ -293,7 +286,7 @@ function M.tokenize(ctx, req, node)
   return plan
 end
 
-function M.detokenize(ctx, _, _, doc)
+function M.detokenize(ctx, _, _, _, doc)
   local node = C.pl_json_find(doc, "tokens")
   if node == nil or C.pl_json_kind(node) ~= C.PL_JSON_ARRAY then
     refuse("tokens must be a list of token ids.", "tokens")
@@ -302,19 +295,8 @@ function M.detokenize(ctx, _, _, doc)
     text = prompts_of.decode(ctx, prompts_of.ids(ctx, node)) }
 end
 
--- The request as Lua values, but for what may be long and is read in place.
+-- What may be long is read in place; all else of a request becomes Lua values.
 local IN_PLACE = { prompt = true, tokens = true }
-
-local function lift(doc)
-  local req = json.object()
-  local at = C.pl_json_next(doc, nil)
-  while at ~= nil do
-    local key = ffi.string(C.pl_json_string(at, len_out), len_out[0])
-    if not IN_PLACE[key] then json.set(req, key, json.value(C.pl_json_value(at))) end
-    at = C.pl_json_next(doc, at)
-  end
-  return req
-end
 
 local function explain(e)
   if type(e) == "table" then return e end
@@ -322,17 +304,28 @@ local function explain(e)
     trace = debug.traceback(tostring(e), 2) }
 end
 
-local function plan_of(contexts, kind, doc)
-  if C.pl_json_kind(doc) ~= C.PL_JSON_OBJECT then
-    refuse "The body must be a JSON object."
-  end
-  local req = lift(doc)
+local asked                                 -- the model asked for, once it is known
+
+local function plan_of(contexts, kind, doc, req, odd)
   local ctx = context_of(contexts, params.string(req, "model"))
-  local ok, plan = xpcall(M[kind], explain, ctx, req, C.pl_json_find(doc, "prompt"), doc)
-  plan.model_key = ctx.key                  -- also of one that is refused
-  if not ok then error(plan, 0) end
-  plan.idle = fields.idle(req, kind)
+  asked = ctx.key
+  local plan = M[kind](ctx, req, odd, C.pl_json_find(doc, "prompt"), doc)
+  if odd then plan.idle = fields.idle(req, kind) end
   return plan
+end
+
+-- The same of any document; true, or false and the refusal. The loop over its keys comes
+-- before the protected call, for code compiled from that loop's end on may enter one but
+-- not leave one.
+local function try(contexts, kind, doc)
+  asked = nil
+  if C.pl_json_kind(doc) ~= C.PL_JSON_OBJECT then
+    return false, { status = 400, message = "The body must be a JSON object." }
+  end
+  local req, is_plain = json.members(doc, IN_PLACE, fields.PLAIN[kind])
+  local ok, plan = xpcall(plan_of, explain, contexts, kind, doc, req, not is_plain)
+  plan.model_key = asked                    -- also of one that is refused
+  return ok, plan
 end
 
 -- The plan for a request of `kind`: chat, completion, tokenize or detokenize; `body` may
@@ -343,7 +336,7 @@ function M.run(contexts, kind, body, len)
   if doc == nil then
     return { refused = { status = 400, message = ffi.string(C.pl_error_text()) } }
   end
-  local ok, plan = xpcall(plan_of, explain, contexts, kind, doc)
+  local ok, plan = try(contexts, kind, doc)
   C.pl_json_close(doc)
   if ok then
     n_open = 0                              -- they are the plan's

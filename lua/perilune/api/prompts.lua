@@ -10,7 +10,9 @@ local refuse = params.refuse
 
 local M = {}
 
-local new_buf, new_ids = ffi.typeof "pl_buf", ffi.typeof "int32_t[?]"
+local new_ids = ffi.typeof "int32_t[?]"
+local buf = ffi.gc(ffi.new "pl_buf", C.pl_buf_fini)   -- where ids come to be
+local MAX_KEPT = 2 ^ 20                     -- bytes that it keeps
 local len_out = ffi.new "size_t[1]"
 
 -- Refuses the request where C refused.
@@ -23,12 +25,8 @@ local NONE = {}
 -- Of a text; with special_ids, the ids that the tokenizer puts before and after a text
 -- are there too.
 function M.text(ctx, text, len, special_ids)
-  local buf = new_buf()
-  local status = C.pl_text_encode(ctx.text, text, len, 1, buf)
-  if status < 0 then
-    C.pl_buf_fini(buf)
-    M.checked(status)
-  end
+  buf.len = 0
+  M.checked(C.pl_text_encode(ctx.text, text, len, 1, buf))
   local before = special_ids and ctx.prefix_ids or NONE
   local after = special_ids and ctx.suffix_ids or NONE
   local n = tonumber(buf.len) / 4
@@ -36,7 +34,7 @@ function M.text(ctx, text, len, special_ids)
   for i, id in ipairs(before) do tokens[i - 1] = id end
   ffi.copy(tokens + #before, buf.data, buf.len)
   for i, id in ipairs(after) do tokens[#before + n + i - 1] = id end
-  C.pl_buf_fini(buf)
+  if buf.cap > MAX_KEPT then C.pl_buf_fini(buf) end
   return { tokens = tokens, n_tokens = #before + n + #after }
 end
 
@@ -106,9 +104,9 @@ function M.list(prompt)
 end
 
 function M.decode(ctx, prompt)
-  local buf = ffi.new "pl_buf"
-  M.checked(C.pl_text_decode(ctx.text, prompt.tokens, prompt.n_tokens, 0, buf))
-  return pl.take(buf)
+  local out = ffi.new "pl_buf"
+  M.checked(C.pl_text_decode(ctx.text, prompt.tokens, prompt.n_tokens, 0, out))
+  return pl.take(out)
 end
 
 return M

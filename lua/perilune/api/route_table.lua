@@ -83,11 +83,11 @@ end
 -- (404, 405), a message, headers for the answer.
 function Routes:find(server, method, path)
   local route, id = by_path(self, path)
+  local row = route and route.methods[method == "HEAD" and "GET" or method]
+  if row and serves(row, server) then return row, id end
   local rows = route and served(route, server)
   if not rows then return nil, 404, no_path(self, server, path), "" end
-  local row = rows[method == "HEAD" and "GET" or method]
-  if not row then return nil, 405, no_method(rows, method, path) end
-  return row, id
+  return nil, 405, no_method(rows, method, path)
 end
 
 -- Why a row refuses a body of this many bytes; nil if it does not.

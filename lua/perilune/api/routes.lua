@@ -24,7 +24,7 @@ local reply = system.reply
 
 local function header(x, name)
   local v = C.pl_exchange_header(x, name)
-  if v ~= nil then return ffi.string(v) end
+  if v ~= nil then return (ffi.string(v)) end
 end
 
 -- The answer to a request whose plan says no.

@@ -183,16 +183,23 @@ local function whole(server, x, job, choices)
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)
 end
 
+local function stop(choice)
+  if not choice.last then C.pl_stream_cancel(choice.stream) end
+end
+
+local function close(choice, server)
+  if not choice.last then choice_of.settle(choice) end
+  choice_of.close(server, choice)
+end
+
 -- Closes the streams; where something went wrong they are stopped first, so that nothing
--- goes on computing for nobody.
+-- goes on computing for nobody. The first by itself: most requests have no other, and
+-- LuaJIT compiles no function whose loop it has compiled before.
 local function settle(server, choices)
-  for _, c in ipairs(choices) do
-    if not c.last then C.pl_stream_cancel(c.stream) end
-  end
-  for _, c in ipairs(choices) do
-    if not c.last then choice_of.settle(c) end
-    choice_of.close(server, c)
-  end
+  stop(choices[1])
+  for i = 2, #choices do stop(choices[i]) end
+  close(choices[1], server)
+  for i = 2, #choices do close(choices[i], server) end
 end
 
 local function log_request(job)
@@ -211,7 +218,7 @@ local function refusal(server, job)
   if server.process.state ~= "ready" then
     return { status = 503, message = "The server is draining." }
   end
-  if overload.is_on(server) then
+  if server.may_overload then
     local no = overload.check(server, counters.of(job.served))
     if no then return no end
   end
@@ -258,7 +265,8 @@ local function why_ended(job)
   end
 end
 
--- Answers a request; what became of it.
+-- Answers a request; what became of it. (No tail call: LuaJIT does not compile a function
+-- that would return to a protected call.)
 local function answer_job(server, x, job)
   local no = refusal(server, job)
   if no then
@@ -279,7 +287,8 @@ local function answer_job(server, x, job)
     error(why, 0)
   end
   if server.metrics:done(job, job.choices) == "cancelled" then log_end(job) end
-  return job:outcome(nil, why_ended(job))
+  local result = job:outcome(nil, why_ended(job))
+  return result
 end
 
 -- The request has ended, one way or the other.
@@ -320,9 +329,8 @@ function M.generate(server, x, kind, headers, who)
   local ok, result = xpcall(answer_job, debug.traceback, server, x, job)
   server.jobs[id] = nil
   server:clear_deadline(job)
-  if ok then return close_job(server, job, result) end
-  close_job(server, job, job:outcome("error", "internal error"))
-  error(result, 0)
+  close_job(server, job, ok and result or job:outcome("error", "internal error"))
+  if not ok then error(result, 0) end
 end
 
 return M

@@ -43,7 +43,7 @@ local function naming_of(served)
 end
 
 local function sequence(choice)
-  if choice.seq then return ffi.cast(seq_ptr, choice.seq.address) end
+  if choice.seq then return ffi.cast(seq_ptr, choice.seq) end
   local kept = choice.stream and C.pl_stream_kept(choice.stream)
   return kept ~= nil and kept or nil
 end

@@ -37,7 +37,7 @@ local function label(job, seq)
 end
 
 local function put(job, choice, w)
-  local seq = choice.seq and ffi.cast(seq_ptr, choice.seq.address) or nil
+  local seq = choice.seq and ffi.cast(seq_ptr, choice.seq) or nil
   if seq then label(job, seq) end
   local at = C.pl_now_ns()
   local status
@@ -75,8 +75,18 @@ end
 -- For people: what a choice waits for while no worker has it (watch/requests.lua).
 local FOR_WORKER, FOR_ROOM = "waits for a worker", "waits for room: every worker is full"
 
+-- The workers that had no room for a choice: nobody, at first. As long as that is so all
+-- choices share this.
+local NOBODY = {}
+
+local function found_full(choice, w)
+  if choice.full == NOBODY then choice.full = {} end
+  choice.full[w] = true
+end
+
 -- Whether all that take requests had no room for the choice.
 local function all_full(job, choice)
+  if choice.full == NOBODY then return false end
   local n = 0
   for _, w in ipairs(job.served.workers) do
     if w.state == "ready" then
@@ -91,9 +101,10 @@ end
 -- another version and does not know what the choice asks for.
 local function unavailable(server, full, choice)
   if full and choice.unknown then
-    return nil, { status = 503, message = choice.unknown, headers = "Retry-After: 1\r\n" }
+    return false, { status = 503, message = choice.unknown,
+      headers = "Retry-After: 1\r\n" }
   end
-  return nil, { status = full and server.recipe.http.overload_status or 503,
+  return false, { status = full and server.recipe.http.overload_status or 503,
     message = full and FULL or UNAVAILABLE, headers = "Retry-After: 1\r\n",
     error_type = full and "overload" or nil }
 end
@@ -104,31 +115,38 @@ local function give_up(server, job, choice)
     C.pl_stream_cancel(choice.stream)
     return true
   end
-  return nil, job.over and job.over.status and job.over
+  return false, job.over and job.over.status and job.over
     or server.stopping and STOPPING or CANCELLED
 end
 
+-- One attempt: true: it runs, or has ended; false and the refusal; or nil: a worker said
+-- no.
+local function try(server, job, choice, avoid, numerics)
+  local full = all_full(job, choice)
+  if full and not numerics then return unavailable(server, true, choice) end
+  choice.waits = full and FOR_ROOM or FOR_WORKER
+  local w = line.of(server, job.served):wait(job, choice, avoid, numerics)
+  if not w and line.is_over(job) then return give_up(server, job, choice) end
+  if not w then return unavailable(server, all_full(job, choice), choice) end
+  local ok, why, name = put(job, choice, w)
+  if ok or name == "PL_ECANCELED" then return true end
+  if name == "PL_EINVAL" then return false, { status = 400, message = why } end
+  found_full(choice, w)                     -- its line is full, or it is no longer here
+end
+
 -- Gives a choice to a worker that takes it, waited for in line. true: it runs, or has
--- ended; or nil and the refusal. `avoid`: not to this one. `numerics`: it has tokens
+-- ended; or false and the refusal. `avoid`: not to this one. `numerics`: it has tokens
 -- already, made with this id; then it waits for as long as the bus may be away, and for
 -- room too. That time does not begin anew when one says no from afar.
 function M.place(server, job, choice, avoid, numerics)
   choice.deadline = choice.deadline
     or flow.now() + (numerics and server.recipe.bus_patience or WAIT_SECONDS)
-  choice.full = choice.full or {}
-  local queue = line.of(server, job.served)
-  while true do
-    local full = all_full(job, choice)
-    if full and not numerics then return unavailable(server, true, choice) end
-    choice.waits = full and FOR_ROOM or FOR_WORKER
-    local w = queue:wait(job, choice, avoid, numerics)
-    if not w and line.is_over(job) then return give_up(server, job, choice) end
-    if not w then return unavailable(server, all_full(job, choice), choice) end
-    local ok, why, name = put(job, choice, w)
-    if ok or name == "PL_ECANCELED" then return true end
-    if name == "PL_EINVAL" then return nil, { status = 400, message = why } end
-    choice.full[w] = true                   -- its line is full, or it is no longer here
+  choice.full = choice.full or NOBODY
+  local done, refused = try(server, job, choice, avoid, numerics)
+  while done == nil do
+    done, refused = try(server, job, choice, avoid, numerics)
   end
+  return done, refused
 end
 
 -- ---- losing it ----------------------------------------------------------------------
@@ -194,12 +212,12 @@ function M.move(server, job, choice, ev)
   end
   if (answer.after or 0) > 0 then pause(job, choice, answer.after) end
   if ev.a == C.PL_LOST_REFUSED then
-    choice.full[lost] = true
+    found_full(choice, lost)
     if ev.b == C.PL_EUNSUPPORTED then
       choice.unknown = NOT_KNOWN:format(lost.name, why)
     end
   else
-    choice.full, choice.unknown, choice.deadline = {}, nil, nil
+    choice.full, choice.unknown, choice.deadline = NOBODY, nil, nil
   end
   local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,
     n > 0 and lost.numerics or nil)

@@ -212,7 +212,7 @@ end
 -- An empty list of models for a frontend's recipe. They have: key (the first name),
 -- names, card, ctx, and what fleet/cluster.lua keeps there.
 function M.new(recipe)
-  local self = setmetatable({ recipe = recipe, list = {}, kept = {} }, M)
+  local self = setmetatable({ recipe = recipe, list = {}, by_key = {}, kept = {} }, M)
   refresh(self)
   return self
 end
@@ -225,15 +225,14 @@ function M:add(card, tok, engine)
     return nil, ("there are %d models already"):format(MAX_MODELS)
   end
   local key = card.names[1]
-  local served, place = nil, #self.list + 1
-  for i, other in ipairs(self.list) do
-    if other.key == key then served, place = other, i end
+  local served = self.by_key[key]
+  if not served then
+    served = { key = key, workers = {} }
+    self.by_key[key], self.list[#self.list + 1] = served, served
   end
-  served = served or { key = key, workers = {} }
   served.names, served.card, served.engine = card.names, card, engine
   served.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
   served.ctx = context(card, tok, key)
-  self.list[place] = served
   self.kept[#self.kept + 1] = tok
   refresh(self)
   log.info("model %s is served", table.concat(card.names, ", "))
@@ -243,9 +242,7 @@ end
 M.refresh = refresh
 
 function M:find(key)
-  for _, served in ipairs(self.list) do
-    if served.key == key then return served end
-  end
+  return self.by_key[key]
 end
 
 return M

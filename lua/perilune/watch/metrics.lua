@@ -302,7 +302,7 @@ function M:cancelled(job, gone)
 end
 
 local function seconds(from, to)
-  return math.max(0, tonumber(to - from) / 1e9)
+  return (math.max(0, tonumber(to - from) / 1e9))
 end
 
 local function observe(id, value)

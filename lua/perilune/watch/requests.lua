@@ -20,7 +20,7 @@ local live, n_live = {}, 0                  -- number -> record
 local ring, last = {}, 0                    -- the ended ones; `last`: the newest number
 
 local function now()
-  return tonumber(C.pl_now_ns())
+  return (tonumber(C.pl_now_ns()))
 end
 
 -- `job`: id, plan (kind, stream, prompts), arrived. Fields of a record: number, id, kind,
@@ -47,14 +47,15 @@ end
 function M.note(job, stage, ns)
   local record = job.record
   if not record then return end
-  local stages, again = record.stages, record.again
-  if stage:find "^moved" then record.moves = record.moves + 1 end
-  if again and again[stage] then
-    again[stage] = again[stage] + 1         -- of many choices each comes here
-    return
+  local stages = record.stages
+  if stage:sub(1, 5) == "moved" then record.moves = record.moves + 1 end
+  for i = 1, #stages, 2 do
+    if stages[i] == stage then              -- of many choices each comes here
+      record.again = record.again or {}
+      record.again[stage] = (record.again[stage] or 1) + 1
+      return
+    end
   end
-  record.again = again or {}
-  record.again[stage] = 1
   stages[#stages + 1], stages[#stages + 2] = stage, ns and tonumber(ns) or now()
 end
 
@@ -93,14 +94,15 @@ function M.outcome(choices, finish_names)
     first = first < math.huge and first or nil }
 end
 
-local RESULT = { "finish", "why", "tokens", "cached", "scheduled", "first", "last" }
-
 -- `result`: finish, and where they are known why, tokens, cached, scheduled, first, last.
 function M.done(job, result)
   local record = job.record
   if not record or record.ended then return end
   record.ended, record.under_way = now(), nil
-  for _, field in ipairs(RESULT) do record[field] = result[field] end
+  record.finish, record.why = result.finish, result.why
+  record.tokens, record.cached = result.tokens, result.cached
+  record.scheduled, record.first, record.last = result.scheduled, result.first,
+    result.last
   live[record.number], n_live = nil, n_live - 1
   ring[record.number % KEPT + 1] = record
 end
