@@ -515,15 +515,23 @@ static void publish(pl_engine *e)
 
 /* ---- a step's way --------------------------------------------------------------- */
 
-/* Of a step's rows, those of tokens that were given, not made here. */
-static int32_t prompt_rows(const flight *f)
+/* The tokens before each of n rows from a position on, summed. */
+static int64_t look_back(int64_t position, int64_t n)
 {
-    int32_t n = 0;
+    return n * position + n * (n - 1) / 2;
+}
+
+/* Of a step's rows, those of tokens that were given, not made here; and what they cost. */
+static void count_rows(const flight *f, pl_step_info *info)
+{
     for (int32_t i = 0; i < f->step->n_seqs; i++) {
         const pl_step_seq *q = &f->step->seqs[i];
-        n += PL_MAX(0, PL_MIN(f->runs[i]->seq->n_given - q->position, q->n_rows));
+        int32_t given =
+            PL_MAX(0, PL_MIN(f->runs[i]->seq->n_given - q->position, q->n_rows));
+        info->prompt_rows += given;
+        info->looked_back += look_back(q->position, q->n_rows);
+        info->prompt_looked_back += look_back(q->position, given);
     }
-    return n;
 }
 
 /* Whether it counts: trials of an idle engine do not. */
@@ -551,8 +559,8 @@ static bool launch(pl_engine *e)
                              .began_ns = e->woke_ns,
                              .submitted_ns = pl_now_ns(),
                              .seqs = f->step->n_seqs,
-                             .rows = f->step->n_rows,
-                             .prompt_rows = prompt_rows(f)};
+                             .rows = f->step->n_rows};
+    count_rows(f, &f->info);
     if (pl_model_submit(e->model, f->step) < 0) {
         pl_engine_tell_failure(e, e->n_flying, 1);
         return false;

@@ -106,6 +106,7 @@ typedef struct pl_step_info {              /* a completed step; times by pl_now_
     int64_t number, began_ns, submitted_ns, collected_ns, ended_ns;
     int32_t seqs, rows, prompt_rows;       /* prompt_rows: those of `rows` that read a prompt */
     int32_t running, waiting, blocks_used; /* at its end */
+    int64_t looked_back, prompt_looked_back;   /* tokens before each row, summed: over all rows; over prompt_rows */
 } pl_step_info;
 /* The last steps that computed something, oldest first; returns how many, at most 1024. Any thread. */
 int pl_engine_steps(const pl_engine *e, pl_step_info *out, int max);
@@ -127,6 +128,12 @@ void pl_engine_observe(pl_engine *e, int what, int metric);
  * The tokens are valid until the next step. */
 pl_status pl_engine_step(pl_engine *e);
 int pl_engine_tokens(pl_engine *e, const pl_token **out);
+/* Without a thread: how many steps from here on would be alike, in which all sequences
+ * decode and none ends, fills a block or waits; and of the first, seqs, rows, looked_back
+ * and blocks_used. leap: takes n of them at once, whoever has been submitted since; their
+ * tokens are zeros, told to nobody. */
+int32_t pl_engine_alike(const pl_engine *e, pl_step_info *first);
+void pl_engine_leap(pl_engine *e, int32_t n);
 /* Between steps (else PL_EAGAIN). The blocks of a sequence in order, and how many; for 0,
  * those not in use, in the order they will be taken. check: do blocks and sequences agree? */
 int pl_engine_blocks(const pl_engine *e, int32_t seq, int32_t *out, int max);

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "sim.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    MAX_WORKERS = 4096,
+    GAP_BITS = 7, /* of a gap, below its first: so much a bucket tells apart */
+    GAP_BUCKETS = (65 - GAP_BITS) << GAP_BITS
+};
+
+typedef struct live { /* a sequence, from its submit to the telling of its end */
+    pl_sim_answer answer;
+    int32_t seq;
+} live;
+
+typedef struct worker {
+    int number;
+    pl_engine *engine;
+    pl_clock *clock;
+    pl_timing timing;
+    int64_t last_step;  /* its number */
+    bool woken;         /* it was given something while it was idle */
+    bool busy, leaping; /* in a step; or in n_leaps of them, which are yet to be taken */
+    int32_t n_leaps;
+    pl_step_info leap;      /* the first of these */
+    int64_t from_ns, to_ns; /* of the step or the leap */
+    int64_t leapt_ns;       /* the end of the last leap: its sequences had a token then */
+} worker;
+
+struct pl_sim {
+    int64_t now_ns, n_steps;
+    worker *workers;
+    int n_workers;
+    pl_map lives;     /* by sequence */
+    pl_event *events; /* to be told */
+    int n_events, at_event, events_cap;
+    live **told; /* whose ends the last run told */
+    int n_told, told_cap;
+    int64_t *gaps; /* how many there were, by bucket */
+    int64_t n_gaps;
+    double gaps_ns; /* their sum */
+};
+
+/* ---- open, close ---------------------------------------------------------------- */
+
+pl_sim *pl_sim_open(void)
+{
+    pl_sim *s = pl_alloc(sizeof *s);
+    s->gaps = pl_alloc(GAP_BUCKETS * sizeof *s->gaps);
+    return s;
+}
+
+int pl_sim_join(pl_sim *s, pl_model *model, const pl_engine_options *options,
+                const pl_timing *timing)
+{
+    if (s->n_workers == MAX_WORKERS)
+        return pl_fail(PL_ELIMIT, "there are %d workers already", MAX_WORKERS);
+    worker w = {.number = s->n_workers, .clock = pl_clock_open(), .timing = *timing};
+    pl_engine_options o = *options;
+    o.clock = w.clock;
+    w.engine = pl_engine_open(model, &o);
+    if (!w.engine) {
+        pl_clock_close(w.clock);
+        return pl_error_status();
+    }
+    s->workers = pl_realloc(s->workers, (size_t)(s->n_workers + 1) * sizeof *s->workers);
+    s->workers[s->n_workers] = w;
+    return s->n_workers++;
+}
+
+pl_engine *pl_sim_engine(pl_sim *s, int number)
+{
+    return s->workers[number].engine;
+}
+
+int64_t pl_sim_now(const pl_sim *s)
+{
+    return s->now_ns;
+}
+
+int64_t pl_sim_steps(const pl_sim *s)
+{
+    return s->n_steps;
+}
+
+static void forget_told(pl_sim *s)
+{
+    for (int i = 0; i < s->n_told; i++) pl_free(s->told[i]);
+    s->n_told = 0;
+}
+
+void pl_sim_close(pl_sim *s)
+{
+    if (!s) return;
+    for (int i = 0; i < s->n_workers; i++) {
+        pl_engine_close(s->workers[i].engine);
+        pl_clock_close(s->workers[i].clock);
+    }
+    live *l;
+    for (uint32_t at = 0; (l = pl_map_next(&s->lives, &at));) pl_free(l);
+    forget_told(s);
+    pl_map_fini(&s->lives);
+    pl_free(s->told);
+    pl_free(s->events);
+    pl_free(s->gaps);
+    pl_free(s->workers);
+    pl_free(s);
+}
+
+/* ---- gaps between tokens: counted in buckets, 128 for each power of two ----------- */
+
+static int bucket_of(uint64_t ns)
+{
+    if (ns < 1u << GAP_BITS) return (int)ns;
+    int high = 63 - __builtin_clzll(ns);
+    return ((high - GAP_BITS) << GAP_BITS) + (int)(ns >> (high - GAP_BITS));
+}
+
+/* The middle of a bucket. */
+static double gap_of(int bucket)
+{
+    int high = (bucket >> GAP_BITS) - 1;
+    if (high < 0) return bucket;
+    double width = ldexp(1, high);
+    return ((bucket & ((1 << GAP_BITS) - 1)) + (1 << GAP_BITS)) * width + width / 2 - 0.5;
+}
+
+static void count_gap(pl_sim *s, double ns, int64_t n)
+{
+    s->gaps[bucket_of((uint64_t)PL_MAX(ns, 0))] += n;
+    s->n_gaps += n;
+    s->gaps_ns += ns * (double)n;
+}
+
+double pl_sim_gap_mean(const pl_sim *s)
+{
+    return s->n_gaps ? s->gaps_ns / (double)s->n_gaps : 0;
+}
+
+double pl_sim_gap(const pl_sim *s, double share)
+{
+    double wanted = share * (double)s->n_gaps, seen = 0;
+    int last = 0;
+    for (int i = 0; i < GAP_BUCKETS && (!i || seen < wanted); i++) {
+        if (!s->gaps[i]) continue;
+        seen += (double)s->gaps[i];
+        last = i;
+    }
+    return gap_of(last);
+}
+
+/* ---- what a step takes ------------------------------------------------------------- */
+
+static double step_ns(const worker *w, const pl_step_info *i)
+{
+    const pl_timing *t = &w->timing;
+    double n = i->prompt_rows, seqs = i->rows - i->prompt_rows, ns = 0;
+    if (n > 0)
+        ns += t->prefill + t->prefill_token * n + t->prefill_square * n * n +
+              t->prefill_back * (double)i->prompt_looked_back;
+    if (seqs > 0) {
+        pl_engine_stats stats;
+        pl_engine_stats_get(w->engine, &stats);
+        double used = (double)i->blocks_used / PL_MAX(stats.blocks, 1);
+        ns += t->decode + t->decode_seq * seqs + t->decode_used * used +
+              t->decode_used_square * used * used +
+              t->decode_back * (double)(i->looked_back - i->prompt_looked_back);
+    }
+    return PL_MAX(ns, 0);
+}
+
+/* Of a leap's steps those that begin before a time, or all; and when the last ends. */
+static int32_t leap_until(const worker *w, int64_t before_ns, int64_t *to_ns)
+{
+    double per_step = w->timing.decode_back * w->leap.rows, ns = step_ns(w, &w->leap);
+    double at = (double)w->from_ns;
+    int32_t n = 0;
+    while (n < w->n_leaps && at < (double)before_ns) {
+        at += ns + per_step * n;
+        n++;
+    }
+    *to_ns = (int64_t)at;
+    return n;
+}
+
+/* ---- a worker's steps -------------------------------------------------------------- */
+
+/* Begins what the worker does next, at this moment. */
+static void begin(pl_sim *s, worker *w)
+{
+    pl_clock_set(w->clock, s->now_ns);
+    w->from_ns = w->to_ns = s->now_ns;
+    w->woken = false;
+    w->n_leaps = pl_engine_alike(w->engine, &w->leap);
+    w->busy = w->leaping = w->n_leaps > 0;
+    if (w->leaping) {
+        leap_until(w, INT64_MAX, &w->to_ns);
+        return;
+    }
+    const pl_token *tokens;
+    pl_step_info info;
+    pl_engine_step(w->engine);
+    if (pl_engine_steps(w->engine, &info, 1) && info.number != w->last_step) {
+        w->last_step = info.number;
+        w->to_ns += (int64_t)step_ns(w, &info);
+        w->busy = true;
+        s->n_steps++;
+    } else if (pl_engine_tokens(w->engine, &tokens)) {
+        w->busy = true; /* for no time: to tell that sequences have ended */
+    }
+}
+
+static void push_event(pl_sim *s, int kind, live *l)
+{
+    if (s->n_events == s->events_cap) {
+        s->events_cap = PL_MAX(64, 2 * s->events_cap);
+        s->events = pl_realloc(s->events, (size_t)s->events_cap * sizeof *s->events);
+    }
+    s->events[s->n_events++] =
+        (pl_event){.kind = kind, .id = l->seq, .object = &l->answer};
+}
+
+static void tell_token(pl_sim *s, const worker *w, const pl_token *t)
+{
+    live *l = pl_map_find(&s->lives, (uint64_t)t->seq);
+    pl_sim_answer *a = &l->answer;
+    if (t->token >= 0 && !a->n_tokens) {
+        a->first_ns = s->now_ns;
+        a->n_cached = t->n_cached;
+        push_event(s, PL_EV_PIECE, l);
+    } else if (t->token >= 0) {
+        count_gap(s, (double)(s->now_ns - PL_MAX(a->last_ns, w->leapt_ns)), 1);
+    }
+    if (t->token >= 0) a->last_ns = s->now_ns;
+    a->n_tokens = t->token >= 0 ? t->index + 1 : t->index;
+    a->finish = t->finish;
+    if (t->finish == PL_FINISH_NONE) return;
+    pl_map_remove(&s->lives, (uint64_t)t->seq);
+    push_event(s, PL_EV_DONE, l);
+}
+
+static void end_leap(pl_sim *s, worker *w)
+{
+    double per_step = w->timing.decode_back * w->leap.rows, ns = step_ns(w, &w->leap);
+    for (int32_t i = 0; i < w->n_leaps; i++)
+        count_gap(s, ns + per_step * i, w->leap.rows);
+    pl_engine_leap(w->engine, w->n_leaps);
+    w->leapt_ns = s->now_ns;
+    s->n_steps += w->n_leaps;
+    w->last_step += w->n_leaps;
+}
+
+/* The worker's step is over: what it brought becomes events. */
+static void end(pl_sim *s, worker *w)
+{
+    const pl_token *tokens;
+    w->busy = false;
+    if (w->leaping) {
+        end_leap(s, w);
+        return;
+    }
+    int n = pl_engine_tokens(w->engine, &tokens);
+    for (int i = 0; i < n; i++) tell_token(s, w, &tokens[i]);
+}
+
+/* ---- what passes through the door -------------------------------------------------- */
+
+/* Its blocks' names: those given, filled up with zeros. */
+static void name_blocks(const pl_engine *e, pl_seq *seq, const uint64_t *names, int n)
+{
+    pl_name *own = pl_alloc((size_t)PL_MAX(n, 1) * sizeof *own);
+    for (int i = 0; i < n; i++) memcpy(own[i].bytes, &names[i], sizeof names[i]);
+    pl_free(seq->names);
+    seq->names = own;
+    seq->n_names = n;
+    seq->named_by = e;
+}
+
+pl_status pl_sim_submit(pl_sim *s, int number, pl_seq *seq, const uint64_t *names, int n)
+{
+    worker *w = &s->workers[number];
+    int32_t id = seq->id;
+    pl_clock_set(w->clock, s->now_ns);
+    name_blocks(w->engine, seq, names, n);
+    PL_TRY(pl_engine_submit(w->engine, seq));
+    live *l = pl_alloc(sizeof *l);
+    l->seq = id;
+    l->answer.worker = number;
+    l->answer.came_ns = s->now_ns;
+    pl_map_put(&s->lives, (uint64_t)id, l);
+    w->woken = !w->busy;
+    /* The steps of a leap that would begin from now on are not alike any more. */
+    if (w->leaping && w->busy) w->n_leaps = leap_until(w, s->now_ns, &w->to_ns);
+    return PL_OK;
+}
+
+static worker *find_next(pl_sim *s)
+{
+    worker *next = NULL;
+    for (int i = 0; i < s->n_workers; i++) {
+        worker *w = &s->workers[i];
+        if (w->woken) begin(s, w);
+        if (w->busy && (!next || w->to_ns < next->to_ns)) next = w;
+    }
+    return next;
+}
+
+static int hand_out(pl_sim *s, pl_event *out, int max)
+{
+    int n = PL_MIN(max, s->n_events - s->at_event);
+    memcpy(out, s->events + s->at_event, (size_t)n * sizeof *out);
+    s->at_event += n;
+    if (n && s->n_told + n > s->told_cap) {
+        s->told_cap = s->n_told + n;
+        s->told = pl_realloc(s->told, (size_t)s->told_cap * sizeof(live *));
+    }
+    for (int i = 0; i < n; i++)
+        if (out[i].kind == PL_EV_DONE) s->told[s->n_told++] = out[i].object;
+    return n;
+}
+
+int pl_sim_run(pl_sim *s, int64_t until_ns, pl_event *out, int max)
+{
+    forget_told(s);
+    while (s->at_event == s->n_events) {
+        s->at_event = s->n_events = 0;
+        worker *w = find_next(s);
+        if (!w || w->to_ns > until_ns) {
+            s->now_ns = PL_MAX(s->now_ns, until_ns);
+            return 0;
+        }
+        s->now_ns = PL_MAX(s->now_ns, w->to_ns);
+        end(s, w);
+        begin(s, w);
+    }
+    return hand_out(s, out, max);
+}
