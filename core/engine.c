@@ -628,6 +628,11 @@ pl_status pl_engine_step(pl_engine *e)
     return PL_OK;
 }
 
+const pl_token_batch *pl_engine_last(const pl_engine *e)
+{
+    return e->last;
+}
+
 int pl_engine_tokens(pl_engine *e, const pl_token **out)
 {
     *out = e->last ? e->last->tokens : NULL;

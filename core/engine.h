@@ -33,6 +33,8 @@ typedef struct pl_token_batch {
     const pl_placed *placed;
     const int32_t *started; /* sequences that were given their first step */
 } pl_token_batch;
+/* Of an engine without a thread: what the last step told; NULL: nothing. */
+const pl_token_batch *pl_engine_last(const pl_engine *e);
 void pl_token_batch_take(pl_token_batch *batch);
 void pl_token_batch_put(pl_token_batch *batch); /* takes NULL */
 

@@ -57,6 +57,24 @@ void pl_naming_apply(const pl_naming *n, pl_seq *s)
     pl_namer_seq(&n->namer, n->block_size, s);
 }
 
+/* A name whose key is this one, and whose other bytes are as evenly spread. */
+static pl_name name_of(const pl_namer *namer, uint64_t key)
+{
+    pl_name name = {0};
+    for (int i = 0; i < namer->digest_len; i++)
+        name.bytes[i] = (uint8_t)(key >> (56 - 8 * (i % 8)));
+    return name;
+}
+
+void pl_naming_give(const pl_naming *n, pl_seq *s, const uint64_t *keys, int32_t n_keys)
+{
+    pl_name *names = pl_realloc(s->names, (size_t)PL_MAX(n_keys, 1) * sizeof *names);
+    for (int32_t i = 0; i < n_keys; i++) names[i] = name_of(&n->namer, keys[i]);
+    s->names = names;
+    s->n_names = n_keys;
+    s->named_by = pl_namer_id(&n->namer, n->block_size);
+}
+
 int32_t pl_naming_keys(const pl_naming *n, pl_seq *s, int32_t first, uint64_t *out,
                        int32_t max)
 {

@@ -12,7 +12,8 @@ enum {
 
 typedef struct live { /* a sequence, from its submit to the telling of its end */
     pl_sim_answer answer;
-    int32_t seq;
+    int32_t seq, n_given;
+    pl_charge charge;
 } live;
 
 typedef struct worker {
@@ -27,11 +28,14 @@ typedef struct worker {
     pl_step_info leap;      /* the first of these */
     int64_t from_ns, to_ns; /* of the step or the leap */
     int64_t leapt_ns;       /* the end of the last leap: its sequences had a token then */
+    pl_source *source;      /* who follows its cache; NULL: nobody */
+    pl_changes **changes;   /* of the step under way: to be told there when it is over */
+    int n_changes, changes_cap;
 } worker;
 
 struct pl_sim {
     int64_t now_ns, n_steps;
-    worker *workers;
+    worker **workers;
     int n_workers;
     pl_map lives;     /* by sequence */
     pl_event *events; /* to be told */
@@ -57,14 +61,16 @@ int pl_sim_join(pl_sim *s, pl_model *model, const pl_engine_options *options,
 {
     if (s->n_workers == MAX_WORKERS)
         return pl_fail(PL_ELIMIT, "there are %d workers already", MAX_WORKERS);
-    worker w = {.number = s->n_workers, .clock = pl_clock_open(), .timing = *timing};
+    pl_clock *clock = pl_clock_open();
     pl_engine_options o = *options;
-    o.clock = w.clock;
-    w.engine = pl_engine_open(model, &o);
-    if (!w.engine) {
-        pl_clock_close(w.clock);
+    o.clock = clock;
+    pl_engine *e = pl_engine_open(model, &o);
+    if (!e) {
+        pl_clock_close(clock);
         return pl_error_status();
     }
+    worker *w = pl_alloc(sizeof *w);
+    *w = (worker){.number = s->n_workers, .engine = e, .clock = clock, .timing = *timing};
     s->workers = pl_realloc(s->workers, (size_t)(s->n_workers + 1) * sizeof *s->workers);
     s->workers[s->n_workers] = w;
     return s->n_workers++;
@@ -72,7 +78,7 @@ int pl_sim_join(pl_sim *s, pl_model *model, const pl_engine_options *options,
 
 pl_engine *pl_sim_engine(pl_sim *s, int number)
 {
-    return s->workers[number].engine;
+    return s->workers[number]->engine;
 }
 
 int64_t pl_sim_now(const pl_sim *s)
@@ -85,6 +91,51 @@ int64_t pl_sim_steps(const pl_sim *s)
     return s->n_steps;
 }
 
+/* ---- what a worker's cache gains and loses ------------------------------------------ */
+
+static void tell_changes(worker *w)
+{
+    for (int i = 0; i < w->n_changes; i++)
+        if (w->source)
+            pl_source_push(w->source, w->changes[i]);
+        else
+            pl_changes_put(w->changes[i]);
+    w->n_changes = 0;
+}
+
+static void keep_changes(void *ctx, pl_changes *c)
+{
+    worker *w = ctx;
+    if (!c) return; /* the engine closes */
+    if (w->n_changes == w->changes_cap) {
+        w->changes_cap = PL_MAX(16, 2 * w->changes_cap);
+        w->changes = pl_realloc(w->changes, (size_t)w->changes_cap * sizeof *w->changes);
+    }
+    w->changes[w->n_changes++] = c;
+}
+
+static void ask_changes(void *ctx)
+{
+    worker *w = ctx;
+    pl_engine_tap(w->engine, keep_changes, w, false);
+    w->woken = !w->busy;
+}
+
+static void stop_changes(void *ctx)
+{
+    worker *w = ctx;
+    pl_engine_untap(w->engine, w);
+    pl_source_put(w->source);
+    w->source = NULL;
+}
+
+pl_status pl_sim_follow(pl_sim *s, int number, pl_route *x, int number_there)
+{
+    static const pl_source_hooks hooks = {.ask = ask_changes, .stop = stop_changes};
+    worker *w = s->workers[number];
+    return pl_route_source(x, number_there, &hooks, w, &w->source);
+}
+
 static void forget_told(pl_sim *s)
 {
     for (int i = 0; i < s->n_told; i++) pl_free(s->told[i]);
@@ -95,11 +146,19 @@ void pl_sim_close(pl_sim *s)
 {
     if (!s) return;
     for (int i = 0; i < s->n_workers; i++) {
-        pl_engine_close(s->workers[i].engine);
-        pl_clock_close(s->workers[i].clock);
+        worker *w = s->workers[i];
+        pl_engine_close(w->engine);
+        pl_clock_close(w->clock);
+        tell_changes(w);
+        if (w->source) pl_source_put(w->source);
+        pl_free(w->changes);
+        pl_free(w);
     }
     live *l;
-    for (uint32_t at = 0; (l = pl_map_next(&s->lives, &at));) pl_free(l);
+    for (uint32_t at = 0; (l = pl_map_next(&s->lives, &at));) {
+        pl_charge_end(&l->charge);
+        pl_free(l);
+    }
     forget_told(s);
     pl_map_fini(&s->lives);
     pl_free(s->told);
@@ -185,6 +244,11 @@ static int32_t leap_until(const worker *w, int64_t before_ns, int64_t *to_ns)
     return n;
 }
 
+static live *find_live(const pl_sim *s, int32_t seq)
+{
+    return pl_map_find(&s->lives, (uint64_t)seq);
+}
+
 /* ---- a worker's steps -------------------------------------------------------------- */
 
 /* Begins what the worker does next, at this moment. */
@@ -199,16 +263,20 @@ static void begin(pl_sim *s, worker *w)
         leap_until(w, INT64_MAX, &w->to_ns);
         return;
     }
-    const pl_token *tokens;
     pl_step_info info;
     pl_engine_step(w->engine);
+    const pl_token_batch *told = pl_engine_last(w->engine);
+    for (int i = 0; told && i < told->n_started; i++)
+        pl_charge_started(&find_live(s, told->started[i])->charge);
     if (pl_engine_steps(w->engine, &info, 1) && info.number != w->last_step) {
         w->last_step = info.number;
         w->to_ns += (int64_t)step_ns(w, &info);
         w->busy = true;
         s->n_steps++;
-    } else if (pl_engine_tokens(w->engine, &tokens)) {
+    } else if (told) {
         w->busy = true; /* for no time: to tell that sequences have ended */
+    } else {
+        tell_changes(w);
     }
 }
 
@@ -222,21 +290,32 @@ static void push_event(pl_sim *s, int kind, live *l)
         (pl_event){.kind = kind, .id = l->seq, .object = &l->answer};
 }
 
-static void tell_token(pl_sim *s, const worker *w, const pl_token *t)
+/* A token of the sequence, drawn now; all that the worker's last leap had drew one then. */
+static void count_token(pl_sim *s, const worker *w, live *l, const pl_token *t)
 {
-    live *l = pl_map_find(&s->lives, (uint64_t)t->seq);
     pl_sim_answer *a = &l->answer;
-    if (t->token >= 0 && !a->n_tokens) {
+    int64_t before = PL_MAX(a->last_ns, w->leapt_ns);
+    if (!a->n_tokens) {
         a->first_ns = s->now_ns;
         a->n_cached = t->n_cached;
         push_event(s, PL_EV_PIECE, l);
-    } else if (t->token >= 0) {
-        count_gap(s, (double)(s->now_ns - PL_MAX(a->last_ns, w->leapt_ns)), 1);
+    } else {
+        count_gap(s, (double)(s->now_ns - before), 1);
     }
-    if (t->token >= 0) a->last_ns = s->now_ns;
-    a->n_tokens = t->token >= 0 ? t->index + 1 : t->index;
-    a->finish = t->finish;
+    a->last_ns = s->now_ns;
+    a->n_tokens = t->index + 1;
+    l->charge.n_tokens = l->n_given + t->index;
+    l->charge.last_ns = before;
+    pl_charge_token(&l->charge, s->now_ns);
+}
+
+static void tell_token(pl_sim *s, const worker *w, const pl_token *t)
+{
+    live *l = find_live(s, t->seq);
+    if (t->token >= 0) count_token(s, w, l, t);
+    l->answer.finish = t->finish;
     if (t->finish == PL_FINISH_NONE) return;
+    pl_charge_end(&l->charge);
     pl_map_remove(&s->lives, (uint64_t)t->seq);
     push_event(s, PL_EV_DONE, l);
 }
@@ -255,40 +334,32 @@ static void end_leap(pl_sim *s, worker *w)
 /* The worker's step is over: what it brought becomes events. */
 static void end(pl_sim *s, worker *w)
 {
-    const pl_token *tokens;
     w->busy = false;
     if (w->leaping) {
         end_leap(s, w);
         return;
     }
-    int n = pl_engine_tokens(w->engine, &tokens);
-    for (int i = 0; i < n; i++) tell_token(s, w, &tokens[i]);
+    tell_changes(w);
+    const pl_token_batch *told = pl_engine_last(w->engine);
+    for (int i = 0; told && i < told->n; i++) tell_token(s, w, &told->tokens[i]);
 }
 
 /* ---- what passes through the door -------------------------------------------------- */
 
-/* Its blocks' names: those given, filled up with zeros. */
-static void name_blocks(const pl_engine *e, pl_seq *seq, const uint64_t *names, int n)
+pl_status pl_sim_submit(pl_sim *s, int number, pl_seq *seq, pl_load *load,
+                        int32_t n_cached)
 {
-    pl_name *own = pl_alloc((size_t)PL_MAX(n, 1) * sizeof *own);
-    for (int i = 0; i < n; i++) memcpy(own[i].bytes, &names[i], sizeof names[i]);
-    pl_free(seq->names);
-    seq->names = own;
-    seq->n_names = n;
-    seq->named_by = e;
-}
-
-pl_status pl_sim_submit(pl_sim *s, int number, pl_seq *seq, const uint64_t *names, int n)
-{
-    worker *w = &s->workers[number];
-    int32_t id = seq->id;
+    worker *w = s->workers[number];
+    int32_t id = seq->id, n_tokens = seq->n_tokens;
     pl_clock_set(w->clock, s->now_ns);
-    name_blocks(w->engine, seq, names, n);
     PL_TRY(pl_engine_submit(w->engine, seq));
     live *l = pl_alloc(sizeof *l);
     l->seq = id;
+    l->n_given = n_tokens;
     l->answer.worker = number;
     l->answer.came_ns = s->now_ns;
+    if (load) pl_charge_begin(&l->charge, load, n_tokens, n_cached);
+    l->charge.sent_ns = s->now_ns;
     pl_map_put(&s->lives, (uint64_t)id, l);
     w->woken = !w->busy;
     /* The steps of a leap that would begin from now on are not alike any more. */
@@ -300,7 +371,7 @@ static worker *find_next(pl_sim *s)
 {
     worker *next = NULL;
     for (int i = 0; i < s->n_workers; i++) {
-        worker *w = &s->workers[i];
+        worker *w = s->workers[i];
         if (w->woken) begin(s, w);
         if (w->busy && (!next || w->to_ns < next->to_ns)) next = w;
     }

@@ -19,7 +19,8 @@
 #define PL_SIM_H
 
 #include "engine.h"
-#include "kv.h"
+#include "load.h"
+#include "route.h"
 #include "seq.h"
 
 #endif

@@ -141,7 +141,7 @@ end
 -- The folders of lua/perilune, bottom to top. A file may require its own folder and those
 -- before it; a file beside the folders, only others there. `pl` itself, init.lua, is part
 -- of recipe.
-M.rooms = { "watch", "jinja", "recipe", "model", "fleet", "api", "console", "tools" }
+M.rooms = { "watch", "jinja", "recipe", "model", "fleet", "sim", "api", "console", "tools" }
 
 local room_at = { [""] = 0 }
 for i, room in ipairs(M.rooms) do room_at[room] = i end

@@ -17,6 +17,8 @@ void pl_naming_close(pl_naming *n);
 /* Names the prompt's full blocks, unless that is done. Engines that name alike need not do it
  * again. For the sequence's holder, after pl_seq_salt. */
 void pl_naming_apply(const pl_naming *n, pl_seq *s);
+/* Gives the prompt's n full blocks these names instead: of blocks that need no tokens. */
+void pl_naming_give(const pl_naming *n, pl_seq *s, const uint64_t *keys, int32_t n_keys);
 /* The names of its full blocks as the index knows them, from block `first` on; returns how many. */
 int32_t pl_naming_keys(const pl_naming *n, pl_seq *s, int32_t first, uint64_t *out, int32_t max);
 

@@ -26,9 +26,11 @@ void pl_sim_close(pl_sim *s);              /* and its engines; their models stay
 int pl_sim_join(pl_sim *s, pl_model *model, const pl_engine_options *options,
                 const pl_timing *timing);
 pl_engine *pl_sim_engine(pl_sim *s, int worker);
-/* Gives a worker a sequence, now, and takes ownership of it unless it is refused. names:
- * of its first n full blocks, 8 bytes each, instead of hashes. */
-pl_status pl_sim_submit(pl_sim *s, int worker, pl_seq *seq, const uint64_t *names, int n);
+/* pl_route_follow for a worker here: a step's changes are told when it is over. */
+pl_status pl_sim_follow(pl_sim *s, int worker, pl_route *x, int number);
+/* Gives a worker a sequence, now, and takes ownership of it unless it is refused. It
+ * counts for `load` (NULL: none), where its first n_cached tokens are thought to be cached. */
+pl_status pl_sim_submit(pl_sim *s, int worker, pl_seq *seq, pl_load *load, int32_t n_cached);
 typedef struct pl_sim_answer {             /* of a sequence that has ended */
     int32_t worker, n_tokens, n_cached, finish;
     int64_t came_ns, first_ns, last_ns;    /* when it was submitted; its first and last token, 0: none */

@@ -13,7 +13,8 @@ Sim.__index = Sim
 -- A simulation of n workers. `timing`: fields of pl_timing, in ms.
 local function open(n, timing, options)
   local self = setmetatable({ handle = C.pl_sim_open(), models = {}, told = {},
-    events = ffi.new "pl_event[16]" }, Sim)
+    events = ffi.new "pl_event[16]", load = C.pl_load_open(null.BLOCK),
+    naming = C.pl_naming_open(C.PL_HASH_SHA256_CBOR, nil, null.BLOCK) }, Sim)
   local t = ffi.new "pl_timing"
   for k, v in pairs(timing) do t[k] = v * MS end
   for i = 1, n do
@@ -26,6 +27,8 @@ end
 
 function Sim:close()
   C.pl_sim_close(self.handle)
+  C.pl_load_close(self.load)
+  C.pl_naming_close(self.naming)
   for _, m in ipairs(self.models) do
     C.pl_model_close(m[1])
     C.pl_device_close(m[2])
@@ -39,7 +42,8 @@ function Sim:submit(worker, n, max_tokens, names)
   names = names or {}
   local given = ffi.new("uint64_t[?]", #names + 1)
   for i, name in ipairs(names) do given[i - 1] = name end
-  assert.equal(0, C.pl_sim_submit(self.handle, worker, seq, given, #names))
+  if names[1] then C.pl_naming_give(self.naming, seq, given, #names) end
+  assert.equal(0, C.pl_sim_submit(self.handle, worker, seq, self.load, 0))
   return id
 end
 
@@ -88,6 +92,31 @@ describe("engines in virtual time", function()
     -- The last one gives its block back before it is charged.
     assert.near(first + step(4) + 2 * 5, told[2][1], 1e-5)
     assert.equal(id, told[2][3])
+    sim:close()
+  end)
+
+  it("count for a worker's load, as streams of a server do", function()
+    local sim = open(1, { prefill = 100, decode = 10 }, { max_num_seqs = 1 })
+    sim:submit(0, 20, 20)
+    sim:submit(0, 16, 1)
+    local fleet = C.pl_fleet_open()
+    local function look()
+      C.pl_fleet_clear(fleet)
+      C.pl_fleet_add(fleet, sim.load, -1, 0)
+      return { fleet.running[0], fleet.waiting[0], fleet.prefilling[0], fleet.decoding[0] }
+    end
+    assert.same({ 0, 2, 3, 3 }, look())
+    sim:run(99)
+    assert.same({ 1, 1, 3, 3 }, look())
+    sim:run(101)
+    assert.same({ 1, 1, 1, 3 }, look())
+    sim:run(230)                            -- the 13th token was the 33rd in all: a block
+    assert.same({ 1, 1, 1, 4 }, look())
+    assert.near(0.1, fleet.ttft[0], 1e-4)
+    assert.near(0.01, fleet.itl[0], 1e-4)
+    sim:run(5000)
+    assert.same({ 0, 0, 0, 0 }, look())
+    C.pl_fleet_close(fleet)
     sim:close()
   end)
 
@@ -218,7 +247,7 @@ describe("engines in virtual time", function()
   it("refuse what an engine refuses, and the sequence stays the caller's", function()
     local sim = open(1, { decode = 1 })
     local seq = null.seq(null.text(0, 2000))
-    local status = C.pl_sim_submit(sim.handle, 0, seq, nil, 0)
+    local status = C.pl_sim_submit(sim.handle, 0, seq, sim.load, 0)
     assert.equal(C.PL_EINVAL, status)
     C.pl_seq_close(seq)
     assert.same({}, sim:run(10))

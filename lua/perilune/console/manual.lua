@@ -29,6 +29,7 @@ perilune serves language models.
   perilune top [NAME]                      watch where a process spends its time
   perilune chat [--url URL]                chat with a server
   perilune bench [--url URL]               benchmark a server
+  perilune sim RECIPE --trace FILE         try a recipe on recorded requests
   perilune help [OPTION]                   explain an option; or all of them:
                                            `options`, `sampling`, `metrics`
   perilune version

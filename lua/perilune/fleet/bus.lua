@@ -12,6 +12,7 @@ local machine = require "perilune.recipe.machine"
 local models = require "perilune.fleet.served_models"
 local schema = require "perilune.recipe.schema"
 local values = require "perilune.recipe.option_value"
+local worker = require "perilune.fleet.worker"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -26,14 +27,13 @@ local NAMING_SECONDS = 0.2
 function M.terms(recipe, w, model)
   local pool, numerics = recipe.worker,
     ffi.string(C.pl_model_numerics(w.engines[1].model))
-  local seed = os.getenv "PYTHONHASHSEED"
   return {
     names = model.names, known_as = models.known_as(recipe, w.desc),
     fingerprint = model.fingerprint, vocab = model.vocab,
     max_model_len = w.length, block_size = pool.block_size, numerics = numerics,
     kv_layout = ffi.string(C.pl_model_kv_layout(w.engines[1].model)),
     hash_algo = pool.prefix_caching_hash_algo,
-    hash_seed = seed ~= "random" and seed or "vllm-none-hash",
+    hash_seed = worker.hash_seed(),
     max_num_seqs = pool.max_num_seqs, blocks = w.blocks,
     max_num_batched_tokens = pool.max_num_batched_tokens,
     stream_interval = pool.stream_interval, kv_events = pool.enable_prefix_caching,

@@ -73,7 +73,8 @@ local function remove(list, item)
   end
 end
 
--- A worker of this process: name, served, engine, numerics, tells (what it caches).
+-- A worker of this process: name, served, engine, numerics, tells (what it
+-- caches), follow (how one learns that, if not as of any engine).
 function Cluster:add_local(w)
   w.state = "ready"
   return join(self, w)

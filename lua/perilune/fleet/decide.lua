@@ -29,7 +29,7 @@ local seq_ptr = ffi.typeof "pl_seq *"
 local EQUAL = 0.05
 
 -- How workers of the model name blocks; nil: they do not, or not as is known here.
-local function naming_of(served)
+function M.naming_of(served)
   local terms = served.terms
   if served.named_by ~= terms then          -- none yet, or its workers are others now
     if served.naming then C.pl_naming_close(served.naming) end
@@ -79,7 +79,7 @@ end
 local DEFAULT = "the default (pl.cost.kv)"
 
 local function decide(server, served, job, choice, view)
-  local seq, naming, pool = sequence(choice), naming_of(served), server.recipe.worker
+  local seq, naming, pool = sequence(choice), M.naming_of(served), server.recipe.worker
   if served.index and naming and seq then
     C.pl_fleet_match(view.columns, served.index, naming, seq)
   end

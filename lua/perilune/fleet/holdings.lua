@@ -29,6 +29,7 @@ local function index_of(served)
 end
 
 local function follow(w, index, number)
+  if w.follow then return w.follow(index, number) end
   if w.engine then return C.pl_route_follow(index, number, w.engine) end
   return C.pl_route_follow_peer(index, number, w.rt, w.peer, w.index)
 end

@@ -58,7 +58,8 @@ end
 
 -- Whether nobody wants the answer any more: its time limit, a cancel, its client's going.
 function M.is_over(job)
-  return job.over or C.pl_exchange_is_gone(job.exchange) ~= 0
+  local x = job.exchange                    -- a simulated one has none
+  return job.over or x and C.pl_exchange_is_gone(x) ~= 0
 end
 
 -- Parks the task that runs, a choice's of this job, for so long at most: it may be woken,

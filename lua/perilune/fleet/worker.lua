@@ -86,7 +86,14 @@ local function step_tokens(recipe, pool, length)
   return length
 end
 
-local function open_engine(recipe, pool, loaded, length, blocks)
+-- What the first block of a text has for a parent, as vLLM takes it.
+function M.hash_seed()
+  local seed = os.getenv "PYTHONHASHSEED"
+  return seed ~= "random" and seed or "vllm-none-hash"
+end
+
+-- What a pool's options say of an engine, for requests of `length` tokens at most.
+function M.engine_options(recipe, pool, length, blocks)
   local o = ffi.new "pl_engine_options"
   o.n_blocks, o.max_model_len = blocks, length
   o.max_num_seqs = pool.max_num_seqs
@@ -96,10 +103,13 @@ local function open_engine(recipe, pool, loaded, length, blocks)
   o.long_prefill_token_threshold = pool.long_prefill_token_threshold
   o.policy = POLICIES[pool.scheduling_policy]
   o.hash_algo = M.HASHES[pool.prefix_caching_hash_algo]
-  local seed = os.getenv "PYTHONHASHSEED"
-  o.hash_seed = seed ~= "random" and seed or nil
+  o.hash_seed = M.hash_seed()
   o.max_waiting = M.MAX_WAITING
-  local engine = C.pl_engine_open(loaded, o)
+  return o
+end
+
+local function open_engine(recipe, pool, loaded, length, blocks)
+  local engine = C.pl_engine_open(loaded, M.engine_options(recipe, pool, length, blocks))
   if engine == nil then return pl.refusal(C.PL_EINVAL) end
   return engine
 end

@@ -221,6 +221,10 @@ function words.bench(...)
   return require("perilune.tools.bench").run({ ... }, complain)
 end
 
+function words.sim(...)
+  return require("perilune.tools.sim").run { ... }
+end
+
 local SAME = { ["--help"] = "help", ["-h"] = "help", ["--version"] = "version" }
 
 return function(word, ...)
