@@ -1,6 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- perilune sim: traces, what is simulated, and how it is told.
+local captured = require "support.captured"
 local json = require "cjson.safe"
+local line_of = require "perilune.fleet.line"
 local report = require "perilune.sim.report"
 local resolve = require "perilune.recipe.resolve"
 local run = require "perilune.sim.run"
@@ -192,6 +194,20 @@ describe("a simulation", function()
     local f = simulate(line(0, 5000, 9, { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }) .. "\n"
       .. line(9, 100, 9, { 1 }), KV, {}, "--num-kv-blocks", "20")
     assert.same({ 1, 1 }, { f.requests, f.refused })
+  end)
+
+  it("ends with an error of our own, instead of waiting for ever", function()
+    local of = line_of.of
+    line_of.of = function() error "broken" end
+    local errors = captured(function()
+      local recipe = assert(resolve.resolve("agg", { "--block-size", "64" }))
+      local trace = assert(traces.read(dir.write("t.jsonl", line(0, 10, 1, { 1 }))))
+      local none, why = run(recipe, trace, { timing = steps })
+      assert.is_nil(none)
+      assert.truthy(why:find("broken", 1, true), why)
+    end)
+    line_of.of = of
+    assert.truthy(errors:find("broken", 1, true))
   end)
 
   it("lets a request wait for whom a hook wants, and asks admit", function()

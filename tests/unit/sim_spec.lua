@@ -102,7 +102,7 @@ describe("engines in virtual time", function()
     local fleet = C.pl_fleet_open()
     local function look()
       C.pl_fleet_clear(fleet)
-      C.pl_fleet_add(fleet, sim.load, -1, 0)
+      C.pl_fleet_add(fleet, sim.load, -1, 0, 0)
       return { fleet.running[0], fleet.waiting[0], fleet.prefilling[0], fleet.decoding[0] }
     end
     assert.same({ 0, 2, 3, 3 }, look())

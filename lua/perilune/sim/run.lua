@@ -57,14 +57,15 @@ local function job_of(self, i, r)
   local facts = { id = tostring(i), model = self.served.key, tokens = r.input,
     total = r.input, max_tokens = r.output, n = 1, stream = true, priority = r.priority,
     moves = 0, block_size = self.served.terms.block_size }
-  return setmetatable({ log = log, plan = { priority = r.priority }, facts = facts,
+  return setmetatable({ id = facts.id, log = log, facts = facts,
+    plan = { n = 1, stream = true, priority = r.priority },
     view = hook_view.new(facts) }, Job)
 end
 
 -- Finds a worker that takes the sequence, waiting for one if need be; nil: none will.
 local function place(self, job, r, seq)
   local choice = { full = {}, deadline = math.huge, seq = { address = seq },
-    prompt = { n_tokens = r.input } }
+    prompt = { n_tokens = r.input, max_tokens = r.output } }
   while true do
     local w = line.of(self, self.served):wait(job, choice)
     if not w then return nil end
@@ -173,14 +174,18 @@ end
 
 local function go(self)
   local function now() return tonumber(C.pl_sim_now(self.sim)) * 1e-9 end
-  flow.spawn(function()
-    flow.on("request", function(ev) live(self, ev.id) end)
+  flow.on("request", function(ev)
+    flow.current().on_error = function(message)
+      self.failed = message
+      flow.stop()
+    end
+    live(self, ev.id)
   end)
   local done = chance.pretend(now, self.seed)
   local ok, ran, why = pcall(flow.run, nil, poll_of(self), now)
   done()
   if not ok then error(ran, 0) end
-  if not ran then return nil, why end
+  if not ran or self.failed then return nil, self.failed or why end
   return self:figures()
 end
 
