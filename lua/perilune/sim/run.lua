@@ -13,6 +13,7 @@ local chance = require "perilune.recipe.chance"
 local cluster = require "perilune.fleet.cluster"
 local decide = require "perilune.fleet.decide"
 local flow = require "perilune.flow"
+local holdings = require "perilune.fleet.holdings"
 local hook_view = require "perilune.recipe.hook_view"
 local hooks = require "perilune.recipe.hooks"
 local line = require "perilune.fleet.line"
@@ -210,8 +211,11 @@ local function open(self)
 end
 
 local function close(self)
-  if self.served.index then C.pl_route_close(self.served.index) end
+  local served = { list = { self.served } }
+  holdings.close(served)
   C.pl_sim_close(self.sim)
+  self.cluster:close()
+  decide.close(served)
   models.close(self)
 end
 
