@@ -65,7 +65,7 @@ end
 
 -- Finds a worker that takes the sequence, waiting for one if need be; nil: none will.
 local function place(self, job, r, seq)
-  local choice = { full = {}, deadline = math.huge, seq = { address = seq },
+  local choice = { full = {}, deadline = math.huge, seq = seq,
     prompt = { n_tokens = r.input, max_tokens = r.output } }
   while true do
     local w = line.of(self, self.served):wait(job, choice)
