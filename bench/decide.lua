@@ -12,7 +12,7 @@ local json = require "cjson.safe"
 local cluster = require "perilune.fleet.cluster"
 local cost = require "perilune.recipe.cost"
 local decide = require "perilune.fleet.decide"
-local HASHES = require("perilune.fleet.worker").HASHES
+local models = require "perilune.fleet.served_models"
 local fleet_view = require "perilune.recipe.fleet_view"
 local hook_view = require "perilune.recipe.hook_view"
 local pl = require "perilune.ffi"
@@ -49,12 +49,14 @@ local function user_cost(req, w) return 1.5 * (req.blocks - w.cached) + w.decodi
 local function setup(algo)
   local c = cluster.new(nil, {}, nil, function() end)
   local served = { workers = {}, index = C.pl_route_open(1e6), key = "m", terms = {
-    block_size = BLOCK, hash_algo = algo, hash_seed = "vllm-none-hash" } }
+    block_size = BLOCK, hash_algo = algo, hash_seed = "vllm-none-hash",
+    kv_events = true } }
   for i = 1, WORKERS do
     local w = c:add_local { name = "worker/" .. i, served = served, numerics = "n" }
     w.number_in_index = C.pl_route_join(served.index)
   end
-  local naming = C.pl_naming_open(HASHES[algo], "vllm-none-hash", BLOCK)
+  local naming = models.naming(served.terms)
+  served.naming = naming
   local seq, n = C.pl_seq_open(ids, TOKENS, params), math.floor(TOKENS / BLOCK)
   local keys = ffi.new("uint64_t[?]", n)
   C.pl_naming_keys(naming, seq, 0, keys, n)

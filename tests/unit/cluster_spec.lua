@@ -26,9 +26,10 @@ Models.__index = Models
 
 function Models:find(name) return self[name] end
 
-function Models:add(told)
+function Models:add(told, _, terms)
   local served = self[told.names[1]] or { workers = {} }
   self[told.names[1]], self.n_added = served, self.n_added + 1
+  served.terms = terms
   return served
 end
 

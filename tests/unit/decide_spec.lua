@@ -6,13 +6,14 @@ local flow = require "perilune.flow"
 local hook_view = require "perilune.recipe.hook_view"
 local line = require "perilune.fleet.line"
 local log = require "perilune.log"
+local models = require "perilune.fleet.served_models"
 local pl = require "perilune.ffi"
 local server_of = require "support.server"
 local waits = require "perilune.watch.waits"
 local C, ffi = pl.C, pl.ffi
 
 local TERMS = { block_size = 16, hash_algo = "sha256_cbor", hash_seed = "vllm-none-hash",
-  max_num_batched_tokens = 512 }
+  max_num_batched_tokens = 512, kv_events = true }
 
 describe("a decision", function()
   local c, served, server, seqs, w
@@ -26,7 +27,8 @@ describe("a decision", function()
 
   before_each(function()
     c = cluster.new(nil, {}, nil, function() end)
-    served = { workers = {}, terms = TERMS, index = C.pl_route_open(10000) }
+    served = { workers = {}, terms = TERMS, index = C.pl_route_open(10000),
+      naming = models.naming(TERMS) }
     server = { cluster = c, waiting = 0, recipe = { worker = {}, http = { max_waiting = 1000 } } }
     seqs, w = {}, {}
     for i = 1, 3 do w[i] = worker("w" .. i) end
@@ -34,6 +36,7 @@ describe("a decision", function()
   after_each(function()
     for _, seq in ipairs(seqs) do C.pl_seq_close(seq) end
     C.pl_route_close(served.index)
+    C.pl_naming_close(served.naming)
   end)
 
   -- A choice of a request with that text as tokens, a byte each.
@@ -123,12 +126,14 @@ describe("a decision", function()
     for _, one in ipairs(other.workers) do assert.is_true(seen[one]) end
   end)
 
-  it("is made whatever its workers say of how they name blocks", function()
+  it("does without names where its workers do not say how they name blocks", function()
     for _, terms in ipairs { { hash_seed = 7 }, { hash_algo = 7 }, { hash_algo = "md5" },
-        { hash_seed = {} } } do
-      served.terms = setmetatable(terms, { __index = TERMS })
-      assert.is_truthy(choose(choice_of(A)))
+        { hash_seed = {} }, { kv_events = false }, { block_size = 2 ^ 40 } } do
+      assert.is_nil(models.naming(setmetatable(terms, { __index = TERMS })))
     end
+    C.pl_naming_close(served.naming)
+    served.naming = nil
+    assert.is_truthy(choose(choice_of(A)))
   end)
 
   it("is between those that may take it", function()

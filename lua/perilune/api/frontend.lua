@@ -180,7 +180,10 @@ function Server:close()
   holdings.close(self.models)
   self.cluster:close()
   C.pl_task_stop(self.rt)
-  if host.join(JOIN_SECONDS) then return true end
+  if host.join(JOIN_SECONDS) then
+    self.models:close()
+    return true
+  end
   log.warning("a large request is still being prepared; not waiting for it")
   return false
 end

@@ -11,7 +11,7 @@
 --   plan.prompts[i] = { n_tokens, max_tokens, seqs = { address, ... }, ids, text }
 --
 -- contexts: of the models there are, made by fleet/served_models.lua. A context's
--- `engine` is there in the pool only, where it hashes the prompt's blocks.
+-- `naming` is there in the pool only, where it names the prompt's blocks.
 
 local pl = require "perilune.ffi"
 local fields = require "perilune.api.fields"
@@ -84,7 +84,7 @@ local function open_seq(ctx, req, prompt, sampling, child)
   local salt = params.string(req, "cache_salt")
   if salt == "" then refuse("cache_salt must be a non-empty string.", "cache_salt") end
   if salt then checked(C.pl_seq_salt(seq, salt, #salt)) end
-  if ctx.engine then C.pl_engine_hash(ctx.engine, seq) end
+  if ctx.naming then C.pl_naming_apply(ctx.naming, seq) end
   return seq
 end
 

@@ -126,9 +126,8 @@ local function add_entry(self, model, bytes)
   local told, tok = card.decode(bytes)
   if not told then return nil, tok end
   if told.names[1] ~= model.names[1] then return nil, "its card is another model's" end
-  local served, why = self.models:add(told, tok)
+  local served, why = self.models:add(told, tok, model)
   if not served then return nil, why end
-  served.terms = model
   local interval = tonumber(model.stream_interval)
   if interval and interval >= 1 and interval <= MAX_INTERVAL then
     served.stream_interval = interval

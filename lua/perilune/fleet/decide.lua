@@ -16,7 +16,6 @@ local cost = require "perilune.recipe.cost"
 local decisions = require "perilune.fleet.decisions"
 local fleet_view = require "perilune.recipe.fleet_view"
 local hooks = require "perilune.recipe.hooks"
-local worker = require "perilune.fleet.worker"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -27,20 +26,6 @@ local seq_ptr = ffi.typeof "pl_seq *"
 -- many is not worth a queue: if all prompts begin alike, the worker that was first to
 -- read that beginning would get every request, as long as one ends before the next comes.
 local EQUAL = 0.05
-
--- How workers of the model name blocks; nil: they do not, or not as is known here.
-function M.naming_of(served)
-  local terms = served.terms
-  if served.named_by ~= terms then          -- none yet, or its workers are others now
-    if served.naming then C.pl_naming_close(served.naming) end
-    served.named_by = terms
-    local algo = terms and type(terms.hash_seed) == "string"
-      and worker.HASHES[terms.hash_algo]
-    local naming = algo and C.pl_naming_open(algo, terms.hash_seed, terms.block_size)
-    served.naming = naming and naming ~= nil and naming or false
-  end
-  return served.naming or nil
-end
 
 local function sequence(choice)
   if choice.seq then return ffi.cast(seq_ptr, choice.seq) end
@@ -79,7 +64,7 @@ end
 local DEFAULT = "the default (pl.cost.kv)"
 
 local function decide(server, served, job, choice, view)
-  local seq, naming, pool = sequence(choice), M.naming_of(served), server.recipe.worker
+  local seq, naming, pool = sequence(choice), served.naming, server.recipe.worker
   if served.index and naming and seq then
     C.pl_fleet_match(view.columns, served.index, naming, seq)
   end
@@ -105,9 +90,8 @@ end
 function M.close(models)
   for _, served in ipairs(models.list) do
     if served.view then served.view:close() end
-    if served.naming then C.pl_naming_close(served.naming) end
     if served.decisions then C.pl_decisions_close(served.decisions) end
-    served.view, served.naming, served.decisions = nil, nil, nil
+    served.view, served.decisions = nil, nil
   end
 end
 

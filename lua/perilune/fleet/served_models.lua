@@ -12,6 +12,7 @@ local log = require "perilune.log"
 local model = require "perilune.model.load"
 local settings = require "perilune.recipe.resolve"
 local template = require "perilune.jinja.template"
+local worker = require "perilune.fleet.worker"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -181,8 +182,8 @@ local function blob_of(self)
     local plain = {}
     for key, value in pairs(served.ctx) do plain[key] = value end
     plain.text = ffi.cast("uint64_t", ffi.cast("uintptr_t", plain.text))
-    if served.engine then
-      plain.engine = ffi.cast("uint64_t", ffi.cast("uintptr_t", served.engine))
+    if served.naming then
+      plain.naming = ffi.cast("uint64_t", ffi.cast("uintptr_t", served.naming))
     end
     list[i] = plain
   end
@@ -194,7 +195,7 @@ function M.decode(blob)
   local list = buffer.decode(blob)
   for _, ctx in ipairs(list) do
     ctx.text = ffi.cast("pl_text *", ctx.text)
-    if ctx.engine then ctx.engine = ffi.cast("pl_engine *", ctx.engine) end
+    if ctx.naming then ctx.naming = ffi.cast("pl_naming *", ctx.naming) end
   end
   return list
 end
@@ -212,15 +213,32 @@ end
 -- An empty list of models for a frontend's recipe. They have: key (the first name),
 -- names, card, ctx, and what fleet/cluster.lua keeps there.
 function M.new(recipe)
-  local self = setmetatable({ recipe = recipe, list = {}, by_key = {}, kept = {} }, M)
+  local self = setmetatable({ recipe = recipe, list = {}, by_key = {}, kept = {},
+    namings = {} }, M)
   refresh(self)
   return self
 end
 
+-- How workers that agree on these terms name blocks; nil: they do not tell.
+function M.naming(terms)
+  local algo = worker.HASHES[terms.hash_algo]
+  if not algo or type(terms.hash_seed) ~= "string" or not terms.kv_events then
+    return nil
+  end
+  local naming = C.pl_naming_open(algo, terms.hash_seed, terms.block_size)
+  return naming ~= nil and naming or nil
+end
+
+-- At the end, after the pool's.
+function M:close()
+  for _, naming in ipairs(self.namings) do C.pl_naming_close(naming) end
+  self.namings = {}
+end
+
 -- Adds a model, or puts it in the place of the one that had its first name. `tok`: of
--- model/tokenizer.lua; it is kept. `engine`: the only one that will ever serve it, if
--- there is such. nil and why where there are too many models.
-function M:add(card, tok, engine)
+-- model/tokenizer.lua; it is kept. `terms`: of its workers (fleet/bus.lua). nil and why
+-- where there are too many models.
+function M:add(card, tok, terms)
   if #self.kept == MAX_MODELS then
     return nil, ("there are %d models already"):format(MAX_MODELS)
   end
@@ -230,7 +248,9 @@ function M:add(card, tok, engine)
     served = { key = key, workers = {} }
     self.by_key[key], self.list[#self.list + 1] = served, served
   end
-  served.names, served.card, served.engine = card.names, card, engine
+  served.names, served.card, served.terms = card.names, card, terms
+  served.naming = terms and M.naming(terms)
+  self.namings[#self.namings + 1] = served.naming
   served.created = math.floor(tonumber(C.pl_wall_ns()) / 1e9)
   served.ctx = context(card, tok, key)
   self.kept[#self.kept + 1] = tok

@@ -19,6 +19,7 @@ local hooks = require "perilune.recipe.hooks"
 local line = require "perilune.fleet.line"
 local log = require "perilune.log"
 local models = require "perilune.sim.models"
+local served_models = require "perilune.fleet.served_models"
 local traces = require "perilune.sim.trace"
 local worker = require "perilune.fleet.worker"
 local C, ffi = pl.C, pl.ffi
@@ -195,7 +196,8 @@ end
 local function open(self)
   local none = function() return true end
   self.cluster = cluster.new(nil, nil, none, function() end)
-  self.naming = decide.naming_of(self.served)
+  self.naming = served_models.naming(self.served.terms)
+  self.served.naming = self.naming
   self.sim = C.pl_sim_open()
   for i = 1, self.n_workers do
     local number, why = models.join(self, self.timing)
@@ -216,6 +218,7 @@ local function close(self)
   C.pl_sim_close(self.sim)
   self.cluster:close()
   decide.close(served)
+  C.pl_naming_close(self.naming)
   models.close(self)
 end
 
@@ -229,7 +232,7 @@ return function(recipe, trace, o)
     output_tokens = 0, models = {}, zeros = ffi.new("int32_t[?]", trace.longest_input),
     served = { key = "sim", names = { "sim" }, workers = {}, terms = {
       block_size = pool.block_size, hash_algo = pool.prefix_caching_hash_algo,
-      hash_seed = worker.hash_seed(),
+      hash_seed = worker.hash_seed(), kv_events = true,
       max_num_batched_tokens = pool.max_num_batched_tokens } },
   }, Run)
   local fits, why = traces.keys(trace[1], pool.block_size)

@@ -156,11 +156,9 @@ end
 -- The workers of this process, for its own frontend.
 local function serve_own(self)
   local w, server = self.w, self.server
-  local only = #w.engines == 1 and not self.recipe.bus and w.engines[1].engine or nil
-  local served, why = server.models:add(self.card, w.tokenizer, only)
+  local served, why = server.models:add(self.card, w.tokenizer, self.terms)
   if not served then return nil, why end
   served.stream_interval = self.recipe.worker.stream_interval
-  served.terms = self.terms
   for i, e in ipairs(w.engines) do
     server.cluster:add_local { name = "worker/" .. i - 1, served = served,
       engine = e.engine, numerics = self.terms.numerics, tags = self.terms.tags,
