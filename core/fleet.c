@@ -57,12 +57,13 @@ void pl_fleet_close(pl_fleet *f)
 {
     if (!f) return;
     for (int i = 0; i < PL_COUNT(columns); i++) pl_free(*place(f, i));
+    pl_free(f->keys);
     pl_free(f);
 }
 
 void pl_fleet_clear(pl_fleet *f)
 {
-    f->n = 0;
+    f->n = f->n_keys = 0;
 }
 
 static int32_t add(pl_fleet *f)
@@ -104,17 +105,20 @@ int32_t pl_fleet_copy(pl_fleet *to, const pl_fleet *from, int32_t row)
     return at;
 }
 
-void pl_fleet_match(pl_fleet *f, pl_route *x, const pl_naming *n, pl_seq *s)
+void pl_fleet_name(pl_fleet *f, const pl_naming *n, pl_seq *s)
+{
+    pl_naming_apply(n, s);
+    f->keys = pl_realloc(f->keys, (size_t)PL_MAX(s->n_names, 1) * sizeof *f->keys);
+    f->n_keys = pl_naming_keys(n, s, 0, f->keys, s->n_names);
+}
+
+void pl_fleet_match(pl_fleet *f, pl_route *x)
 {
     static int32_t depths[MAX_ROWS]; /* lua's */
-    pl_naming_apply(n, s);
-    uint64_t *keys = pl_realloc(NULL, (size_t)s->n_names * sizeof *keys);
-    int32_t n_keys = pl_naming_keys(n, s, 0, keys, s->n_names);
-    int n_depths = n_keys ? pl_route_match(x, keys, n_keys, depths) : 0;
-    pl_free(keys);
+    int n = f->n_keys ? pl_route_match(x, f->keys, f->n_keys, depths) : 0;
     for (int32_t i = 0; i < f->n; i++) {
         int32_t number = f->number[i];
-        f->cached[i] = number >= 0 && number < n_depths ? depths[number] : 0;
+        f->cached[i] = number >= 0 && number < n ? depths[number] : 0;
     }
 }
 
@@ -168,7 +172,7 @@ static size_t row_bytes(void)
 /* The widest column stands first, so each is where its type wants it. */
 static void copy_columns(pl_fleet *to, const pl_fleet *from, char *at)
 {
-    to->n = to->room = from->n;
+    *to = (pl_fleet){.n = from->n, .room = from->n};
     for (int i = 0; i < PL_COUNT(columns); i++) {
         size_t bytes = (size_t)from->n * columns[i].width;
         *place(to, i) = at;
@@ -188,6 +192,8 @@ int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *
     k->d = *d;
     k->d.number = ++l->last;
     k->d.at_ns = pl_wall_ns();
+    k->d.n_keys = PL_MIN(f->n_keys, PL_COUNT(k->d.keys));
+    memcpy(k->d.keys, f->keys, (size_t)k->d.n_keys * sizeof *f->keys);
     k->bytes = bytes;
     copy_columns(&k->d.fleet, f, (char *)(k + 1));
     l->ring[l->last % MOST_KEPT] = k;

@@ -49,6 +49,8 @@ typedef struct pl_fleet {                  /* a row per worker, a column per fac
     int32_t *worker;                       /* the caller's own number of it */
     float *ttft, *itl;                     /* recent means in seconds; 0: unknown */
     double *cost;                          /* what the hook said; NaN: nothing */
+    int32_t n_keys;
+    uint64_t *keys;                        /* the names of the prompt's blocks */
 } pl_fleet;
 pl_fleet *pl_fleet_open(void);
 void pl_fleet_close(pl_fleet *f);
@@ -57,8 +59,17 @@ void pl_fleet_clear(pl_fleet *f);
 int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank,
                      int32_t worker);
 int32_t pl_fleet_copy(pl_fleet *to, const pl_fleet *from, int32_t row);
-/* Fills `cached`. */
-void pl_fleet_match(pl_fleet *f, pl_route *x, const pl_naming *n, pl_seq *s);
+void pl_fleet_name(pl_fleet *f, const pl_naming *n, pl_seq *s);   /* fills `keys` */
+void pl_fleet_match(pl_fleet *f, pl_route *x);                    /* then fills `cached` */
+
+typedef struct pl_sent pl_sent;            /* what was sent where of late, which no worker may have told yet */
+pl_sent *pl_sent_open(void);
+void pl_sent_close(pl_sent *s);
+/* What `keys` names goes to the worker of that row: it counts for ttl_ms at least, and for twice
+ * that at most. At most 2^20 blocks; what comes beyond that is left out. */
+void pl_sent_add(pl_sent *s, const pl_fleet *f, int32_t row, int64_t now_ms, int64_t ttl_ms);
+void pl_sent_match(pl_sent *s, pl_fleet *f, int64_t now_ms, int64_t ttl_ms);   /* raises `cached` to it */
+void pl_sent_forget(pl_sent *s, int32_t worker);
 
 /* ---- decisions: the last ones, to be explained and decided again (lua thread) ---- */
 
@@ -67,7 +78,7 @@ typedef struct pl_decision {
     int32_t row;                           /* of the worker that was taken; -1: it had to wait */
     int32_t tokens, total, max_tokens, n, stream, priority, moves, block_size;   /* of the request */
     int32_t n_keys;
-    uint64_t keys[32];                     /* of its prompt's first blocks */
+    uint64_t keys[32];                     /* the names of its prompt's first blocks */
     char id[64], by[128];                  /* the request's id; who has decided; may be cut */
     pl_fleet fleet;                        /* what was known of the workers */
 } pl_decision;
@@ -75,7 +86,7 @@ typedef struct pl_decisions pl_decisions;
 /* Keeps the last 1000 at most, and at most as many as 16 MiB hold. */
 pl_decisions *pl_decisions_open(void);
 void pl_decisions_close(pl_decisions *l);
-/* Adds one, as `d` says but for number, at_ns and fleet, which is copied; its number. */
+/* Adds one, as `d` says but for number, at_ns, and what is copied of the fleet; its number. */
 int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *f);
 int64_t pl_decisions_last(const pl_decisions *l);       /* the number of the newest; 0: there is none */
 /* NULL: it is not kept any more. Valid until the next add. */

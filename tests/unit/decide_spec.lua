@@ -106,6 +106,56 @@ describe("a decision", function()
     assert.equal(w[2], choose(choice_of(A)))
   end)
 
+  it("knows what was sent where before that worker says so, if it is to", function()
+    local function next_two()
+      local text = ("%s%d"):format(("n"):rep(64), #seqs):rep(3)
+      return choose(choice_of(text .. "x")), choose(choice_of(text .. "y"))
+    end
+    local a, b = next_two()
+    assert.not_equal(a, b)                  -- in turn
+    server.recipe.predicted_ttl = 3600
+    for _ = 1, 5 do
+      a, b = next_two()
+      assert.equal(a, b)
+    end
+    local text = ("gone"):rep(40)
+    local first = choose(choice_of(text))
+    C.pl_sent_forget(served.sent, first.number)
+    first.state = "draining"
+    assert.is_truthy(choose(choice_of(text)))
+    first.state = "ready"
+    decide.close { list = { served } }
+    served.decisions = nil
+  end)
+
+  it("forgets what was sent after a while", function()
+    local sent, columns = C.pl_sent_open(), C.pl_fleet_open()
+    local seq = ffi.cast("pl_seq *", choice_of(A).seq.address)
+    local function cached(now)
+      C.pl_fleet_clear(columns)
+      for i = 0, 1 do C.pl_fleet_add(columns, nil, -1, 0, 70 + i) end
+      C.pl_fleet_name(columns, served.naming, seq)
+      C.pl_sent_match(sent, columns, now, 100)
+      return { columns.cached[0], columns.cached[1] }
+    end
+    assert.same({ 0, 0 }, cached(0))
+    C.pl_sent_add(sent, columns, 1, 0, 100)
+    assert.same({ 0, 10 }, cached(0))
+    assert.same({ 0, 10 }, cached(99))
+    assert.same({ 0, 10 }, cached(100))
+    C.pl_sent_add(sent, columns, 0, 150, 100)
+    assert.same({ 10, 10 }, cached(160))
+    assert.same({ 10, 0 }, cached(250))
+    assert.same({ 0, 0 }, cached(350))
+    C.pl_sent_add(sent, columns, 0, 360, 100)
+    assert.same({ 0, 0 }, cached(10000))
+    C.pl_sent_add(sent, columns, 0, 10000, 100)
+    C.pl_sent_forget(sent, 70)
+    assert.same({ 0, 0 }, cached(10000))
+    C.pl_sent_close(sent)
+    C.pl_fleet_close(columns)
+  end)
+
   it("uses every worker though all prompts begin alike", function()
     local long = ("p"):rep(16) .. ("q"):rep(16 * 25)
     holds(w[1], long, 1)

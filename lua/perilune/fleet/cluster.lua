@@ -289,6 +289,7 @@ local function on_gone(self, peer, why)
     remove(self.workers, w)
     remove(w.served.workers, w)
     counters.close(w)
+    if w.served.sent then C.pl_sent_forget(w.served.sent, w.number) end
     last = last or #w.served.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end

@@ -19,7 +19,7 @@ local KEPT = 1000
 local MAX_WORKERS = 16384                   -- whose names are known after they have gone
 
 local about = ffi.new "pl_decision"
-local ID, BY, KEYS = ffi.sizeof(about.id) - 1, ffi.sizeof(about.by) - 1, 32
+local ID, BY = ffi.sizeof(about.id) - 1, ffi.sizeof(about.by) - 1
 
 local known = lru.new(MAX_WORKERS)          -- w.number -> w
 
@@ -44,16 +44,13 @@ local function fill(job, choice, block_size)
 end
 
 -- A choice was given the worker of that row, or (-1) has to wait. `by`: who has decided.
--- `naming`, `seq`: of what its blocks are called, if that is known.
-function M.note(served, view, row, by, job, choice, naming, seq)
+function M.note(served, view, row, by, job, choice)
   if not served.decisions then
     served.decisions, served.facts = C.pl_decisions_open(), {}
   end
   fill(job, choice, served.terms.block_size)
   put(about.by, by, BY)
   about.row = row
-  about.n_keys = naming and seq
-    and C.pl_naming_keys(naming, seq, 0, about.keys, KEYS) or 0
   local facts = job.facts
   if facts then about.total, about.moves = facts.total, facts.moves end
   local number = C.pl_decisions_add(served.decisions, about, view.columns)

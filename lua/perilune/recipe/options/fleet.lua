@@ -21,6 +21,9 @@ return {
     "the same as a multiple of max_num_batched_tokens", kind = "number", min = 0,
     words = { "None" }, unset = "no limit",
     env = { "DYN_ACTIVE_PREFILL_TOKENS_THRESHOLD_FRAC" }, live = true },
+  { "predicted_ttl", nil, "seconds a worker counts as holding the blocks of a prompt "
+    .. "that was sent to it, whatever it says", kind = "number", min = 0,
+    max = 86400, unset = "not at all", live = true },
   { "drain_timeout", 30, "seconds a drain lets requests run before it moves them",
     kind = "number", min = 0, live = true },
   { "canary_wait", nil, "seconds of idling after which an engine is checked",
