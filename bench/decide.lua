@@ -75,7 +75,7 @@ local function setup(algo)
 end
 
 local function choose(s, seq)
-  s.choice.seq = { address = ffi.cast("uintptr_t", seq) }
+  s.choice.seq = tonumber(ffi.cast("uintptr_t", seq))
   return decide.choose(s.server, s.served, s.job, s.choice)
 end
 

@@ -130,7 +130,7 @@ describe("a decision", function()
 
   it("forgets what was sent after a while", function()
     local sent, columns = C.pl_sent_open(), C.pl_fleet_open()
-    local seq = ffi.cast("pl_seq *", choice_of(A).seq.address)
+    local seq = ffi.cast("pl_seq *", choice_of(A).seq)
     local function cached(now)
       C.pl_fleet_clear(columns)
       for i = 0, 1 do C.pl_fleet_add(columns, nil, -1, 0, 70 + i) end
