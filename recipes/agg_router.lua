@@ -5,7 +5,7 @@
 local pl = require "perilune"
 
 local opt = pl.args {
-  { "overlap", 1.0, "weight of a block to prefill against a block in use", min = 0 },
+  { "overlap", 16.0, "weight of a block to prefill against a block in use", min = 0 },
   { "equal", 0.05, "costs that differ by less than this share are equal", min = 0 },
 }
 

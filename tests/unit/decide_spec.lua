@@ -96,9 +96,9 @@ describe("a decision", function()
 
   it("goes elsewhere where that worker has too much to do", function()
     holds(w[2], A, 9)
-    busy(w[2], { blocks_used = 8 })
+    busy(w[2], { blocks_used = 130 })       -- 9 blocks are worth 144 in use
     assert.equal(w[2], choose(choice_of(A)))
-    busy(w[2], { blocks_used = 12 })
+    busy(w[2], { blocks_used = 150 })
     assert.not_equal(w[2], choose(choice_of(A)))
     busy(w[2], { prefill_tokens = 161 })
     assert.not_equal(w[2], choose(choice_of(A)))

@@ -6,8 +6,8 @@
 --
 -- The workers that may take it are put into columns (recipe/fleet_view.lua): what each
 -- has to do, and how much of the prompt it holds. Then the pool's pick or cost is asked.
--- Without either it is the default's turn: pl.cost.kv where it is known who holds what,
--- else the worker with the least to do.
+-- Without either it is the default's turn: a cost where it is known who holds what, else
+-- the worker with the least to do.
 
 local pl = require "perilune.ffi"
 local cluster = require "perilune.fleet.cluster"
@@ -53,16 +53,19 @@ local function look(served, choice, avoid, numerics)
   return view
 end
 
+-- A block to prefill against one in use: on recorded conversations anything from 8 on
+-- serves better than less, and at 1, Dynamo's, half of what could be found is not.
+local default_cost = cost.kv { prefill_load_scale = 16 }
 local plain = {}                            -- what the default looks at, of any request
 local default_loop = fleet_view.loop()
 
 -- The first row, as they stand in turn, of those that are as cheap as the cheapest.
 local function by_default(view, blocks)
   plain.blocks = blocks
-  return view:first_within(default_loop(cost.kv, plain, view), EQUAL)
+  return view:first_within(default_loop(default_cost, plain, view), EQUAL)
 end
 
-local DEFAULT = "the default (pl.cost.kv)"
+local DEFAULT = "the default"
 
 -- How long what was sent counts as held, in milliseconds; nil: not at all.
 local function memory_of(server, served)

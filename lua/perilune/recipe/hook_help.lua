@@ -81,7 +81,8 @@ hooks.cost = {
   given = { REQ, WORKER, FLEET },
   answers = { { "a number", "the worker with the lowest takes the request;",
     "math.huge: not this one" } },
-  absent = "pl.cost.kv, with costs within 5 % counted as equal; the same if it fails",
+  absent = "pl.cost.kv { prefill_load_scale = 16 }, costs within 5 % being equal; "
+    .. "the same if it fails",
   example = [[
 local function cost(req, w)
   return req.blocks - w.cached + w.prefilling + w.decoding
