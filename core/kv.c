@@ -6,22 +6,33 @@
 
 typedef struct block {
     int32_t refs;
-    int32_t prev, next; /* in the line, while refs is 0 */
+    int32_t prev, next; /* in its line, while refs is 0 */
+    bool found;         /* again, since it got its name */
+    uint64_t since;     /* n_taken when it came into line */
     int32_t chain;      /* the next block in the bucket; 0: the last */
     int32_t before;     /* the one before it there; 0: the first */
     bool named;
     pl_name name;
 } block;
 
+/* Two lines, by whether a block was found again; each is a ring through a place that is no
+ * block. */
+#define ONCE(kv) 0
+#define FOUND(kv) ((kv)->n_blocks)
+/* So many times as long as another a block stays that was found again. Of 2 to 4, found by
+ * simulating recorded conversations. */
+#define STAY 3
+
 struct pl_kv {
     int32_t n_blocks, n_free, n_cached;
+    uint64_t n_taken; /* new blocks so far: the clock by which others age */
     pl_namer namer;
     int32_t n_names; /* different ones */
     uint64_t n_changes;
     pl_change_log *log; /* NULL: nobody wants to know */
     uint32_t mask;
     int32_t *buckets; /* the first block of each; 0: none */
-    block *blocks;    /* block 0's links are the two ends of the line */
+    block *blocks;    /* and one more, for FOUND */
 };
 
 pl_kv *pl_kv_open(int32_t n_blocks, const pl_namer *namer)
@@ -34,11 +45,12 @@ pl_kv *pl_kv_open(int32_t n_blocks, const pl_namer *namer)
     kv->namer = *namer;
     kv->mask = n_buckets - 1;
     kv->buckets = pl_alloc(n_buckets * sizeof *kv->buckets);
-    kv->blocks = pl_alloc((size_t)n_blocks * sizeof *kv->blocks);
+    kv->blocks = pl_alloc(((size_t)n_blocks + 1) * sizeof *kv->blocks);
     for (int32_t i = 0; i < n_blocks; i++) {
         kv->blocks[i].prev = (i ? i : n_blocks) - 1;
         kv->blocks[i].next = (i + 1) % n_blocks;
     }
+    kv->blocks[FOUND(kv)].prev = kv->blocks[FOUND(kv)].next = FOUND(kv);
     return kv;
 }
 
@@ -50,7 +62,7 @@ void pl_kv_close(pl_kv *kv)
     pl_free(kv);
 }
 
-/* ---- the line ------------------------------------------------------------------- */
+/* ---- the lines ------------------------------------------------------------------ */
 
 static void leave_line(pl_kv *kv, int32_t at)
 {
@@ -63,13 +75,25 @@ static void leave_line(pl_kv *kv, int32_t at)
 
 static void join_line(pl_kv *kv, int32_t at)
 {
-    block *b = &kv->blocks[at], *ends = &kv->blocks[0];
+    int32_t line = kv->blocks[at].found ? FOUND(kv) : ONCE(kv);
+    block *b = &kv->blocks[at], *ends = &kv->blocks[line];
+    b->since = kv->n_taken;
     b->prev = ends->prev;
-    b->next = 0;
+    b->next = line;
     kv->blocks[ends->prev].next = at;
     ends->prev = at;
     kv->n_free++;
     kv->n_cached += b->named;
+}
+
+/* Of the first in both lines (or who would be by then) the one to be taken, once n_taken
+ * blocks are; 0: there is none. */
+static int32_t choose(const pl_kv *kv, int32_t once, int32_t found, uint64_t n_taken)
+{
+    if (found == FOUND(kv)) return once;
+    if (once == ONCE(kv)) return found;
+    uint64_t age = n_taken - kv->blocks[once].since;
+    return n_taken - kv->blocks[found].since > STAY * age ? found : once;
 }
 
 /* ---- changes -------------------------------------------------------------------- */
@@ -158,7 +182,8 @@ void pl_kv_forget(pl_kv *kv, int32_t at)
 bool pl_kv_reset(pl_kv *kv)
 {
     if (kv->n_free != kv->n_blocks - 1) return false;
-    for (int32_t i = 1; i < kv->n_blocks; i++) kv->blocks[i].named = false;
+    for (int32_t i = 1; i < kv->n_blocks; i++)
+        kv->blocks[i].named = kv->blocks[i].found = false;
     memset(kv->buckets, 0, ((size_t)kv->mask + 1) * sizeof *kv->buckets);
     kv->n_cached = 0;
     kv->n_names = 0;
@@ -188,13 +213,17 @@ bool pl_kv_take(pl_kv *kv, const int32_t *hits, int32_t n_hits, int32_t n_new,
     int32_t idle = 0; /* hits that stand in the line themselves */
     for (int32_t i = 0; i < n_hits; i++) idle += kv->blocks[hits[i]].refs == 0;
     if (n_new > kv->n_free - idle) return false;
-    for (int32_t i = 0; i < n_hits; i++)
+    for (int32_t i = 0; i < n_hits; i++) {
+        kv->blocks[hits[i]].found = true;
         if (kv->blocks[hits[i]].refs++ == 0) leave_line(kv, hits[i]);
+    }
     for (int32_t i = 0; i < n_new; i++) {
-        int32_t at = kv->blocks[0].next;
+        int32_t at = choose(kv, kv->blocks[ONCE(kv)].next, kv->blocks[FOUND(kv)].next,
+                            kv->n_taken++);
         pl_kv_forget(kv, at);
         leave_line(kv, at);
         kv->blocks[at].refs = 1;
+        kv->blocks[at].found = false;
         fresh[i] = at;
     }
     return true;
@@ -232,21 +261,34 @@ int32_t pl_kv_users(const pl_kv *kv, int32_t at)
 
 int32_t pl_kv_line(const pl_kv *kv, int32_t *out, int32_t max)
 {
-    int32_t n = 0;
-    for (int32_t at = kv->blocks[0].next; at && n < max; at = kv->blocks[at].next)
+    int32_t n = 0, once = kv->blocks[ONCE(kv)].next, found = kv->blocks[FOUND(kv)].next;
+    for (int32_t at;
+         n < max && (at = choose(kv, once, found, kv->n_taken + (uint64_t)n));) {
         out[n++] = at;
+        if (at == once)
+            once = kv->blocks[at].next;
+        else
+            found = kv->blocks[at].next;
+    }
     return n;
+}
+
+static pl_status check_line(const pl_kv *kv, int32_t line, int32_t *n, int32_t *n_cached)
+{
+    for (int32_t at = kv->blocks[line].next; at != line; at = kv->blocks[at].next) {
+        const block *b = &kv->blocks[at];
+        if (b->refs || kv->blocks[b->next].prev != at || ++*n >= kv->n_blocks)
+            return pl_fail(PL_EINTERNAL, "the line of free blocks is broken at %d", at);
+        *n_cached += b->named;
+    }
+    return PL_OK;
 }
 
 pl_status pl_kv_check(const pl_kv *kv)
 {
     int32_t in_line = 0, cached = 0, named = 0, found = 0, idle = 0, names = 0;
-    for (int32_t at = kv->blocks[0].next; at; at = kv->blocks[at].next) {
-        const block *b = &kv->blocks[at];
-        if (b->refs || kv->blocks[b->next].prev != at || ++in_line >= kv->n_blocks)
-            return pl_fail(PL_EINTERNAL, "the line of free blocks is broken at %d", at);
-        cached += b->named;
-    }
+    PL_TRY(check_line(kv, ONCE(kv), &in_line, &cached));
+    PL_TRY(check_line(kv, FOUND(kv), &in_line, &cached));
     for (int32_t i = 1; i < kv->n_blocks; i++) {
         named += kv->blocks[i].named;
         idle += kv->blocks[i].refs == 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kv.h - the paged KV cache: fixed blocks, shared by prefix, evicted by age; their names.
+ * kv.h - the paged KV cache: fixed blocks, shared by prefix, evicted by age and use; their
+ *        names.
  *
  * Owns     which block has which name, how many use it, who is evicted next.
  * Ignores  bytes (model.h has them), sequences, time.
@@ -12,11 +13,15 @@
  *                      ^                   |
  *                      +---- take as hit --+
  *
- * Free and cached blocks stand in one line. New blocks come from its front, and lose
- * their names only then; blocks put go to its back, a sequence's last block first, so
+ * Free and cached blocks stand in line. New blocks come from its front, and lose their
+ * names only then; blocks put go to its back, a sequence's last block first, so
  * that the ends of texts go before the prefixes that others may share. Only full blocks
  * get names. Two blocks may bear one name: a prompt's last block is computed even if it
  * was found, and some may not read the cache. The oldest is found while it is there.
+ *
+ * Those that were found again have a line of their own, from whose front a block is taken
+ * only if it has waited more than three times as long as the other's. What many prompts share,
+ * or a conversation comes back to, so outlives what was asked once.
  *
  * Block 0 is never given out: a 0 in a table is a mistake that shows, and a device that
  * works in fixed shapes has a place where rows without a sequence may write.

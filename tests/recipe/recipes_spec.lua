@@ -107,6 +107,13 @@ describe("a shipped recipe", function()
     end
   end)
 
+  it("waits a little for what is cached, but not without room: warm", function()
+    assert.equal("w/1", warm("policies/warm", 20, { prefilling = 100, decoding = 500 }))
+    assert.not_equal("w/1", warm("policies/warm", 20, { prefilling = 300 }))
+    assert.not_equal("w/1", warm("policies/warm", 2, { prefilling = 10 }))
+    assert.not_equal("w/1", warm("policies/warm", 20, { free = 3 }))
+  end)
+
   it("keeps a session where it is: sticky, sessions", function()
     for _, file in ipairs { "recipes/sticky.lua", "recipes/policies/sessions.lua" } do
       local s = server(file)

@@ -60,6 +60,29 @@ describe("kv", function()
     assert.equal(10, e:stats().blocks_cached)
   end)
 
+  it("keeps what was found again three times as long, and what was not by age", function()
+    open { n_blocks = 21 }
+    local two = null.text(1, 32)
+    stop(start(join(two, null.text(2, 3))))
+    local b = start(join(two, null.text(3, 3)))
+    local found = e:blocks(b)
+    stop(b)
+    -- The other 18 go round: their oldest has seen 17 taken, so this one goes when it has
+    -- seen 52.
+    local n = 0
+    repeat
+      local id = start(null.text(100 + n, 10))
+      local block = e:blocks(id)[1]
+      stop(id)
+      n = n + 1
+    until block == found[2] or n == 100
+    assert.equal(53, n)
+    -- Given to another, it is like any other. Now there are 19: the prefix's first block goes
+    -- when it has seen 55.
+    local line = e:blocks()
+    assert.same({ found[1], found[2] }, { line[3], line[#line] })
+  end)
+
   it("takes hits out of the middle of the line", function()
     open()
     local a = start(join(null.text(1, 80), null.text(2, 7)))
