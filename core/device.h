@@ -127,7 +127,7 @@ struct pl_device {
 
 /* Goes up with every change of this header, step.h or what they include. */
 enum {
-    PL_DEVICE_ABI = 3
+    PL_DEVICE_ABI = 4
 };
 
 typedef struct pl_backend {

@@ -128,7 +128,8 @@ pl_status pl_kernel_linear(const char *kernels, int n_threads, const pl_tensor *
     if (activations < 0 || activations >= PL_N_ACTIVATIONS) {
         return pl_fail(PL_EINVAL, "activations is %d, wanted PL_ACT_*", activations);
     }
-    pl_device *d = pl_device_open(&(pl_device_options){"cpu", kernels, n_threads, 0});
+    pl_device *d = pl_device_open(
+        &(pl_device_options){.name = "cpu", .kernels = kernels, .n_threads = n_threads});
     if (!d) return PL_EUNSUPPORTED;
     pl_status s = linear_on(d, t, activations, rows, n_rows, out);
     pl_device_close(d);

@@ -86,6 +86,7 @@ typedef struct pl_device_options {
     const char *kernels;                   /* NULL, "auto"; the CPU's: "scalar", "avx2", "avx512", "avx512bf16" */
     int32_t n_threads;                     /* 0: one per core */
     int32_t depth;                         /* steps in flight at once, 1 or 2; 0: as suits the device */
+    int32_t eager;                         /* a GPU's kernels are launched one by one: no graphs, no kernel of a whole step */
 } pl_device_options;
 pl_device *pl_device_open(const pl_device_options *options);
 void pl_device_close(pl_device *d);

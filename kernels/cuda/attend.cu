@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Attention: heads to the cache, then queries over splits of positions.
+#include "attend_head.cuh"
 #include "attend_hopper.cuh"
 #include "attend_split.cuh"
 
@@ -16,58 +17,6 @@ int64_t pl_cu_kv_values(const pl_cu_attention *a)
 // ---- heads ---------------------------------------------------------------------------
 
 enum { HEAD_WARPS = 8, MANY_ROWS = 512 };
-
-// A lane's values of a head that is W wide: i, i + 32 and so on. They are asked for at once.
-template <int W>
-struct lane_values { float v[W / 32]; };
-
-template <int W>
-__device__ __forceinline__ lane_values<W> values_of(const float *x, int n)
-{
-    lane_values<W> r;
-#pragma unroll
-    for (int j = 0; j < W / 32; j++) {
-        int i = j * 32 + threadIdx.x % 32;
-        r.v[j] = i < n ? x[i] : 0;
-    }
-    return r;
-}
-
-// A warp's: the norm of a head, whose values go to shared memory.
-template <int W>
-__device__ __forceinline__ void norm_head(const pl_cu_attention &a, lane_values<W> x, const float *norm, float *to)
-{
-    int lane = threadIdx.x % 32;
-    if (norm) {
-        lane_values<W> w = values_of<W>(norm, a.head_dim);
-        float sum = 0;
-#pragma unroll
-        for (int j = 0; j < W / 32; j++) sum = __fmaf_rn(x.v[j], x.v[j], sum);
-        float by = __frcp_rn(__fsqrt_rn(warp_sum(sum) / a.head_dim + a.eps));
-#pragma unroll
-        for (int j = 0; j < W / 32; j++) x.v[j] = normed(x.v[j], by, w.v[j]);
-    }
-    __syncwarp();
-#pragma unroll
-    for (int j = 0; j < W / 32; j++) to[j * 32 + lane] = x.v[j];
-    __syncwarp();
-}
-
-template <int W>
-__device__ __forceinline__ void turn_head(const pl_cu_attention &a, const lane_values<W / 2> &cosines,
-                                          const lane_values<W / 2> &sines, float *x)
-{
-    int half = a.head_dim / 2;
-#pragma unroll
-    for (int j = 0; j < W / 64; j++) {
-        int i = j * 32 + threadIdx.x % 32, p = a.pairs ? 2 * i : i, q = a.pairs ? 2 * i + 1 : i + half;
-        if (i >= half) break;
-        float u = x[p], v = x[q], c = cosines.v[j], s = sines.v[j];
-        x[p] = __fsub_rn(__fmul_rn(u, c), __fmul_rn(v, s));
-        x[q] = __fadd_rn(__fmul_rn(v, c), __fmul_rn(u, s));
-    }
-    __syncwarp();
-}
 
 // Heads of a row to where they belong: of q, k and v in turn, HEADS a warp.
 template <int W, int HEADS>
@@ -92,7 +41,8 @@ __global__ void __launch_bounds__(HEAD_WARPS * 32) heads(const __grid_constant__
         int head = first + i, kv_head = head - a.n_heads;
         if (head >= n) break;
         bool turns = kv_head < a.n_kv_heads;
-        norm_head<W>(a, of[i], !turns ? NULL : kv_head < 0 ? a.q_norm : a.k_norm, x);
+        const float *norm = !turns ? NULL : kv_head < 0 ? a.q_norm : a.k_norm;
+        norm_head<W>(a, of[i], norm, values_of<W>(norm, norm ? a.head_dim : 0), x);
         if (turns) turn_head<W>(a, cosines, sines, x);
         uint16_t *to = kv_head < 0 ? a.q + ((size_t)row * a.n_heads + head) * W
                                    : run + (size_t)(kv_head % a.n_kv_heads) * a.block_size * 2 * W +

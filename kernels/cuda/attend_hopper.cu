@@ -203,10 +203,10 @@ __global__ void __launch_bounds__(THREADS, 1)
     wait_for_input();
     tile_of o = open_tile(a, tiles[gridDim.y - 1 - blockIdx.y], blockIdx.x); // the longest first
     if (threadIdx.x >= CONSUMERS) {
-        few_registers();
+        give_registers<40>();
         if (threadIdx.x < CONSUMERS + 32) load<W>(a, o, s);
     } else {
-        many_registers();
+        take_registers<232>();
         attend<W>(a, o, s, out);
     }
 #endif

@@ -10,12 +10,14 @@
 #define PL_CUDA_OWN_H
 
 #include "attend.h"
+#include "decode.h"
 #include "device.h"
 
 typedef struct pl_cuda {
     pl_device base;
     cudaStream_t stream;
     char kernels[64], numerics[64];
+    bool eager; /* no graphs, no kernel of a whole step */
 } pl_cuda;
 
 struct pl_matrix {
@@ -55,9 +57,11 @@ typedef struct pl_cu_shape { /* of a step, and where on the GPU its parts are */
     const pl_cu_queries *few, *walks, *many;
     const int32_t *picks, *targets, *tables;
     const uint64_t *drawn; /* by the step before */
+    bool decodes;          /* by one kernel */
 } pl_cu_shape;
 
 typedef struct pl_cu_graph pl_cu_graph;
+typedef struct pl_cu_decoder pl_cu_decoder;
 
 struct pl_planned {
     pl_cuda *cuda;
@@ -80,6 +84,7 @@ struct pl_planned {
     pl_cu_flight flights[2];
     int32_t first, n; /* the oldest in flight; how many */
     pl_cu_graph *graphs;
+    pl_cu_decoder *decoder; /* NULL: this model has none */
 };
 
 pl_status pl_cuda_failed(cudaError_t e, const char *what);
@@ -95,9 +100,18 @@ pl_status pl_cuda_forward(pl_planned *p, const pl_cu_shape *s);
 /* The logits of some draws, and the best tokens among them. */
 pl_status pl_cuda_logits(pl_planned *p, const pl_cu_shape *s, int32_t from, int32_t n,
                          uint64_t *drawn);
-/* Both, launched one by one, or as a graph where the same step has been before. */
+/* Both: by one kernel, launched one by one, or as a graph where the same step has been
+ * before. */
 pl_status pl_cuda_kernels(pl_planned *p, const pl_cu_shape *s, int32_t n,
                           uint64_t *drawn);
+/* Zeroed memory on the GPU that lives as long as the plan; NULL where there is none. */
+void *pl_cuda_own(pl_planned *p, size_t bytes);
+pl_cu_attention pl_cuda_attention(const pl_planned *p, const pl_cu_shape *s, int layer);
+
+pl_status pl_cuda_decode_open(pl_planned *p);
+/* Whether one kernel computes this step. */
+bool pl_cuda_decodes(const pl_planned *p, const pl_step *s);
+pl_status pl_cuda_decode_step(pl_planned *p, const pl_cu_shape *s, uint64_t *drawn);
 void pl_cuda_graphs_open(pl_planned *p);
 void pl_cuda_graphs_close(pl_planned *p);
 

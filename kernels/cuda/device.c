@@ -231,6 +231,7 @@ static pl_device *cuda_open(const pl_device_options *o)
     };
     pl_cuda *c = pl_alloc(sizeof *c);
     c->base = (pl_device){.ops = &ops, .depth = o->depth ? o->depth : 2};
+    c->eager = o->eager;
     if (open_gpu(c) < 0) {
         pl_free(c);
         return NULL;

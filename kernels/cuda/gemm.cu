@@ -20,25 +20,26 @@ __device__ __forceinline__ uint4 stream16(const uint4 *p)
 __host__ __device__ constexpr int warps_of(int nt) { return nt == 8 ? 12 : 16; }
 __host__ __device__ constexpr int ahead_of(int nt) { return nt == 1 ? 16 : 8; }
 
+// Steps k to k + N of 16 rows: the tiles of the upper and the lower 8 in turn.
 template <int N>
-__device__ __forceinline__ void stream(uint4 (&a)[N], const uint4 *w, int k, int to)
+__device__ __forceinline__ void stream(uint4 (&a)[N], const uint4 *w, int pitch, int k, int to)
 {
 #pragma unroll
     for (int u = 0; u < N; u++)
-        if (k + u < to) a[u] = stream16(w + (size_t)(k + u) * 32 + threadIdx.x % 32);
+        if (k + (u & ~1) < to) a[u] = stream16(w + u % 2 * pitch * 16 + (k + u) / 2 * 32 + threadIdx.x % 32);
 }
 
 // One chain: tiles `from` to `to` of a row of tiles, by NT * 8 rows; the first tiles are
 // there already. As many of the rows' values as there are registers for are read at once.
 template <bool F16, int NT, int N>
-__device__ __forceinline__ void chain(uint4 (&a)[N], const uint4 *w,
+__device__ __forceinline__ void chain(uint4 (&a)[N], const uint4 *w, int pitch,
                                       const uint16_t *const (&rows)[NT], int from, int to,
                                       float (&c)[NT][4])
 {
     constexpr int SOME = NT == 8 ? 2 : 8 / NT;
     int t = threadIdx.x % 4;
     for (int k = from; k < to; k += N) {
-        if (k != from) stream(a, w, k, to);
+        if (k != from) stream(a, w, pitch, k, to);
 #pragma unroll
         for (int first = 0; first < N; first += SOME) {
             uint2 b[SOME][NT];
@@ -53,9 +54,12 @@ __device__ __forceinline__ void chain(uint4 (&a)[N], const uint4 *w,
                 }
 #pragma unroll
             for (int u = 0; u < SOME; u++)
-                if (k + first + u < to)
+                if (k + first + u < to) {
+                    int pair = (first + u) & ~1;
+                    uint4 w16 = rows_of(a[pair], a[pair + 1], u % 2);
 #pragma unroll
-                    for (int j = 0; j < NT; j++) mma16<F16>(c[j], a[first + u], b[u][j]);
+                    for (int j = 0; j < NT; j++) mma16<F16>(c[j], w16, b[u][j]);
+                }
         }
     }
 }
@@ -143,10 +147,10 @@ __global__ void __launch_bounds__(32 * warps_of(NT))
         f.first = e.first, f.n_rows = e.first + e.n;
         f.expert = ((const uint4 *const *)p.w)[e.expert];
     }
-    int i = threadIdx.x / 32;
+    int i = threadIdx.x / 32, pitch = pl_cu_pitch(g.k);
     uint4 a[ahead_of(NT)];
-    few_item item = item_of(f, pl_cu_pitch(g.k), i);
-    stream(a, item.w, item.from, item.to);
+    few_item item = item_of(f, pitch, i);
+    stream(a, item.w, pitch, item.from, item.to);
     wait_for_input();
     if (g.unnormed) norm_rows<F16>(g, normed);
     const uint16_t *rows[NT];
@@ -161,14 +165,14 @@ __global__ void __launch_bounds__(32 * warps_of(NT))
     }
     while (i < items) {
         float c[NT][4] = {};
-        chain<F16, NT>(a, item.w, rows, item.from, item.to, c);
+        chain<F16, NT>(a, item.w, pitch, rows, item.from, item.to, c);
 #pragma unroll
         for (int j = 0; j < NT; j++)
             *(float4 *)(sums + ((i * NT + j) * 32 + lane) * 4) =
                 make_float4(c[j][0], c[j][1], c[j][2], c[j][3]);
         if ((i += blockDim.x / 32) >= items) break;
-        item = item_of(f, pl_cu_pitch(g.k), i);
-        stream(a, item.w, item.from, item.to);
+        item = item_of(f, pitch, i);
+        stream(a, item.w, pitch, item.from, item.to);
     }
     __syncthreads();
     put_few<NT>(g, f, sums);
@@ -193,7 +197,7 @@ static cudaError_t few(cudaStream_t s, const pl_cu_gemm *g)
 enum { TILE = 128, STEPS = 2, STAGES = 4, ROW = 40 }; // ROW: values of a row in a stage
 
 struct stage {
-    uint4 w[TILE / 16][STEPS][32];
+    uint4 w[TILE / 8][32];
     uint16_t x[TILE][ROW]; // 32 used: 80 bytes keep a warp's lanes on different banks
 };
 
@@ -202,11 +206,11 @@ __device__ __forceinline__ void fetch(stage &s, const pl_cu_gemm &g, const pl_cu
                                       int first, int k, int kt)
 {
     int tiles = pl_cu_tiles(p.n), pitch = pl_cu_pitch(g.k);
-    for (int i = threadIdx.x; i < TILE / 16 * STEPS * 32; i += blockDim.x) {
-        int m = i / (STEPS * 32), u = i / 32 % STEPS, lane = i % 32;
-        bool real = tile + m < tiles && k + u < kt;
-        size_t at = real ? ((size_t)(tile + m) * pitch + k + u) * 32 + lane : 0;
-        copy16(&s.w[m][u][lane], (const uint4 *)p.w + at, real);
+    for (int i = threadIdx.x; i < TILE / 8 * 32; i += blockDim.x) {
+        int m = i / 32, lane = i % 32;
+        bool real = tile + m / 2 < tiles;
+        size_t at = real ? ((size_t)(tile * 2 + m) * (pitch / 2) + k / 2) * 32 + lane : 0;
+        copy16(&s.w[m][lane], (const uint4 *)p.w + at, real);
     }
     for (int i = threadIdx.x; i < TILE * 4; i += blockDim.x) {
         int row = first + i / 4, c = i % 4;
@@ -222,7 +226,11 @@ __device__ __forceinline__ void step(const stage &s, int u, float (&c)[2][8][4])
 {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint4 a[2];
-    for (int m = 0; m < 2; m++) a[m] = s.w[warp % 4 * 2 + m][u][lane];
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        const auto *w = s.w + (warp % 4 * 2 + m) * 2;
+        a[m] = rows_of(w[0][lane], w[1][lane], u);
+    }
 #pragma unroll
     for (int j = 0; j < 8; j++) {
         const uint16_t *row = s.x[warp / 4 * 64 + j * 8 + lane / 4] + u * 16 + lane % 4 * 2;
@@ -255,6 +263,7 @@ __global__ void __launch_bounds__(256, 1)
         int next = i + STAGES - 1;
         if (next < n) fetch(stages[next % STAGES], g, p, tile, first, next * STEPS, kt);
         commit_copies();
+#pragma unroll
         for (int u = 0; u < STEPS; u++) step<F16>(stages[i % STAGES], u, c);
         if ((i + 1) % per && i + 1 < n) continue;
 #pragma unroll

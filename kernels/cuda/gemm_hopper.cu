@@ -16,7 +16,7 @@ enum {
 
 template <int NT>
 struct stage {
-    uint4 w[M / 16][4][32];
+    uint4 w[M / 8][2][32];
     uint16_t x[NT][64];
 };
 
@@ -55,8 +55,8 @@ __device__ __forceinline__ void load_weights(const pl_cu_gemm &g, const maps &m,
                                              uint64_t *full)
 {
     arrive_and_expect(full, sizeof to);
-    copy_box(to.w, &m.w[c.part], c.column * 64, c.m, full);
-    if (is_gated(g)) copy_box(to.w[M / 32], &m.w[1], c.column * 64, c.m, full);
+    copy_box(to.w, &m.w[c.part], c.column * 32, c.m * 2, full);
+    if (is_gated(g)) copy_box(to.w[M / 16], &m.w[1], c.column * 32, c.m * 2, full);
 }
 
 // Weights are asked for before the input is there.
@@ -95,7 +95,11 @@ __device__ __forceinline__ void slice_of(float (&c)[NT / 2], const stage<NT> *st
         const stage<NT> &s = stages[r.at];
         wait_phase(full + r.at, r.phase);
 #pragma unroll
-        for (int u = 0; u < 4; u++) a[q % 2][u] = s.w[warp][u][lane];
+        for (int u = 0; u < 4; u += 2) {
+            uint4 upper = s.w[warp * 2][u / 2][lane], lower = s.w[warp * 2 + 1][u / 2][lane];
+            a[q % 2][u] = rows_of(upper, lower, false);
+            a[q % 2][u + 1] = rows_of(upper, lower, true);
+        }
         uint64_t x = matrix_at(s.x, 16, 1024);
         products_begin();
 #pragma unroll
@@ -203,11 +207,11 @@ __global__ void __launch_bounds__(THREADS, 1)
     __syncthreads();
     started();
     if (threadIdx.x >= CONSUMERS) {
-        few_registers();
+        give_registers<40>();
         if (threadIdx.x == CONSUMERS) load<NT, STAGES>(g, m, w, stages, full, empty);
         return;
     }
-    many_registers();
+    take_registers<232>();
     ring<STAGES> r;
     wait_for_input();
     for (int tile = blockIdx.x; tile < w.m_tiles * w.n_tiles; tile += gridDim.x) {
@@ -251,14 +255,14 @@ static cudaError_t map_table(CUtensorMap *map, const table &t)
     return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-// Weights as four tiles of 64 values of 8 bytes by rows of tiles; rows by 64 columns.
+// Weights as two tiles of 64 values of 8 bytes by groups of 8 rows; rows by 64 columns.
 static cudaError_t map_all(maps *m, const pl_cu_gemm *g, int nt)
 {
-    size_t pitch = (size_t)pl_cu_pitch(g->k) * 512, columns = (size_t)pl_cu_tiles(g->k) * 16;
+    size_t pitch = (size_t)pl_cu_pitch(g->k) * 256, columns = (size_t)pl_cu_tiles(g->k) * 16;
     for (int i = 0; i < g->n_parts; i++) {
         table w = {CU_TENSOR_MAP_DATA_TYPE_UINT64, g->parts[i].w, pitch / 8,
-                   (size_t)pl_cu_tiles(g->parts[i].n), pitch, 256,
-                   is_gated(*g) ? M / 32 : M / 16, CU_TENSOR_MAP_SWIZZLE_NONE};
+                   (size_t)pl_cu_tiles(g->parts[i].n) * 2, pitch, 128,
+                   is_gated(*g) ? M / 16 : M / 8, CU_TENSOR_MAP_SWIZZLE_NONE};
         cudaError_t e = map_table(&m->w[i], w);
         if (e) return e;
     }

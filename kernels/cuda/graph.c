@@ -66,7 +66,9 @@ static bool is_same(const pl_cu_graph *g, const pl_cu_shape *s, const uint64_t *
 
 pl_status pl_cuda_kernels(pl_planned *p, const pl_cu_shape *s, int32_t n, uint64_t *drawn)
 {
-    bool fits = s->n_rows <= GRAPH_ROWS && s->n_many == 0 && n == s->n_draws;
+    if (s->decodes && n == s->n_draws) return pl_cuda_decode_step(p, s, drawn);
+    bool fits =
+        !p->cuda->eager && s->n_rows <= GRAPH_ROWS && s->n_many == 0 && n == s->n_draws;
     if (!fits) return launch(p, s, n, drawn);
     int flight = drawn == p->flights[1].drawn;
     pl_cu_graph *g = &p->graphs[flight * GRAPH_ROWS + s->n_rows - 1];

@@ -33,10 +33,10 @@ enum {
     PL_CU_FUSED = 8    /* at most that many rows are normed by the product itself */
 };
 
-/* Tiles of 16 rows by 16 columns, all of a row of tiles together, and tiles of zeros
- * after them up to a multiple of four. A tile has 8 values for each of a warp's lanes, as
- * an mma's m operand wants them. Lane l: g = l / 4, t = l % 4; columns 2t, 2t + 1 of row
- * g and of row g + 8, then columns 2t + 8, 2t + 9 of both.
+/* Tiles of 8 rows by 32 columns, those of the same rows together, with zeros after them up
+ * to a multiple of 64 columns and 16 rows. A tile has 8 values for each of a warp's lanes,
+ * as an mma's n operand wants them, and as half of its m operand. Lane l: g = l / 4,
+ * t = l % 4; row g, columns 2t, 2t + 1, 2t + 8, 2t + 9, then the same 16 columns on.
  */
 typedef struct pl_cu_weights {
     void *data;
@@ -49,7 +49,7 @@ PL_CU_BOTH static inline int32_t pl_cu_tiles(int32_t n)
     return (n + 15) / 16;
 }
 
-/* From a row of tiles to the next. */
+/* Steps of 16 columns, from 8 rows to the next 8: 256 bytes each. */
 PL_CU_BOTH static inline int32_t pl_cu_pitch(int32_t k)
 {
     return (k + 63) / 64 * 4;

@@ -8,6 +8,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <float.h>
 
 // ---- tensor cores --------------------------------------------------------------------
 
@@ -25,6 +26,14 @@ __device__ __forceinline__ void mma16(float (&c)[4], const uint4 &a, const uint2
             "{%8,%9}, {%0,%1,%2,%3};"
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
             : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
+}
+
+// The m operand of 16 weight rows: tiles of the upper and the lower 8, its first 16 columns or
+// its last.
+__device__ __forceinline__ uint4 rows_of(const uint4 &upper, const uint4 &lower, bool last)
+{
+    return last ? make_uint4(upper.z, lower.z, upper.w, lower.w)
+                : make_uint4(upper.x, lower.x, upper.y, lower.y);
 }
 
 __device__ __forceinline__ uint32_t shared_at(const void *p)
@@ -132,7 +141,21 @@ __device__ __forceinline__ piece<N> piece_of(const float *row, int i, int k)
     return p;
 }
 
-// A warp's: what a row is to be multiplied by; `p` is its first piece.
+// What a row of k whose squares have this sum is multiplied by.
+__device__ __forceinline__ float norm_factor(float squares, int k, float eps)
+{
+    return __frcp_rn(__fsqrt_rn(squares / k + eps));
+}
+
+__device__ __forceinline__ float add_squares(float sum, const float4 &v)
+{
+    sum = __fmaf_rn(v.x, v.x, sum);
+    sum = __fmaf_rn(v.y, v.y, sum);
+    sum = __fmaf_rn(v.z, v.z, sum);
+    return __fmaf_rn(v.w, v.w, sum);
+}
+
+// The same for a row that a warp reads; `first` is its first piece.
 template <int N>
 __device__ __forceinline__ float norm_factor(const piece<N> &first, const float *row, int k, float eps)
 {
@@ -141,14 +164,9 @@ __device__ __forceinline__ float norm_factor(const piece<N> &first, const float 
     for (int i = 0; i < k; i += 128 * N) {
         if (i) p = piece_of<N>(row, i, k);
 #pragma unroll
-        for (int j = 0; j < N; j++) {
-            sum = __fmaf_rn(p.v[j].x, p.v[j].x, sum);
-            sum = __fmaf_rn(p.v[j].y, p.v[j].y, sum);
-            sum = __fmaf_rn(p.v[j].z, p.v[j].z, sum);
-            sum = __fmaf_rn(p.v[j].w, p.v[j].w, sum);
-        }
+        for (int j = 0; j < N; j++) sum = add_squares(sum, p.v[j]);
     }
-    return __frcp_rn(__fsqrt_rn(warp_sum(sum) / k + eps));
+    return norm_factor(warp_sum(sum), k, eps);
 }
 
 __device__ __forceinline__ float normed(float v, float by, float weight)
@@ -174,6 +192,26 @@ __device__ __forceinline__ void norm_row(const float *row, const float *weight, 
                                     normed(v.w, by, u.w)));
         }
     }
+}
+
+// Where column k of row n lies.
+__device__ __forceinline__ size_t packed_at(int n, int k, int pitch)
+{
+    int lane = n % 8 * 4 + k % 8 / 2;
+    size_t tile = (size_t)(n / 8) * (pitch / 2) + k / 32;
+    return tile * 256 + lane * 8 + k / 16 % 2 * 4 + k / 8 % 2 * 2 + k % 2;
+}
+
+// ---- the best token ------------------------------------------------------------------
+
+// As sample.c counts them: no number is the lowest, infinities are the ends. A key has the
+// value's bits in an order of unsigned numbers, then the id, lower ones higher.
+__device__ __forceinline__ uint64_t key_of(float v, int id)
+{
+    float w = v == v ? fminf(fmaxf(v, -FLT_MAX), FLT_MAX) : -FLT_MAX;
+    uint32_t bits = __float_as_uint(w + 0.0f); // no -0
+    bits = bits >> 31 ? ~bits : bits | 1u << 31;
+    return (uint64_t)bits << 32 | (uint32_t)~id;
 }
 
 // ---- launches ------------------------------------------------------------------------

@@ -16,8 +16,7 @@ static int32_t slice_of(const pl_plan *plan)
 
 /* ---- buffers --------------------------------------------------------------------- */
 
-/* Zeroed memory on the GPU that lives as long as the plan; NULL where there is none. */
-static void *own(pl_planned *p, size_t bytes)
+void *pl_cuda_own(pl_planned *p, size_t bytes)
 {
     void *m = p->cuda->base.ops->alloc(&p->cuda->base, bytes);
     if (!m) return NULL;
@@ -33,21 +32,21 @@ static size_t product(int64_t a, int64_t b, size_t size)
 static bool own_acts(pl_planned *p, pl_cu_acts *a, int64_t rows, int32_t k)
 {
     size_t bytes = product(rows, pl_cu_tiles(k) * 16, sizeof(uint16_t));
-    if (p->bf16) a->bf16 = own(p, bytes);
-    if (p->f16) a->f16 = own(p, bytes);
+    if (p->bf16) a->bf16 = pl_cuda_own(p, bytes);
+    if (p->f16) a->f16 = pl_cuda_own(p, bytes);
     return (!p->bf16 || a->bf16) && (!p->f16 || a->f16);
 }
 
 static bool own_experts(pl_planned *p, int64_t rows, const pl_experts *e)
 {
     int64_t slots = rows * e->n_used;
-    p->router = own(p, product(rows, e->n, sizeof(float)));
-    p->weights = own(p, product(slots, 1, sizeof(float)));
-    p->chosen = own(p, product(slots, 1, sizeof(int32_t)));
-    p->order = own(p, product(slots, 1, sizeof(int32_t)));
-    p->tiles = own(p, product(slots + e->n, 1, sizeof *p->tiles));
-    p->said = own(p, product(slots, e->hidden, sizeof(float)));
-    p->ffn = own(p, product(slots, 2 * e->ffn, sizeof(float)));
+    p->router = pl_cuda_own(p, product(rows, e->n, sizeof(float)));
+    p->weights = pl_cuda_own(p, product(slots, 1, sizeof(float)));
+    p->chosen = pl_cuda_own(p, product(slots, 1, sizeof(int32_t)));
+    p->order = pl_cuda_own(p, product(slots, 1, sizeof(int32_t)));
+    p->tiles = pl_cuda_own(p, product(slots + e->n, 1, sizeof *p->tiles));
+    p->said = pl_cuda_own(p, product(slots, e->hidden, sizeof(float)));
+    p->ffn = pl_cuda_own(p, product(slots, 2 * e->ffn, sizeof(float)));
     return p->router && p->weights && p->chosen && p->order && p->tiles && p->said &&
            p->ffn && own_acts(p, &p->gated, slots, e->ffn);
 }
@@ -60,14 +59,15 @@ static bool own_rows(pl_planned *p)
     int64_t n = plan->max_rows,
             wide = (int64_t)(a->n_heads + 2 * a->n_kv_heads) * a->head_dim;
     int32_t logits = PL_MIN(plan->max_rows, PL_CU_LOGIT_ROWS);
-    p->x = own(p, product(n, plan->hidden, sizeof(float)));
-    p->qkv = own(p, product(n, wide, sizeof(float)));
-    p->q = own(p, product(n * a->n_heads, pl_cu_head_width(a->head_dim), sizeof *p->q));
-    p->logits = own(p, product(logits, plan->vocab, sizeof(float)));
-    p->rope = own(p, product(plan->max_positions, a->head_dim, sizeof(float)));
-    p->partial =
-        own(p, product(PL_CU_PARTIALS, pl_cu_partial(a->head_dim), sizeof(float)));
-    p->counts = own(p, product(plan->max_seqs, a->n_kv_heads, sizeof *p->counts));
+    p->x = pl_cuda_own(p, product(n, plan->hidden, sizeof(float)));
+    p->qkv = pl_cuda_own(p, product(n, wide, sizeof(float)));
+    p->q = pl_cuda_own(
+        p, product(n * a->n_heads, pl_cu_head_width(a->head_dim), sizeof *p->q));
+    p->logits = pl_cuda_own(p, product(logits, plan->vocab, sizeof(float)));
+    p->rope = pl_cuda_own(p, product(plan->max_positions, a->head_dim, sizeof(float)));
+    p->partial = pl_cuda_own(
+        p, product(PL_CU_PARTIALS, pl_cu_partial(a->head_dim), sizeof(float)));
+    p->counts = pl_cuda_own(p, product(plan->max_seqs, a->n_kv_heads, sizeof *p->counts));
     if (!p->x || !p->qkv || !p->q || !p->logits || !p->rope || !p->partial || !p->counts)
         return false;
     if (!own_acts(p, &p->normed, n, plan->hidden) ||
@@ -75,7 +75,7 @@ static bool own_rows(pl_planned *p)
         !own_acts(p, &p->picked, logits, plan->hidden))
         return false;
     if (e->n) return own_experts(p, n, e);
-    p->ffn = own(p, product(n, 2 * plan->ffn, sizeof(float)));
+    p->ffn = pl_cuda_own(p, product(n, 2 * plan->ffn, sizeof(float)));
     return p->ffn && own_acts(p, &p->gated, n, plan->ffn);
 }
 
@@ -85,7 +85,7 @@ static bool own_flights(pl_planned *p)
     for (int i = 0; i < 2; i++) {
         pl_cu_flight *f = &p->flights[i];
         f->draws = pl_alloc((size_t)p->plan->max_rows * sizeof *f->draws);
-        f->drawn = own(p, seqs * sizeof *f->drawn);
+        f->drawn = pl_cuda_own(p, seqs * sizeof *f->drawn);
         if (!f->drawn ||
             cudaMallocHost((void **)&f->drawn_host, seqs * sizeof *f->drawn) ||
             cudaEventCreateWithFlags(&f->over, cudaEventDisableTiming))
@@ -151,7 +151,7 @@ static pl_status expert_table(pl_planned *p, pl_matrix *const *experts, int32_t 
         all[i] = experts[i]->w.data;
         same = same && experts[i]->w.f16 == experts[0]->w.f16;
     }
-    *out = own(p, (size_t)n * sizeof *all);
+    *out = pl_cuda_own(p, (size_t)n * sizeof *all);
     if (*out)
         p->cuda->base.ops->write(&p->cuda->base, *out, all, (size_t)n * sizeof *all);
     pl_free(all);
@@ -177,7 +177,7 @@ static pl_status prepare_rope(pl_planned *p)
 {
     const pl_plan *plan = p->plan;
     int half = plan->attention.head_dim / 2;
-    double *inv = own(p, (size_t)half * sizeof *inv);
+    double *inv = pl_cuda_own(p, (size_t)half * sizeof *inv);
     if (!inv) return pl_fail(PL_ENOMEM, "no memory on the GPU");
     p->cuda->base.ops->write(&p->cuda->base, inv, plan->inv_freq,
                              (size_t)half * sizeof *inv);
@@ -199,6 +199,7 @@ static pl_status fill(pl_planned *p)
                        p->plan->max_rows);
     }
     PL_TRY(prepare_experts(p));
+    PL_TRY(pl_cuda_decode_open(p));
     return prepare_rope(p);
 }
 
@@ -232,6 +233,7 @@ void pl_cuda_discard(pl_planned *p)
     cudaFreeHost(p->host_logits);
     pl_sample_scratch_close(p->scratch);
     pl_free(p->owned);
+    pl_free(p->decoder);
     pl_free(p->layers);
     pl_free(p);
 }
@@ -293,7 +295,7 @@ static pl_status multiply(pl_planned *p, const pl_matrix *const *m,
     return PL_OK;
 }
 
-static pl_cu_attention attention_of(const pl_planned *p, const pl_cu_shape *s, int layer)
+pl_cu_attention pl_cuda_attention(const pl_planned *p, const pl_cu_shape *s, int layer)
 {
     const pl_attention *a = &p->plan->attention;
     const pl_layer *l = &p->plan->layers[layer];
@@ -326,7 +328,7 @@ static pl_status attend(pl_planned *p, const pl_cu_shape *s, int layer)
 {
     const pl_layer *l = &p->plan->layers[layer];
     cudaStream_t stream = p->cuda->stream;
-    pl_cu_attention a = attention_of(p, s, layer);
+    pl_cu_attention a = pl_cuda_attention(p, s, layer);
     int32_t q = a.n_heads * a.head_dim, kv = a.n_kv_heads * a.head_dim, all = q + 2 * kv;
     const pl_matrix *m[3] = {l->q, l->k, l->v};
     pl_cu_part parts[3] = {part_of(l->q, l->q_bias, p->qkv, all, false),

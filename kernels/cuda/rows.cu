@@ -3,19 +3,10 @@
 // What is done to rows: packing, embedding, norms, the gate, experts' choice, the best token.
 #include "mma.cuh"
 
-#include <float.h>
 
 enum { THREADS = 256, F32 = 0, F16 = 1 };
 
 // ---- weights -------------------------------------------------------------------------
-
-// Where column k of row n lies.
-__device__ __forceinline__ size_t packed_at(int n, int k, int pitch)
-{
-    int g = n % 8, below = n / 8 % 2, t = k % 8 / 2, right = k / 8 % 2;
-    size_t tile = (size_t)(n / 16) * pitch + k / 16;
-    return tile * 256 + (g * 4 + t) * 8 + right * 4 + below * 2 + k % 2;
-}
 
 __global__ void pack(uint16_t *to, bool f16, int k, int type, const void *values,
                      int64_t first, int64_t n)
@@ -231,8 +222,6 @@ cudaError_t pl_cu_combine(cudaStream_t s, const pl_cu_moe *m, const float *said,
 
 // ---- the best token ------------------------------------------------------------------
 
-// As sample.c counts them: no number is the lowest, infinities are the ends. A key has the
-// value's bits in an order of unsigned numbers, then the id, lower ones higher.
 __global__ void argmax(const float *logits, int vocab, const int32_t *draws, uint64_t *out)
 {
     started();
@@ -243,10 +232,7 @@ __global__ void argmax(const float *logits, int vocab, const int32_t *draws, uin
     uint64_t best = 0;
 #pragma unroll 4
     for (int i = from + threadIdx.x; i < min(from + each, vocab); i += THREADS) {
-        float w = row[i] == row[i] ? fminf(fmaxf(row[i], -FLT_MAX), FLT_MAX) : -FLT_MAX;
-        uint32_t bits = __float_as_uint(w + 0.0f); // no -0
-        bits = bits >> 31 ? ~bits : bits | 1u << 31;
-        best = max(best, (uint64_t)bits << 32 | (uint32_t)~i);
+        best = max(best, key_of(row[i], i));
     }
     for (int d = 16; d; d /= 2) best = max(best, __shfl_xor_sync(~0u, best, d));
     if (threadIdx.x % 32 == 0)

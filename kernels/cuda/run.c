@@ -234,7 +234,8 @@ static pl_status send_meta(pl_planned *p, pl_cu_flight *f, pl_cu_shape *shape)
                            .many = (const pl_cu_queries *)(p->meta + at.many),
                            .picks = p->meta + at.picks,
                            .targets = p->meta + at.targets,
-                           .tables = p->meta + at.tables};
+                           .tables = p->meta + at.tables,
+                           .decodes = pl_cuda_decodes(p, s)};
     return pl_cuda_failed(cudaMemcpyAsync(p->meta, f->meta,
                                           (size_t)at.end * sizeof(int32_t),
                                           cudaMemcpyHostToDevice, p->cuda->stream),

@@ -27,13 +27,13 @@ local function status(code)
 end
 M.status = status
 
--- Loads a model on a device of its own. opts: kernels, threads, activations, kv_cache_dtype,
--- block_size and what model.describe takes.
+-- Loads a model on a device of its own. opts: device, kernels, threads, depth, eager, activations,
+-- kv_cache_dtype, block_size and what model.describe takes.
 function M.load(path, opts)
   opts = opts or {}
   local desc = assert(model.describe(path, opts))
   local device = assert(open_device(opts.device or "cpu", opts.kernels or "auto",
-    opts.threads or 2, opts.depth))
+    opts.threads or 2, opts.depth, opts.eager))
   local loaded, why = model.load(desc, device, opts)
   if loaded then return { desc = desc, device = device, model = loaded } end
   C.pl_device_close(device)

@@ -166,7 +166,8 @@ end
 
 local function open_device(pool, kind)
   local d = C.pl_device_open(ffi.new("pl_device_options", {
-    name = kind, kernels = pool.kernels, n_threads = pool.threads }))
+    name = kind, kernels = pool.kernels, n_threads = pool.threads,
+    eager = pool.enforce_eager }))
   if d == nil then return pl.refusal(C.PL_EINVAL) end
   return d
 end

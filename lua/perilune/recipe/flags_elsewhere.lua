@@ -38,7 +38,7 @@ local ROWS = {
     why = ONE_DEVICE },
   { "-dp", "--data-parallel-size", to = "--worker.count, or more workers on a bus" },
   { "-ngl", "--gpu-layers", "--n-gpu-layers", "-mg", "--main-gpu", "-dev",
-    "--enforce-eager", "--compilation-config", "-O", "--cpu-offload-gb", why = CPU_ONLY },
+    "--compilation-config", "-O", "--cpu-offload-gb", why = CPU_ONLY },
   { "--dtype", "--quantization", "-q", why = FROM_FILE .. "; see --activations" },
   { "--kv-transfer-config", "--kv-events-config", "--disaggregation-mode",
     "--speculative-config", "-md", "--model-draft", "--enable-lora", "--lora",

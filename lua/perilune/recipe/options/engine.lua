@@ -23,6 +23,8 @@ return {
   { "threads", 0, "threads of the CPU device; 0: one per core", min = 0, max = 1024 },
   { "kernels", "auto", "instruction set for the CPU device; auto: the best available",
     choices = { "auto", "scalar", "avx2", "avx512", "avx512bf16" } },
+  { "enforce_eager", false, "launch a GPU's kernels one by one, without graphs: slower, "
+    .. "same answers" },
   { "activations", "auto", "arithmetic with quantized weights; auto: int8x2, which "
     .. "answers as float32 does; int8: faster, but logprobs are off by up to 1.0",
     choices = { "auto", "float32", "int8x2", "int8" } },
