@@ -178,6 +178,7 @@ static int64_t apply(pl_route *x, int worker, pl_source *s)
 
 void pl_route_show(pl_route *x)
 {
+    if (!x->is_followed) return; /* what it holds nobody told */
     pl_metric_add(x->metrics.blocks, (double)(x->n_held - x->n_shown));
     x->n_shown = x->n_held;
 }
@@ -231,6 +232,7 @@ pl_status pl_route_source(pl_route *x, int worker, const pl_source_hooks *hooks,
     atomic_fetch_add(&x->bell->refs, 1);
     pl_mutex_init(&s->lock);
     x->sources[worker] = s;
+    x->is_followed = true;
     pl_route_forget(x, worker);
     *out = s;
     ask(s, pl_now_ns());

@@ -42,7 +42,8 @@ struct pl_route {
     struct {
         int blocks, gaps, applied[PL_CHANGE_CLEARED + 1]; /* by kind */
     } metrics;
-    uint64_t secret; /* so that nobody can choose names that collide */
+    bool is_followed; /* some worker is, or was */
+    uint64_t secret;  /* so that nobody can choose names that collide */
 };
 
 /* route_index.c: what a worker holds is not known; it is, and is nothing so far */
@@ -52,7 +53,6 @@ pl_status pl_route_revive(pl_route *x, int worker);
 /* route_follow.c */
 void pl_route_inbox_open(pl_route *x);
 void pl_route_inbox_close(pl_route *x);
-void pl_route_unfollow(pl_route *x, int worker);
 void pl_route_show(pl_route *x); /* has the metric say how much is held */
 
 #endif

@@ -7,7 +7,7 @@ local M = {}
 -- Inside core an include may go only to a lower line; a module's own header is its own.
 M.lines = {
   { "runtime" },
-  { "stream", "remote", "fleet", "sim" },
+  { "stream", "remote", "fleet", "events", "sim" },
   { "course", "task", "link", "route" },
   { "engine" },
   { "model", "kv", "http", "bus", "wire" },

@@ -98,5 +98,25 @@ int64_t pl_route_apply(pl_route *x);
 int pl_route_check(pl_route *x, int worker, int64_t changed);
 void pl_route_stats_get(const pl_route *x, pl_route_stats *out);
 
+/* ---- events: vLLM's KV events over ZeroMQ (lua thread) ---------------------------- */
+
+typedef struct pl_events_options {
+    const char *endpoint;                  /* bound if it has a '*' or "::" or is ipc; else connected */
+    const char *replay_endpoint;           /* NULL: none */
+    const char *topic;
+    int32_t hwm, buffer_steps;             /* batches: that wait for a slow subscriber; that can be replayed */
+    int32_t max_queue_size;                /* that wait to be sent */
+    int32_t rank;                          /* added to the ports, and said with each batch */
+} pl_events_options;
+void pl_events_options_init(pl_events_options *o);
+typedef struct pl_events pl_events;
+/* Publishes what the engine's cache stores and removes, from the next step on. */
+pl_events *pl_events_open(pl_engine *e, const pl_events_options *options);
+void pl_events_close(pl_events *p);        /* before the engine or after it */
+/* pl_route_follow for a publisher elsewhere. What it does not replay is not known: the worker
+ * is taken to hold what came since. */
+pl_status pl_route_subscribe(pl_route *x, int worker, const char *endpoint,
+                             const char *replay_endpoint, const char *topic);
+
 /* [/cdef] */
 /* clang-format on */

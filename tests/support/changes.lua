@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- changes.lua - a cache and what it tells, as core/kv.h and core/change.h declare them.
+-- changes.lua - a cache and what it tells, as core/kv.h, core/change.h and
+-- core/events_own.h declare them.
 
 local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
@@ -35,6 +36,10 @@ void pl_change_log_fini(pl_change_log *l);
 void pl_change_log_add(pl_change_log *l, int kind, uint64_t key);
 pl_changes *pl_change_log_take(pl_change_log *l, uint64_t before, uint64_t after);
 void pl_changes_put(pl_changes *c);
+void pl_change_log_block(pl_change_log *l, const pl_change_block *block,
+                         const int32_t *tokens, int32_t block_size, const char *salt);
+void pl_events_encode(pl_buf *out, double time, const pl_changes *c, int rank);
+pl_status pl_events_decode(const void *data, size_t len, pl_change_log *log);
 
 typedef struct pl_name { uint8_t bytes[32]; } pl_name;
 typedef struct pl_namer { int algo, digest_len; pl_name none; } pl_namer;

@@ -1,7 +1,11 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What a frontend knows of its workers' caches: processes over a real bus.
 local deployment = require "support.deployment"
+local changes = require "support.changes"
+local pl = require "perilune.ffi"
 local process = require "support.process"
+local zmq = require "support.zmq"
+local C, ffi = pl.C, pl.ffi
 
 local COMPLETION = "/v1/completions"
 local SECONDS = 30
@@ -72,5 +76,61 @@ describe("a frontend over a bus", function()
     f:ready(2)
     ask(12)
     agree()
+  end)
+end)
+
+describe("a frontend of workers that do not tell", function()
+  local f, z
+  setup(function()
+    z = zmq.open()
+    f = deployment.start { workers = 0, frontends = 0, worker = { "--threads", "1",
+      "--kv-events", "false" }, frontend = { "--enable-prompt-tokens-details" } }
+  end)
+  teardown(function()
+    if f then f:remove() end
+    z:close()
+  end)
+
+  -- A worker that publishes vLLM's events, and where.
+  local function publisher()
+    local config = { "--kv-events-config", "" }
+    for _, word in ipairs(config) do f.worker[#f.worker + 1] = word end
+    for _ = 1, 20 do
+      local port = 20000 + tonumber(C.pl_entropy() % 12000)
+      f.worker[#f.worker] = ('{"enable_kv_cache_events":true,"publisher":"zmq",'
+        .. '"endpoint":"tcp://*:%d","topic":"kv-events"}'):format(port)
+      local ok, w = pcall(f.add_worker, f)
+      if ok then return w, "tcp://127.0.0.1:" .. port end
+      f:forget(f.workers[#f.workers])
+    end
+    error "no port to be had"
+  end
+
+  it("sends a prompt where it was sent before, and vLLM's events tell what is stored", function()
+    f:add_frontend()
+    f:add_worker()
+    local _, endpoint = publisher()
+    f:ready(2)
+    local events = z:socket(zmq.SUB, "connect", endpoint)
+    local stored = 0
+    for i = 1, 12 do
+      local body = { model = "llama", max_tokens = 1, prompt = i .. (" and so on"):rep(20) }
+      for turn = 1, 3 do
+        local r = f.frontends[1]:post(COMPLETION, body)
+        assert.equal(200, r.status, r.text)
+        local details = r.json.usage.prompt_tokens_details      -- null where none is cached
+        assert.equal(turn > 1, type(details) == "table" and details.cached_tokens > 0)
+      end
+    end
+    for frames in function() return events:receive(1000) end do
+      assert.equal("kv-events", frames[1])
+      local log = ffi.new "pl_change_log"
+      assert.equal(0, C.pl_events_decode(frames[3], #frames[3], log))
+      for _, run in ipairs(changes.table_of(C.pl_change_log_take(log, 0, 1))) do
+        if run[1] == "stored" then stored = stored + #run - 1 end
+      end
+      C.pl_change_log_fini(log)
+    end
+    assert.is_true(stored > 0)
   end)
 end)

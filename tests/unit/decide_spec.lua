@@ -178,7 +178,7 @@ describe("a decision", function()
 
   it("does without names where its workers do not say how they name blocks", function()
     for _, terms in ipairs { { hash_seed = 7 }, { hash_algo = 7 }, { hash_algo = "md5" },
-        { hash_seed = {} }, { kv_events = false }, { block_size = 2 ^ 40 } } do
+        { hash_seed = {} }, { prefix_caching = false }, { block_size = 2 ^ 40 } } do
       assert.is_nil(models.naming(setmetatable(terms, { __index = TERMS })))
     end
     C.pl_naming_close(served.naming)

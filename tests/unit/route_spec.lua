@@ -77,7 +77,10 @@ end
 
 describe("an index", function()
   local t
-  after_each(function() t:close() end)
+  after_each(function()
+    if t then t:close() end
+    t = nil
+  end)
 
   it("finds how much of a prompt each worker holds", function()
     t = twin()

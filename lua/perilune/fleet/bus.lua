@@ -36,8 +36,9 @@ function M.terms(recipe, w, model)
     hash_seed = worker.hash_seed(),
     max_num_seqs = pool.max_num_seqs, blocks = w.blocks,
     max_num_batched_tokens = pool.max_num_batched_tokens,
-    stream_interval = pool.stream_interval, kv_events = pool.enable_prefix_caching,
-    tags = models.list_of(pool.tags),
+    stream_interval = pool.stream_interval, tags = models.list_of(pool.tags),
+    prefix_caching = pool.enable_prefix_caching,
+    kv_events = pool.enable_prefix_caching and pool.kv_events,
   }
 end
 

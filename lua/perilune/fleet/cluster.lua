@@ -19,6 +19,7 @@ local decisions = require "perilune.fleet.decisions"
 local flow = require "perilune.flow"
 local holdings = require "perilune.fleet.holdings"
 local log = require "perilune.log"
+local sent = require "perilune.fleet.sent"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -73,8 +74,8 @@ local function remove(list, item)
   end
 end
 
--- A worker of this process: name, served, engine, numerics, tells (what it
--- caches), follow (how one learns that, if not as of any engine).
+-- A worker of this process: name, served, engine, numerics, tells (holdings.tells),
+-- follow (how one learns what it caches, if not as of any engine).
 function Cluster:add_local(w)
   w.state = "ready"
   return join(self, w)
@@ -212,7 +213,7 @@ local function add_peer(self, peer, hello)
     table.insert(self.of_peer[peer], join(self, { served = served, peer = peer, index = i,
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state,
-      tells = hello.model.kv_events == true, tags = tags_of(hello.model) }))
+      tells = holdings.tells(hello.model), tags = tags_of(hello.model) }))
   end
 end
 
@@ -289,7 +290,7 @@ local function on_gone(self, peer, why)
     remove(self.workers, w)
     remove(w.served.workers, w)
     counters.close(w)
-    if w.served.sent then C.pl_sent_forget(w.served.sent, w.number) end
+    sent.forget(w)
     last = last or #w.served.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end

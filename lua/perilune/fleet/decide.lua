@@ -14,9 +14,9 @@ local cluster = require "perilune.fleet.cluster"
 local counters = require "perilune.fleet.counters"
 local cost = require "perilune.recipe.cost"
 local decisions = require "perilune.fleet.decisions"
-local flow = require "perilune.flow"
 local fleet_view = require "perilune.recipe.fleet_view"
 local hooks = require "perilune.recipe.hooks"
+local sent = require "perilune.fleet.sent"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -67,27 +67,19 @@ end
 
 local DEFAULT = "the default"
 
--- How long what was sent counts as held, in milliseconds; nil: not at all.
-local function memory_of(server, served)
-  local seconds = server.recipe.predicted_ttl
-  if not seconds or seconds <= 0 then return nil end
-  served.sent = served.sent or C.pl_sent_open()
-  return seconds * 1e3
-end
-
 -- How much of the prompt each worker has: by its own word, or since it was sent there.
+-- Whether that is known.
 local function match(server, served, view, naming, seq)
-  local columns, ttl = view.columns, memory_of(server, served)
-  if not naming or not seq or not (served.index or ttl) then return nil end
-  C.pl_fleet_name(columns, naming, seq)
-  if served.index then C.pl_fleet_match(columns, served.index) end
-  if ttl then C.pl_sent_match(served.sent, columns, flow.now() * 1e3, ttl) end
-  return ttl
+  if not naming or not seq then return false end
+  C.pl_fleet_name(view.columns, naming, seq)
+  if served.index then C.pl_fleet_match(view.columns, served.index) end
+  sent.match(server.recipe, served, view.columns)
+  return true
 end
 
 local function decide(server, served, job, choice, view)
   local seq, naming, pool = sequence(choice), served.naming, server.recipe.worker
-  local ttl = match(server, served, view, naming, seq)
+  local is_named = match(server, served, view, naming, seq)
   local block_size = served.terms.block_size
   local row, by
   if pool.pick or pool.cost then
@@ -102,9 +94,10 @@ local function decide(server, served, job, choice, view)
   end
   choice.told_to_wait = row < 0
   if row < 0 then return nil, true end
-  if ttl then C.pl_sent_add(served.sent, view.columns, row, flow.now() * 1e3, ttl) end
+  local w = view.workers[row + 1]
+  if is_named then sent.add(server.recipe, w, view.columns, row) end
   choice.n_cached = view.columns.cached[row] * block_size
-  return view.workers[row + 1]
+  return w
 end
 
 -- Of these models: nothing is decided any more.
@@ -112,8 +105,8 @@ function M.close(models)
   for _, served in ipairs(models.list) do
     if served.view then served.view:close() end
     if served.decisions then C.pl_decisions_close(served.decisions) end
-    if served.sent then C.pl_sent_close(served.sent) end
-    served.view, served.decisions, served.sent = nil, nil, nil
+    sent.close(served)
+    served.view, served.decisions = nil, nil
   end
 end
 

@@ -5,6 +5,9 @@
 -- A served model has an index (served.index, a pl_route); its workers have numbers there
 -- (w.number_in_index) while they take requests. A worker tells what its cache gains and
 -- loses. Until it has told all, it is taken to hold nothing. decisions/0019 says why.
+--
+-- One that does not tell (kv_events is off, or it is older than that) has no number:
+-- fleet/sent.lua guesses what it holds.
 
 local pl = require "perilune.ffi"
 local flow = require "perilune.flow"
@@ -46,9 +49,16 @@ local function join(w)
   w.number_in_index = number
 end
 
--- Has a worker that takes requests in the index, and no other.
+-- Whether a worker of these terms tells what it caches; nil: it caches nothing.
+function M.tells(terms)
+  if terms.prefix_caching == false then return nil end
+  return terms.kv_events == true
+end
+
+-- Has a worker that takes requests and tells in the index, and no other.
 function M.update(w)
   local wanted = w.tells and w.state == "ready"
+  if w.tells == false then index_of(w.served) end   -- so that the default looks at caches
   if wanted and not w.number_in_index then
     join(w)
   elseif not wanted and w.number_in_index then

@@ -219,10 +219,11 @@ function M.new(recipe)
   return self
 end
 
--- How workers that agree on these terms name blocks; nil: they do not tell.
+-- How workers that agree on these terms name blocks; nil: they cache none, or do not say.
 function M.naming(terms)
   local algo = worker.HASHES[terms.hash_algo]
-  if not algo or type(terms.hash_seed) ~= "string" or not terms.kv_events then
+  if not algo or type(terms.hash_seed) ~= "string"
+      or terms.prefix_caching == false then
     return nil
   end
   local naming = C.pl_naming_open(algo, terms.hash_seed, terms.block_size)

@@ -3,6 +3,7 @@
 -- engines, each with a device and the model on it.
 
 local pl = require "perilune.ffi"
+local kv_events = require "perilune.fleet.kv_events"
 local log = require "perilune.log"
 local model = require "perilune.model.load"
 local progress = require "perilune.fleet.progress"
@@ -206,11 +207,15 @@ local function add_engine(self, recipe, pool, kind, stopped)
     { "engine", function()
       return open_engine(recipe, pool, e.model, self.length, self.blocks)
     end },
+    { "events", function()
+      return kv_events.open(pool, e.engine, #self.engines - 1)
+    end },
   })
 end
 
 local function drop_engines(self)
   for _, e in ipairs(self.engines) do
+    if e.events then C.pl_events_close(e.events) end
     if e.engine then C.pl_engine_close(e.engine) end
     if e.model then C.pl_model_close(e.model) end
     if e.device then C.pl_device_close(e.device) end
@@ -225,6 +230,7 @@ function M.open(recipe, pool, stopped)
   local self = { engines = {} }
   local kind = choose_device(pool)
   local ok, why, name = fill(self, {
+    { "publishes", function() return kv_events.wanted(pool) end },
     { "desc", function() return describe(recipe, pool) end },
     { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
   })

@@ -40,7 +40,7 @@ local ROWS = {
   { "-ngl", "--gpu-layers", "--n-gpu-layers", "-mg", "--main-gpu", "-dev",
     "--compilation-config", "-O", "--cpu-offload-gb", why = CPU_ONLY },
   { "--dtype", "--quantization", "-q", why = FROM_FILE .. "; see --activations" },
-  { "--kv-transfer-config", "--kv-events-config", "--disaggregation-mode",
+  { "--kv-transfer-config", "--disaggregation-mode",
     "--speculative-config", "-md", "--model-draft", "--enable-lora", "--lora",
     "--lora-modules", "--ssl-keyfile", "--ssl-certfile", "--ssl-key-file",
     "--ssl-cert-file", "--enable-auto-tool-choice", "--tool-call-parser",

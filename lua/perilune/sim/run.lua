@@ -204,7 +204,7 @@ local function open(self)
     if not number then return nil, why end
     self.cluster:add_local { name = "worker/" .. i - 1, served = self.served,
       engine = C.pl_sim_engine(self.sim, number), numerics = "sim",
-      number_in_sim = number, tells = self.recipe.worker.enable_prefix_caching,
+      number_in_sim = number, tells = self.recipe.worker.enable_prefix_caching or nil,
       follow = function(index, at)
         return C.pl_sim_follow(self.sim, number, index, at)
       end }

@@ -162,7 +162,7 @@ local function serve_own(self)
   for i, e in ipairs(w.engines) do
     server.cluster:add_local { name = "worker/" .. i - 1, served = served,
       engine = e.engine, numerics = self.terms.numerics, tags = self.terms.tags,
-      tells = self.terms.kv_events }
+      tells = holdings.tells(self.terms) }
   end
   return true
 end

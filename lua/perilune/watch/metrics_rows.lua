@@ -169,6 +169,10 @@ M.process = {
     "blocks that workers are known to hold, counted for each worker" },
   { "counter", "perilune_kv_index_gaps_total",
     "times that it was not known any more what a worker holds" },
+  { "counter", "perilune_kv_events_published_total",
+    "batches of KV events published over ZeroMQ" },
+  { "counter", "perilune_kv_events_dropped_total",
+    "batches of KV events dropped, as max_queue_size was reached" },
 }
 
 return M

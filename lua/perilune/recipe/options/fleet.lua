@@ -24,6 +24,9 @@ return {
   { "predicted_ttl", nil, "seconds a worker counts as holding the blocks of a prompt "
     .. "that was sent to it, whatever it says", kind = "number", min = 0,
     max = 86400, unset = "not at all", live = true },
+  { "router_ttl_secs", 120, "seconds for which a worker that does not tell what it "
+    .. "caches is thought to hold what it was sent", kind = "number", min = 0,
+    live = true },
   { "drain_timeout", 30, "seconds a drain lets requests run before it moves them",
     kind = "number", min = 0, live = true },
   { "canary_wait", nil, "seconds of idling after which an engine is checked",
