@@ -177,14 +177,18 @@ void pl_buf_add_i32(pl_buf *b, int32_t v)
 void pl_buf_printf(pl_buf *b, const char *fmt, ...)
 {
     va_list ap;
-    va_start(ap, fmt);
-    int n = vsnprintf(NULL, 0, fmt, ap);
-    va_end(ap);
-    pl_buf_reserve(b, (size_t)n + 1);
-    va_start(ap, fmt);
-    vsnprintf(b->data + b->len, (size_t)n + 1, fmt, ap);
-    va_end(ap);
-    b->len += (size_t)n;
+    pl_buf_reserve(b, 64); /* for most it is enough: they are formatted once */
+    for (;;) {
+        size_t room = b->cap - b->len;
+        va_start(ap, fmt);
+        size_t n = (size_t)vsnprintf(b->data + b->len, room, fmt, ap);
+        va_end(ap);
+        if (n < room) {
+            b->len += n;
+            return;
+        }
+        pl_buf_reserve(b, n + 1);
+    }
 }
 
 int pl_utf8_len(const unsigned char *s, size_t len, int *need)

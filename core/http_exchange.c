@@ -85,9 +85,14 @@ static bool has_body(int status)
 static void add_chunk(pl_buf *out, const char *data, size_t len)
 {
     char size[24];
-    int n = snprintf(size, sizeof size, "%zx\r\n", len);
-    pl_buf_reserve(out, (size_t)n + len + 2);
-    pl_buf_add(out, size, (size_t)n);
+    size_t at = sizeof size;
+    size[--at] = '\n';
+    size[--at] = '\r';
+    size_t left = len;
+    do size[--at] = "0123456789abcdef"[left & 15];
+    while (left >>= 4);
+    pl_buf_reserve(out, sizeof size + len + 2);
+    pl_buf_add(out, size + at, sizeof size - at);
     pl_buf_add(out, data, len);
     pl_buf_add(out, "\r\n", 2);
 }

@@ -59,7 +59,9 @@ static void add_quoted(pl_buf *line, const char *s, size_t len)
 static void add_word(pl_buf *line, const char *s, size_t len)
 {
     size_t n = 0;
-    while (n < len && s[n] > ' ' && s[n] < 0x7f && !strchr("\"\\]", s[n])) n++;
+    while (n < len && s[n] > ' ' && s[n] < 0x7f && s[n] != '"' && s[n] != '\\' &&
+           s[n] != ']')
+        n++;
     if (n == len && len)
         pl_buf_add(line, s, len);
     else
@@ -91,25 +93,33 @@ static void add_fields(pl_buf *line, const char *at, const char *end, bool json)
     if (!json && *before == ' ' && !before[1]) pl_buf_add_str(line, "]");
 }
 
+/* A time as lines have it, without the fraction; a thread works it out once a second. */
+static const char *second_text(time_t second, bool json)
+{
+    static _Thread_local time_t then;
+    static _Thread_local bool was_json;
+    static _Thread_local char text[32];
+    struct tm tm;
+    if (*text && second == then && json == was_json) return text;
+    (json ? gmtime_r : localtime_r)(&second, &tm);
+    strftime(text, sizeof text, json ? "%Y-%m-%dT%H:%M:%S" : "%m-%d %H:%M:%S", &tm);
+    then = second;
+    was_json = json;
+    return text;
+}
+
 /* What stands before the text: how many bytes. */
 static size_t head_of(char *out, size_t room, int level, bool json)
 {
     struct timespec ts;
-    struct tm tm;
     clock_gettime(CLOCK_REALTIME, &ts);
-    if (!json) {
-        localtime_r(&ts.tv_sec, &tm);
-        return (size_t)snprintf(out, room, "%s %02d-%02d %02d:%02d:%02d.%03d ",
-                                name_of(level), tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
-                                tm.tm_min, tm.tm_sec, (int)(ts.tv_nsec / 1000000));
-    }
-    gmtime_r(&ts.tv_sec, &tm);
-    return (size_t)snprintf(out, room,
-                            "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%06dZ\","
-                            "\"level\":\"%s\",\"message\":",
-                            tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
-                            tm.tm_min, tm.tm_sec, (int)(ts.tv_nsec / 1000),
-                            name_of(level));
+    const char *second = second_text(ts.tv_sec, json);
+    if (!json)
+        return (size_t)snprintf(out, room, "%s %s.%03d ", name_of(level), second,
+                                (int)(ts.tv_nsec / 1000000));
+    return (size_t)snprintf(
+        out, room, "{\"time\":\"%s.%06dZ\",\"level\":\"%s\",\"message\":", second,
+        (int)(ts.tv_nsec / 1000), name_of(level));
 }
 
 void pl_log_fields(int level, const char *text, size_t len, const char *fields,
