@@ -12,10 +12,10 @@
  *      key, mixed -> one bit for each worker of the plane that holds the block
  *
  * A plane is an array sorted by mixed keys, with gaps: an entry stands at the place that
- * its key, as a fraction of all keys, has in the array, or as few places after that as
- * keep the order. So a search looks at two or three neighbours, whether it finds or not;
- * all places of a prompt's blocks are known before the first is read, and are fetched
- * together; growing copies from front to back.
+ * its key, as a fraction of all keys, has in the array, rounded down to a cache line, or as
+ * few places after that as keep the order. So a search looks at one line or two, whether it
+ * finds or not; all lines of a prompt's blocks are known before the first is read, and are
+ * fetched together; growing copies from front to back.
  *
  * What a worker holds is learnt from its source, which any thread fills:
  *

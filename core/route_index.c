@@ -4,7 +4,8 @@
 #include <string.h>
 
 enum {
-    AHEAD = 16, /* places fetched before they are read */
+    AHEAD = 32, /* places fetched before they are read */
+    LINE = 4,   /* entries of a cache line, at whose start a search begins */
     FIRST_PLACES = 1024,
     TAIL_PLACES = 256 /* after the last place that a name can ask for */
 };
@@ -23,7 +24,25 @@ static uint64_t mixed(const pl_route *x, uint64_t name)
 
 static uint64_t home(const plane *p, uint64_t key)
 {
-    return (uint64_t)((wide)key * p->places >> 64);
+    return (uint64_t)((wide)key * p->places >> 64) & ~(uint64_t)(LINE - 1);
+}
+
+/* All of them, with the gap that ends the last and what is read of its line. */
+static size_t bytes_of(const plane *p)
+{
+    return (p->places + TAIL_PLACES + LINE) * sizeof *p->at;
+}
+
+/* Who holds it. A line is looked through without a branch: where in it the key is, is a
+ * matter of chance, but mostly it is in the first, or a gap after where it would be. */
+static uint64_t holders_of(const plane *p, uint64_t key)
+{
+    for (const entry *e = p->at + home(p, key);; e += LINE) {
+        uint64_t holders = 0;
+        for (int i = 0; i < LINE; i++)
+            holders |= e[i].holders & -(uint64_t)(e[i].key == key);
+        if (holders || e[LINE - 1].key - 1 >= key - 1) return holders; /* a gap is 0 */
+    }
 }
 
 /* Where the key is, or where it would be put. */
@@ -38,8 +57,8 @@ static entry *place(const plane *p, uint64_t key)
 
 static bool allocate(plane *p, uint64_t places)
 {
-    p->at = pl_alloc_big((places + TAIL_PLACES + 1) * sizeof *p->at);
     p->places = places;
+    p->at = pl_alloc_big(bytes_of(p));
     return p->at != NULL;
 }
 
@@ -68,13 +87,13 @@ static pl_status rebuild(pl_route *x, plane *p, uint64_t places)
         e.holders &= ~p->gone;
         if (!e.key || !e.holders) continue;
         if (!append(&fresh, &last, e)) {
-            pl_free_big(fresh.at, (fresh.places + TAIL_PLACES + 1) * sizeof *fresh.at);
+            pl_free_big(fresh.at, bytes_of(&fresh));
             return rebuild(x, p, places + places / 4);
         }
         fresh.n++;
     }
     x->n += fresh.n - p->n;
-    pl_free_big(p->at, (p->places + TAIL_PLACES + 1) * sizeof *p->at);
+    if (p->at) pl_free_big(p->at, bytes_of(p));
     *p = fresh;
     return PL_OK;
 }
@@ -174,8 +193,7 @@ void pl_route_close(pl_route *x)
     if (!x) return;
     pl_route_inbox_close(x);
     for (int i = 0; i < x->n_planes; i++)
-        pl_free_big(x->planes[i].at,
-                    (x->planes[i].places + TAIL_PLACES + 1) * sizeof(entry));
+        pl_free_big(x->planes[i].at, bytes_of(&x->planes[i]));
     pl_free(x);
 }
 
@@ -296,8 +314,7 @@ static void match(const pl_route *x, const plane *p, const uint64_t *names, int 
             __builtin_prefetch(p->at + home(p, keys[i]), 0);
         }
         for (int i = 0; i < count && in; i++) {
-            const entry *e = place(p, keys[i]);
-            uint64_t holders = e->key == keys[i] ? e->holders : 0;
+            uint64_t holders = holders_of(p, keys[i]);
             if (from + i) write_depth(in & ~holders, from + i, depths); /* 0 is there */
             in &= holders;
         }
@@ -318,8 +335,7 @@ void pl_route_stats_get(const pl_route *x, pl_route_stats *out)
 {
     *out = (pl_route_stats){
         .blocks = x->n, .dropped = x->dropped, .missed = x->missed, .gaps = x->gaps};
-    for (int i = 0; i < x->n_planes; i++)
-        out->bytes += (int64_t)((x->planes[i].places + TAIL_PLACES + 1) * sizeof(entry));
+    for (int i = 0; i < x->n_planes; i++) out->bytes += (int64_t)bytes_of(&x->planes[i]);
 }
 
 int64_t pl_route_held(const pl_route *x, int worker)
