@@ -110,6 +110,11 @@ const char *pl_device_kernels(const pl_device *d)
     return d->ops->kernels(d);
 }
 
+int pl_device_memory(pl_device *d, int64_t *left, int64_t *all)
+{
+    return d->ops->memory ? d->ops->memory(d, left, all) : PL_ENOTFOUND;
+}
+
 size_t pl_type_bytes(int type, int64_t n)
 {
     if (type < 0 || type >= PL_N_TYPES || n % pl_packings[type].values) return 0;

@@ -76,6 +76,8 @@ typedef struct pl_device_ops {
     void *(*alloc)(pl_device *d, size_t bytes); /* zeroed; NULL: exhausted */
     void (*free)(pl_device *d, void *p, size_t bytes);
     void (*write)(pl_device *d, void *to, const void *from, size_t bytes);
+    /* Bytes of its own memory: left, and in all. NULL: it uses the host's. */
+    pl_status (*memory)(pl_device *d, int64_t *left, int64_t *all);
     pl_status (*kv_check)(pl_device *d, const pl_attention *a);
     size_t (*kv_bytes)(pl_device *d, const pl_attention *a); /* of one block */
     /* n rows of k columns, from row-major data of a pl_type. A device that takes no

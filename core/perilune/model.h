@@ -91,6 +91,7 @@ typedef struct pl_device_options {
 pl_device *pl_device_open(const pl_device_options *options);
 void pl_device_close(pl_device *d);
 const char *pl_device_kernels(const pl_device *d);          /* the variant chosen */
+int pl_device_memory(pl_device *d, int64_t *left, int64_t *all); /* bytes of its own memory; PL_ENOTFOUND: it uses the host's */
 typedef struct pl_model pl_model;
 pl_model *pl_model_open(pl_device *device, const pl_model_options *options);
 void pl_model_close(pl_model *m);

@@ -18,7 +18,7 @@ int64_t pl_cu_kv_values(const pl_cu_attention *a)
 
 enum { HEAD_WARPS = 8, MANY_ROWS = 512 };
 
-// Heads of a row to where they belong: of q, k and v in turn, HEADS a warp.
+// Moves the heads of a row, q, k and v in turn, to where attention reads them; HEADS per warp.
 template <int W, int HEADS>
 __global__ void __launch_bounds__(HEAD_WARPS * 32) heads(const __grid_constant__ pl_cu_attention a)
 {
@@ -60,7 +60,7 @@ static cudaError_t head_rows(cudaStream_t s, const pl_cu_attention *a)
     return launch(s, dim3(a->n_rows, (n + each - 1) / each), HEAD_WARPS * 32)(heads<W, HEADS>, *a);
 }
 
-// Where rows are many, heads of a row share what is looked up for it.
+// With many rows a warp takes several heads of one, which share its lookups.
 template <int W>
 static cudaError_t head_rows(cudaStream_t s, const pl_cu_attention *a)
 {
@@ -77,7 +77,7 @@ cudaError_t pl_cu_heads(cudaStream_t s, const pl_cu_attention *a)
     }
 }
 
-// ---- few queries: a CTA has one split ----------------------------------------------------
+// ---- few queries: a CTA per split ----------------------------------------------------
 
 enum { THREADS = WARPS * 32 };
 
@@ -87,7 +87,7 @@ struct memory_of {
     exchange x;
 };
 
-// Where a split is in the cache, 16 positions each; NULL past the last one.
+// The groups of a split in the cache, 16 positions each; NULL past the last position.
 struct places { const uint16_t *of[GROUPS]; };
 
 template <int W>
@@ -102,7 +102,7 @@ __device__ __forceinline__ places find_split(const pl_cu_attention &a, const til
     return p;
 }
 
-// Keys, then values: two groups of copies. Zeros past the last position.
+// Copies keys, then values, as two groups of copies; zeros past the last position.
 template <int W>
 __device__ __forceinline__ void fetch(const pl_cu_attention &a, const places &from, group_of<W> (&kv)[GROUPS])
 {
@@ -118,7 +118,7 @@ __device__ __forceinline__ void fetch(const pl_cu_attention &a, const places &fr
     }
 }
 
-// A split that is on its way to shared memory.
+// Attends to a split that is being copied to shared memory.
 template <int W>
 __device__ __forceinline__ void attend_split(const pl_cu_attention &a, const tile_of &o, int split,
                                              memory_of<W> &s, const uint4 (&q)[W / 16],
@@ -140,7 +140,7 @@ __device__ __forceinline__ float *partial_at(const pl_cu_attention &a, const til
     return a.partial + at * (width + 2);
 }
 
-// What other CTAs left: not what this multiprocessor may have of an older step.
+// Reads what other CTAs wrote, past this multiprocessor's cache, which may hold an older step.
 __device__ __forceinline__ void merge_partials(const pl_cu_attention &a, const tile_of &o, int width,
                                                const pl_cu_acts &out)
 {
@@ -160,7 +160,7 @@ __device__ __forceinline__ void merge_partials(const pl_cu_attention &a, const t
     }
 }
 
-// Whether this is the last CTA of its tile and head.
+// Whether this is the last CTA of its tile and head to finish.
 __device__ __forceinline__ bool is_last(const pl_cu_attention &a, const tile_of &o)
 {
     __shared__ int last;

@@ -2,16 +2,17 @@
 //
 // attend.cuh - how keys and values lie in the cache, and the arithmetic of a split.
 //
-// A split of PL_CU_SPLIT positions is computed alone: scores are chains over the head,
-// probabilities of 16 bits are weighed by the split's own largest score, values are a chain
-// over its positions. Then it is merged onto those before it. So a query has the same bits
-// whichever kernel it is in, and whether one CTA walks all its splits or each split has a CTA
-// of its own.
+// Each split of PL_CU_SPLIT positions is computed by itself: scores are chains over the head's
+// values, probabilities have 16 bits and are relative to the split's largest score, and the
+// output is a chain over the split's positions. Splits are then merged in order. So a query
+// gets the same bits from every kernel, whether one CTA walks all its splits or each split has
+// a CTA of its own.
 //
-// A block of the cache, each layer, each KV head: runs of 8 positions, each of keys and then
-// values as [64 columns][position][64], whose groups of 8 values are permuted by the position:
-// as tensor cores and ldmatrix read them from shared memory without conflicts, so that 16
-// positions come there with one copy. Heads are filled with zeros to a multiple of 64.
+// A block of the cache holds, for each layer and KV head, runs of 8 positions: their keys, then
+// their values, as [group of 64 columns][position][64 columns]. Within those 64, groups of 8
+// are permuted by the position, so that tensor cores and ldmatrix read shared memory without
+// bank conflicts and 16 positions can be fetched with one copy. Heads are padded with zeros to
+// a multiple of 64.
 #pragma once
 
 #include "attend.h"
@@ -21,7 +22,7 @@ enum { SPLIT = PL_CU_SPLIT, GROUPS = SPLIT / 16 }; // the latter: of 16 position
 
 __host__ __device__ static inline int width_of(int head_dim) { return (head_dim + 63) / 64 * 64; }
 
-// Where value i of a position lies in its run's keys or values.
+// The offset of value i of a position among its run's keys or values.
 __device__ __forceinline__ int in_run(int position, int i)
 {
     return i / 64 * 512 + position % 8 * 64 + ((i / 8 ^ position) % 8) * 8 + i % 8;
@@ -39,7 +40,7 @@ __device__ __forceinline__ uint16_t *run_at(const pl_cu_attention &a, int table,
 
 // ---- tiles of queries ----------------------------------------------------------------
 
-struct tile_of { // what a CTA works on
+struct tile_of { // the queries a CTA works on
     pl_cu_queries t;
     int kv_head, group, last; // the last position that any query sees
 };
@@ -65,7 +66,7 @@ __device__ __forceinline__ int first_split(const pl_cu_attention &a, const tile_
     return first_seen(a, position_of(o, 0)) / SPLIT;
 }
 
-// An item is a head of a row: head by head, then row by row.
+// Items are ordered by row, and within a row by head.
 __device__ __forceinline__ const uint16_t *query_at(const pl_cu_attention &a, const tile_of &o, int item,
                                                     int width)
 {
@@ -92,7 +93,7 @@ __device__ __forceinline__ void put_result(const pl_cu_attention &a, const pl_cu
     }
 }
 
-// ---- weighing ------------------------------------------------------------------------
+// ---- softmax ------------------------------------------------------------------------
 
 __device__ __forceinline__ float power_of_2(float v)
 {
@@ -101,7 +102,7 @@ __device__ __forceinline__ float power_of_2(float v)
     return p;
 }
 
-// The quad that has a query's scores: the largest of all, and the sum.
+// Over the quad of lanes that holds a query's scores: the largest, and the sum.
 __device__ __forceinline__ float quad_max(float v)
 {
     v = fmaxf(v, __shfl_xor_sync(~0u, v, 1));
@@ -114,8 +115,8 @@ __device__ __forceinline__ float quad_sum(float v)
     return v + __shfl_xor_sync(~0u, v, 2);
 }
 
-// Of a query in a split: what a score is multiplied by, and what is taken off it; what is not
-// seen scores -INFINITY. So the largest has the weight 1.
+// For a query in a split: the factor of a score and what is then subtracted, so that the
+// largest score has the weight 1. Positions that are not seen score -INFINITY.
 struct weighing { float by, off; };
 
 __device__ __forceinline__ weighing weigh_by(const pl_cu_attention &a, float top)
@@ -124,7 +125,7 @@ __device__ __forceinline__ weighing weigh_by(const pl_cu_attention &a, float top
     return {by, top == -INFINITY ? 0 : __fmul_rn(top, by)};
 }
 
-// Two weights in 16 bits, and their sum as it is in these, added to `sum`.
+// Two weights rounded to 16 bits, which are added to `sum` as rounded.
 __device__ __forceinline__ uint32_t weigh(const weighing &w, float s, float t, float &sum)
 {
     __half2 p = __floats2half2_rn(power_of_2(__fmaf_rn(s, w.by, -w.off)),
@@ -135,11 +136,11 @@ __device__ __forceinline__ uint32_t weigh(const weighing &w, float s, float t, f
 
 // ---- merging -------------------------------------------------------------------------
 
-// A query's splits so far: the largest score (as `off` above) and the weights' sum.
+// A query's splits so far: the largest score (scaled as `off` above) and the sum of weights.
 struct merged_splits { float top, sum; };
 struct factors { float before, added; };
 
-// Merges a split; its values are to be merged by the factors.
+// Merges a split, and returns the factors for merging its values.
 __device__ __forceinline__ factors merge(merged_splits &m, float top, float sum)
 {
     if (top == -INFINITY) return {1, 0};

@@ -5,7 +5,7 @@
 
 #include "attend.cuh"
 
-// A lane's values of a head that is W wide: i, i + 32 and so on. They are asked for at once.
+// A lane's values of a head that is W wide: i, i + 32 and so on, loaded together.
 template <int W>
 struct lane_values { float v[W / 32]; };
 
@@ -21,8 +21,7 @@ __device__ __forceinline__ lane_values<W> values_of(const float *x, int n)
     return r;
 }
 
-// A warp's: the norm of a head by the weights w, where it has them; its values go to shared
-// memory.
+// Run by a warp: writes a head to shared memory, normed by the weights w if `has_norm`.
 template <int W>
 __device__ __forceinline__ void norm_head(const pl_cu_attention &a, lane_values<W> x, bool has_norm,
                                           const lane_values<W> &w, float *to)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Attention of many queries on GPUs of compute capability 9.0: a CTA walks all splits of a
-// tile. One warp asks for what is in the cache, a split ahead; two groups of four warps
-// have 64 queries each, their scores, weights and values in registers.
+// tile. One warp copies cached keys and values, a split ahead; two groups of four warps have
+// 64 queries each, with scores, weights and outputs in registers.
 #include "attend_hopper.cuh"
 #include "hopper.cuh"
 
@@ -17,10 +17,10 @@ struct memory_of { // rows of 64 values, permuted as in the cache
 
 #if PL_HOPPER
 
-// ---- what is loaded ------------------------------------------------------------------
+// ---- loading ------------------------------------------------------------------
 
-// Zeros for what will be read before anything was copied there: it has no weight, but must be
-// finite, as what older splits leave is.
+// Clears memory that is read before anything has been copied there. It has no weight, but
+// must be finite; what older splits leave behind is.
 __device__ __forceinline__ void clear(void *p, int bytes)
 {
     for (int i = threadIdx.x * 16; i < bytes; i += blockDim.x * 16)
@@ -28,7 +28,7 @@ __device__ __forceinline__ void clear(void *p, int bytes)
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// A warp asks for a split, a lane for 16 positions of it, up to the last one.
+// A warp copies a split up to the last position: each lane 16 positions.
 template <int W>
 __device__ __forceinline__ void copy_split(const pl_cu_attention &a, const tile_of &o, int split, void *to,
                                            uint64_t *full)
@@ -51,7 +51,7 @@ __device__ __forceinline__ void load(const pl_cu_attention &a, const tile_of &o,
     }
 }
 
-// The queries of a consumer's group of warps.
+// The queries of one group of four warps.
 template <int W>
 __device__ __forceinline__ void load_queries(const pl_cu_attention &a, const tile_of &o, int first,
                                              uint16_t (&q)[W / 64][ROWS][64])
@@ -68,7 +68,7 @@ __device__ __forceinline__ void load_queries(const pl_cu_attention &a, const til
 
 // ---- a split -------------------------------------------------------------------------
 
-struct query { int position, from; merged_splits m; }; // the last and the first it sees
+struct query { int position, from; merged_splits m; }; // the last and the first position it sees
 
 template <int W>
 __device__ __forceinline__ void score(const uint16_t (&q)[W / 64][ROWS][64],
@@ -84,7 +84,7 @@ __device__ __forceinline__ void score(const uint16_t (&q)[W / 64][ROWS][64],
     products_done(c);
 }
 
-// Takes out what is not seen, weighs the rest, and merges what is known of the split.
+// Masks positions that are not seen, turns scores into weights, and merges their sum.
 __device__ __forceinline__ factors weigh_row(const pl_cu_attention &a, query &q, int split, int h,
                                              float (&c)[64], uint4 (&p)[GROUPS])
 {
@@ -102,7 +102,7 @@ __device__ __forceinline__ factors weigh_row(const pl_cu_attention &a, query &q,
     top = quad_max(top);
     weighing w = weigh_by(a, top);
 #pragma unroll
-    for (int i = 0; i < 4; i++) { // as four warps would
+    for (int i = 0; i < 4; i++) { // in the order of the kernels with four warps
         float some = 0;
 #pragma unroll
         for (int j = i * 4; j < i * 4 + 4; j++) {
@@ -114,7 +114,7 @@ __device__ __forceinline__ factors weigh_row(const pl_cu_attention &a, query &q,
     return merge(q.m, top == -INFINITY ? top : w.off, quad_sum(sum));
 }
 
-// Values of 64 columns: a chain over the split's positions.
+// The output in 64 columns: a chain over the split's positions.
 template <int W>
 __device__ __forceinline__ void mix(const uint4 (&p)[GROUPS], int h,
                                     const uint16_t (&kv)[SPLIT / 8][2][W / 64][8][64], float (&c)[32])

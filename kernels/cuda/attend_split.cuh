@@ -5,28 +5,28 @@
 
 #include "attend.cuh"
 
-enum { WARPS = 4, CHANCES = SPLIT + 8 };
+enum { WARPS = 4, WEIGHTS = SPLIT + 8 };
 
-// 16 positions, as they lie in the cache: two runs of keys, then values. A split's are at
-// `groups(i)`, below, as soon as they are there.
+// 16 positions as they lie in the cache: two runs, each of keys and then values. Below,
+// `groups(i)` waits for a split's group i and returns it.
 template <int W>
 using group_of = uint16_t[2][2][W * 8];
 
-// How many of a split's groups have positions that are seen.
+// The number of groups of a split that have positions up to the last one.
 __device__ __forceinline__ int count_groups(const tile_of &o, int split)
 {
     return min(o.last / 16 - split * GROUPS + 1, (int)GROUPS);
 }
 
 struct exchange { // between the warps
-    uint16_t chances[16][CHANCES];
+    uint16_t weights[16][WEIGHTS];
     float tops[WARPS][16], sums[WARPS][16][4];
 };
 
-// The four warps that are at it; others may be in the CTA.
+// Synchronizes the four warps; the CTA may have others.
 __device__ __forceinline__ void warps_meet() { asm volatile("bar.sync 1, 128;" ::: "memory"); }
 
-// The queries of a tile, as tensor cores want them.
+// The queries of a tile as the m operand.
 template <int W>
 __device__ __forceinline__ void read_queries(const pl_cu_attention &a, const tile_of &o, uint4 (&q)[W / 16])
 {
@@ -41,7 +41,7 @@ __device__ __forceinline__ void read_queries(const pl_cu_attention &a, const til
     }
 }
 
-// Scores of the warp's 32 positions. -INFINITY: not seen.
+// Scores of the warp's 32 positions; -INFINITY where a query does not see one.
 template <int W, class F>
 __device__ __forceinline__ void score(const pl_cu_attention &a, const tile_of &o, int split,
                                       const F &groups, const uint4 (&q)[W / 16], float (&c)[4][4])
@@ -71,7 +71,7 @@ __device__ __forceinline__ void score(const pl_cu_attention &a, const tile_of &o
 
 struct weighed { float top, sum; }; // of a query in a split
 
-// Weighs scores; the quad of each warp gets its two queries' results.
+// Turns scores into weights. Each quad gets the results of its two queries.
 __device__ __forceinline__ void weigh_scores(const pl_cu_attention &a, exchange &s, const float (&c)[4][4],
                                              weighed (&out)[2])
 {
@@ -93,7 +93,7 @@ __device__ __forceinline__ void weigh_scores(const pl_cu_attention &a, exchange 
         weighing w = weigh_by(a, top);
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            *(uint32_t *)(s.chances[item] + warp * 32 + j * 8 + 2 * t) =
+            *(uint32_t *)(s.weights[item] + warp * 32 + j * 8 + 2 * t) =
                 weigh(w, c[j][2 * h], c[j][2 * h + 1], sum);
         s.sums[warp][item][t] = sum;
         out[h].top = top == -INFINITY ? top : w.off;
@@ -108,7 +108,7 @@ __device__ __forceinline__ void weigh_scores(const pl_cu_attention &a, exchange 
     }
 }
 
-// Values of the warp's columns of the head: a chain over positions.
+// The output in the warp's columns of the head: a chain over positions.
 template <int W, class F>
 __device__ __forceinline__ void mix(const tile_of &o, int split, const F &groups, const exchange &x,
                                     float (&c)[W / 32][4])
@@ -118,7 +118,7 @@ __device__ __forceinline__ void mix(const tile_of &o, int split, const F &groups
     for (int k = 0; k < GROUPS; k++) {
         if (k >= n) break;
         const uint16_t *run = groups(k)[lane / 8 % 2][1];
-        uint4 p = load_matrices<false>(shared_at(x.chances[lane % 16] + k * 16 + lane / 16 * 8));
+        uint4 p = load_matrices<false>(shared_at(x.weights[lane % 16] + k * 16 + lane / 16 * 8));
 #pragma unroll
         for (int j = 0; j < W / 32; j += 2) {
             uint4 b = load_matrices<true>(shared_at(run + in_run(lane, column + j * 8 + lane / 16 * 8)));
@@ -128,8 +128,8 @@ __device__ __forceinline__ void mix(const tile_of &o, int split, const F &groups
     }
 }
 
-// A tile's queries over the splits so far: the quad of each warp has two of them, and of
-// these its warp's columns.
+// A tile's queries merged over the splits so far. Each quad has two queries, and its warp's
+// columns of them.
 template <int W>
 struct walk {
     float values[W / 32][4] = {};

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Steps that one kernel computes: which they are, and what it is told.
+ * Steps that one kernel computes: which they are, and the arguments of that kernel.
  */
 #include "cuda_own.h"
 
@@ -8,7 +8,7 @@
 
 struct pl_cu_decoder {
     pl_cu_decode d; /* of no particular step */
-    int64_t atoms[6];
+    int64_t packets[6];
 };
 
 static pl_cu_decode_layer layer_of(const pl_layer *l)
@@ -51,7 +51,7 @@ static pl_status own_layers(pl_planned *p, pl_cu_decode *d)
     return on_gpu ? PL_OK : pl_fail(PL_ENOMEM, "no memory on the GPU");
 }
 
-static uint64_t **atoms_of(pl_cu_decode *d, int i)
+static uint64_t **packets_of(pl_cu_decode *d, int i)
 {
     uint64_t **all[] = {&d->qkv,    &d->partials, &d->attended,
                         &d->middle, &d->gated,    &d->x};
@@ -77,11 +77,11 @@ pl_status pl_cuda_decode_open(pl_planned *p)
                       .epoch = 1};
     if (!suits(p, &d)) return PL_OK;
     p->decoder = pl_alloc(sizeof *p->decoder);
-    pl_cu_decode_atoms(&d, p->decoder->atoms);
-    for (int i = 0; i < PL_COUNT(p->decoder->atoms); i++) {
-        *atoms_of(&d, i) =
-            pl_cuda_own(p, (size_t)p->decoder->atoms[i] * sizeof(uint64_t));
-        if (!*atoms_of(&d, i)) return pl_fail(PL_ENOMEM, "no memory on the GPU");
+    pl_cu_decode_packets(&d, p->decoder->packets);
+    for (int i = 0; i < PL_COUNT(p->decoder->packets); i++) {
+        *packets_of(&d, i) =
+            pl_cuda_own(p, (size_t)p->decoder->packets[i] * sizeof(uint64_t));
+        if (!*packets_of(&d, i)) return pl_fail(PL_ENOMEM, "no memory on the GPU");
     }
     PL_TRY(own_layers(p, &d));
     p->decoder->d = d;
@@ -103,10 +103,10 @@ bool pl_cuda_decodes(const pl_planned *p, const pl_step *s)
 static pl_status begin_epochs(pl_planned *p)
 {
     pl_cu_decode *d = &p->decoder->d;
-    for (int i = 0; i < PL_COUNT(p->decoder->atoms); i++)
+    for (int i = 0; i < PL_COUNT(p->decoder->packets); i++)
         PL_TRY(pl_cuda_failed(
-            cudaMemsetAsync(*atoms_of(d, i), 0,
-                            (size_t)p->decoder->atoms[i] * sizeof(uint64_t),
+            cudaMemsetAsync(*packets_of(d, i), 0,
+                            (size_t)p->decoder->packets[i] * sizeof(uint64_t),
                             p->cuda->stream),
             "epochs"));
     d->epoch = 1;

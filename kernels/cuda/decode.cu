@@ -2,13 +2,13 @@
 //
 // A whole step of few rows as one kernel, on GPUs of compute capability 9.0.
 //
-// One CTA on each multiprocessor. A warp of each streams the CTA's weights, all of the step's
-// in their order, and what is in the cache, into shared memory, ahead of the eight warps that
-// multiply: nothing it fetches depends on what is computed. The CTAs tell each other q, k and
-// v, attention, x and what is gated as atoms (decode.h): there is no other barrier.
+// One CTA per multiprocessor. Two of its warps stream weights and cached keys and values into
+// shared memory ahead of the warps that use them: what they fetch does not depend on any
+// result. CTAs publish q, k and v, the attention output, x and the gated values to all others
+// as packets (decode.h); there is no other synchronization between them.
 //
-// Its bits are those of the kernels that do one thing each: the same slices and splits in the
-// same order, here with rows as the m operand and weights as the n operand.
+// Results equal those of the separate kernels bit for bit: slices and splits are the same and
+// are added in the same order. Here rows are the m operand and weights the n operand.
 #include "decode_attend.cuh"
 #include "decode_multiply.cuh"
 #include "decode_stream.cuh"
@@ -17,14 +17,14 @@
 
 // ---- a layer -------------------------------------------------------------------------------
 
-// q, k and v, or what o and down add to the rows of x that are this CTA's.
+// Publishes q, k and v, or adds the output of o or down to the CTA's part of x and publishes that.
 template <int W>
-__device__ __forceinline__ void tell_sums(const cta<W> &c, const pl_cu_decode_layer &l, int op, const product &p,
+__device__ __forceinline__ void publish_sums(const cta<W> &c, const pl_cu_decode_layer &l, int op, const product &p,
                                           uint32_t epoch)
 {
     int q = c.head_rows(), kv = c.kv_rows(), all = op == QKV ? q + 2 * kv : c.d.hidden;
     range units = p.units;
-    uint64_t *told = op == QKV ? c.d.qkv : op == O ? c.d.middle : c.d.x;
+    uint64_t *published = op == QKV ? c.d.qkv : op == O ? c.d.middle : c.d.x;
     for_outputs(c, units.to - units.from, [&](const output &o) {
         int n = (units.from + o.unit) * 8 + o.n, part = op != QKV || n < q ? 0 : n < q + kv ? q : q + kv;
         const float *bias = op == QKV ? !part ? l.q_bias : part == q ? l.k_bias : l.v_bias : op == O ? l.o_bias : NULL;
@@ -34,23 +34,23 @@ __device__ __forceinline__ void tell_sums(const cta<W> &c, const pl_cu_decode_la
             float *x = c.floats(c.at.residual) + (o.unit * c.d.a.n_rows + o.row) * 8 + o.n;
             *x = v = __fadd_rn(*x, v);
         }
-        tell_float(told + o.row * all + n, o, v, epoch);
+        publish_floats(published + o.row * all + n, o, v, epoch);
     });
 }
 
 template <bool F16, int W>
-__device__ __forceinline__ void tell_gated(const cta<W> &c, uint32_t epoch)
+__device__ __forceinline__ void publish_gated(const cta<W> &c, uint32_t epoch)
 {
     range units = c.s.products[GATE_UP].units;
     for_outputs(c, units.to - units.from, [&](const output &o) {
         float v = 0;
         if (o.real)
             v = silu_of(sum_of(c, o, 2 * o.unit, c.d.hidden), sum_of(c, o, 2 * o.unit + 1, c.d.hidden));
-        tell_halves<F16>(c.d.gated + (o.row * c.d.ffn + (units.from + o.unit) * 8 + o.n) / 2, o, v, epoch);
+        publish_halves<F16>(c.d.gated + (o.row * c.d.ffn + (units.from + o.unit) * 8 + o.n) / 2, o, v, epoch);
     });
 }
 
-// One code for all four products: what is run once a layer must stay in the instruction cache.
+// One loop for all four products keeps a layer's code small enough for the instruction cache.
 template <bool F16, int W>
 __device__ __forceinline__ void compute_layer(cta<W> &c, int layer)
 {
@@ -59,25 +59,25 @@ __device__ __forceinline__ void compute_layer(cta<W> &c, int layer)
     uint32_t epoch = d.epoch + layer;
 #pragma unroll 1
     for (int op = QKV; op < PRODUCTS; op++) {
-        asm volatile("" : "+r"(c.tid)); // what follows from it is not kept in registers between
+        asm volatile("" : "+r"(c.tid)); // recompute what depends on it: it is not worth registers
         product p = c.s.products[op];
         int n_units = (p.units.to - p.units.from) * (op == GATE_UP ? 2 : 1);
         multiply_units<F16>(c, p, n_units, [&] {
             if (op == O || op == DOWN) {
-                hear_halves(c, op == O ? d.attended : d.gated, p, epoch);
+                await_halves(c, op == O ? d.attended : d.gated, p, epoch);
             } else {
-                if (op == GATE_UP || layer) hear_x(c, op == QKV ? d.x : d.middle, op == QKV ? epoch - 1 : epoch);
+                if (op == GATE_UP || layer) await_x(c, op == QKV ? d.x : d.middle, op == QKV ? epoch - 1 : epoch);
                 norm_x<F16>(c, 2 * layer + (op == GATE_UP), d.a.n_rows, [](int row) { return row; });
             }
         });
-        if (op == GATE_UP) tell_gated<F16>(c, epoch);
-        else tell_sums(c, l, op, p, epoch);
+        if (op == GATE_UP) publish_gated<F16>(c, epoch);
+        else publish_sums(c, l, op, p, epoch);
     }
 }
 
 // ---- the step ------------------------------------------------------------------------------
 
-// Rows of the table, all of each in every CTA.
+// Every CTA reads the whole rows of the table.
 template <int W>
 __device__ __forceinline__ void embed(const cta<W> &c)
 {
@@ -99,7 +99,7 @@ __device__ __forceinline__ void embed(const cta<W> &c)
     all_meet();
 }
 
-// Logits of a warp's units, and the best of each row.
+// Logits of a warp's units, and the best token of each row.
 template <bool F16, int W>
 __device__ __forceinline__ void multiply_head(cta<W> &c)
 {
@@ -117,7 +117,7 @@ __device__ __forceinline__ void multiply_head(cta<W> &c)
             uint4 w[16];
             float some[2][4] = {};
             int columns = min(d.hidden - i * PIECE, (int)PIECE);
-            take(c, c.piece + mine, columns, w);
+            load_piece(c, c.piece + mine, columns, w);
             multiply<F16>(w, input + i * PIECE, columns, some);
 #pragma unroll
             for (int e = 0; e < 2; e++) {
@@ -142,7 +142,7 @@ __device__ __forceinline__ void draw(cta<W> &c)
     const pl_cu_decode &d = c.d;
     auto picked = [&](int i) { return d.picks[i]; };
     if (c.tid < d.n_picks) c.s.best[c.tid] = 0;
-    hear_x(c, d.x, d.epoch + d.n_layers - 1);
+    await_x(c, d.x, d.epoch + d.n_layers - 1);
     norm_x<F16>(c, 2 * d.n_layers, d.n_picks, picked);
     multiply_head<F16>(c);
     all_meet();
@@ -211,7 +211,7 @@ __global__ void __launch_bounds__(DECODE_THREADS, 1) decode_step(const __grid_co
 
 // ---- launches ------------------------------------------------------------------------------
 
-void pl_cu_decode_atoms(const pl_cu_decode *d, int64_t count[6])
+void pl_cu_decode_packets(const pl_cu_decode *d, int64_t count[6])
 {
     const pl_cu_attention *a = &d->a;
     int64_t rows = PL_CU_DECODE_ROWS, heads = a->n_heads * a->head_dim;
@@ -222,7 +222,7 @@ void pl_cu_decode_atoms(const pl_cu_decode *d, int64_t count[6])
     count[4] = rows * d->ffn / 2;
 }
 
-// The most that any CTA streams of a layer with so many of them.
+// The most weights that one of so many CTAs streams per layer.
 static int64_t longest_share(const pl_cu_decode *d, int ctas)
 {
     int64_t heads = d->a.n_heads * d->a.head_dim, kv = d->a.n_kv_heads * d->a.head_dim;
@@ -242,7 +242,7 @@ static bool fits(pl_cu_decode *d, int n_rows)
         return here && !allow_shared(decode_step<F16, W>, shared) ? shared : 0;
     }();
     int sms = this_gpu().sms, units = d->hidden < d->ffn ? d->hidden / 8 : d->ffn / 8;
-    if (sms > units) sms = units; // each tells all others something of every product
+    if (sms > units) sms = units; // each CTA must publish part of every product
     int best = sms;
     for (int n = sms; n > sms - 8 && n > 0; n--)
         if (longest_share(d, n) < longest_share(d, best)) best = n;

@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// decode.cuh - what the parts of the kernel of a whole step share: a CTA's memory, who does
-// what, and how values get from one CTA to all others.
+// decode.cuh - shared by the parts of the single-kernel step: a CTA's memory, how work is
+// divided, and how values get from one CTA to all others.
 #pragma once
 
 #include "attend_split.cuh"
 #include "decode.h"
 #include "hopper.cuh"
 
-// A piece: 8 weight rows by 512 columns, two slices. CTAs' eight warps take them in turn.
+// A piece is 8 weight rows by 512 columns, two slices. The eight multiplying warps take
+// pieces in turn.
 enum {
     CONSUMER_WARPS = 8,
     CONSUMERS = CONSUMER_WARPS * 32,
-    DECODE_THREADS = WARPS * 32 + CONSUMERS + 128, // that attend, multiply, stream
+    DECODE_THREADS = WARPS * 32 + CONSUMERS + 128, // attending, multiplying, streaming
     PIECE = 512,
     PIECE_BYTES = PIECE * 16,
-    DEPTH = 2, // pieces that wait for each warp, at most
-    SECONDS = 10,
-    UNDER_WAY = 3, // pieces on their way from memory: more would delay what CTAs tell others
+    DEPTH = 2, // pieces buffered for each warp, at most
+    SECONDS = 10, // until a wait gives up
+    UNDER_WAY = 3, // pieces being copied at once: more would delay packets between CTAs
     UNDER_WAY_HEAD = 8,
 };
 
@@ -31,17 +32,17 @@ __host__ __device__ inline range share_of(int n, int cta, int ctas)
     return {(int)((int64_t)n * cta / ctas), (int)((int64_t)n * (cta + 1) / ctas)};
 }
 
-// Products of a step, all but the last in each layer.
+// Products of a step; all but the last are in each layer.
 enum { QKV, O, GATE_UP, DOWN, PRODUCTS, HEAD = PRODUCTS };
 
 // The CTA's part of a product: units of 8 weight rows.
 struct product {
     range units;
     int columns, pieces;          // of a unit
-    uint32_t per_unit, per_words; // for divisions: by pieces, by pairs of columns
+    uint32_t per_unit, per_words; // reciprocals of pieces and of pairs of columns
 };
 
-// Where parts of a CTA's memory begin, in bytes.
+// Offsets in a CTA's memory, in bytes.
 struct layout {
     int ring, kv, rows, input, x, norms, sums, residual, layers, end;
 };
@@ -71,7 +72,7 @@ __host__ __device__ inline layout lay_out(const pl_cu_decode &d, int n_rows, int
     return l;
 }
 
-// What has a fixed size.
+// The parts of fixed size.
 template <int W>
 struct fixed_memory {
     exchange x;
@@ -87,42 +88,42 @@ struct fixed_memory {
 
 #if PL_HOPPER
 
-// ---- what CTAs tell each other -------------------------------------------------------------
+// ---- packets between CTAs ------------------------------------------------------------------
 
-__device__ __forceinline__ uint64_t atom_of(uint32_t value, uint32_t epoch) { return (uint64_t)epoch << 32 | value; }
+__device__ __forceinline__ uint64_t packet_of(uint32_t value, uint32_t epoch) { return (uint64_t)epoch << 32 | value; }
 
-__device__ __forceinline__ void tell(uint64_t *to, uint64_t atom)
+__device__ __forceinline__ void publish(uint64_t *to, uint64_t packet)
 {
-    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(atom) : "memory");
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(packet) : "memory");
 }
 
-__device__ __forceinline__ void tell2(uint64_t *to, uint64_t a, uint64_t b)
+__device__ __forceinline__ void publish2(uint64_t *to, uint64_t a, uint64_t b)
 {
     asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(a), "l"(b) : "memory");
 }
 
-__device__ __forceinline__ uint64_t look(const uint64_t *at)
+__device__ __forceinline__ uint64_t poll(const uint64_t *at)
 {
     uint64_t v;
     asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(at) : "memory");
     return v;
 }
 
-__device__ __forceinline__ ulonglong2 look2(const uint64_t *at)
+__device__ __forceinline__ ulonglong2 poll2(const uint64_t *at)
 {
     ulonglong2 v;
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(at) : "memory");
     return v;
 }
 
-// A wait for what never comes ends in an error, seconds later.
-struct patience {
-    int looks = 0;
+// Ends the kernel with an error when a packet does not arrive for too long.
+struct deadline {
+    int polls = 0;
     int64_t until = 0;
 
-    __device__ __forceinline__ void spend()
+    __device__ __forceinline__ void check()
     {
-        if (++looks % 1024) return;
+        if (++polls % 1024) return;
         int64_t now;
         asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
         if (!until) until = now + SECONDS * 1000000000LL;
@@ -130,47 +131,48 @@ struct patience {
     }
 };
 
-// N atoms at from, from + step and so on, of which the first n are waited for.
+// Waits for the first n of N packets at from, from + step and so on.
 template <int N>
-__device__ __forceinline__ void hear(const uint64_t *from, int step, int n, uint32_t epoch, uint32_t (&out)[N])
+__device__ __forceinline__ void await(const uint64_t *from, int step, int n, uint32_t epoch, uint32_t (&out)[N])
 {
-    patience p;
+    deadline limit;
     bool all;
     do {
         uint64_t v[N];
         all = true;
 #pragma unroll
         for (int i = 0; i < N; i++)
-            if (i < n) v[i] = look(from + i * step);
+            if (i < n) v[i] = poll(from + i * step);
 #pragma unroll
         for (int i = 0; i < N; i++) {
             if (i >= n) continue;
             all = all && (uint32_t)(v[i] >> 32) == epoch;
             out[i] = (uint32_t)v[i];
         }
-        p.spend();
+        limit.check();
     } while (!all);
 }
 
-// All consumers': n atoms, two by two to put(index of the first, values).
+// Called by all multiplying warps: passes n packets, two at a time, to put(index of the first,
+// values).
 template <class F>
-__device__ __forceinline__ void hear_all(int tid, const uint64_t *from, int n, uint32_t epoch, const F &put)
+__device__ __forceinline__ void await_all(int tid, const uint64_t *from, int n, uint32_t epoch, const F &put)
 {
     constexpr int N = 4;
 #pragma unroll 1
     for (int first = tid * 2; first < n; first += CONSUMERS * 2 * N) {
         ulonglong2 v[N];
-        patience p;
+        deadline limit;
         bool all;
         do {
             all = true;
 #pragma unroll
             for (int i = 0; i < N; i++)
-                if (first + i * CONSUMERS * 2 < n) v[i] = look2(from + first + i * CONSUMERS * 2);
+                if (first + i * CONSUMERS * 2 < n) v[i] = poll2(from + first + i * CONSUMERS * 2);
 #pragma unroll
             for (int i = 0; i < N; i++)
                 if (first + i * CONSUMERS * 2 < n) all = all && v[i].x >> 32 == epoch && v[i].y >> 32 == epoch;
-            p.spend();
+            limit.check();
         } while (!all);
 #pragma unroll
         for (int i = 0; i < N; i++)
@@ -183,7 +185,7 @@ __device__ __forceinline__ void all_meet() { asm volatile("bar.sync 2, 256;" :::
 
 // ---- attention's items -----------------------------------------------------------------------
 
-// A split of a row's KV head; `slot`: which of all rows' splits it is.
+// A split of a KV head of a row. `slot` numbers the splits of all rows.
 struct split_item { int row, position, split, from, last, kv_head, slot; };
 
 __device__ __forceinline__ range splits_of(const pl_cu_attention &a, const pl_cu_row *rows, int row)
@@ -224,10 +226,10 @@ struct cta {
     fixed_memory<W> &s;
     char *memory; // laid out by `at`
     const layout &at;
-    int tid = threadIdx.x - WARPS * 32; // of those that multiply
-    int piece = 0; // how many pieces there were before the product that is next
+    int tid = threadIdx.x - WARPS * 32; // among the multiplying warps
+    int piece = 0; // pieces before the next product
 
-    // The ring of pieces, a power of two: where one is, and which of its phases.
+    // The ring of pieces, whose size is a power of two: a piece's slot and its barrier's phase.
     __device__ __forceinline__ int ring() const { return CONSUMER_WARPS << d.depth - 1; }
     __device__ __forceinline__ int slot(int piece) const { return piece & ring() - 1; }
     __device__ __forceinline__ uint32_t phase(int piece) const { return piece >> 2 + d.depth & 1; }

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * decode.h - a whole step of few rows as one kernel: what it is told.
+ * decode.h - the arguments of the kernel that computes a whole step of few rows.
  *
  * Owns     nothing.
  * Ignores  which steps are such: decode.c.
  * Thread   as kernels.h.
  *
- * What multiprocessors tell each other lies in "atoms": 64 bits, of which the lower half
- * is a value, a float or two of 16 bits, and the upper the epoch in which it was left. A
- * reader looks until the epoch is the one it waits for.
+ * CTAs exchange packets of 64 bits: the lower half is a value, a float or two 16-bit
+ * values, and the upper half the epoch in which it was written. A reader polls until the
+ * epoch is the one it expects.
  */
 #ifndef PL_CUDA_DECODE_H
 #define PL_CUDA_DECODE_H
@@ -46,7 +46,7 @@ typedef struct pl_cu_decode {
     int32_t n_picks;
     float *logits; /* NULL: only the best tokens are wanted */
     uint64_t *drawn;
-    /* Atoms: floats of q, k, v; of a split's queries, top, sum and values; pairs of
+    /* Packets: floats of q, k, v; of a split's queries, top, sum and values; pairs of
      * attention's result; floats of x after o; pairs of the gated; floats of x after
      * down. */
     uint64_t *qkv, *partials, *attended, *middle, *gated, *x;
@@ -55,8 +55,8 @@ typedef struct pl_cu_decode {
     int32_t ctas;
 } pl_cu_decode;
 
-/* How much the atoms take, in the order of their names; they are zero at first. */
-void pl_cu_decode_atoms(const pl_cu_decode *d, int64_t count[6]);
+/* How much the packets take, in the order of their names; they are zero at first. */
+void pl_cu_decode_packets(const pl_cu_decode *d, int64_t count[6]);
 /* Fills in depth and ctas for steps of up to n rows; false: no such steps of this model
  * on this GPU. */
 bool pl_cu_decode_fits(pl_cu_decode *d, int n_rows);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// decode_attend.cuh - of the kernel of a whole step, the warps that attend.
+// decode_attend.cuh - attention in the single-kernel step.
 #pragma once
 
 #include "attend_head.cuh"
@@ -8,9 +8,9 @@
 
 #if PL_HOPPER
 
-// A head of an item: q, k or v as told by all, normed and turned, in shared memory.
+// Waits for a head of q, k or v, and leaves it in shared memory with norm and rope applied.
 template <int W>
-__device__ __forceinline__ float *finish_head(const cta<W> &c, const pl_cu_attention &a, const split_item &item,
+__device__ __forceinline__ float *prepare_head(const cta<W> &c, const pl_cu_attention &a, const split_item &item,
                                               int which, uint32_t epoch)
 {
     int group = a.n_heads / a.n_kv_heads, all = a.n_heads + 2 * a.n_kv_heads;
@@ -21,20 +21,20 @@ __device__ __forceinline__ float *finish_head(const cta<W> &c, const pl_cu_atten
     const float *angles = a.rope + (size_t)item.position * W;
     lane_values<W> x, w = values_of<W>(norm, norm ? W : 0);
     lane_values<W / 2> cosines = values_of<W / 2>(angles, W / 2), sines = values_of<W / 2>(angles + W / 2, W / 2);
-    uint32_t heard[W / 32];
-    hear<W / 32>(c.d.qkv + ((size_t)item.row * all + head) * W + threadIdx.x % 32, 32, W / 32, epoch, heard);
+    uint32_t values[W / 32];
+    await<W / 32>(c.d.qkv + ((size_t)item.row * all + head) * W + threadIdx.x % 32, 32, W / 32, epoch, values);
 #pragma unroll
-    for (int i = 0; i < W / 32; i++) x.v[i] = __uint_as_float(heard[i]);
+    for (int i = 0; i < W / 32; i++) x.v[i] = __uint_as_float(values[i]);
     float *to = c.s.heads[threadIdx.x / 32];
     norm_head<W>(a, x, norm != NULL, w, to);
     if (turns) turn_head<W>(a, cosines, sines, to);
     return to;
 }
 
-// The item's queries to shared memory; if it has the last position, its key and value to the
-// cache and to what is here of it.
+// Puts the item's queries into shared memory and, if it has the last position, that position's
+// key and value into the cache and into the copy of the split in shared memory.
 template <int W>
-__device__ __forceinline__ void finish_heads(const cta<W> &c, const pl_cu_attention &a, const split_item &item,
+__device__ __forceinline__ void prepare_heads(const cta<W> &c, const pl_cu_attention &a, const split_item &item,
                                              uint32_t kv_phases, uint32_t epoch)
 {
     int group = a.n_heads / a.n_kv_heads, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -42,7 +42,7 @@ __device__ __forceinline__ void finish_heads(const cta<W> &c, const pl_cu_attent
     uint16_t *run = run_at(a, c.s.rows[item.row].table, item.position, item.kv_head, W);
 #pragma unroll 1
     for (int i = warp; i < n; i += WARPS) {
-        const float *x = finish_head(c, a, item, i, epoch);
+        const float *x = prepare_head(c, a, item, i, epoch);
         uint16_t *here = (uint16_t *)(c.memory + c.at.kv) + at * W * 32 + item.position % 16 / 8 * W * 16;
         int v = i - group;
         if (v >= 0) wait_phase(c.s.kv_full + at, kv_phases >> at & 1);
@@ -74,16 +74,16 @@ __device__ __forceinline__ void queries_of(const cta<W> &c, int n, uint4 (&q)[W 
 }
 
 template <bool F16, int W>
-__device__ __forceinline__ void tell_attended(const cta<W> &c, int row, int head, int column, float v, float w,
+__device__ __forceinline__ void publish_attended(const cta<W> &c, int row, int head, int column, float v, float w,
                                               uint32_t epoch)
 {
     uint64_t *to = c.d.attended + ((size_t)row * c.head_rows() + head * W + column) / 2;
-    tell(to, atom_of(pack2<F16>(v, w), epoch));
+    publish(to, packet_of(pack2<F16>(v, w), epoch));
 }
 
-// An item that is a row's only split is its result; else others merge it.
+// A row's only split is the result; otherwise it is published to be merged.
 template <bool F16, int W>
-__device__ __forceinline__ void tell_split(const cta<W> &c, const pl_cu_attention &a, const split_item &item,
+__device__ __forceinline__ void publish_split(const cta<W> &c, const pl_cu_attention &a, const split_item &item,
                                            const float (&values)[W / 32][4], const weighed (&of)[2],
                                            uint32_t epoch)
 {
@@ -98,16 +98,16 @@ __device__ __forceinline__ void tell_split(const cta<W> &c, const pl_cu_attentio
         if (i >= group) break;
         uint64_t *to = c.d.partials + ((size_t)item.slot * a.n_heads + head) * (W + 2);
         if (!alone && column == 0)
-            tell2(to, atom_of(__float_as_uint(of[h].top), epoch), atom_of(__float_as_uint(of[h].sum), epoch));
+            publish2(to, packet_of(__float_as_uint(of[h].top), epoch), packet_of(__float_as_uint(of[h].sum), epoch));
 #pragma unroll
         for (int j = 0; j < W / 32; j++) {
             const float *v = alone ? w.values[j] + 2 * h : values[j] + 2 * h;
             if (alone)
-                tell_attended<F16>(c, item.row, head, column + j * 8, __fdiv_rn(v[0], w.m[h].sum),
+                publish_attended<F16>(c, item.row, head, column + j * 8, __fdiv_rn(v[0], w.m[h].sum),
                                    __fdiv_rn(v[1], w.m[h].sum), epoch);
             else
-                tell2(to + 2 + column + j * 8, atom_of(__float_as_uint(v[0]), epoch),
-                      atom_of(__float_as_uint(v[1]), epoch));
+                publish2(to + 2 + column + j * 8, packet_of(__float_as_uint(v[0]), epoch),
+                      packet_of(__float_as_uint(v[1]), epoch));
         }
     }
 }
@@ -121,7 +121,7 @@ __device__ __forceinline__ void attend_item(const cta<W> &c, const pl_cu_attenti
     uint4 q[W / 16];
     float scores[4][4] = {}, values[W / 32][4] = {};
     weighed of[2];
-    finish_heads(c, a, item, kv_phases, epoch);
+    prepare_heads(c, a, item, kv_phases, epoch);
     int group = threadIdx.x % 32;
     if (group < count_groups(o, item.split)) wait_phase(c.s.kv_full + group, kv_phases >> group & 1);
     warps_meet();
@@ -130,13 +130,13 @@ __device__ __forceinline__ void attend_item(const cta<W> &c, const pl_cu_attenti
     score<W>(a, o, item.split, groups, q, scores);
     weigh_scores(a, c.s.x, scores, of);
     mix<W>(o, item.split, groups, c.s.x, values);
-    tell_split<F16>(c, a, item, values, of, epoch);
+    publish_split<F16>(c, a, item, values, of, epoch);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     warps_meet();
     if (threadIdx.x == 0) arrive(&c.s.kv_empty);
 }
 
-// Four warps': merges the splits of a query, a thread a column.
+// Merges the splits of a query, a column per thread.
 template <bool F16, int W>
 __device__ __forceinline__ void merge_query(const cta<W> &c, const pl_cu_attention &a, int row, int head, int slot,
                                             int n, uint32_t epoch)
@@ -151,19 +151,19 @@ __device__ __forceinline__ void merge_query(const cta<W> &c, const pl_cu_attenti
     for (; n > 0; n -= SOME, from += SOME * step) {
         ulonglong2 of[SOME];
         uint64_t values[SOME];
-        patience p;
+        deadline limit;
         bool all;
         do {
             all = true;
 #pragma unroll
             for (int i = 0; i < SOME; i++) {
                 const uint64_t *at = from + i * step;
-                if (i < n) of[i] = look2(at), values[i] = look(at + 2 + column);
+                if (i < n) of[i] = poll2(at), values[i] = poll(at + 2 + column);
             }
 #pragma unroll
             for (int i = 0; i < SOME; i++)
                 if (i < n) all = all && of[i].x >> 32 == epoch && of[i].y >> 32 == epoch && values[i] >> 32 == epoch;
-            p.spend();
+            limit.check();
         } while (!all);
 #pragma unroll
         for (int i = 0; i < SOME; i++) {
@@ -174,7 +174,7 @@ __device__ __forceinline__ void merge_query(const cta<W> &c, const pl_cu_attenti
     }
     v = __fdiv_rn(v, m.sum);
     float next = __shfl_xor_sync(~0u, v, 1);
-    if (column % 2 == 0) tell_attended<F16>(c, row, head, column, v, next, epoch);
+    if (column % 2 == 0) publish_attended<F16>(c, row, head, column, v, next, epoch);
 }
 
 template <bool F16, int W>
@@ -198,8 +198,8 @@ __device__ __forceinline__ void attend_layer(const cta<W> &c, const pl_cu_attent
     }
 }
 
-// Four warps attend, then merge what they and others have attended to: nobody waits for that
-// but the product after it.
+// Four warps attend to the CTA's splits, then merge its share of queries. Splits never wait
+// for merging, so this cannot deadlock.
 template <bool F16, int W>
 __device__ __forceinline__ void attend_step(const cta<W> &c)
 {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// decode_multiply.cuh - of the kernel of a whole step, the products: inputs as others tell
-// them, sums, and what is told of these.
+// decode_multiply.cuh - the products of the single-kernel step: inputs, sums and publication.
 #pragma once
 
 #include "decode.cuh"
@@ -10,7 +9,7 @@
 
 // A piece into registers, so that the next one can come.
 template <int W>
-__device__ __forceinline__ void take(const cta<W> &c, int piece, int columns, uint4 (&w)[16])
+__device__ __forceinline__ void load_piece(const cta<W> &c, int piece, int columns, uint4 (&w)[16])
 {
     int slot = c.slot(piece), lane = c.tid % 32;
     const uint4 *from = (const uint4 *)(c.memory + c.at.ring + slot * PIECE_BYTES) + lane;
@@ -65,9 +64,10 @@ __device__ __forceinline__ int sums_at(int unit, int slice, int k, int n_rows)
     return (unit * pieces_of(k) * 2 + slice) * n_rows * 8;
 }
 
-// Sums of slices of n_units to shared memory; `hear` brings the input while the weights come.
+// Leaves the sums of all slices of n_units in shared memory. `input` waits for the input, after
+// the first piece has been loaded into registers.
 template <bool F16, int W, class F>
-__device__ __forceinline__ void multiply_units(cta<W> &c, const product &p, int n_units, const F &hear)
+__device__ __forceinline__ void multiply_units(cta<W> &c, const product &p, int n_units, const F &input)
 {
     int warp = c.tid / 32, lane = c.tid % 32, n_rows = c.d.a.n_rows, n = n_units * p.pieces;
     int first = warp - c.piece & CONSUMER_WARPS - 1;
@@ -78,8 +78,8 @@ __device__ __forceinline__ void multiply_units(cta<W> &c, const product &p, int 
         float sums[2][4] = {};
         int unit = i * p.per_unit >> 16, from = (i - unit * p.pieces) * PIECE;
         int columns = min(p.columns - from, (int)PIECE);
-        if (i < n) take(c, c.piece + i, columns, w);
-        if (i == first) hear();
+        if (i < n) load_piece(c, c.piece + i, columns, w);
+        if (i == first) input();
         if (i >= n) break;
         multiply<F16>(w, row + from, columns, sums);
         float *to = c.floats(c.at.sums) + sums_at(unit, from / PL_CU_SLICE, p.columns, n_rows) + lane / 4 * 8 + lane % 4 * 2;
@@ -117,19 +117,19 @@ __device__ __forceinline__ float sum_of(const cta<W> &c, const output &o, int un
     return v;
 }
 
-// Outputs side by side are two lanes': the even one tells both.
-__device__ __forceinline__ void tell_float(uint64_t *to, const output &o, float v, uint32_t epoch)
+// Neighbouring outputs belong to neighbouring lanes; the even lane publishes both.
+__device__ __forceinline__ void publish_floats(uint64_t *to, const output &o, float v, uint32_t epoch)
 {
     float next = __shfl_xor_sync(~0u, v, 1);
     if (o.real && o.n % 2 == 0)
-        tell2(to, atom_of(__float_as_uint(v), epoch), atom_of(__float_as_uint(next), epoch));
+        publish2(to, packet_of(__float_as_uint(v), epoch), packet_of(__float_as_uint(next), epoch));
 }
 
 template <bool F16>
-__device__ __forceinline__ void tell_halves(uint64_t *to, const output &o, float v, uint32_t epoch)
+__device__ __forceinline__ void publish_halves(uint64_t *to, const output &o, float v, uint32_t epoch)
 {
     uint32_t both = pack2<F16>(v, __shfl_xor_sync(~0u, v, 1)), next = __shfl_xor_sync(~0u, both, 2);
-    if (o.real && o.n % 4 == 0) tell2(to, atom_of(both, epoch), atom_of(next, epoch));
+    if (o.real && o.n % 4 == 0) publish2(to, packet_of(both, epoch), packet_of(next, epoch));
 }
 
 // ---- inputs --------------------------------------------------------------------------------
@@ -141,12 +141,12 @@ __device__ __forceinline__ int word_at(int k)
     return k / PIECE * (PIECE / 2) + k / 16 % 16 * 16 + k % 8 / 2 * 4 + k / 8 % 2 * 2 + k / PL_CU_SLICE % 2;
 }
 
-// Pairs of 16-bit values that others tell. All consumers meet when they are there.
+// Waits for an input of 16-bit values.
 template <int W>
-__device__ __forceinline__ void hear_halves(const cta<W> &c, const uint64_t *from, const product &p, uint32_t epoch)
+__device__ __forceinline__ void await_halves(const cta<W> &c, const uint64_t *from, const product &p, uint32_t epoch)
 {
     int k = p.columns, words = k / 2;
-    hear_all(c.tid, from, c.d.a.n_rows * words, epoch, [&](int i, uint32_t a, uint32_t b) {
+    await_all(c.tid, from, c.d.a.n_rows * words, epoch, [&](int i, uint32_t a, uint32_t b) {
         int row = __umulhi(i, p.per_words), column = (i - row * words) * 2;
         uint32_t *to = (uint32_t *)(c.input() + row * row_pitch(k));
         to[word_at(column)] = a, to[word_at(column + 2)] = b;
@@ -154,12 +154,12 @@ __device__ __forceinline__ void hear_halves(const cta<W> &c, const uint64_t *fro
     all_meet();
 }
 
-// x that others tell; the weights of the norm that follows are there, too.
+// Waits for x and for the weights of the norm that follows.
 template <int W>
-__device__ __forceinline__ void hear_x(const cta<W> &c, const uint64_t *from, uint32_t epoch)
+__device__ __forceinline__ void await_x(const cta<W> &c, const uint64_t *from, uint32_t epoch)
 {
     float *x = c.floats(c.at.x);
-    hear_all(c.tid, from, c.d.a.n_rows * c.d.hidden, epoch, [&](int i, uint32_t a, uint32_t b) {
+    await_all(c.tid, from, c.d.a.n_rows * c.d.hidden, epoch, [&](int i, uint32_t a, uint32_t b) {
         *(float2 *)(x + i) = make_float2(__uint_as_float(a), __uint_as_float(b));
     });
     wait_copies<0>();

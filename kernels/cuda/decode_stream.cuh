@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// decode_stream.cuh - of the kernel of a whole step, the warps that bring weights and the cache.
+// decode_stream.cuh - the warps of the single-kernel step that copy weights and the cache
+// into shared memory.
 #pragma once
 
 #include "decode.cuh"
 
 #if PL_HOPPER
 
-// A piece as soon as there is room for it, and no more than `most` are on their way. NULL:
-// nothing, which arrives at once.
+// Copies a piece as soon as there is room for it and fewer than `most` are being copied. NULL
+// stands for no piece, and arrives at once.
 template <int W>
-__device__ __forceinline__ void ask(cta<W> &c, int most, const void *from, int bytes)
+__device__ __forceinline__ void request(cta<W> &c, int most, const void *from, int bytes)
 {
     int n = c.piece++, slot = c.slot(n);
     if (n >= c.ring()) wait_phase(c.s.empty + slot, c.phase(n) ^ 1);
@@ -39,12 +40,12 @@ __device__ __forceinline__ void stream_layer(cta<W> &c, const pl_cu_decode_layer
             const char *from = (const char *)w + (size_t)unit * bytes;
 #pragma unroll 1
             for (int at = 0; at < bytes; at += PIECE_BYTES)
-                ask(c, UNDER_WAY, from + at, min(bytes - at, (int)PIECE_BYTES));
+                request(c, UNDER_WAY, from + at, min(bytes - at, (int)PIECE_BYTES));
         }
     }
 }
 
-// One thread's. The head's units are each a warp's own: piece by piece of eight of them.
+// Run by one thread. A unit of the head belongs to one warp; the pieces of eight units alternate.
 template <int W>
 __device__ __forceinline__ void stream_weights(cta<W> &c)
 {
@@ -60,12 +61,12 @@ __device__ __forceinline__ void stream_weights(cta<W> &c)
             const char *from = (const char *)c.d.head + (size_t)first * bytes + at;
 #pragma unroll 1
             for (int i = 0; i < CONSUMER_WARPS; i++, from += bytes)
-                ask(c, UNDER_WAY_HEAD, first + i < p.units.to ? from : NULL, min(bytes - at, (int)PIECE_BYTES));
+                request(c, UNDER_WAY_HEAD, first + i < p.units.to ? from : NULL, min(bytes - at, (int)PIECE_BYTES));
         }
 }
 
-// What is in the cache, for one item after the other: lanes find out where it is. Two groups
-// of positions are on their way.
+// Copies the cached splits of one item after the other. Each lane looks up one group of
+// positions; two groups are being copied at once.
 template <int W>
 __device__ __forceinline__ void stream_cache(const cta<W> &c)
 {

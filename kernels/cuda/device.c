@@ -64,6 +64,16 @@ static void cuda_write(pl_device *d, void *to, const void *from, size_t bytes)
     send(cuda_of(d), to, from, bytes);
 }
 
+static pl_status cuda_memory(pl_device *d, int64_t *left, int64_t *all)
+{
+    size_t some = 0, total = 0;
+    (void)d;
+    PL_TRY(pl_cuda_failed(cudaMemGetInfo(&some, &total), "memory"));
+    *left = (int64_t)some;
+    *all = (int64_t)total;
+    return PL_OK;
+}
+
 /* ---- KV -------------------------------------------------------------------------- */
 
 static pl_status cuda_kv_check(pl_device *d, const pl_attention *a)
@@ -219,6 +229,7 @@ static pl_device *cuda_open(const pl_device_options *o)
         .alloc = cuda_alloc,
         .free = cuda_free,
         .write = cuda_write,
+        .memory = cuda_memory,
         .kv_check = cuda_kv_check,
         .kv_bytes = cuda_kv_bytes,
         .matrix_open = cuda_matrix_open,

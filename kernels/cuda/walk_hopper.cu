@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Attention of many sequences with few queries each on GPUs of compute capability 9.0. CTAs
-// that fill the GPU walk one tile after the other over all its splits; a warp of each asks for
-// what is in the cache ahead, of the next tile too, so that the memory never rests.
+// Attention of many sequences with few queries each on GPUs of compute capability 9.0. As many
+// CTAs as the GPU holds take one tile after the other and walk all its splits; a warp of each
+// copies keys and values ahead, also those of the next tile, which keeps the memory busy.
 #include "attend_split.cuh"
 #include "hopper.cuh"
 
 enum { CONSUMERS = WARPS * 32, THREADS = CONSUMERS + 32 };
 
-// CTAs of a multiprocessor, and the groups of 16 positions that each has in shared memory: a
-// split at least.
+// CTAs per multiprocessor, and how many groups of 16 positions each keeps in shared memory: at
+// least a split.
 __host__ __device__ constexpr int ctas_of(int width) { return width <= 128 ? 2 : 1; }
 __host__ __device__ constexpr int groups_of(int width) { return 208 / ctas_of(width) * 16 / width; }
 
@@ -22,7 +22,7 @@ struct memory_of {
 
 #if PL_HOPPER
 
-// One warp's: lanes find a split's groups, the first asks for them as soon as there is room.
+// Run by one warp: lanes look up a split's groups, the first copies them as room appears.
 template <int W>
 __device__ __forceinline__ void load(const pl_cu_attention &a, const pl_cu_queries *tiles, int n, memory_of<W> &s)
 {

@@ -43,6 +43,15 @@ static void echo_free(pl_device *d, void *p, size_t bytes)
     pl_free_big(p, bytes);
 }
 
+/* 64 MiB, of which a quarter is always in use. */
+static pl_status echo_memory(pl_device *d, int64_t *left, int64_t *all)
+{
+    (void)d;
+    *all = 64 << 20;
+    *left = 48 << 20;
+    return PL_OK;
+}
+
 static pl_status echo_kv_check(pl_device *d, const pl_attention *a)
 {
     (void)d;
@@ -95,6 +104,7 @@ static pl_device *echo_open(const pl_device_options *o)
         .kv_layout = echo_name,
         .alloc = echo_alloc,
         .free = echo_free,
+        .memory = echo_memory,
         .kv_check = echo_kv_check,
         .kv_bytes = echo_kv_bytes,
         .prepare = echo_prepare,

@@ -35,6 +35,24 @@ describe("a worker", function()
     assert.matches("room for 0 tokens.* kv_cache_memory_bytes$", why)
   end)
 
+  it("takes its share of a device's own memory, less what is in use", function()
+    local function on_echo(...) return open("--device", "echo", "--load-format", "dummy", ...) end
+    local function blocks(...)
+      local w = assert(on_echo(...))
+      worker.close(w)
+      return w.blocks
+    end
+    local BLOCK = 64   -- bytes of an echo's
+    assert.equal((0.5 - 0.25) * 2 ^ 26 / BLOCK, blocks("--gpu-memory-utilization", "0.5"))
+    assert.equal(300, blocks("--gpu-memory-utilization", "0.5",
+                             "--kv-cache-memory-bytes", 300 * BLOCK .. ""))
+    assert.equal(200, blocks("--num-gpu-blocks-override", "200"))
+    local w, why, name = on_echo("--gpu-memory-utilization", "0.25")
+    assert.is_nil(w)
+    assert.equal("PL_ELIMIT", name)
+    assert.matches("room for 0 tokens.* gpu_memory_utilization$", why)
+  end)
+
   it("is as long as the model was made for, and no longer", function()
     assert.equal(2048, length())
     assert.equal(2048, length("--max-model-len", "auto"))

@@ -53,11 +53,19 @@ local function size(bytes)
   return mib < 1024 and ("%.2f MiB"):format(mib) or ("%.2f GiB"):format(mib / 1024)
 end
 
--- How long a request may be: what was asked for, what the model can, what memory holds.
-local function lengths(pool, desc, block_bytes)
+-- Bytes of a device's own memory, left and in all; nil where it uses the host's.
+local function device_memory(device)
+  local left, all = ffi.new "int64_t[1]", ffi.new "int64_t[1]"
+  if C.pl_device_memory(device, left, all) < 0 then return nil end
+  return tonumber(left[0]), tonumber(all[0])
+end
+
+-- How long a request may be: what was asked for, what the model can, what memory holds:
+-- `bytes`, which option `from` says.
+local function lengths(pool, desc, block_bytes, bytes, from)
   local trained = desc.max_positions
   local blocks = pool.num_kv_blocks
-    or math.min(math.floor(pool.kv_cache_memory_bytes / block_bytes), MAX_BLOCKS)
+    or math.max(math.min(math.floor(bytes / block_bytes), MAX_BLOCKS), 0)
   local holds = math.max(blocks - 1, 0) * pool.block_size    -- the engine sets one aside
   local length = pool.max_model_len or trained
   if length == "auto" or length == -1 then
@@ -71,8 +79,7 @@ local function lengths(pool, desc, block_bytes)
     return nil, ("max_model_len is %d, which needs %s of KV cache; there is room for %d "
       .. "tokens. Set max_model_len to that or to auto, or raise %s")
       :format(length, size((math.ceil(length / pool.block_size) + 1) * block_bytes),
-        holds, pool.num_kv_blocks and "num_kv_blocks"
-        or "kv_cache_memory_bytes")
+        holds, pool.num_kv_blocks and "num_kv_blocks" or from)
   end
   return length, blocks
 end
@@ -113,6 +120,33 @@ local function open_engine(recipe, pool, loaded, length, blocks)
   local engine = C.pl_engine_open(loaded, M.engine_options(recipe, pool, length, blocks))
   if engine == nil then return pl.refusal(C.PL_EINVAL) end
   return engine
+end
+
+-- What an engine takes of its device's memory besides the cache: found out by opening one
+-- with the fewest blocks.
+local function engine_bytes(recipe, pool, desc, e)
+  local length = tonumber(pool.max_model_len) or desc.max_positions
+  if length < 2 or length > desc.max_positions then length = desc.max_positions end
+  local before = device_memory(e.device)
+  local engine, why, name = open_engine(recipe, pool, e.model, length, 2)
+  if not engine then return nil, why, name end
+  local taken = before - device_memory(e.device)
+  C.pl_engine_close(engine)
+  return taken
+end
+
+-- Bytes of the KV cache, and which option says so. Engine number i of the pool's may use
+-- the device's memory up to its part of gpu_memory_utilization.
+local function kv_bytes(recipe, pool, desc, e, i)
+  local own = settings.origin(recipe, "worker.kv_cache_memory_bytes") ~= "default"
+  local left, all = device_memory(e.device)
+  if own or pool.num_kv_blocks or not left then
+    return pool.kv_cache_memory_bytes, "kv_cache_memory_bytes"
+  end
+  local steps, why, name = engine_bytes(recipe, pool, desc, e)
+  if not steps then return nil, why, name end
+  local share = all * pool.gpu_memory_utilization * i / pool.count
+  return share - (all - left) - steps, "gpu_memory_utilization"
 end
 
 local function load_model(pool, desc, device, stopped)
@@ -188,7 +222,7 @@ end
 
 -- One engine more, in self.engines from the first of its parts on.
 local function add_engine(self, recipe, pool, kind, stopped)
-  local e = {}
+  local e, from = {}, nil
   self.engines[#self.engines + 1] = e
   return fill(e, {
     { "device", function() return open_device(pool, kind) end },
@@ -198,9 +232,14 @@ local function add_engine(self, recipe, pool, kind, stopped)
       e.load_seconds = tonumber(C.pl_now_ns() - began) / 1e9
       return loaded, why, name
     end },
+    { "kv_bytes", function()
+      local bytes, why, name = kv_bytes(recipe, pool, self.desc, e, #self.engines)
+      from = why
+      return bytes, why, name
+    end },
     { "length", function()
       local length, blocks = lengths(pool, self.desc,
-        tonumber(C.pl_model_block_bytes(e.model)))
+        tonumber(C.pl_model_block_bytes(e.model)), e.kv_bytes, from)
       self.length, self.blocks = length, blocks
       return length, blocks, "PL_ELIMIT"
     end },

@@ -32,7 +32,11 @@ return {
     min = 1, max = 1024 },
   -- vLLM takes nine tenths of a device that it has to itself. A CPU's memory is shared.
   { "kv_cache_memory_bytes", machine.kv_bytes, "memory of the KV cache", kind = "integer",
-    min = 1, unset = "4 GiB, or a quarter of memory if that is less" },
+    min = 1, unset = "4 GiB, or a quarter of memory if that is less; on a GPU as "
+      .. "gpu_memory_utilization says" },
+  { "gpu_memory_utilization", 0.9, "share of a GPU's memory for weights, steps and KV "
+    .. "cache, where kv_cache_memory_bytes is not set", kind = "number", min = 0.01,
+    max = 1 },
   { "num_kv_blocks", nil, "blocks in the KV cache, regardless of kv_cache_memory_bytes",
     kind = "integer", min = 2, max = 2 ^ 24, also = { "num_gpu_blocks_override" },
     unset = "as many as kv_cache_memory_bytes holds" },
