@@ -215,13 +215,16 @@ end)
 
 describe("workers on a bus", function()
   local f
+  local dir, env = nil, nil                 -- names are a machine's: here, of this test alone
+  before_each(function() dir, env = console.folder() end)
   after_each(function()
     if f then f:remove() end
     f = nil
+    dir.remove()
   end)
 
   it("get what they have read before", function()
-    f = deployment.start { workers = 2, worker = { "--threads", "1" }, fields = TOLD }
+    f = deployment.start { workers = 2, worker = { "--threads", "1" }, env = env, fields = TOLD }
     local front, blocks = f.frontends[1], 0
     local function known()
       return tonumber(front:get "/metrics".text:match "\nperilune_kv_index_blocks (%d+)")
@@ -241,7 +244,7 @@ describe("workers on a bus", function()
   end)
 
   it("are picked by name, and waited for", function()
-    f = deployment.start { workers = 2, worker = { "--threads", "1" },
+    f = deployment.start { workers = 2, worker = { "--threads", "1" }, env = env,
       fields = "worker = { pick = pl.pick.direct { header = 'x-to' } }, " .. DONE }
     local front = f.frontends[1]
     for i, to in ipairs { 1, 0, 1 } do

@@ -131,15 +131,16 @@ local function cancel(server, x, headers, _, id)
 end
 
 -- GET /v1/decisions: the last of them, or those of one request.
-local MOST_DECISIONS = 100
+local MOST_DECISIONS, MOST_WORKERS = 100, 4096
 
 local function decided(server, x, headers, _, id)
   local list = id and decisions.find(server.models, id)
     or decisions.last(server.models, MOST_DECISIONS)
-  local data = {}
+  local data, n_workers = {}, 0
   for i = 1, math.min(#list, MOST_DECISIONS) do
     data[i] = decisions.plain(list[i])
-    json.array(data[i].workers)
+    n_workers = n_workers + #json.array(data[i].workers)
+    if n_workers >= MOST_WORKERS then break end
   end
   reply(x, 200, json.encode(json.object("object", "list", "data", json.array(data))),
     headers)

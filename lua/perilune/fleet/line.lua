@@ -35,10 +35,12 @@ local C = pl.C
 
 local M = {}
 
--- How long one waits at most that a hook wants to wait; how many of these are asked again
--- at a time, how often one of them before it lets others by, and how often at all.
+-- How long one waits at most that a hook wants to wait. Of these so many are asked again
+-- when a worker has finished something, and so many now and then; one that was asked so
+-- often lets others by.
 local PATIENCE_SECONDS = 600
-local ASKED_AGAIN, FAIR_SHARE, AGAIN_SECONDS = 64, 64, 0.02
+local ASKED_ON_NEWS, ASKED_AGAIN, AGAIN_SECONDS = 4, 64, 0.02
+local FAIR_SHARE = 64
 
 local Line = {}
 Line.__index = Line
@@ -185,7 +187,7 @@ end
 -- So many of those that found worker `w` full, the first ones, may ask it again.
 function Line:room(w, n)
   if self.n == 0 then return end
-  come_back(self, ASKED_AGAIN, w)
+  come_back(self, ASKED_ON_NEWS, w)
   while n > 0 do
     local waiter = first(self, lacks_room, w)
     if not waiter then break end
@@ -222,11 +224,13 @@ local function queue(self, waiter)
   come_back(self, 1)
   if waiter.told then step_aside(self, waiter) end
   call(self)
-  local w = stand(self, waiter)
-  leave(self, waiter)
+  local ok, w = xpcall(stand, debug.traceback, self, waiter)
+  leave(self, waiter)                       -- whatever went wrong: others stand behind it
   server.waiting = server.waiting - 1
   waits.done(server, wait)
+  if w then come_back(self, 1) end          -- perhaps there is room for one more
   call(self)
+  if not ok then error(w, 0) end
   return w
 end
 
