@@ -176,6 +176,7 @@ end
 -- After the last event: gives back what is open. Whether all threads have ended.
 function Server:close()
   for _, x in pairs(self.exchanges) do C.pl_exchange_release(x) end
+  if self.recorder then self.recorder:close() end
   decide.close(self.models)
   holdings.close(self.models)
   self.cluster:close()

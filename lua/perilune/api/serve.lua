@@ -273,6 +273,7 @@ local function answer_job(server, x, job)
     drop_from(job.choices, 1)
     return turn_away(server, x, job, no)
   end
+  if server.recorder then job.recorded = server.recorder:note(job) end
   local ok, refused = start_all(server, x, job, job.choices)
   if not ok then return turn_away(server, x, job, refused) end
   local first = job.choices[1]
@@ -294,6 +295,7 @@ end
 -- The request has ended, one way or the other.
 local function close_job(server, job, result)
   job.ended = true
+  if job.recorded then server.recorder:write(job.recorded, job) end
   requests.done(job, result)
   job:tell_done(server, result)
 end

@@ -21,6 +21,7 @@ local log = require "perilune.log"
 local metrics = require "perilune.watch.metrics"
 local models = require "perilune.fleet.served_models"
 local observe = require "perilune.watch.engine_watch"
+local recorder = require "perilune.fleet.recorder"
 local serve = require "perilune.api.serve"
 local settings = require "perilune.recipe.resolve"
 local system = require "perilune.api.health_routes"
@@ -194,6 +195,15 @@ local function announce(self)
   end
 end
 
+-- Where requests are written, if the recipe says so.
+local function open_recorder(self)
+  local path = self.recipe.record
+  if not path then return true end
+  local why
+  self.server.recorder, why = recorder.open(path)
+  return self.server.recorder ~= nil, why and "record: " .. why
+end
+
 local function open_parts(self)
   local recipe = self.recipe
   self.metrics = metrics.new { namespace = recipe.namespace,
@@ -211,6 +221,8 @@ local function open_parts(self)
     end
     self.health.note = function() return bus.trouble(self) end
     self.health.instances = function() return self.server:instances() end
+    local ok, why = open_recorder(self)
+    if not ok then return nil, why end
   end
   if self.w then
     local ok, why = open_workers(self)

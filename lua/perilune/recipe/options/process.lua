@@ -9,6 +9,8 @@ return {
   { "log_format", "auto", "auto: text on a terminal, JSON lines otherwise",
     choices = { "auto", "text", "json" } },
   { "disable_log_stats", false, "do not log throughput every ten seconds", live = true },
+  { "record", nil, "a file for requests as they end, without text, for perilune sim",
+    kind = "string", unset = "none" },
   { "metrics_endpoint_port", nil, "a worker's own port for /metrics, /health and /live",
     kind = "integer", min = 0, max = 65535, unset = "none" },
 }
