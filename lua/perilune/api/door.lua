@@ -10,7 +10,7 @@ local health = require "perilune.api.health"
 local log = require "perilune.log"
 local machine = require "perilune.recipe.machine"
 local serve = require "perilune.api.serve"
-local system = require "perilune.api.health_routes"
+local health_routes = require "perilune.api.health_routes"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -33,7 +33,7 @@ end
 
 local function answer(x)
   if ffi.string(C.pl_exchange_path(x)) == "/live" then
-    system.reply(x, health.live())
+    health_routes.reply(x, health.live())
   else
     serve.refuse(x, LOADING)
   end

@@ -11,7 +11,7 @@ local host = require "perilune.host"
 local line = require "perilune.fleet.line"
 local log = require "perilune.log"
 local models = require "perilune.fleet.served_models"
-local openai = require "perilune.api.routes"
+local routes = require "perilune.api.routes"
 local overload = require "perilune.fleet.overload"
 local C, ffi = pl.C, pl.ffi
 
@@ -109,7 +109,7 @@ end
 
 -- Answers one exchange.
 function Server:handle(x)
-  openai.handle(self, x)
+  routes.handle(self, x)
 end
 
 -- From now on it can answer, at that URL.

@@ -4,10 +4,12 @@
 --
 -- A worker has these, and nothing else, at metrics_endpoint_port:
 --
---   flow.on("request", function(ev) system.handle({ health = h, metrics = m }, x) end)
+--   flow.on("request", function(ev)
+--     health_routes.handle({ health = h, metrics = m }, x)
+--   end)
 
 local pl = require "perilune.ffi"
-local access = require "perilune.api.access"
+local access_log = require "perilune.api.access_log"
 local json = require "perilune.json"
 local log = require "perilune.log"
 local route_table = require "perilune.api.route_table"
@@ -55,7 +57,7 @@ local function dispatch(server, x)
   local row, status, why, headers = ROUTES:find(server,
     ffi.string(C.pl_exchange_method(x)), ffi.string(C.pl_exchange_path(x)))
   if row then return row.handler(server, x) end
-  access.refused(x, why)
+  access_log.refused(x, why)
   M.reply(x, status, json.encode { error = why }, headers)
 end
 

@@ -4,7 +4,7 @@
 -- Bodies, fields, defaults and errors are OpenAI's as vLLM has them (docs/http.md).
 
 local pl = require "perilune.ffi"
-local access = require "perilune.api.access"
+local access_log = require "perilune.api.access_log"
 local decisions = require "perilune.fleet.decisions"
 local identity = require "perilune.api.identity"
 local json = require "perilune.json"
@@ -12,7 +12,7 @@ local models_of = require "perilune.fleet.served_models"
 local overload = require "perilune.fleet.overload"
 local route_table = require "perilune.api.route_table"
 local serve = require "perilune.api.serve"
-local system = require "perilune.api.health_routes"
+local health_routes = require "perilune.api.health_routes"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -20,7 +20,7 @@ local M = {}
 local JSON = "application/json"
 local len_out = ffi.new "size_t[1]"
 
-local reply = system.reply
+local reply = health_routes.reply
 
 local function header(x, name)
   local v = C.pl_exchange_header(x, name)
@@ -178,11 +178,11 @@ local ROUTES = route_table.new {
   { "GET", "/v1/decisions/{id}", decided, key = true, when = has_admin_api },
   { "POST", "/tokenize", tokenize },
   { "POST", "/detokenize", detokenize },
-  { "GET", "/health", system.frontend_health },
-  { "GET", "/live", system.live },
-  { "GET", "/ping", system.frontend_health },
-  { "POST", "/ping", system.frontend_health },
-  { "GET", "/metrics", system.metrics },
+  { "GET", "/health", health_routes.frontend_health },
+  { "GET", "/live", health_routes.live },
+  { "GET", "/ping", health_routes.frontend_health },
+  { "POST", "/ping", health_routes.frontend_health },
+  { "GET", "/metrics", health_routes.metrics },
   { "GET", "/version", version },
   { "GET", "/load", load_of },
   { "GET", "/busy_threshold", thresholds, when = has_admin_api },
@@ -300,7 +300,7 @@ local function dispatch(server, x, who)
     return no(x, headers .. more, id, why, id == 404 and "no such path" or nil)
   end
   if not authorized(server, x, row, who) then
-    access.refused(x, "no valid key")
+    access_log.refused(x, "no valid key")
     return reply(x, 401, '{"error":"Unauthorized"}',
       headers .. "WWW-Authenticate: Bearer\r\n")
   end

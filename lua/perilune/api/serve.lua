@@ -8,7 +8,7 @@
 -- a cancel, sets job.over and cancels its streams.
 
 local pl = require "perilune.ffi"
-local access = require "perilune.api.access"
+local access_log = require "perilune.api.access_log"
 local answer = require "perilune.api.answer"
 local choice_of = require "perilune.api.choice"
 local counters = require "perilune.fleet.counters"
@@ -21,7 +21,7 @@ local buffer = require "string.buffer"
 local overload = require "perilune.fleet.overload"
 local prepare = require "perilune.api.prepare"
 local requests = require "perilune.watch.requests"
-local system = require "perilune.api.health_routes"
+local health_routes = require "perilune.api.health_routes"
 local waits = require "perilune.watch.waits"
 local C, ffi = pl.C, pl.ffi
 
@@ -70,8 +70,8 @@ end
 function M.refuse(x, refused, headers)
   if refused.trace then log.error("request failed: " .. refused.trace) end
   local body = answer.error_body(refused.message, refused.status, refused.param)
-  access.refused(x, refused.reason or refused.message)
-  system.reply(x, refused.status, body, (refused.headers or "") .. (headers or ""))
+  access_log.refused(x, refused.reason or refused.message)
+  health_routes.reply(x, refused.status, body, (refused.headers or "") .. (headers or ""))
 end
 
 local function write(x, text)
@@ -166,9 +166,9 @@ local function stream(server, x, job, choices)
   if job.plan.include_usage or server.force_usage then
     last = job.answer:usage_chunk(job.answer:usage(n_prompt, n_out, cached)) .. last
   end
-  access.served(x, choices, n_prompt, n_out)
+  access_log.served(x, choices, n_prompt, n_out)
   local refused = refused_of(choices)
-  if refused then access.refused(x, refused.message) end
+  if refused then access_log.refused(x, refused.message) end
   write(x, last)
   C.pl_exchange_end(x)
 end
@@ -177,7 +177,7 @@ local function whole(server, x, job, choices)
   with_all(choice_of.gather, server, job, x)
   local refused = refused_of(choices)
   local n_prompt, n_out, cached = totals(choices, job.plan)
-  access.served(x, choices, n_prompt, n_out)
+  access_log.served(x, choices, n_prompt, n_out)
   if refused then return M.refuse(x, refused, job.headers) end
   local body = job.answer:body(choices, job.answer:usage(n_prompt, n_out, cached))
   C.pl_exchange_reply(x, 200, "application/json", job.headers, #job.headers, body, #body)

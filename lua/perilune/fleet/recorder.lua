@@ -16,8 +16,8 @@ local M = {}
 M.__index = M
 
 local seq_ptr = ffi.typeof "pl_seq *"
-local LINE = '{"timestamp": %.3f, "input_length": %d, "output_length": %d, "block_size": %d, '
-  .. '"priority": %d, "hash_ids": [%s]}\n'
+local LINE = '{"timestamp": %.3f, "input_length": %d, "output_length": %d, '
+  .. '"block_size": %d, "priority": %d, "hash_ids": [%s]}\n'
 
 function M.open(path)
   local file, why = io.open(path, "a")
@@ -31,8 +31,8 @@ local function number_of(key)
   return ("%.0f"):format(tonumber(bit.rshift(key, 11)))
 end
 
--- Of one sequence: the numbers of its blocks, the last of which may be cut; nil: it is not
--- known how its workers name blocks.
+-- Of one sequence: the numbers of its blocks, the last of which may be cut; nil: it is
+-- not known how its workers name blocks.
 local function ids_of(served, choice)
   local naming = choice.seq and served.naming
   if not naming then return nil end
@@ -46,7 +46,7 @@ local function ids_of(served, choice)
   return table.concat(ids, ", ")
 end
 
-function M:note(job)
+function M.note(_, job)
   local ids = {}
   for i, choice in ipairs(job.choices) do ids[i] = ids_of(job.served, choice) or false end
   return ids

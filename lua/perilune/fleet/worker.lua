@@ -6,7 +6,7 @@ local pl = require "perilune.ffi"
 local kv_events = require "perilune.fleet.kv_events"
 local log = require "perilune.log"
 local model = require "perilune.model.load"
-local progress = require "perilune.fleet.progress"
+local progress_bar = require "perilune.fleet.progress_bar"
 local schema = require "perilune.recipe.schema"
 local settings = require "perilune.recipe.resolve"
 local tokenizer = require "perilune.model.tokenizer"
@@ -150,7 +150,7 @@ local function kv_bytes(recipe, pool, desc, e, i)
 end
 
 local function load_model(pool, desc, device, stopped)
-  local bar = progress.bar "loading"
+  local bar = progress_bar.open "loading"
   local loaded, why, name = model.load(desc, device, {
     activations = pool.activations, kv_cache_dtype = pool.kv_cache_dtype,
     block_size = pool.block_size, load_format = load_format(pool), seed = pool.seed,

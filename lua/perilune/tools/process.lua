@@ -24,7 +24,7 @@ local observe = require "perilune.watch.engine_watch"
 local recorder = require "perilune.fleet.recorder"
 local serve = require "perilune.api.serve"
 local settings = require "perilune.recipe.resolve"
-local system = require "perilune.api.health_routes"
+local health_routes = require "perilune.api.health_routes"
 local throughput = require "perilune.watch.throughput"
 local values = require "perilune.recipe.option_value"
 local worker = require "perilune.fleet.worker"
@@ -132,7 +132,7 @@ local function on_request(self, ev)
   local x = ffi.cast(exchange_ptr, ev.object)
   if C.pl_exchange_is_local(x) ~= 0 then return admin.handle(self, x) end
   if self.server then return self.server:handle(x) end
-  system.handle(self, x)
+  health_routes.handle(self, x)
 end
 
 local function on_signal(self, ev)

@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: Apache-2.0
--- fleet/progress.lua - a bar on a terminal; nothing where standard error is none.
+-- fleet/progress_bar.lua - a bar on a terminal; nothing where standard error is none.
 
 local C = require("perilune.ffi").C
 
@@ -9,7 +9,7 @@ local WIDTH = 30
 local NONE = { update = function() end, done = function() end }
 
 -- bar.update(done, total) draws it; bar.done() takes it away.
-function M.bar(what)
+function M.open(what)
   if C.pl_terminal_is(2) == 0 then return NONE end
   local last = -1
   local bar = {}

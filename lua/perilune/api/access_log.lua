@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- api/access.lua - what a request's line in the log says besides its status: why it was
--- refused; or how many tokens it had, and at which worker.
+-- api/access_log.lua - what a request's line in the log says besides its status: why it
+-- was refused; or how many tokens it had, and at which worker.
 
 local pl = require "perilune.ffi"
 local C = pl.C
