@@ -193,7 +193,7 @@ int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *
     k->d.number = ++l->last;
     k->d.at_ns = pl_wall_ns();
     k->d.n_keys = PL_MIN(f->n_keys, PL_COUNT(k->d.keys));
-    memcpy(k->d.keys, f->keys, (size_t)k->d.n_keys * sizeof *f->keys);
+    if (k->d.n_keys) memcpy(k->d.keys, f->keys, (size_t)k->d.n_keys * sizeof *f->keys);
     k->bytes = bytes;
     copy_columns(&k->d.fleet, f, (char *)(k + 1));
     l->ring[l->last % MOST_KEPT] = k;

@@ -146,11 +146,12 @@ pl_status pl_text_encode(const pl_text *t, const char *bytes, size_t len, int sp
     if (len > MAX_TEXT)
         return pl_fail(PL_ELIMIT, "text of %zu bytes, more than %zu", len, MAX_TEXT);
     if (!is_utf8(bytes, len)) return pl_fail(PL_EINVAL, "text is not UTF-8");
-    size_t before = out->len;
+    size_t before = out->len, had = out->cap;
     pl_buf_reserve(out, PL_MIN(len, MAX_AHEAD)); /* a token has some four bytes */
     encoding e = {.t = t, .s = text_scratch_get(), .special = special, .out = out};
     pl_status status = match_added(&e, &t->raw, bytes, len, true, encode_section);
     if (status < 0) out->len = before;
+    if (status < 0 && !had) pl_buf_fini(out); /* who fails leaves nothing to be freed */
     text_scratch_trim(e.s);
     return status;
 }

@@ -6,6 +6,7 @@ local cjson = require "cjson"
 local cluster = require "perilune.fleet.cluster"
 local fleet = require "support.fleet"
 local flow = require "perilune.flow"
+local holdings = require "perilune.fleet.holdings"
 local log = require "perilune.log"
 local pl = require "perilune.ffi"
 local C = pl.C
@@ -29,6 +30,7 @@ function Models:find(name) return self[name] end
 function Models:add(told, _, terms)
   local served = self[told.names[1]] or { workers = {} }
   self[told.names[1]], self.n_added = served, self.n_added + 1
+  self.all[self.n_added] = served
   served.terms = terms
   return served
 end
@@ -41,7 +43,7 @@ describe("the workers that a frontend sees", function()
   before_each(function()
     f = fleet.open { kind = "null" }
     front = f:process { hello = false }
-    c = cluster.new(front.rt, setmetatable({ n_added = 0 }, Models),
+    c = cluster.new(front.rt, setmetatable({ n_added = 0, all = {} }, Models),
       function(m) return m.names[1] ~= "no", "its model is 'no', wanted 'm'" end,
       function() n_changes = n_changes + 1 end)
     ask, read, asked = calls.ask, card.decode, 0
@@ -59,6 +61,8 @@ describe("the workers that a frontend sees", function()
   after_each(function()
     calls.ask, card.decode, log.warning = ask, read, warning
     C.pl_log_level(C.PL_LOG_INFO)
+    holdings.close { list = c.models.all }
+    c:close()
     f:close()
   end)
 

@@ -35,6 +35,8 @@ describe("a decision", function()
   end)
   after_each(function()
     for _, seq in ipairs(seqs) do C.pl_seq_close(seq) end
+    c:close()
+    decide.close { list = { served } }
     C.pl_route_close(served.index)
     C.pl_naming_close(served.naming)
   end)

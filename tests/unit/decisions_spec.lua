@@ -8,6 +8,7 @@ local memory = require "perilune.recipe.memory"
 local pl = require "perilune.ffi"
 local public = require "perilune"
 local replay = require "perilune.fleet.replay"
+local run = require "perilune.console.run"
 local C = pl.C
 
 local TERMS = { block_size = 16 }
@@ -115,6 +116,13 @@ describe("decisions", function()
     return r
   end
 
+  -- replay(...) as it is typed into a console, which ends what that began.
+  local function typed(...)
+    local ok, r = run.run(function() return false end, console.replay, process, ...)
+    assert(ok, r)
+    return r
+  end
+
   it("are taken again, and compared", function()
     for i = 1, 10 do note("r" .. i, i % 2, { 2, 4, 8 }) end
     local r = again("cost", function(req, w) return req.blocks - w.cached end)
@@ -130,11 +138,11 @@ describe("decisions", function()
     assert.same({ 7, 4, 1, 2 }, { r.decided, r.same, r.waits, r.errors })
     assert.matches("oh$", r.error)
     assert.matches("7 decided again: 4 the same worker, 3 another, 1 would wait\n",
-      tostring(console.replay(process, function(req, fleet)
+      tostring(typed(function(req, fleet)
         if req.id == "r3" then return nil end
         return req.id ~= "r4" and req.id ~= "r5" and fleet:named "w0" or error "oh"
       end, "pick")))
-    assert.matches("prefix hits", tostring(console.replay(process, public.pick.least_loaded)))
+    assert.matches("prefix hits", tostring(typed(public.pick.least_loaded)))
     assert.has_error(function() console.replay(process, 5) end)
     assert.has_error(function() console.replay(process, function() end, "admit") end)
   end)

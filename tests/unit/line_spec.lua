@@ -47,6 +47,7 @@ describe("the line", function()
   after_each(function()
     coroutine.resume = resume               -- luacheck: ignore 122
     waits.LOOK_SECONDS = look
+    c:close()
   end)
 
   local function worker(state)
