@@ -277,7 +277,9 @@ static pl_stream *of_course(pl_course *c)
 static void on_started(pl_course *c, int64_t ns)
 {
     pl_stream *s = of_course(c);
+    pl_lock(&s->lock); /* lua may look at any time: pl_stream_result */
     if (!s->end.scheduled_ns) s->end.scheduled_ns = ns;
+    pl_unlock(&s->lock);
 }
 
 static void on_lost(pl_course *c, int why, int status)
@@ -291,13 +293,15 @@ static void on_lost(pl_course *c, int why, int status)
 static void count(pl_stream *s, const pl_token *t, int64_t ns)
 {
     pl_stream_end *end = &s->end;
+    if (end->n_tokens && s->gap_metric >= 0)
+        pl_metric_observe(s->gap_metric, (double)(ns - end->last_ns) * 1e-9);
+    pl_lock(&s->lock); /* lua may look at any time: pl_stream_result */
     if (!end->n_tokens++) {
         end->first_ns = ns;
         end->n_cached = t->n_cached;
-    } else if (s->gap_metric >= 0) {
-        pl_metric_observe(s->gap_metric, (double)(ns - end->last_ns) * 1e-9);
     }
     end->last_ns = ns;
+    pl_unlock(&s->lock);
     s->n_unsent++;
 }
 
