@@ -21,7 +21,8 @@
 
 enum {
     MAX_ID = 256, /* bytes of a replay's asker */
-    MAX_ENDPOINT = 512
+    MAX_ENDPOINT = 512,
+    IDLE_MS = 60000
 };
 
 typedef struct batch {
@@ -206,7 +207,7 @@ static void *run(void *arg)
     zmq_pollitem_t items[] = {{.fd = p->wake, .events = ZMQ_POLLIN},
                               {.socket = p->router, .events = ZMQ_POLLIN}};
     while (publish_all(p)) {
-        if (zmq_poll(items, p->router ? 2 : 1, -1) < 0 && errno != EINTR) break;
+        if (zmq_poll(items, p->router ? 2 : 1, IDLE_MS) < 0 && errno != EINTR) break;
         if (p->router) replay(p);
     }
     return NULL;

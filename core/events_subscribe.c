@@ -171,7 +171,7 @@ static void *run(void *arg)
     while (!atomic_load(&s->is_over)) {
         frames f;
         uint64_t count;
-        int n = zmq_poll(items, 2, s->replay_endpoint ? IDLE_MS : -1);
+        int n = zmq_poll(items, 2, IDLE_MS);
         if (n < 0 && errno != EINTR) break;
         if (n == 0) replay(s, IDLE_REPLAY_MS);
         if (read(s->wake, &count, sizeof count) < 0 && errno != EAGAIN) break;

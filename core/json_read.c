@@ -122,7 +122,7 @@ static pl_status fail_byte(const reader *r)
     return fail(r, "unable to decode byte 0x%x", (unsigned char)r->text[r->at]);
 }
 
-/* The digits of \uXXXX, with `at` behind the u. */
+/* The four digits of an escape, with `at` behind its u. */
 static pl_status read_hex(reader *r, unsigned *out)
 {
     *out = 0;

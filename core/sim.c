@@ -17,7 +17,6 @@ typedef struct live { /* a sequence, from its submit to the telling of its end *
 } live;
 
 typedef struct worker {
-    int number;
     pl_engine *engine;
     pl_clock *clock;
     pl_timing timing;
@@ -34,7 +33,7 @@ typedef struct worker {
 } worker;
 
 struct pl_sim {
-    int64_t now_ns, n_steps;
+    int64_t now_ns;
     worker **workers;
     int n_workers;
     pl_map lives;     /* by sequence */
@@ -70,25 +69,28 @@ int pl_sim_join(pl_sim *s, pl_model *model, const pl_engine_options *options,
         return pl_error_status();
     }
     worker *w = pl_alloc(sizeof *w);
-    *w = (worker){.number = s->n_workers, .engine = e, .clock = clock, .timing = *timing};
+    *w = (worker){.engine = e, .clock = clock, .timing = *timing};
     s->workers = pl_realloc(s->workers, (size_t)(s->n_workers + 1) * sizeof *s->workers);
     s->workers[s->n_workers] = w;
     return s->n_workers++;
 }
 
+static worker *find_worker(const pl_sim *s, int number)
+{
+    if (number >= 0 && number < s->n_workers) return s->workers[number];
+    pl_fail(PL_ENOTFOUND, "no worker %d in this simulation", number);
+    return NULL;
+}
+
 pl_engine *pl_sim_engine(pl_sim *s, int number)
 {
-    return s->workers[number]->engine;
+    worker *w = find_worker(s, number);
+    return w ? w->engine : NULL;
 }
 
 int64_t pl_sim_now(const pl_sim *s)
 {
     return s->now_ns;
-}
-
-int64_t pl_sim_steps(const pl_sim *s)
-{
-    return s->n_steps;
 }
 
 /* ---- what a worker's cache gains and loses ------------------------------------------ */
@@ -132,7 +134,8 @@ static void stop_changes(void *ctx)
 pl_status pl_sim_follow(pl_sim *s, int number, pl_route *x, int number_there)
 {
     static const pl_source_hooks hooks = {.ask = ask_changes, .stop = stop_changes};
-    worker *w = s->workers[number];
+    worker *w = find_worker(s, number);
+    if (!w) return PL_ENOTFOUND;
     return pl_route_source(x, number_there, &hooks, w, &w->source);
 }
 
@@ -272,7 +275,6 @@ static void begin(pl_sim *s, worker *w)
         w->last_step = info.number;
         w->to_ns += (int64_t)step_ns(w, &info);
         w->busy = true;
-        s->n_steps++;
     } else if (told) {
         w->busy = true; /* for no time: to tell that sequences have ended */
     } else {
@@ -327,7 +329,6 @@ static void end_leap(pl_sim *s, worker *w)
         count_gap(s, ns + per_step * i, w->leap.rows);
     pl_engine_leap(w->engine, w->n_leaps);
     w->leapt_ns = s->now_ns;
-    s->n_steps += w->n_leaps;
     w->last_step += w->n_leaps;
 }
 
@@ -349,7 +350,8 @@ static void end(pl_sim *s, worker *w)
 pl_status pl_sim_submit(pl_sim *s, int number, pl_seq *seq, pl_load *load,
                         int32_t n_cached)
 {
-    worker *w = s->workers[number];
+    worker *w = find_worker(s, number);
+    if (!w) return PL_ENOTFOUND;
     int32_t id = seq->id, n_tokens = seq->n_tokens;
     pl_clock_set(w->clock, s->now_ns);
     PL_TRY(pl_engine_submit(w->engine, seq));

@@ -29,7 +29,8 @@ pl_engine *pl_sim_engine(pl_sim *s, int worker);
 /* pl_route_follow for a worker here: a step's changes are told when it is over. */
 pl_status pl_sim_follow(pl_sim *s, int worker, pl_route *x, int number);
 /* Gives a worker a sequence, now, and takes ownership of it unless it is refused. It
- * counts for `load` (NULL: none), where its first n_cached tokens are thought to be cached. */
+ * counts for `load` (NULL: none), where its first n_cached tokens are thought to be cached.
+ * PL_ENOTFOUND: there is no such worker. */
 pl_status pl_sim_submit(pl_sim *s, int worker, pl_seq *seq, pl_load *load, int32_t n_cached);
 typedef struct pl_sim_answer {             /* of a sequence that has ended */
     int32_t worker, n_tokens, n_cached, finish;
@@ -41,7 +42,6 @@ typedef struct pl_sim_answer {             /* of a sequence that has ended */
  * the next call. */
 int pl_sim_run(pl_sim *s, int64_t until_ns, pl_event *out, int max);
 int64_t pl_sim_now(const pl_sim *s);       /* from 0 */
-int64_t pl_sim_steps(const pl_sim *s);     /* of all engines */
 /* The gap between two tokens of a sequence, in nanoseconds: the mean over all, or that
  * which so many of them do not exceed (0 to 1; within 1 %). */
 double pl_sim_gap_mean(const pl_sim *s);

@@ -196,6 +196,27 @@ describe("a simulation", function()
     assert.same({ 1, 1 }, { f.requests, f.refused })
   end)
 
+  it("tells done what became of each, also where nobody took it", function()
+    local f = simulate(line(0, 64, 5, { 1 }) .. "\n" .. line(5000, 64, 5, { 1 }) .. "\n"
+      .. line(9000, 64, 5, { 2 }), [[
+      local pl = require "perilune"
+      local told = {}
+      local function done(req, r)
+        told[#told + 1] = ("%s %s %s %d %d %s"):format(req.id, r.worker, r.finish, r.tokens,
+          req.total, r.itl and r.ttft > 0 and r.itl > 0 and #r.choices == 1)
+      end
+      local function pick(req, fleet) if req.id ~= "3" then return fleet[1] end end
+      local function admit(req)
+        if req.id == "2" then
+          assert(told[1] == "1 worker/0 length 5 69 true", told[1])
+          return pl.reject(429, "seen")
+        end
+      end
+      return { admit = admit, done = done, worker = { pick = pick } }]])
+    assert.same({ 1, 2 }, { f.requests, f.refused })
+    assert.is_true(f.seconds > 600 and f.seconds < 700)     -- the third waited its ten minutes
+  end)
+
   it("ends with an error of our own, instead of waiting for ever", function()
     local of = line_of.of
     line_of.of = function() error "broken" end

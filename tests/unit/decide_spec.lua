@@ -8,6 +8,7 @@ local line = require "perilune.fleet.line"
 local log = require "perilune.log"
 local models = require "perilune.fleet.served_models"
 local pl = require "perilune.ffi"
+local run_by = require "support.virtual_time"
 local server_of = require "support.server"
 local waits = require "perilune.watch.waits"
 local C, ffi = pl.C, pl.ffi
@@ -273,16 +274,18 @@ describe("a decision", function()
     after_each(function() waits.LOOK_SECONDS = look end)
 
     local function run(fn)
-      local ok, why
-      flow.spawn(function()
-        ok, why = pcall(fn)
-        flow.stop()
-      end)
-      flow.run(nil, function(_, _, _, ms)
-        time = time + ms / 1000
-        return 0
-      end, function() return time end)
-      assert(ok, why)
+      run_by(function() return time end, function(t) time = t end, fn)
+    end
+
+    -- The hook lets so many go, and has the others wait.
+    local room
+    local function let_nobody_go()
+      room = 0
+      server.recipe.worker.pick = function(_, fleet)
+        if room == 0 then return nil end
+        room = room - 1
+        return fleet[1]
+      end
     end
 
     local gone
@@ -331,12 +334,7 @@ describe("a decision", function()
     end)
 
     it("keeps the order of those who came, and of priorities", function()
-      local room = 0
-      server.recipe.worker.pick = function(_, fleet)
-        if room == 0 then return nil end
-        room = room - 1
-        return fleet[1]
-      end
+      let_nobody_go()
       run(function()
         for _, name in ipairs { "1", "2", "3" } do
           waiter(name)
@@ -354,12 +352,7 @@ describe("a decision", function()
     end)
 
     it("is in the order of the hook queue, if there is one", function()
-      local room = 0
-      server.recipe.worker.pick = function(_, fleet)
-        if room == 0 then return nil end
-        room = room - 1
-        return fleet[1]
-      end
+      let_nobody_go()
       server.recipe.worker.queue = function(req) return -tonumber(req.id) end
       run(function()
         for _, name in ipairs { "1", "3", "2" } do waiter(name) end
@@ -373,12 +366,7 @@ describe("a decision", function()
     end)
 
     it("lets a newcomer by only after the first who waits was asked", function()
-      local room = 0
-      server.recipe.worker.pick = function(_, fleet)
-        if room == 0 then return nil end
-        room = room - 1
-        return fleet[1]
-      end
+      let_nobody_go()
       run(function()
         waiter "old"
         flow.sleep(0.015)

@@ -5,6 +5,7 @@ local cluster = require "perilune.fleet.cluster"
 local flow = require "perilune.flow"
 local line = require "perilune.fleet.line"
 local pl = require "perilune.ffi"
+local run_by = require "support.virtual_time"
 local server_of = require "support.server"
 local waits = require "perilune.watch.waits"
 local C = pl.C
@@ -76,16 +77,7 @@ describe("the line", function()
 
   -- Runs fn in a task until it returns; nothing comes from C.
   local function run(fn)
-    local ok, why
-    flow.spawn(function()
-      ok, why = pcall(fn)
-      flow.stop()
-    end)
-    flow.run(nil, function(_, _, _, ms)
-      time = time + ms / 1000
-      return 0
-    end, function() return time end)
-    assert(ok, why)
+    run_by(function() return time end, function(t) time = t end, fn)
   end
 
   -- All that is ready now runs, and what that makes ready; no time goes by.

@@ -123,7 +123,7 @@ local function refuse(self, peer, name, why)
 end
 
 -- That model, served from now on, by what its card says.
-local function add_entry(self, model, bytes)
+local function add_served(self, model, bytes)
   local told, tok = card.decode(bytes)
   if not told then return nil, tok end
   if told.names[1] ~= model.names[1] then return nil, "its card is another model's" end
@@ -150,7 +150,7 @@ local function served_for(self, peer, model)
     self.fetching[name] = true
     local bytes, no, unheard = calls.ask(self.rt, peer, "card")
     self.fetching[name] = nil
-    if bytes then return add_entry(self, model, bytes) end
+    if bytes then return add_served(self, model, bytes) end
     if not unheard or not self.of_peer[peer] then return nil, no end
     flow.sleep(ASK_AGAIN_SECONDS)
   end

@@ -9,6 +9,7 @@
 -- number for each block of the prompt, made of its hash: nothing of the text.
 
 local pl = require "perilune.ffi"
+local log = require "perilune.log"
 local requests = require "perilune.watch.requests"
 local C, ffi = pl.C, pl.ffi
 
@@ -56,8 +57,11 @@ function M:write(ids, job)
   for i, choice in ipairs(job.choices) do
     local so_far = requests.so_far(choice)
     if ids[i] and so_far and so_far.n_tokens > 0 then
-      self.file:write(LINE:format(tonumber(job.arrived) / 1e6, choice.prompt.n_tokens,
-        so_far.n_tokens, job.served.terms.block_size, job.plan.priority, ids[i]))
+      local ok, why = self.file:write(LINE:format(tonumber(job.arrived) / 1e6,
+        choice.prompt.n_tokens, so_far.n_tokens, job.served.terms.block_size,
+        job.plan.priority, ids[i]))
+      if not ok and not self.failed then log.error("record: %s", why) end
+      self.failed = not ok
     end
   end
 end

@@ -7,14 +7,11 @@
 -- is not asked (that is what a simulator is for). The clock shows the time of each, the
 -- dice are the same each time, and what the function remembers is put back at the end.
 
-local pl = require "perilune.ffi"
 local chance = require "perilune.recipe.chance"
 local decisions = require "perilune.fleet.decisions"
 local fleet_view = require "perilune.recipe.fleet_view"
 local hook_view = require "perilune.recipe.hook_view"
 local memory = require "perilune.recipe.memory"
-local C = pl.C
-
 local M = {}
 
 local SEED = 1
@@ -65,15 +62,11 @@ end
 
 -- With the clock and the dice of then; put back by the function it answers.
 local function go_back(fn)
-  local now, random = chance.now, chance.random
-  local restore, drawn, time = memory.keep(fn), 0, 0
-  chance.now = function() return time end
-  chance.random = function()
-    drawn = drawn + 1
-    return tonumber(bit.rshift(C.pl_random_at(SEED, drawn, 0), 11)) * 2 ^ -53
-  end
+  local time = 0
+  local restore = memory.keep(fn)
+  local done = chance.pretend(function() return time end, SEED)
   return function(at) time = at / 1e9 end, function()
-    chance.now, chance.random = now, random
+    done()
     restore()
   end
 end

@@ -66,8 +66,8 @@ end
 
 -- Finds a worker that takes the sequence, waiting for one if need be; nil: none will.
 local function place(self, job, r, seq)
-  local choice = { full = {}, deadline = math.huge, seq = seq,
-    prompt = { n_tokens = r.input, max_tokens = r.output } }
+  local choice = { full = {}, deadline = flow.now() + self.recipe.bus_patience,
+    seq = seq, prompt = { n_tokens = r.input, max_tokens = r.output } }
   while true do
     local w = line.of(self, self.served):wait(job, choice)
     if not w then return nil end
@@ -79,9 +79,26 @@ local function place(self, job, r, seq)
   end
 end
 
+-- Tells the hook `done` what became of it; as a choice, or of the request, which has one.
+local function tell_done(self, job, done, result)
+  if not done then return end
+  job.facts.total = job.facts.tokens + result.tokens
+  result.moves, result.choices = 0, { result }
+  hooks.tell(self, done, job:look(), result)
+end
+
+local function result_of(r, arrived, w, answer)
+  local n, first = answer.n_tokens, tonumber(answer.first_ns) * 1e-9
+  local gaps = tonumber(answer.last_ns) * 1e-9 - first
+  return { index = 0, worker = w.name, tokens = n, cached = answer.n_cached,
+    finish = n == r.output and "length" or "error", ttft = first - arrived,
+    itl = n > 1 and gaps / (n - 1) or nil }
+end
+
 local function live(self, i)
-  local r = self.trace[i]
+  local r, arrived = self.trace[i], flow.now()
   local job = job_of(self, i, r)
+  local done = self.recipe.done             -- that which is there when it is let in
   if self.recipe.admit and hooks.ask(self, "admit", job:look()) then
     return self:count_refused()
   end
@@ -90,13 +107,16 @@ local function live(self, i)
   local w = place(self, job, r, seq)
   if not w then
     C.pl_seq_close(seq)
+    tell_done(self, job, done, { tokens = 0, cached = 0, finish = "refused" })
     return self:count_refused()
   end
   w.n = w.n + 1
   local ev = flow.await(id, "done")
   flow.forget(id, "done")
   w.n = w.n - 1
-  self:count(i, w, ffi.cast(answer_ptr, ev.object))
+  local answer = ffi.cast(answer_ptr, ev.object)
+  if done then tell_done(self, job, done, result_of(r, arrived, w, answer)) end
+  self:count(i, w, answer)
   line.of(self, self.served):room(w, 1)
 end
 
@@ -150,8 +170,7 @@ function Run:figures()
     itl_ms = { mean = C.pl_sim_gap_mean(self.sim) * 1e-6, p50 = gap(0.5),
       p99 = gap(0.99) },
     output_tokens_per_s = self.output_tokens / math.max(seconds, 1e-9),
-    busiest_share = share_of_busiest(self), ttft = self.ttft,
-    steps = tonumber(C.pl_sim_steps(self.sim)) }
+    busiest_share = share_of_busiest(self), ttft = self.ttft }
 end
 
 -- ---- time ---------------------------------------------------------------------------
