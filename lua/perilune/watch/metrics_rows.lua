@@ -134,6 +134,8 @@ M.counted = {
     "requests refused because of overload: model, endpoint" },
   { "counter", "perilune_moves_to_other_numerics_total",
     "moves to a worker with different numerics: model" },
+  { "counter", "perilune_router_missed_blocks_total",
+    "KV blocks that a worker was thought to have cached, but had not: model" },
   { "gauge", "dynamo_frontend_disconnected_clients",
     "clients that disconnected before the end of their answers" },
 }
