@@ -118,7 +118,10 @@ static void on_shut(uv_shutdown_t *req, int status)
 /* All is sent. Who leaves says so, and waits for the other side to do the same. */
 static void written(pl_conn *c)
 {
-    if (c->state == ANSWERING) c->deadline = 0;
+    if (c->state == ANSWERING) {
+        c->deadline = 0;
+        pl_exchange_drained(c->x);
+    }
     if (c->state == DRAINING) next_request(c);
     if (c->state != LEAVING || c->shut) return;
     if (c->eof) {
@@ -190,6 +193,12 @@ static void flush(pl_conn *c)
         return;
     pl_log(PL_LOG_WARN, "%s reads too slowly: %zu bytes unsent", c->peer, unsent(c));
     lose(c);
+}
+
+size_t pl_conn_flush(pl_conn *c)
+{
+    flush(c);
+    return c->closing ? 0 : unsent(c);
 }
 
 void pl_http_flush(pl_http *h)

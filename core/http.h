@@ -35,17 +35,20 @@ void pl_http_flush(pl_http *h); /* writes what the round has collected */
 void pl_http_stop(pl_http *h);  /* closes all; what is unsent gets a moment */
 void pl_http_close(pl_http *h); /* after the loop's last reference; frees */
 
-/* Who wants to know that an exchange's client is gone. Inside the one who watches. */
+/* Who wants to know of an exchange's client. Inside the one who watches. */
 typedef struct pl_watch pl_watch;
-struct pl_watch {
+struct pl_watch { /* io */
     pl_watch *next;
-    void (*gone)(pl_watch *watch); /* io; it watches no more */
+    void (*gone)(pl_watch *watch);    /* it is gone; nobody watches it any more */
+    void (*drained)(pl_watch *watch); /* all is sent. May be NULL */
 };
 /* False: gone already, or answered. */
 bool pl_exchange_watch(pl_exchange *x, pl_watch *watch);
 void pl_exchange_unwatch(pl_exchange *x, pl_watch *watch);
 /* Adds to an answer that has begun; sent by the next flush. */
 void pl_exchange_piece(pl_exchange *x, const char *data, size_t len);
+/* Sends it now. How many bytes the client has still to read. */
+size_t pl_exchange_flush(pl_exchange *x);
 void pl_exchange_take(pl_exchange *x); /* any */
 void pl_exchange_put(pl_exchange *x);  /* any */
 

@@ -379,6 +379,20 @@ void pl_exchange_piece(pl_exchange *x, const char *data, size_t len)
     pl_exchange_put(x);
 }
 
+size_t pl_exchange_flush(pl_exchange *x)
+{
+    PL_ON(IO);
+    return x->conn ? pl_conn_flush(x->conn) : 0;
+}
+
+void pl_exchange_drained(pl_exchange *x)
+{
+    for (pl_watch *w = x->watches, *next; w; w = next) {
+        next = w->next;
+        if (w->drained) w->drained(w);
+    }
+}
+
 bool pl_exchange_watch(pl_exchange *x, pl_watch *watch)
 {
     PL_ON(IO);

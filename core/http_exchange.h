@@ -58,13 +58,15 @@ pl_exchange *pl_exchange_open(pl_loop *loop, pl_http_shared *shared, pl_conn *co
                               pl_request *request, int32_t id, const char *peer);
 /* io: the connection is gone; drops its reference. */
 void pl_exchange_lost(pl_exchange *x);
+void pl_exchange_drained(pl_exchange *x); /* io: all of it so far is sent */
 /* A whole answer of JSON, after which the connection is closed. */
 void pl_exchange_answer(pl_buf *out, int status, const pl_buf *body, bool head_only);
 void pl_exchange_answer_error(pl_buf *out, int status, const char *message,
                               bool head_only);
 
 /* The connection's side, io. */
-pl_buf *pl_conn_out(pl_conn *c); /* to append to; sent by the next flush */
+pl_buf *pl_conn_out(pl_conn *c);  /* to append to; sent by the next flush */
+size_t pl_conn_flush(pl_conn *c); /* now; how many bytes are left */
 void pl_conn_answered(pl_conn *c, bool keep_alive);
 void pl_conn_cut(pl_conn *c); /* closes at once; the exchange is forgotten */
 

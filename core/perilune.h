@@ -30,6 +30,7 @@ extern "C" {
 #include "perilune/serve.h"
 #include "perilune/fleet.h"
 #include "perilune/decide.h"
+#include "perilune/relay.h"
 #include "perilune/sim.h"
 #include "perilune/tools.h"
 

@@ -11,6 +11,7 @@
  * that Lua still holds when it closes the runtime are dead, but may be asked and closed.
  */
 #include "course.h"
+#include "relay.h"
 #include "task.h"
 #include "remote.h"
 #include "stream.h"
@@ -42,6 +43,7 @@ struct pl_runtime {
     pl_http *http;
     pl_courses *courses;
     pl_streams *streams;
+    pl_relays *relays;
     pl_tasks *tasks;
     pl_remote *remote;
     attached *engines;
@@ -70,6 +72,7 @@ static void on_stop(void *ctx)
 {
     pl_runtime *rt = ctx;
     pl_streams_stop(rt->streams);
+    pl_relays_stop(rt->relays);
     pl_http_stop(rt->http);
     pl_remote_stop(rt->remote);
 }
@@ -80,6 +83,7 @@ static void on_last(void *ctx)
     pl_tasks_close(rt->tasks);
     pl_remote_close(rt->remote);
     pl_streams_close(rt->streams);
+    pl_relays_close(rt->relays);
     pl_courses_close(rt->courses);
     pl_http_close(rt->http);
     pl_free(rt);
@@ -111,6 +115,7 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
     rt->http = pl_http_open(rt->loop, &o);
     rt->courses = pl_courses_open();
     rt->streams = pl_streams_open(rt->loop, rt->courses);
+    rt->relays = pl_relays_open(rt->loop);
     rt->tasks = pl_tasks_open(rt->loop);
     rt->remote = pl_remote_open(rt->loop, rt->courses);
     return rt;
@@ -198,6 +203,11 @@ pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exch
         return NULL;
     }
     return pl_streams_make(rt->streams, text, mode, x);
+}
+
+pl_relay *pl_relay_open(pl_runtime *rt, pl_exchange *x)
+{
+    return pl_relays_make(rt->relays, x);
 }
 
 /* ---- life -------------------------------------------------------------------------- */

@@ -8,9 +8,9 @@ local M = {}
 M.lines = {
   { "runtime" },
   { "stream", "remote", "fleet", "events", "sim" },
-  { "course", "task", "link", "route" },
+  { "course", "task", "link", "route", "relay" },
   { "engine" },
-  { "model", "kv", "http", "bus", "wire" },
+  { "model", "kv", "http", "upstream", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
   { "step" },
   { "sample", "params", "json", "change", "client", "terminal", "load" },

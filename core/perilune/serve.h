@@ -21,7 +21,8 @@ enum { PL_EV_REQUEST = 1,                  /* a whole HTTP request: object is a 
        PL_EV_BUS,                          /* a: the bus is connected (1) or not (0) */
        PL_EV_PEER,                         /* process `id`: lost (a: PL_LOST_*), or its hello changed (a: 0) */
        PL_EV_CALL,                         /* another process asks: object is a pl_call */
-       PL_EV_REPLY };                      /* call `id` is answered: object, or a status in a */
+       PL_EV_REPLY,                        /* call `id` is answered: object, or a status in a */
+       PL_EV_ANSWER, PL_EV_ANSWERED };     /* relay `id`: perilune/relay.h */
 typedef struct pl_event { int32_t kind, id, a, b; void *object; } pl_event;
 typedef struct pl_runtime pl_runtime;
 typedef struct pl_runtime_options {

@@ -33,6 +33,7 @@ local KINDS = {
   request = C.PL_EV_REQUEST, gone = C.PL_EV_GONE, piece = C.PL_EV_PIECE,
   done = C.PL_EV_DONE, task = C.PL_EV_TASK, signal = C.PL_EV_SIGNAL, lost = C.PL_EV_LOST,
   bus = C.PL_EV_BUS, peer = C.PL_EV_PEER, call = C.PL_EV_CALL, reply = C.PL_EV_REPLY,
+  answer = C.PL_EV_ANSWER, answered = C.PL_EV_ANSWERED,
 }
 local NAMES = {}
 for name, number in pairs(KINDS) do NAMES[number] = name end
