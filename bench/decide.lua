@@ -52,7 +52,7 @@ local function setup(algo)
     block_size = BLOCK, hash_algo = algo, hash_seed = "vllm-none-hash",
     kv_events = true } }
   for i = 1, WORKERS do
-    local w = c:add_local { name = "worker/" .. i, served = served, numerics = "n" }
+    local w = c:add { name = "worker/" .. i, served = served, numerics = "n" }
     w.number_in_index = C.pl_route_join(served.index)
   end
   local naming = models.naming(served.terms)

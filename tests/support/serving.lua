@@ -44,7 +44,7 @@ function M.start(flags, env, recipe)
   for name, value in pairs(env or {}) do changes[name] = value end
   local self = setmetatable({ process = process.start(words, changes) }, Serving)
   process.wait_for(START_SECONDS, function()
-    self.port = tonumber(self.process:log():match 'at http://[%w.:]+:(%d+)["\n]')
+    self.port = tonumber(self.process:log():match 'serving [^\n]- at http://[%w.:]+:(%d+)["\n]')
     return self.port or not self.process:runs()
   end)
   if not self.port then

@@ -220,8 +220,8 @@ describe("the workers that a frontend sees", function()
 
   it("leaves one that was lost alone for a while, though it is there", function()
     local served, time = { workers = {} }, 1000
-    local a = c:add_local { name = "a", served = served, numerics = "n" }
-    local b = c:add_local { name = "b", served = served, numerics = "n" }
+    local a = c:add { name = "a", served = served, numerics = "n" }
+    local b = c:add { name = "b", served = served, numerics = "n" }
     local function chosen(avoid)
       local list = {}
       for i = 1, 4 do

@@ -52,7 +52,7 @@ describe("the line", function()
   end)
 
   local function worker(state)
-    local w = c:add_local { name = "w", served = served, numerics = "n" }
+    local w = c:add { name = "w", served = served, numerics = "n" }
     w.state = state or w.state
     return w
   end

@@ -21,10 +21,10 @@ describe("a running choice that every worker refuses", function()
     local f = fleet.open()
     local front, served, n_lines = f:process { engines = 1 }, { workers = {} }, 0
     local c = cluster.new(front.rt, {}, nil, function() end)
-    local home = c:add_local { name = "worker/0", served = served, numerics = "n",
+    local home = c:add { name = "worker/0", served = served, numerics = "n",
       engine = front.engines[1].engine }
     for i = 1, 2 do
-      local w = c:add_local { name = "worker/" .. i, served = served }
+      local w = c:add { name = "worker/" .. i, served = served }
       w.state, w.index = "lost", 0          -- it will be there, but without an engine
       w.peer = front:peer(f:process())
     end
@@ -77,9 +77,9 @@ describe("a move to a worker that rounds otherwise", function()
     local f = fleet.open()
     local front, served, n = f:process { engines = 1 }, { workers = {} }, 0
     local c = cluster.new(front.rt, {}, nil, function() end)
-    local home = c:add_local { name = "worker/0", served = served, numerics = "n",
+    local home = c:add { name = "worker/0", served = served, numerics = "n",
       engine = front.engines[1].engine }
-    local other = c:add_local { name = "worker/1", served = served }
+    local other = c:add { name = "worker/1", served = served }
     other.state, other.index, other.peer, other.numerics = "lost", 0, front:peer(f:process()),
       "m"
     local server = { cluster = c, waiting = 0,

@@ -10,11 +10,9 @@ local holdings = require "perilune.fleet.holdings"
 local host = require "perilune.host"
 local line = require "perilune.fleet.line"
 local log = require "perilune.log"
-local metric = require "perilune.recipe.metric"
 local models = require "perilune.fleet.served_models"
 local routes = require "perilune.api.routes"
 local overload = require "perilune.fleet.overload"
-local settings = require "perilune.recipe.resolve"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -82,7 +80,6 @@ function Server:refresh()
   self.log_requests = http.enable_log_requests
   self.may_overload = overload.is_on(self)
   self.models:refresh()
-  metric.open(settings.metrics(self.recipe))
   for _, served in ipairs(self.models.list) do
     if served.stream_interval then
       served.stream_interval = self.recipe.worker.stream_interval
@@ -158,7 +155,8 @@ function Server:instances()
   local list = {}
   for i, w in ipairs(self.cluster.workers) do
     list[i] = { component = "backend", instance_id = w.name,
-      transport = w.engine and "local" or "nats", ready = w.state == "ready" }
+      transport = w.engine and "local" or w.url and "http" or "nats",
+      ready = w.state == "ready" }
   end
   return list
 end

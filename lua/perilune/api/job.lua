@@ -54,6 +54,7 @@ function Job:cancel(refused)
   self.over = refused
   for _, c in ipairs(self.choices) do
     if c.stream and not c.last then C.pl_stream_cancel(c.stream) end
+    if c.relay and not c.last then C.pl_relay_cancel(c.relay) end
   end
   line.release(self)
 end

@@ -21,6 +21,7 @@ local hints = require "perilune.recipe.hints"
 local params = require "perilune.api.params"
 local conversation = require "perilune.api.conversation"
 local messages = require "perilune.api.messages"
+local passed_on = require "perilune.api.passed_on"
 local prompts_of = require "perilune.api.prompts"
 local C, ffi = pl.C, pl.ffi
 local refuse, given = params.refuse, params.given
@@ -297,6 +298,8 @@ end
 
 -- What may be long is read in place; all else of a request becomes Lua values.
 local IN_PLACE = { prompt = true, tokens = true }
+-- What another server may answer.
+local GENERATE = { chat = true, completion = true }
 
 local function explain(e)
   if type(e) == "table" then return e end
@@ -309,6 +312,9 @@ local asked                                 -- the model asked for, once it is k
 local function plan_of(contexts, kind, doc, req, odd)
   local ctx = context_of(contexts, params.string(req, "model"))
   asked = ctx.key
+  if ctx.upstream and GENERATE[kind] then
+    return passed_on.plan(ctx, kind, req, C.pl_json_find(doc, "prompt"))
+  end
   local plan = M[kind](ctx, req, odd, C.pl_json_find(doc, "prompt"), doc)
   if odd then plan.idle = fields.idle(req, kind) end
   return plan

@@ -20,6 +20,7 @@ local log = require "perilune.log"
 local buffer = require "string.buffer"
 local overload = require "perilune.fleet.overload"
 local prepare = require "perilune.api.prepare"
+local relay = require "perilune.api.relay"
 local requests = require "perilune.watch.requests"
 local health_routes = require "perilune.api.health_routes"
 local waits = require "perilune.watch.waits"
@@ -69,7 +70,8 @@ end
 -- what the log says instead of the message.
 function M.refuse(x, refused, headers)
   if refused.trace then log.error("request failed: " .. refused.trace) end
-  local body = answer.error_body(refused.message, refused.status, refused.param)
+  local body = refused.body
+    or answer.error_body(refused.message, refused.status, refused.param)
   access_log.refused(x, refused.reason or refused.message)
   health_routes.reply(x, refused.status, body, (refused.headers or "") .. (headers or ""))
 end
@@ -202,6 +204,14 @@ local function settle(server, choices)
   for i = 2, #choices do close(choices[i], server) end
 end
 
+-- Who answers a request: engines, or other servers (api/relay.lua).
+local ENGINES = { start = start_all, stream = stream, whole = whole, settle = settle,
+  abandon = choice_of.abandon }
+
+local function way_of(job)
+  return job.served.ctx.upstream and relay or ENGINES
+end
+
 local function log_request(job)
   local plan, tokens = job.plan, 0
   for _, prompt in ipairs(plan.prompts) do tokens = tokens + prompt.n_tokens end
@@ -274,15 +284,16 @@ local function answer_job(server, x, job)
     return turn_away(server, x, job, no)
   end
   if server.recorder then job.recorded = server.recorder:note(job) end
-  local ok, refused = start_all(server, x, job, job.choices)
+  local way = way_of(job)
+  local ok, refused = way.start(server, x, job, job.choices)
   if not ok then return turn_away(server, x, job, refused) end
   local first = job.choices[1]
   if first.sent_ns then
     requests.note(job, "sent to " .. first.worker_name, first.sent_ns)
   end
-  local give = job.plan.stream and stream or whole
+  local give = job.plan.stream and way.stream or way.whole
   local answered, why = xpcall(give, debug.traceback, server, x, job, job.choices)
-  settle(server, job.choices)
+  way.settle(server, job.choices)
   if not answered then
     server.metrics:refused(job, 500)
     error(why, 0)
@@ -305,7 +316,7 @@ end
 function M.abandon(server)
   for _, job in pairs(server.jobs) do
     close_job(server, job, job:outcome("abort", "the process ended"))
-    for _, choice in ipairs(job.choices) do choice_of.abandon(choice) end
+    for _, choice in ipairs(job.choices) do way_of(job).abandon(choice) end
   end
 end
 

@@ -3,15 +3,15 @@
 -- ours.
 --
 -- A worker is a table: name, served (its model: fleet/served_models.lua), and where its
--- engine is (engine; or peer and index). A process's hello brings its workers, another
--- hello changes them, its loss takes them away. state, as they say themselves:
+-- engine is (engine; or peer and index; or the server's url). A process's hello brings
+-- its workers, another changes them, its loss takes them away. state, as they say
+-- themselves (fleet/upstream.lua says it of servers, which may be away):
 --
 --   ready --drain--> draining (takes nobody new) --time is up--> leaving (gives all back)
 --     ^                 |
 --     +-----resume------+
 
 local pl = require "perilune.ffi"
-local acquainted = require "perilune.fleet.acquainted"
 local calls = require "perilune.fleet.calls"
 local card = require "perilune.fleet.card"
 local cjson = require "cjson.safe"
@@ -61,7 +61,6 @@ local function join(self, w)
   w.changed, w.number, w.rt = self.changed, self.n_joined, self.rt
   self.n_joined = self.n_joined + 1
   decisions.know(w)
-  acquainted.come(w)
   self.workers[#self.workers + 1] = w
   table.insert(w.served.workers, w)
   holdings.update(w)
@@ -76,10 +75,11 @@ local function remove(list, item)
   end
 end
 
--- A worker of this process: name, served, engine, numerics, tells (holdings.tells),
--- follow (how one learns what it caches, if not as of any engine).
-function Cluster:add_local(w)
-  w.state = "ready"
+-- A worker that no hello told of: name, served, engine (or url: fleet/upstream.lua),
+-- numerics, tells (holdings.tells), follow (how one learns what it caches, if not as of
+-- any engine), state (ready unless said).
+function Cluster:add(w)
+  w.state = w.state or "ready"
   return join(self, w)
 end
 
@@ -224,7 +224,7 @@ local function recall(w)
   for _, stream in pairs(w.streams) do C.pl_stream_recall(stream) end
 end
 
-local function set_state(w, state)
+function M.set_state(w, state)
   if w.state == state then return end
   w.state = state
   if state == "leaving" then recall(w) end
@@ -236,18 +236,18 @@ end
 -- Empties a worker of this process: who runs there may finish within so many seconds, the
 -- rest moves to the others. Whether it came to that, and was not resumed.
 function M.drain(w, seconds)
-  set_state(w, "draining")
+  M.set_state(w, "draining")
   local deadline = flow.now() + seconds
   while w.n > 0 and flow.now() < deadline and w.state == "draining" do
     flow.sleep(LOOK_SECONDS)
   end
   if w.state ~= "draining" then return false end
-  set_state(w, "leaving")
+  M.set_state(w, "leaving")
   return true
 end
 
 function M.resume(w)
-  set_state(w, "ready")
+  M.set_state(w, "ready")
 end
 
 local function hello_of(self, peer)
@@ -278,7 +278,7 @@ local function on_hello(self, peer)
   end
   for _, w in ipairs(workers) do
     w.name = hello.engines > 1 and hello.name .. "." .. w.index or hello.name
-    set_state(w, hello.state)
+    M.set_state(w, hello.state)
   end
 end
 
@@ -293,7 +293,6 @@ local function on_gone(self, peer, why)
     remove(w.served.workers, w)
     counters.close(w)
     sent.forget(w)
-    acquainted.gone(w)
     last = last or #w.served.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end

@@ -12,6 +12,7 @@ local flow = require "perilune.flow"
 local hooks = require "perilune.recipe.hooks"
 local line = require "perilune.fleet.line"
 local requests = require "perilune.watch.requests"
+local upstream = require "perilune.fleet.upstream"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -22,6 +23,9 @@ local seq_ptr = ffi.typeof "pl_seq *"
 local WAIT_SECONDS = 10
 local UNAVAILABLE = "Service temporarily unavailable"
 local NOT_KNOWN = UNAVAILABLE .. ": %s refused the request: %s"
+local SAID = UNAVAILABLE .. ": %s: %s"
+local CUT = UNAVAILABLE .. ": %s: %s; the answer so far is no plain text of a single "
+  .. "choice, so no other server can go on with it"
 local FULL = UNAVAILABLE .. ": All workers are busy, please retry later"
 -- What is said of one that was ended before it began.
 local CANCELLED = { status = 499, message = "The request was cancelled.",
@@ -36,7 +40,25 @@ local function label(job, seq)
   if #fields > 0 then C.pl_seq_label(seq, fields, #fields) end
 end
 
-local function put(job, choice, w)
+-- The worker has it.
+local function enter(choice, w, at)
+  choice.sent_ns = at
+  choice.waits, choice.lost = nil, nil
+  choice.worker, choice.worker_name = w, w.name
+  w.n = w.n + 1
+  return true
+end
+
+local function put_upstream(server, job, choice, w)
+  local at = C.pl_now_ns()
+  local status = upstream.send(server, job, choice, w)
+  if status < 0 then return pl.refusal(status) end
+  w.relays[choice.id] = choice.relay
+  return enter(choice, w, at)
+end
+
+local function put(server, job, choice, w)
+  if w.url then return put_upstream(server, job, choice, w) end
   local seq = choice.seq and ffi.cast(seq_ptr, choice.seq) or nil
   if seq then label(job, seq) end
   local at = C.pl_now_ns()
@@ -48,18 +70,14 @@ local function put(job, choice, w)
     status = C.pl_stream_send(choice.stream, w.peer, w.index, seq)
   end
   if status < 0 then return pl.refusal(status) end
-  choice.sent_ns = at
   choice.seq = nil                          -- the stream's, or the engine's
-  choice.waits, choice.lost = nil, nil
-  choice.worker, choice.worker_name = w, w.name
   w.streams[choice.id] = choice.stream
-  w.n = w.n + 1
-  return true
+  return enter(choice, w, at)
 end
 
 local function leave(choice)
   local w = choice.worker
-  w.streams[choice.id] = nil
+  if w.url then w.relays[choice.id] = nil else w.streams[choice.id] = nil end
   w.n = w.n - 1
   choice.worker = nil
 end
@@ -111,7 +129,7 @@ end
 
 -- The request is over: its stream ends, if it has begun.
 local function give_up(server, job, choice)
-  if not choice.seq then
+  if not choice.seq and choice.stream then
     C.pl_stream_cancel(choice.stream)
     return true
   end
@@ -125,11 +143,10 @@ local function try(server, job, choice, avoid, numerics)
   local full = all_full(job, choice)
   if full and not numerics then return unavailable(server, true, choice) end
   choice.waits = full and FOR_ROOM or FOR_WORKER
-  local w, refused = line.of(server, job.served):wait(job, choice, avoid, numerics)
-  if refused then return false, refused end
+  local w = line.of(server, job.served):wait(job, choice, avoid, numerics)
   if not w and line.is_over(job) then return give_up(server, job, choice) end
   if not w then return unavailable(server, all_full(job, choice), choice) end
-  local ok, why, name = put(job, choice, w)
+  local ok, why, name = put(server, job, choice, w)
   if ok or name == "PL_ECANCELED" then return true end
   if name == "PL_EINVAL" then return false, { status = 400, message = why } end
   found_full(choice, w)                     -- its line is full, or it is no longer here
@@ -186,10 +203,28 @@ end
 local function tell(server, job, n, w, lost)
   job.log:info("recreating stream on %s, %d tokens so far", w.name, n)
   server.metrics:moved(job, n > 0 and "ongoing_request" or "new_request")
-  if n > 0 and w.numerics ~= lost.numerics then
+  if n > 0 and w.url then
+    job.log:warning("%s goes on with the text so far, and not exactly as %s would have",
+      w.name, lost.name)
+    server.metrics:moved_numerics(job)
+  elseif n > 0 and w.numerics ~= lost.numerics then
     job.log:warning("%s rounds differently (%s, not %s)", w.name, w.numerics,
       lost.numerics)
     server.metrics:moved_numerics(job)
+  end
+end
+
+-- Who had no room is not asked again; after a loss everybody is.
+local function set_out(choice, ev, lost, why)
+  if ev.a ~= C.PL_LOST_REFUSED then
+    choice.full, choice.unknown, choice.deadline = NOBODY, nil, nil
+    return
+  end
+  found_full(choice, lost)
+  if ev.b == C.PL_EUNSUPPORTED then
+    choice.unknown = NOT_KNOWN:format(lost.name, why)
+  elseif choice.relay then
+    choice.unknown = SAID:format(lost.name, why)
   end
 end
 
@@ -197,9 +232,13 @@ end
 -- or nil and what is to be said of it.
 function M.move(server, job, choice, ev)
   local lost = choice.worker
-  local why = ffi.string(C.pl_stream_why(choice.stream))
+  local why = ffi.string(choice.relay and C.pl_relay_why(choice.relay)
+    or C.pl_stream_why(choice.stream))
   local n = requests.so_far(choice).n_tokens   -- nobody adds to it while it is lost
   leave(choice)
+  if choice.relay and not upstream.can_go_on(choice) then
+    return nil, { status = 503, message = CUT:format(lost.name, why) }
+  end
   local why_lost = ("%s: %s"):format(lost.name, cluster.LOST[ev.a])
   choice.lost = why_lost
   if refused_for_good(ev) then return nil, { status = 400, message = why } end
@@ -209,17 +248,11 @@ function M.move(server, job, choice, ev)
   local answer = ask(server, job, choice, ev, lost)
   if answer.fail then
     job.log:warning("Cannot recreate stream: %s", answer.fail)
-    return nil, { status = 503, message = answer.message or UNAVAILABLE }
+    return nil, { status = 503, message = answer.message
+      or choice.relay and SAID:format(lost.name, why) or UNAVAILABLE }
   end
   if (answer.after or 0) > 0 then pause(job, choice, answer.after) end
-  if ev.a == C.PL_LOST_REFUSED then
-    found_full(choice, lost)
-    if ev.b == C.PL_EUNSUPPORTED then
-      choice.unknown = NOT_KNOWN:format(lost.name, why)
-    end
-  else
-    choice.full, choice.unknown, choice.deadline = NOBODY, nil, nil
-  end
+  set_out(choice, ev, lost, why)
   local ok, refused = M.place(server, job, choice, answer.avoid == lost.name and lost,
     n > 0 and lost.numerics or nil)
   if not ok then

@@ -55,6 +55,7 @@ function M.card(recipe, w)
     vocab = w.desc.options.vocab, max_model_len = w.length, chat_template = own,
     generation = w.desc.generation or {}, eos_ids = w.desc.eos_ids,
     priority = recipe.worker.scheduling_policy == "priority",
+    upstream = recipe.worker.upstream ~= nil,
   }
 end
 
@@ -149,7 +150,7 @@ local function context(card, tok, key)
     key = key, names = known, served_names = card.names, text = tok.text,
     vocab = card.vocab, max_model_len = card.max_model_len,
     defaults = card.generation, eos_ids = end_ids(card, tok),
-    priority = card.priority,
+    priority = card.priority, upstream = card.upstream,
     prefix_ids = tok.prefix_ids or {}, suffix_ids = tok.suffix_ids or {},
     special_tokens = tok.special_tokens,
     chat_templates = own and { default = own } or tok.chat_templates,

@@ -22,12 +22,13 @@ M.HASHES = { sha256_cbor = C.PL_HASH_SHA256_CBOR, sha256 = C.PL_HASH_SHA256,
 M.MAX_WAITING = 8192
 local MAX_BLOCKS = schema.find("num_kv_blocks").max
 
--- The null device takes no weights, so it needs none.
+-- The null device takes no weights, so it needs none; nor does who serves no model.
 local function load_format(pool)
-  return pool.device == "null" and "dummy" or pool.load_format
+  local without = pool.device == "null" or pool.upstream
+  return without and "dummy" or pool.load_format
 end
 
-local function describe(recipe, pool)
+function M.describe(recipe, pool)
   local path, why, name = model.resolve(recipe.model)
   if not path then return nil, why, name end
   return model.describe(path, {
@@ -38,7 +39,7 @@ local function describe(recipe, pool)
   })
 end
 
-local function open_tokenizer(recipe, desc)
+function M.tokenizer(recipe, desc)
   if recipe.tokenizer then return tokenizer.from_directory(recipe.tokenizer) end
   if desc.format ~= "gguf" then return tokenizer.from_directory(desc.path) end
   local weights = C.pl_weights_open(desc.path)
@@ -270,8 +271,8 @@ function M.open(recipe, pool, stopped)
   local kind = choose_device(pool)
   local ok, why, name = fill(self, {
     { "publishes", function() return kv_events.wanted(pool) end },
-    { "desc", function() return describe(recipe, pool) end },
-    { "tokenizer", function() return open_tokenizer(recipe, self.desc) end },
+    { "desc", function() return M.describe(recipe, pool) end },
+    { "tokenizer", function() return M.tokenizer(recipe, self.desc) end },
   })
   for i = 1, pool.count do
     if ok then ok, why, name = add_engine(self, recipe, pool, kind, stopped) end

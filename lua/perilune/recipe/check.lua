@@ -7,6 +7,7 @@
 local load = require "perilune.recipe.load"
 local nearest = require "perilune.recipe.nearest"
 local schema = require "perilune.recipe.schema"
+local urls = require "perilune.recipe.url"
 local values = require "perilune.recipe.option_value"
 
 local M = {}
@@ -139,9 +140,38 @@ function M.recipe(recipe, file, settings, problems)
   end
 end
 
+-- A pool's servers, and where they tell what they have cached.
+local function check_upstream(settings, pool, problems)
+  local function value(name) return settings[pool .. "." .. name].value end
+  local function origin(name) return settings[pool .. "." .. name].origin end
+  local list, events = value "upstream", value "kv_events"
+  for _, url in ipairs(list or {}) do
+    local ok, why = urls.parse(url)
+    if not ok then
+      add(problems, origin "upstream", ("%s.upstream: %s"):format(pool, why))
+    end
+  end
+  if list and #list == 0 then
+    add(problems, origin "upstream", pool .. ".upstream is empty; it wants a URL or more")
+  end
+  if type(events) == "table" and not list then
+    add(problems, origin "kv_events",
+      pool .. ".kv_events has URLs, and there is no upstream",
+      "an engine of perilune's own publishes by kv_events_config")
+  end
+  for _, name in ipairs { "kv_events", "kv_events_replay" } do
+    local of = value(name)
+    if list and type(of) == "table" and #of ~= #list then
+      add(problems, origin(name), ("%s.%s names %d servers, upstream %d"):format(pool,
+        name, #of, #list), "one each, in the same order")
+    end
+  end
+end
+
 -- What holds between options, once every value is known.
 function M.together(settings, pools, problems)
   for _, pool in ipairs(pools) do
+    check_upstream(settings, pool, problems)
     local seqs, tokens = settings[pool .. ".max_num_seqs"],
                          settings[pool .. ".max_num_batched_tokens"]
     if seqs.value > tokens.value and seqs.origin == "default" then

@@ -43,10 +43,11 @@ function M.value(flag, row, negated)
     return nil, ("'%s' needs a value: %s"):format(flag.word, values.wants(row))
   end
   if row.kind == "strings" and #given > 1 then return given end
-  if #given > 1 then
+  if #given > 1 and not row.urls then
     return nil, ("'%s' takes one value; '%s' is one too many"):format(flag.word, given[2])
   end
-  local v, why = values.parse(row, given[1])
+  local read = given[2] and values.check or values.parse
+  local v, why = read(row, given[2] and given or given[1])
   if v == nil then return nil, ("'%s' %s"):format(flag.word, why) end
   return v
 end

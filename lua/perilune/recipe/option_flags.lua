@@ -51,7 +51,8 @@ function M.takes(word, after)
   local name, value = word:match "^([^=]*)(=?)"
   if value == "=" then return 0 end
   local row = analyse({ word = name }).row
-  if not row or row.kind == "strings" then return math.huge end
+  local many = row and row.urls and after and after:find("://", 1, true)
+  if not row or row.kind == "strings" or many then return math.huge end
   return row.kind == "boolean" and values.parse(row, after or "") == nil and 0 or 1
 end
 

@@ -63,6 +63,7 @@ function M.wants(row)
     text = ("%s, at most %s"):format(text, M.show(row.max))
   end
   if row.words then text = text .. ", or " .. quoted(row.words) end
+  if row.urls then text = text .. ", or a list of URLs" end
   return text
 end
 
@@ -83,6 +84,14 @@ local function list_of_strings(v)
   return out
 end
 
+local function list_of_urls(v)
+  local list = list_of_strings(v)
+  for _, url in ipairs(list or {}) do
+    if not url:find "^%w+://." then return nil end
+  end
+  return list and list[1] and list or nil
+end
+
 local CHECKS = {
   string = function(row, v)
     if type(v) ~= "string" or (row.like and not v:find(row.like)) then return nil end
@@ -98,9 +107,9 @@ local CHECKS = {
     if row.words and contains(row.words, v) then return v end
     return type(v) == "number" and number_in_range(row, v) or nil
   end,
-  boolean = function(_, v)
+  boolean = function(row, v)
     if type(v) == "boolean" then return v end
-    return nil
+    return row.urls and list_of_urls(v) or nil
   end,
   strings = function(_, v) return list_of_strings(v) end,
   table = function(_, v) return type(v) == "table" and v or nil end,
@@ -140,6 +149,7 @@ function M.parse(row, text)
   local parser = PARSERS[row.kind]
   local v = text
   if parser then v = parser(text) end
+  if v == nil and row.urls then v = parse_json(text, "[") end
   if v == nil then v = text end
   return M.check(row, v)
 end

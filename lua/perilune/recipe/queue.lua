@@ -6,7 +6,6 @@
 
 local chance = require "perilune.recipe.chance"
 local lru = require "perilune.lru"
-local own = require "perilune.recipe.own"
 
 local M = {}
 
@@ -33,18 +32,19 @@ end
 
 local MAX_TENANTS = 10000
 
--- tenant -> where its last request ends, and where one stands that begins anew.
-local function nobody_yet()
-  return { ends = lru.new(MAX_TENANTS), clock = 0 }
+local function fair()
+  local ends = lru.new(MAX_TENANTS)         -- tenant -> where its last request stands
+  local clock = 0                           -- where one stands that begins anew
+  return function(req)
+    local tenant = req.tenant or ""
+    local begins = math.max(ends:get(tenant) or 0, clock)
+    ends:put(tenant, begins + req.tokens)
+    clock = math.max(clock, begins)
+    return begins
+  end
 end
 
 -- Each tenant in turn, by tokens: who has asked for much stands behind who has not.
-function M.tenants(req)
-  local all, tenant = own.memory("pl.queue.tenants", nobody_yet), req.tenant or ""
-  local begins = math.max(all.ends:get(tenant) or 0, all.clock)
-  all.ends:put(tenant, begins + req.tokens)
-  all.clock = math.max(all.clock, begins)
-  return begins
-end
+M.tenants = fair()
 
 return M

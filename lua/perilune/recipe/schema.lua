@@ -7,6 +7,7 @@
 --   kind     string | integer | number | boolean | strings | table
 --   min max  of a number; `words`: other values it may have
 --   choices  of a string; `like`: a pattern it must match, and `wants`, that in words
+--   urls     a boolean may also be a list of URLs
 --   live     it can change while running, because it affects new requests only
 --   env      environment variables that override the default; the first set one wins
 --   also     other names for it
@@ -17,7 +18,7 @@
 -- default that differs.
 
 -- The groups of rows, in the order in which they are listed.
-local GROUPS = { "model", "process", "fleet", "http", "engine" }
+local GROUPS = { "model", "process", "fleet", "http", "engine", "upstream" }
 
 local M = {
   sections = { "top", "http", "pool" },

@@ -26,6 +26,7 @@ local serve = require "perilune.api.serve"
 local settings = require "perilune.recipe.resolve"
 local health_routes = require "perilune.api.health_routes"
 local throughput = require "perilune.watch.throughput"
+local upstream = require "perilune.fleet.upstream"
 local values = require "perilune.recipe.option_value"
 local worker = require "perilune.fleet.worker"
 local C, ffi = pl.C, pl.ffi
@@ -161,7 +162,7 @@ local function serve_own(self)
   if not served then return nil, why end
   served.stream_interval = self.recipe.worker.stream_interval
   for i, e in ipairs(w.engines) do
-    server.cluster:add_local { name = "worker/" .. i - 1, served = served,
+    server.cluster:add { name = "worker/" .. i - 1, served = served,
       engine = e.engine, numerics = self.terms.numerics, tags = self.terms.tags,
       tells = holdings.tells(self.terms) }
   end
@@ -183,6 +184,18 @@ local function open_workers(self)
     if self.recipe.bus then C.pl_bus_serve(self.rt, i - 1, e.engine) end
   end
   if self.server then return serve_own(self) end
+  return true
+end
+
+-- The servers that are this recipe's workers.
+local function serve_upstream(self)
+  local terms = upstream.terms(self.recipe, self.upstream, self.card)
+  local served, why = self.server.models:add(self.card, self.upstream.tokenizer, terms)
+  if not served then return nil, why end
+  self.metrics:add_model(self.card.names[1], { context_length = terms.max_model_len,
+    kv_cache_block_size = terms.block_size,
+    migration_limit = self.recipe.migration_limit })
+  upstream.join(self.server, self.upstream, served)
   return true
 end
 
@@ -212,7 +225,7 @@ local function open_parts(self)
     missing = function() return bus.trouble(self) end }
   if self.roles.frontend then
     self.server = frontend.new(recipe, self.rt,
-      not recipe.bus and #self.w.engines == 1)
+      not recipe.bus and self.w ~= nil and #self.w.engines == 1)
     self.server.metrics, self.server.process = self.metrics, self
     self.server.health = self.health
     self.health.missing = function()
@@ -224,8 +237,8 @@ local function open_parts(self)
     local ok, why = open_recorder(self)
     if not ok then return nil, why end
   end
-  if self.w then
-    local ok, why = open_workers(self)
+  if self.w or self.upstream then
+    local ok, why = (self.w and open_workers or serve_upstream)(self)
     if not ok then return nil, why end
   end
   if recipe.bus then
@@ -269,6 +282,11 @@ end
 -- Loads what the roles need. true; nil and why; or false: a signal came first.
 local function load_workers(self)
   local recipe, asked, why = self.recipe, door.watcher(self.rt), nil
+  if recipe.worker.upstream then
+    self.upstream, why = upstream.open(recipe)
+    if self.upstream then self.card, why = models.card(recipe, self.upstream) end
+    return self.card and true, why
+  end
   if self.roles.worker then
     self.w, why = worker.open(recipe, recipe.worker, asked)
     if self.w then self.card, why = models.card(recipe, self.w) end
@@ -300,6 +318,7 @@ local function load_and_run(self)
   if ok then ok, why = run_and_end(self) end
   C.pl_runtime_close(self.rt)
   if self.w then worker.close(self.w) end
+  if self.upstream then upstream.close(self.upstream) end
   return ok ~= nil, why
 end
 

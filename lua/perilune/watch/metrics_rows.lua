@@ -133,9 +133,10 @@ M.counted = {
   { "counter", "dynamo_frontend_model_rejection_total",
     "requests refused because of overload: model, endpoint" },
   { "counter", "perilune_moves_to_other_numerics_total",
-    "moves to a worker with different numerics: model" },
-  { "counter", "perilune_router_missed_blocks_total",
-    "KV blocks that a worker was thought to have cached, but had not: model" },
+    "moves to a worker with different numerics, or between servers of `upstream`, after "
+    .. "the first token: model" },
+  { "gauge", "perilune_upstream_up",
+    "whether a server of `upstream` takes requests, 1 or 0: worker" },
   { "gauge", "dynamo_frontend_disconnected_clients",
     "clients that disconnected before the end of their answers" },
 }

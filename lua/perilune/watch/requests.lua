@@ -59,12 +59,16 @@ function M.note(job, stage, ns)
   stages[#stages + 1], stages[#stages + 2] = stage, ns and tonumber(ns) or now()
 end
 
-local progress = ffi.new "pl_stream_end"
+local progress, n_prompt = ffi.new "pl_stream_end", ffi.new "int32_t[1]"
 
 -- How far a choice has come, or how it ended: a pl_stream_end, good until the next call;
 -- nil: no worker ever took it.
 function M.so_far(choice)
   if choice.last then return choice.last end
+  if choice.relay then
+    C.pl_relay_result(choice.relay, progress, n_prompt)
+    return progress
+  end
   if not choice.stream then return nil end
   C.pl_stream_result(choice.stream, progress)
   return progress

@@ -45,7 +45,8 @@ return {
     choices = { "auto", "float32", "int16" } },
   { "enable_prefix_caching", true, "reuse the KV blocks of prompts seen before" },
   { "kv_events", true, "tell frontends which blocks are cached; off: they go by what "
-    .. "they have sent" },
+    .. "they have sent. With upstream: where each server publishes its KV events",
+    urls = true },
   { "kv_events_config", {}, "vLLM's KV events over ZeroMQ: enable_kv_cache_events, "
     .. "publisher, endpoint, replay_endpoint, topic, buffer_steps, hwm, max_queue_size" },
   -- vLLM: sha256, which hashes the output of Python's pickle; CBOR is a standard.
