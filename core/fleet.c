@@ -23,10 +23,10 @@ typedef struct column {
 #define COLUMN(name) { offsetof(pl_fleet, name), sizeof *((pl_fleet *)0)->name }
 /* clang-format on */
 static const column columns[] = {
-    COLUMN(cost), COLUMN(cached),   COLUMN(prefilling), COLUMN(decoding),
-    COLUMN(free), COLUMN(capacity), COLUMN(waiting),    COLUMN(running),
-    COLUMN(rank), COLUMN(number),   COLUMN(worker),     COLUMN(ttft),
-    COLUMN(itl),
+    COLUMN(cost),     COLUMN(cached), COLUMN(sent),     COLUMN(prefilling),
+    COLUMN(decoding), COLUMN(free),   COLUMN(capacity), COLUMN(waiting),
+    COLUMN(running),  COLUMN(rank),   COLUMN(number),   COLUMN(worker),
+    COLUMN(ttft),     COLUMN(itl),
 };
 
 static char **place(const pl_fleet *f, int i)
@@ -91,7 +91,7 @@ int32_t pl_fleet_add(pl_fleet *f, const pl_load *l, int32_t number, int32_t rank
     f->rank[row] = rank;
     f->number[row] = number;
     f->worker[row] = worker;
-    f->cached[row] = 0;
+    f->cached[row] = f->sent[row] = 0;
     f->cost[row] = NAN;
     return row;
 }
@@ -192,6 +192,7 @@ int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *
     k->d = *d;
     k->d.number = ++l->last;
     k->d.at_ns = pl_wall_ns();
+    k->d.found = -1;
     k->d.n_keys = PL_MIN(f->n_keys, PL_COUNT(k->d.keys));
     if (k->d.n_keys) memcpy(k->d.keys, f->keys, (size_t)k->d.n_keys * sizeof *f->keys);
     k->bytes = bytes;
@@ -206,8 +207,19 @@ int64_t pl_decisions_last(const pl_decisions *l)
     return l->last;
 }
 
-const pl_decision *pl_decisions_get(const pl_decisions *l, int64_t number)
+static pl_decision *find(const pl_decisions *l, int64_t number)
 {
     if (number < l->first || number > l->last) return NULL;
     return &l->ring[number % MOST_KEPT]->d;
+}
+
+void pl_decisions_found(pl_decisions *l, int64_t number, int32_t found)
+{
+    pl_decision *d = find(l, number);
+    if (d) d->found = found;
+}
+
+const pl_decision *pl_decisions_get(const pl_decisions *l, int64_t number)
+{
+    return find(l, number);
 }

@@ -90,21 +90,21 @@ void pl_sent_forget(pl_sent *s, int32_t worker)
     }
 }
 
-static void raise_cached(const generation *g, pl_fleet *f)
+static void raise(const generation *g, const pl_fleet *f, int32_t *column)
 {
     static int32_t depths[MAX_NUMBERS]; /* lua's */
     if (!g->index || !f->n_keys) return;
     int n = pl_route_match(g->index, f->keys, f->n_keys, depths);
     for (int32_t i = 0; i < f->n; i++) {
         int number = number_of(g, f->worker[i]);
-        if (number >= 0 && number < n)
-            f->cached[i] = PL_MAX(f->cached[i], depths[number]);
+        if (number >= 0 && number < n) column[i] = PL_MAX(column[i], depths[number]);
     }
 }
 
-void pl_sent_match(pl_sent *s, pl_fleet *f, int64_t now_ms, int64_t ttl_ms)
+void pl_sent_match(pl_sent *s, const pl_fleet *f, int32_t *column, int64_t now_ms,
+                   int64_t ttl_ms)
 {
     age(s, now_ms, ttl_ms);
-    raise_cached(&s->young, f);
-    raise_cached(&s->old, f);
+    raise(&s->young, f, column);
+    raise(&s->old, f, column);
 }

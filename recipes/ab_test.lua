@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- ab_test.lua - two policies at once, on the same workers: which one answers sooner?
 --
--- In the console, pl.keep.arms shows the requests of each and their mean time to the
--- first token.
+-- /metrics has the time to the first token under each: ab_test_a_ttft_seconds and
+-- ab_test_b_ttft_seconds.
 
 local pl = require "perilune"
 
@@ -10,26 +10,26 @@ local opt = pl.args {
   { "share", 0.5, "share of requests for policy b", min = 0, max = 1 },
 }
 
-local arms = pl.keep("arms", { a = { n = 0, ttft = 0 }, b = { n = 0, ttft = 0 } })
-local arm_of = pl.keep("arm_of", pl.lru(10000))  -- a request keeps its arm when it moves
-
 local policies = { a = pl.cost.kv, b = pl.cost.backlog }
+local shares = { a = 1 - opt.share, b = opt.share }
 
-local function pick(req, fleet)
-  local arm = arm_of:get(req) or pl.random() < opt.share and "b" or "a"
-  arm_of:put(req, arm)
-  return fleet:cheapest(req, policies[arm], 0.05)
+local BUCKETS = { 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100 }
+
+local function observer(arm)
+  local ttft = pl.metric(("ab_test_%s_ttft_seconds"):format(arm),
+    "time to the first token under policy " .. arm, BUCKETS)
+  return function(_, result)
+    if result.ttft then ttft:observe(result.ttft) end
+  end
 end
 
-local function done(req, result)
-  local arm = arms[arm_of:get(req) or ""]
-  arm_of:put(req, nil)
-  if not arm or not result.ttft then return end
-  arm.n = arm.n + 1
-  arm.ttft = arm.ttft + (result.ttft - arm.ttft) / arm.n
+local picks, observers = {}, {}
+for i, arm in ipairs { "a", "b" } do
+  picks[i] = { shares[arm], pl.pick.cheapest { cost = policies[arm] } }
+  observers[i] = { shares[arm], observer(arm) }
 end
 
 return {
-  http = { port = 8000 }, done = done,
-  worker = { count = 2, pick = pick },
+  http = { port = 8000 }, done = pl.mix(observers),
+  worker = { count = 2, pick = pl.mix(picks) },
 }

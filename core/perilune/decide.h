@@ -40,6 +40,7 @@ pl_seq *pl_stream_kept(pl_stream *s);
 typedef struct pl_fleet {                  /* a row per worker, a column per fact; counts of blocks unless noted */
     int32_t n, room;
     int32_t *cached;                       /* of the request's prompt */
+    int32_t *sent;                         /* of it, those that this process has sent there of late */
     int32_t *prefilling;                   /* of prompts, still to be computed */
     int32_t *decoding;                     /* in use */
     int32_t *free, *capacity;
@@ -68,14 +69,16 @@ void pl_sent_close(pl_sent *s);
 /* What `keys` names goes to the worker of that row: it counts for ttl_ms at least, and for twice
  * that at most. At most 2^20 blocks; what comes beyond that is left out. */
 void pl_sent_add(pl_sent *s, const pl_fleet *f, int32_t row, int64_t now_ms, int64_t ttl_ms);
-void pl_sent_match(pl_sent *s, pl_fleet *f, int64_t now_ms, int64_t ttl_ms);   /* raises `cached` to it */
+/* Raises a column of the fleet, `cached` or `sent`, to it. */
+void pl_sent_match(pl_sent *s, const pl_fleet *f, int32_t *column, int64_t now_ms, int64_t ttl_ms);
 void pl_sent_forget(pl_sent *s, int32_t worker);
 
 /* ---- decisions: the last ones, to be explained and decided again (lua thread) ---- */
 
 typedef struct pl_decision {
     int64_t number, at_ns;                 /* from 1, without gaps; pl_wall_ns */
-    int32_t row;                           /* of the worker that was taken; -1: it had to wait */
+    int32_t row;                           /* of the worker that was taken; -1: it had to wait; -2: it was refused */
+    int32_t found;                         /* blocks that this worker had cached, by its own word; -1: not told yet */
     int32_t tokens, total, max_tokens, n, stream, priority, moves, block_size;   /* of the request */
     int32_t n_keys;
     uint64_t keys[32];                     /* the names of its prompt's first blocks */
@@ -86,9 +89,10 @@ typedef struct pl_decisions pl_decisions;
 /* Keeps the last 1000 at most, and at most as many as 16 MiB hold. */
 pl_decisions *pl_decisions_open(void);
 void pl_decisions_close(pl_decisions *l);
-/* Adds one, as `d` says but for number, at_ns, and what is copied of the fleet; its number. */
+/* Adds one, as `d` says but for number, at_ns, found, and what is copied of the fleet; its number. */
 int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *f);
 int64_t pl_decisions_last(const pl_decisions *l);       /* the number of the newest; 0: there is none */
+void pl_decisions_found(pl_decisions *l, int64_t number, int32_t found);   /* if it is still kept */
 /* NULL: it is not kept any more. Valid until the next add. */
 const pl_decision *pl_decisions_get(const pl_decisions *l, int64_t number);
 

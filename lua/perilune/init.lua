@@ -9,6 +9,8 @@ local flags = require "perilune.recipe.command_line"
 local load = require "perilune.recipe.load"
 local log = require "perilune.log"
 local lru = require "perilune.lru"
+local metric = require "perilune.recipe.metric"
+local mix = require "perilune.recipe.mix"
 local nearest = require "perilune.recipe.nearest"
 local pick = require "perilune.recipe.pick"
 local queue = require "perilune.recipe.queue"
@@ -20,7 +22,8 @@ local C = engine.C
 
 local pl = { version = engine.ffi.string(C.pl_version()), log = log, lru = lru.new,
   reject = verdict.reject, retry = verdict.retry, fail = verdict.fail,
-  cost = cost, pick = pick, queue = queue, fleet = fleet_view.of }
+  cost = cost, pick = pick, queue = queue, mix = mix, metric = metric.of,
+  fleet = fleet_view.of }
 
 -- One row of pl.args, made whole: its kind is that of its default.
 local function argument(row)

@@ -157,6 +157,12 @@ describe("pl.cost", function()
       costs(pl.cost.kv { overlap_score_credit_decay = 1 }, 10, busy))
   end)
 
+  it("approx is the same by what was sent there", function()
+    local told = pl.fleet { { name = "a", cached = 9, sent = 2, decoding = 1 } }
+    assert.same({ 9, 17 }, { pl.cost.approx(req(10), told[1], told),
+      pl.cost.approx { prefill_load_scale = 2 } (req(10), told[1], told) })
+  end)
+
   it("backlog is what comes before the first token", function()
     local busy = pl.fleet { { name = "a", prefilling = 7, cached = 3, decoding = 99 } }
     assert.equal(14, pl.cost.backlog(req(10), busy[1]))
@@ -209,11 +215,21 @@ describe("pl.pick", function()
     assert.equal("x", pl.pick.power_of_two(req(1), pl.fleet { { name = "x" } }).name)
   end)
 
-  it("takes the one that is named, or none", function()
+  it("takes the one that is named, and refuses who names none that there is", function()
     assert.equal("c", pick(pl.pick.direct, { hints = { worker = "c" }, headers = {} }))
     assert.equal("b", pick(pl.pick.direct))
     local by_header = pl.pick.direct { header = "x-w" }
-    assert.is_nil(by_header(req(1, { ["x-w"] = "d" }), fleet))
+    assert.equal("a", by_header(req(1, { ["x-w"] = "a" }), fleet).name)
+    local no = by_header(req(1, { ["x-w"] = "d" }), fleet)
+    assert.same({ "reject", 404, "The worker `d` does not exist." }, { no.kind, no.status, no.why })
+  end)
+
+  it("takes the cheapest, and of those about as cheap the first", function()
+    assert.equal("a", pick(pl.pick.cheapest))
+    local costs = { a = 104, b = 100, c = 101 }
+    local function cost(_, w) return costs[w.name] end
+    assert.equal("a", pick(pl.pick.cheapest { cost = cost }))
+    assert.equal("b", pick(pl.pick.cheapest { cost = cost, within = 0 }))
   end)
 
   it("has requests wait while every worker has too much to read", function()

@@ -153,6 +153,24 @@ describe("a hook", function()
     assert.same({}, said)
   end)
 
+  it("of a pool refuses a request, also by the cost that a pick asks about", function()
+    local function refused(s)
+      local row, by, no = hooks.choose(s, "worker", req(), workers(3))
+      assert.equal(-2, row)
+      assert.matches("^worker.%a+ %(", by)
+      return no
+    end
+    assert.same({ status = 404, message = "who?", headers = "Retry-After: 2\r\n" },
+      refused(pool("pick", "local function pick() return pl.reject(404, 'who?', 1.5) end")))
+    local cost = "local function dear(_, w) return w.name == 'worker/1' and pl.reject(503, 'dear') or 1 end "
+    assert.same({ status = 503, message = "dear" }, refused(pool("cost", cost .. "local cost = dear")))
+    assert.same({ status = 503, message = "dear" }, refused(pool("pick", cost
+      .. "local function pick(req, fleet) return fleet:cheapest(req, dear).name.x end")))
+    local s = pool("pick", "local function pick() return pl.retry() end")
+    assert.is_nil(hooks.choose(s, "worker", req(), workers(1)))
+    said_once "it returned"
+  end)
+
   it("of a pool that gives no answer of use leaves it to the default", function()
     for body, why in pairs {
       ["cost = function() return 0 / 0 end"] = "cost returned nan for worker/0; wanted a number",

@@ -88,6 +88,35 @@ describe("workers of one process", function()
       { by["1"], by["2"], by["3"], by["4"], by["5"], by["6"] })
   end)
 
+  it("refuse, count and are found out by what the recipe says", function()
+    start([[
+      local asked = pl.metric("asked_total", "requests that a worker was sought for")
+      local function pick(req, fleet)
+        asked:add(1)
+        if req.headers["x-no"] then return pl.reject(418, "a teapot") end
+        return fleet:named "worker/1"
+      end
+      return { worker = { pick = pick }, predicted_ttl = 3600 }]], "--num-kv-blocks", "40",
+      "--max-model-len", "512")
+    local r = s:post(COMPLETION, short(), { ["X-No"] = "1" })
+    assert.same({ 418, "a teapot" }, { r.status, r.json.error.message })
+    r = s:post(COMPLETION, { prompt = { "a", "b" }, n = 2, max_tokens = 3, stream = true },
+      { ["X-No"] = "1" })
+    assert.equal(418, r.status)
+    assert.equal(2, s:metric "asked_total")
+    assert.equal(0, s:metric "perilune_router_missed_blocks_total")
+    -- What was sent there is taken to be there; in truth the others have pushed it out.
+    local texts = {}
+    for i = 1, 3 do texts[i] = ("%d"):format(i):rep(320) end
+    for i = 1, 3 do ask(i, nil, texts[i]) end
+    assert.equal(0, s:metric "perilune_router_missed_blocks_total")
+    ask(4, nil, texts[1])
+    assert.is_true(s:metric "perilune_router_missed_blocks_total" > 0)
+    local d = s:get "/v1/decisions".json.data[1]
+    assert.equal("worker/1", d.worker)
+    assert.is_true(d.found < 20)
+  end)
+
   it("are told from each other by what they have to do", function()
     start("local function cost(req, w) return w.decoding + w.prefilling end "
       .. "return { worker = { cost = cost }, " .. DONE .. " }")
@@ -243,7 +272,7 @@ describe("workers on a bus", function()
     f = nil
   end)
 
-  it("are picked by name, and waited for", function()
+  it("are picked by name, waited for if they were there, and otherwise not", function()
     f = deployment.start { workers = 2, worker = { "--threads", "1" }, env = env,
       fields = "worker = { pick = pl.pick.direct { header = 'x-to' } }, " .. DONE }
     local front = f.frontends[1]
@@ -251,8 +280,20 @@ describe("workers on a bus", function()
       local r = front:post(COMPLETION, short(), { ["X-To"] = "worker/" .. to, ["X-N"] = tostring(i) })
       assert.equal(200, r.status, r.text)
     end
-    local waiting = front:begin("POST", COMPLETION, short(), { ["X-To"] = "worker/2", ["X-N"] = "late" })
-    local r = front:post(COMPLETION, short(), { ["X-N"] = "any" })
+    local r = process.wait_for(20, function()         -- while any might still say hello, it waits
+      local no = front:post(COMPLETION, short(), { ["X-To"] = "worker/9" })
+      return no.status == 404 and no
+    end)
+    assert.equal("The worker `worker/9` does not exist.", r.json.error.message)
+    local one = f.workers[2].process:log():find "attach worker/1" and f.workers[2] or f.workers[1]
+    one:signal "KILL"
+    one.process:wait(20)
+    f:forget(one)
+    assert.is_truthy(process.wait_for(20, function()
+      return front.process:log():find "worker/1 is not here any more"
+    end), front.process:log())
+    local waiting = front:begin("POST", COMPLETION, short(), { ["X-To"] = "worker/1", ["X-N"] = "late" })
+    r = front:post(COMPLETION, short(), { ["X-N"] = "any" })
     assert.equal(200, r.status)
     f:add_worker()
     assert.equal(200, waiting:finish().status)
@@ -261,7 +302,7 @@ describe("workers on a bus", function()
       by = had(front.process:log())
       return by.late
     end)
-    assert.same({ "worker/1", "worker/0", "worker/1", "worker/2" }, { by["1"], by["2"], by["3"], by.late })
+    assert.same({ "worker/1", "worker/0", "worker/1", "worker/1" }, { by["1"], by["2"], by["3"], by.late })
     f:close()
     f = nil
   end)

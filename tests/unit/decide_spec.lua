@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Which worker a request goes to: what is known of workers, the hooks, the default.
+local acquainted = require "perilune.fleet.acquainted"
 local cluster = require "perilune.fleet.cluster"
 local decide = require "perilune.fleet.decide"
 local flow = require "perilune.flow"
@@ -138,7 +139,7 @@ describe("a decision", function()
       C.pl_fleet_clear(columns)
       for i = 0, 1 do C.pl_fleet_add(columns, nil, -1, 0, 70 + i) end
       C.pl_fleet_name(columns, served.naming, seq)
-      C.pl_sent_match(sent, columns, now, 100)
+      C.pl_sent_match(sent, columns, columns.cached, now, 100)
       return { columns.cached[0], columns.cached[1] }
     end
     assert.same({ 0, 0 }, cached(0))
@@ -157,6 +158,63 @@ describe("a decision", function()
     assert.same({ 0, 0 }, cached(10000))
     C.pl_sent_close(sent)
     C.pl_fleet_close(columns)
+  end)
+
+  it("knows what it has sent where since a hook asked for that, whatever workers say", function()
+    server.recipe.router_ttl_secs = 120
+    local first, seen = choose(choice_of(A)), {}
+    server.recipe.worker.pick = function(req, fleet)
+      for i = 1, #fleet do seen[fleet[i].name] = { fleet[i].sent, fleet[i].cached } end
+      return fleet:cheapest(req, require("perilune").cost.approx)
+    end
+    holds(w[3], A, 10)
+    local at = choose(choice_of(A))
+    assert.same({ w1 = { 0, 0 }, w2 = { 0, 0 }, w3 = { 0, 10 } }, seen)
+    assert.is_truthy(first)
+    for _ = 1, 3 do assert.equal(at, choose(choice_of(A))) end
+    assert.equal(10, seen[at.name][1])
+    server.recipe.worker.pick = function(_, fleet)
+      return fleet:sum "sent" == 10 and fleet:min "sent" == 0 and fleet:named(at.name) or nil
+    end
+    assert.equal(at, choose(choice_of(A)))
+  end)
+
+  it("is refused by a hook, and by one who is asked for a worker that never was", function()
+    server.recipe.worker.pick = require("perilune").pick.direct { header = "x-to" }
+    local to
+    local direct = { id = "d", plan = job.plan, look = function(_, choice)
+      return hook_view.new { id = "d", tokens = choice.prompt.n_tokens, total = 160, block_size = 16,
+        recorded = { ["x-to"] = to } }
+    end }
+    local function ask(name)
+      to = name
+      return decide.choose(server, served, direct, choice_of(A))
+    end
+    assert.equal(w[2], (ask "w2"))
+    w[2].state = "draining"                 -- it may be back
+    assert.same({ nil, true }, { ask "w2" })
+    assert.same({ nil, true }, { ask "w9" })          -- it may not have said hello yet
+    served.since = served.since - 6
+    local got, waits_for_it, refused = ask "w9"
+    assert.same({ nil, false, 404, "The worker `w9` does not exist." },
+      { got, waits_for_it, refused.status, refused.message })
+    assert.equal("w2", w[2].name)
+    acquainted.gone { name = "w8", served = served }
+    assert.is_true(select(2, ask "w8"))
+    served.gone:put("w8", flow.now() - 61)
+    assert.equal(404, select(3, ask "w8").status)
+  end)
+
+  it("remembers what it took to be cached of a choice that begins", function()
+    holds(w[2], A, 10)
+    local choice = choice_of(A)
+    choose(choice)
+    assert.equal(9, choice.believed)        -- one token is computed
+    local longer = choice_of(A .. "x")
+    choose(longer)
+    assert.equal(10, longer.believed)
+    choose(longer, nil, "n")
+    assert.is_nil(longer.believed)
   end)
 
   it("uses every worker though all prompts begin alike", function()

@@ -110,11 +110,64 @@ describe("decisions", function()
 
   local function again(kind, fn)
     local last
-    local ok, r = pcall(replay.run, models, kind, fn, function(f) last = f end)
+    local ok, r = pcall(replay.run, models, kind, fn, {}, function(f) last = f end)
     last()
     assert(ok, r)
     return r
   end
+
+  it("that refused one say so", function()
+    note("no", -2, { 0, 0, 0 })
+    assert.matches("refused", tostring(console.explain(process, "no")))
+    assert.matches("no +refused", tostring(console.list(process)))
+    assert.is_true(decisions.plain(decisions.last(models)[1]).refused)
+  end)
+
+  it("are told what was cached indeed", function()
+    local function found(believed, n_cached)
+      view:begin()
+      view:add(nil, -1, 0, 9001, "w1")
+      view.columns.cached[0] = 9
+      local choice = { prompt = { n_tokens = 160 }, believed = believed }
+      choice.decision = decisions.note(served, view, 0, "x",
+        { id = "f", plan = { n = 1, priority = 0 } }, choice)
+      return decisions.found(served, choice, n_cached)
+    end
+    assert.equal(0, found(9, 144))
+    assert.is_nil(tostring(console.explain(process)):find "had")
+    assert.equal(0, found(9, 160))
+    assert.equal(7, found(9, 32))
+    assert.matches("   w1 had 2 blocks cached, not 9\n", tostring(console.explain(process)))
+    assert.equal(2, decisions.plain(decisions.last(models)[1]).found)
+    assert.is_nil(found(nil, 0))
+    assert.is_nil(decisions.plain(decisions.last(models)[1]).found)
+  end)
+
+  it("are taken again with what the recipe keeps and counts as it was", function()
+    for i = 1, 4 do note("r" .. i, 0, { 0, 0, 0 }) end
+    local kept, last = { ["pl.queue.tenants"] = { clock = 1, ends = public.lru(3) } }, nil
+    local count = { name = "x" }
+    local function cost(req)
+      count.n = (count.n or 0) + 1
+      return public.queue.tenants(req)
+    end
+    assert(pcall(replay.run, models, "cost", cost, kept, function(f) last = f end))
+    assert.is_true(kept["pl.queue.tenants"].clock > 1)
+    last()
+    assert.equal(1, kept["pl.queue.tenants"].clock)
+    assert.is_nil(kept["pl.queue.tenants"].ends:get "")
+    assert.is_nil(count.n)
+  end)
+
+  it("would be refused by some", function()
+    note("r", 0, { 0, 0, 0 })
+    local r = again("pick", function() return public.reject(503, "no") end)
+    assert.same({ 1, 0, 0 }, { r.refused, r.decided, r.errors })
+    r = again("pick", public.pick.direct { header = "x-to" })
+    assert.same({ 0, 1 }, { r.refused, r.decided })
+    local typed_in = function() return public.reject(503, "no") end
+    assert.equal(1, again("cost", typed_in).refused)
+  end)
 
   -- replay(...) as it is typed into a console, which ends what that began.
   local function typed(...)

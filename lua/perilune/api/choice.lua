@@ -6,6 +6,7 @@
 
 local pl = require "perilune.ffi"
 local answer = require "perilune.api.answer"
+local decisions = require "perilune.fleet.decisions"
 local flow = require "perilune.flow"
 local logprobs = require "perilune.api.logprobs"
 local moves = require "perilune.fleet.moves"
@@ -144,8 +145,19 @@ local function ended(choice)
   moves.left(choice)
 end
 
-local function finish(job, choice)
+-- Compares what its worker had cached with what the decision took it to have. A prompt
+-- whose logprobs are wanted is computed, whatever is cached.
+local function learn(server, job, choice)
+  local plan, e = job.plan, choice.last
+  local is_read = plan.prompt_logprobs >= 0 or plan.echo and plan.logprobs >= 0
+  if e.n_tokens == 0 or is_read then return end
+  local missed = decisions.found(job.served, choice, e.n_cached)
+  if missed and missed > 0 then server.metrics:missed(job, missed) end
+end
+
+local function finish(server, job, choice)
   ended(choice)
+  learn(server, job, choice)
   -- Nobody would go on with it: that was no wish of its client's.
   if choice.refused then choice.last.finish = C.PL_FINISH_ERROR end
   if choice.last.finish == C.PL_FINISH_ERROR then
@@ -163,7 +175,7 @@ function M.follow(server, job, x, choice)
     local text, tokens, n = take(job, choice)
     write(x, job.answer:chunk(choice.index, text, extras(job, choice, tokens, n)))
   end
-  finish(job, choice)
+  finish(server, job, choice)
   local text, tokens, n = take(job, choice)
   if choice.refused then
     write(x, answer.error_event(choice.refused.message, choice.refused.status))
@@ -176,7 +188,7 @@ end
 -- Waits for one choice's end and keeps what its body needs.
 function M.gather(server, job, _, choice)
   await(server, job, choice)
-  finish(job, choice)
+  finish(server, job, choice)
   if choice.refused then return job:cancel(choice.refused) end   -- all or nothing
   local plan = job.plan
   local text, tokens, n = take(job, choice)

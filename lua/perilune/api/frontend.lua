@@ -10,9 +10,11 @@ local holdings = require "perilune.fleet.holdings"
 local host = require "perilune.host"
 local line = require "perilune.fleet.line"
 local log = require "perilune.log"
+local metric = require "perilune.recipe.metric"
 local models = require "perilune.fleet.served_models"
 local routes = require "perilune.api.routes"
 local overload = require "perilune.fleet.overload"
+local settings = require "perilune.recipe.resolve"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -80,6 +82,7 @@ function Server:refresh()
   self.log_requests = http.enable_log_requests
   self.may_overload = overload.is_on(self)
   self.models:refresh()
+  metric.open(settings.metrics(self.recipe))
   for _, served in ipairs(self.models.list) do
     if served.stream_interval then
       served.stream_interval = self.recipe.worker.stream_interval

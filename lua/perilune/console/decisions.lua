@@ -7,6 +7,7 @@ local object = require "perilune.console.object"
 local pl = require "perilune"
 local replay = require "perilune.fleet.replay"
 local run = require "perilune.console.run"
+local settings = require "perilune.recipe.resolve"
 
 local M = {}
 
@@ -36,6 +37,15 @@ local function by_cost(d)
   return list
 end
 
+-- What became of it, where that is not the row of the worker taken.
+local function what_came(d)
+  if d.refused then return "   refused" end
+  if not d.worker then return "   it had to wait" end
+  local w = by_cost(d)[1]                   -- which was taken
+  if not d.found or d.found >= w.cached then return "" end
+  return ("   %s had %d blocks cached, not %d"):format(d.worker, d.found, w.cached)
+end
+
 local function text_of(d)
   local cells = { { "name", unpack(SHOWN) } }
   table.insert(cells[1], "cost")
@@ -50,7 +60,7 @@ local function text_of(d)
   local more = #d.workers - MOST_SHOWN
   local move = d.moves > 0 and (", move %d"):format(d.moves) or ""
   return ("request %s   %d tokens, %d blocks%s   by %s%s\n"):format(d.id, d.total,
-      d.blocks, move, d.by, d.worker and "" or "   it had to wait")
+      d.blocks, move, d.by, what_came(d))
     .. object.columns(cells, "  ")
     .. (more > 0 and ("\n  and %d more"):format(more) or "")
 end
@@ -75,7 +85,8 @@ local function listed(list)
       if w.name == d.worker then cached = tostring(w.cached) end
     end
     items[i] = Decision(d)
-    cells[i + 1] = { d.id, d.worker or "waits", cached, tostring(d.blocks), d.by }
+    cells[i + 1] = { d.id, d.worker or d.refused and "refused" or "waits", cached,
+      tostring(d.blocks), d.by }
   end
   return object.listing { cells = cells, items = items,
     empty = "nothing has been decided yet: that takes two workers, or a hook" }
@@ -114,6 +125,7 @@ local function result_text(r)
   local text = ("%d decided again: %d the same worker, %d another"):format(r.decided,
     r.same, r.decided - r.same)
   if r.waits > 0 then text = text .. (", %d would wait"):format(r.waits) end
+  if r.refused > 0 then text = text .. (", %d be refused"):format(r.refused) end
   if r.decided > 0 then text = text .. "\n" .. object.columns(cells) end
   if r.errors == 0 then return text end
   return ("%s\n%d failed, the first: %s"):format(text, r.errors, r.error)
@@ -145,7 +157,7 @@ function M.replay(process, fn, kind)
   end
   local models = models_of(process)
   run.forget()                              -- it may be compiled, and not end there
-  return Result(replay.run(models, kind, fn, run.at_end))
+  return Result(replay.run(models, kind, fn, settings.kept(process.recipe), run.at_end))
 end
 
 return M

@@ -14,16 +14,17 @@ local DOCS = {
   { "now()", "a clock, in seconds" },
   { "random()", "a number in [0, 1)" },
   { "lru(n)", "a table of at most n entries that drops the least recently used" },
-  { "cost.NAME", "costs of a request on a worker: kv, backlog" },
-  { "pick.NAME", "ways to pick a worker: round_robin, random, least_loaded, ..." },
+  { "cost.NAME", "costs of a request on a worker: kv, approx, backlog, blend" },
+  { "pick.NAME", "ways to pick a worker: cheapest, round_robin, random, ..." },
   { "queue.NAME", "orders of waiting requests: fcfs, lcfs, wspt, tenants" },
+  { "mix { { share, hook }, ... }", "each hook decides about a share of the requests" },
   { "fleet { { name =, ... }, ... }", "workers as hooks see them, for a try" },
-  { "reject(status, why, after)", "admit: no" },
+  { "reject(status, why, after)", "admit, pick, cost: no" },
   { "retry { avoid =, after = }", "migrate: continue elsewhere" },
   { "fail(why)", "migrate: end the request" },
   { "keep", "what the recipe keeps across reloads: pl.keep.NAME, pl.keep.NAME = value" },
 }
-local ELSEWHERE = { log = true, load = true, extend = true, args = true }
+local ELSEWHERE = { log = true, load = true, extend = true, args = true, metric = true }
 
 -- ---- pl.keep ------------------------------------------------------------------------
 

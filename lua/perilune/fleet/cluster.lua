@@ -12,6 +12,7 @@
 --     +-----resume------+
 
 local pl = require "perilune.ffi"
+local acquainted = require "perilune.fleet.acquainted"
 local calls = require "perilune.fleet.calls"
 local card = require "perilune.fleet.card"
 local cjson = require "cjson.safe"
@@ -61,6 +62,7 @@ local function join(self, w)
   w.changed, w.number, w.rt = self.changed, self.n_joined, self.rt
   self.n_joined = self.n_joined + 1
   decisions.know(w)
+  acquainted.come(w)
   self.workers[#self.workers + 1] = w
   table.insert(w.served.workers, w)
   holdings.update(w)
@@ -293,6 +295,7 @@ local function on_gone(self, peer, why)
     remove(w.served.workers, w)
     counters.close(w)
     sent.forget(w)
+    acquainted.gone(w)
     last = last or #w.served.workers == 0
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- fleet/decide.lua - which worker a request goes to.
 --
---     local w, waits = decide.choose(server, served, job, choice, avoid,
+--     local w, waits, refused = decide.choose(server, served, job, choice, avoid,
 --       numerics)
 --
 -- The workers that may take it are put into columns (recipe/fleet_view.lua): what each
@@ -10,6 +10,7 @@
 -- the worker with the least to do.
 
 local pl = require "perilune.ffi"
+local acquainted = require "perilune.fleet.acquainted"
 local cluster = require "perilune.fleet.cluster"
 local counters = require "perilune.fleet.counters"
 local cost = require "perilune.recipe.cost"
@@ -47,6 +48,7 @@ local function look(served, choice, avoid, numerics)
   if not view then
     view = fleet_view.new()
     served.view, view.workers = view, {}
+    view.knows = function(name) return acquainted.knows(served, name) end
   end
   view:begin()
   cluster.each(served, avoid, choice.full, numerics, add, view)
@@ -77,26 +79,34 @@ local function match(server, served, view, naming, seq)
   return true
 end
 
-local function decide(server, served, job, choice, view)
+-- What the decision took to be cached at that row's worker, for decisions.found: of a
+-- choice that has no tokens yet, and no more than an engine uses: it computes one token.
+local function believe(choice, columns, row, block_size, has_begun)
+  local most = math.floor((choice.prompt.n_tokens - 1) / block_size)
+  choice.believed = not has_begun and math.min(columns.cached[row], most) or nil
+end
+
+local function decide(server, served, job, choice, view, has_begun)
   local seq, naming, pool = sequence(choice), served.naming, server.recipe.worker
   local is_named = match(server, served, view, naming, seq)
   local block_size = served.terms.block_size
-  local row, by
+  local row, by, refused
   if pool.pick or pool.cost then
-    row, by = hooks.choose(server, "worker", job:look(choice, naming, seq), view)
+    row, by, refused = hooks.choose(server, "worker", job:look(choice, naming, seq), view)
   end
   if not row and served.index then
     row = by_default(view, math.ceil(choice.prompt.n_tokens / block_size))
   end
   if not row then return nil end
-  if row >= 0 or not choice.told_to_wait then
-    decisions.note(served, view, row, by or DEFAULT, job, choice)
+  if row ~= -1 or not choice.told_to_wait then
+    choice.decision = decisions.note(served, view, row, by or DEFAULT, job, choice)
   end
-  choice.told_to_wait = row < 0
-  if row < 0 then return nil, true end
+  choice.told_to_wait = row == -1
+  if row < 0 then return nil, row == -1, refused end
   local w = view.workers[row + 1]
   if is_named then sent.add(server.recipe, w, view.columns, row) end
   choice.n_cached = view.columns.cached[row] * block_size
+  believe(choice, view.columns, row, block_size, has_begun)
   return w
 end
 
@@ -111,8 +121,9 @@ function M.close(models)
 end
 
 -- A worker for the choice; nil: nobody can take it now, or, with true, its pool's hook
--- wants it to wait. `avoid`, choice.full, numerics: as cluster.choose. choice.n_cached:
--- how many of its tokens that worker is thought to hold.
+-- wants it to wait; or, third, refuses it: { status, message, headers }. `avoid`,
+-- choice.full, numerics: as cluster.choose. choice.n_cached: how many of its tokens that
+-- worker is thought to hold.
 function M.choose(server, served, job, choice, avoid, numerics)
   local pool = server.recipe.worker
   local has_hook = pool and (pool.pick or pool.cost)
@@ -120,8 +131,8 @@ function M.choose(server, served, job, choice, avoid, numerics)
   if has_hook or served.index and served.workers[2] then
     local view = look(served, choice, avoid, numerics)
     if view.n == 0 then return nil end
-    local w, waits = decide(server, served, job, choice, view)
-    if w or waits then return w, waits end
+    local w, waits, refused = decide(server, served, job, choice, view, numerics ~= nil)
+    if w or waits or refused then return w, waits, refused end
   end
   return server.cluster:choose(served, avoid, choice.full, numerics)
 end

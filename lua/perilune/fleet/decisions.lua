@@ -43,7 +43,8 @@ local function fill(job, choice, block_size)
   put(about.id, job.id, ID)
 end
 
--- A choice was given the worker of that row, or (-1) has to wait. `by`: who has decided.
+-- A choice was given the worker of that row, has to wait (-1), or was refused (-2). `by`:
+-- who has decided. The decision's number.
 function M.note(served, view, row, by, job, choice)
   if not served.decisions then
     served.decisions, served.facts = C.pl_decisions_open(), {}
@@ -55,6 +56,18 @@ function M.note(served, view, row, by, job, choice)
   if facts then about.total, about.moves = facts.total, facts.moves end
   local number = C.pl_decisions_add(served.decisions, about, view.columns)
   served.facts[tonumber(number) % KEPT] = facts or false
+  return number
+end
+
+-- The worker that a choice was given has found so many of its tokens cached. How many
+-- blocks that are fewer than the decision took to be there; nil: nobody decided, or the
+-- choice had begun before.
+function M.found(served, choice, n_cached)
+  local believed = choice.believed
+  if not believed then return nil end
+  local blocks = math.floor(n_cached / served.terms.block_size)
+  C.pl_decisions_found(served.decisions, choice.decision, blocks)
+  return math.max(0, believed - blocks)
 end
 
 local function all(models)
@@ -97,8 +110,8 @@ function M.name_of(number)
   return w and w.name or "worker " .. number, w and w.tags
 end
 
-local COLUMNS = { "cached", "prefilling", "decoding", "free", "capacity", "waiting",
-  "running", "rank", "ttft", "itl" }
+local COLUMNS = { "cached", "sent", "prefilling", "decoding", "free", "capacity",
+  "waiting", "running", "rank", "ttft", "itl" }
 M.COLUMNS = COLUMNS
 
 local function worker_plain(fleet, row)
@@ -118,7 +131,9 @@ function M.plain(one)
   return { id = one.id, number = tonumber(d.number), model = one.served.key,
     at = one.at / 1e9, by = ffi.string(d.by), tokens = d.tokens, total = d.total,
     blocks = math.ceil(d.total / d.block_size), moves = d.moves, priority = d.priority,
-    worker = d.row >= 0 and M.name_of(d.fleet.worker[d.row]) or nil, workers = workers }
+    worker = d.row >= 0 and M.name_of(d.fleet.worker[d.row]) or nil,
+    refused = d.row == -2 or nil, found = d.found >= 0 and d.found or nil,
+    workers = workers }
 end
 
 return M

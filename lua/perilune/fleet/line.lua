@@ -2,7 +2,7 @@
 -- fleet/line.lua - the line of those who wait for a worker, one for each model.
 --
 --     local queue = line.of(server, job.served)
---     local w = queue:wait(job, choice, avoid, numerics)   -- in a task
+--     local w, refused = queue:wait(job, choice, avoid, numerics)   -- in a task
 --     queue:room(w, n)         -- n more may ask this worker, which takes requests
 --     line.release(job)        -- it is over: those of it that wait stop waiting
 --
@@ -199,14 +199,15 @@ function Line:room(w, n)
   call(self)
 end
 
--- A worker, once it is the waiter's turn; nil: its time is up, or it is over.
+-- A worker, once it is the waiter's turn; nil: its time is up, it is over, or a hook has
+-- refused it, as the second says.
 local function stand(self, waiter)
   local job, choice = waiter.job, waiter.choice
   while not M.is_over(job) do
     if self.called == waiter then
-      local w, told = decide.choose(self.server, self.served, job, choice,
+      local w, told, refused = decide.choose(self.server, self.served, job, choice,
         waiter.avoid, waiter.numerics)
-      if w then return w end
+      if w or refused then return w, refused end
       if told then step_aside(self, waiter) end
       call(self)
     end
@@ -224,14 +225,14 @@ local function queue(self, waiter)
   come_back(self, 1)
   if waiter.told then step_aside(self, waiter) end
   call(self)
-  local ok, w = xpcall(stand, debug.traceback, self, waiter)
+  local ok, w, refused = xpcall(stand, debug.traceback, self, waiter)
   leave(self, waiter)                       -- whatever went wrong: others stand behind it
   server.waiting = server.waiting - 1
   waits.done(server, wait)
   if w then come_back(self, 1) end          -- perhaps there is room for one more
   call(self)
   if not ok then error(w, 0) end
-  return w
+  return w, refused
 end
 
 -- Where it stands among those that wait, the lowest first.
@@ -244,15 +245,15 @@ local function rank_of(server, job, choice)
 end
 
 -- A worker for the choice, waited for in line until choice.deadline; nil: none came, the
--- job is over, or too many wait already. `avoid`: not this one; choice.full: nor these.
--- `numerics`: it has tokens, made with this id.
+-- job is over, or too many wait already; or, with a second, a hook refuses it. `avoid`:
+-- not this one; choice.full: nor these. `numerics`: it has tokens, made with this id.
 function Line:wait(job, choice, avoid, numerics)
   local server = self.server
   if M.is_over(job) then return nil end
-  local w, told
+  local w, told, refused
   if not self.called and self.aside.n == 0 then
-    w, told = decide.choose(server, self.served, job, choice, avoid, numerics)
-    if w then return w end
+    w, told, refused = decide.choose(server, self.served, job, choice, avoid, numerics)
+    if w or refused then return w, refused end
   end
   if server.waiting >= server.recipe.http.max_waiting then return nil end
   if not choice.came then

@@ -143,7 +143,8 @@ local function try(server, job, choice, avoid, numerics)
   local full = all_full(job, choice)
   if full and not numerics then return unavailable(server, true, choice) end
   choice.waits = full and FOR_ROOM or FOR_WORKER
-  local w = line.of(server, job.served):wait(job, choice, avoid, numerics)
+  local w, refused = line.of(server, job.served):wait(job, choice, avoid, numerics)
+  if refused then return false, refused end
   if not w and line.is_over(job) then return give_up(server, job, choice) end
   if not w then return unavailable(server, all_full(job, choice), choice) end
   local ok, why, name = put(server, job, choice, w)

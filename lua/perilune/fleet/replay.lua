@@ -1,17 +1,22 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- fleet/replay.lua - decides past requests once more, with another function.
 --
---     local result = replay.run(models, "cost", fn)
+--     local result = replay.run(models, "cost", fn, kept, at_end)
 --
 -- Each decision is taken on what was known then; what would have become of the later ones
 -- is not asked (that is what a simulator is for). The clock shows the time of each, the
--- dice are the same each time, and what the function remembers is put back at the end.
+-- dice are the same each time, what the function remembers is put back at the end, and
+-- what it counts is counted nowhere.
 
 local chance = require "perilune.recipe.chance"
 local decisions = require "perilune.fleet.decisions"
 local fleet_view = require "perilune.recipe.fleet_view"
 local hook_view = require "perilune.recipe.hook_view"
 local memory = require "perilune.recipe.memory"
+local metric = require "perilune.recipe.metric"
+local own = require "perilune.recipe.own"
+local verdict = require "perilune.recipe.verdict"
+
 local M = {}
 
 local SEED = 1
@@ -57,15 +62,19 @@ local function again(kind, fn, loop, one, view)
   end
   local w = fn(request(one), view:fleet())
   if w == nil then return nil end
+  if verdict.is(w, "reject") then error(w, 0) end
   return view:row_of(w) or error("pick returned no worker of its fleet", 0)
 end
 
 -- With the clock and the dice of then; put back by the function it answers.
-local function go_back(fn)
+local function go_back(fn, kept)
   local time = 0
-  local restore = memory.keep(fn)
+  local restore = memory.keep(fn, kept)
   local done = chance.pretend(function() return time end, SEED)
+  local was_kept, was_counted = own.enter(kept), metric.collect {}
   return function(at) time = at / 1e9 end, function()
+    metric.collect(was_counted)
+    own.enter(was_kept)
     done()
     restore()
   end
@@ -78,7 +87,9 @@ local function decide_all(r, kind, fn, list, view, set_time)
     if one.d.row >= 0 then
       set_time(one.at)
       local ok, row = pcall(again, kind, fn, loop, one, view)
-      if not ok then
+      if not ok and verdict.is(row, "reject") then
+        r.refused = r.refused + 1
+      elseif not ok then
         r.errors, r.error = r.errors + 1, r.error or tostring(row)
       elseif not row then
         r.waits = r.waits + 1
@@ -92,23 +103,24 @@ local function decide_all(r, kind, fn, list, view, set_time)
   end
 end
 
--- kind: "cost" or "pick". at_end(f): f must be called once this is over, however it ends.
--- decided, same, waits, errors and the first one of these; and, of those decided, before
--- and after: hits, the share of prompts' blocks that were cached, and busiest, the share
--- of requests of the worker that got most.
-function M.run(models, kind, fn, at_end)
+-- kind: "cost" or "pick"; kept: what the recipe keeps. at_end(f): f must be called once
+-- this is over, however it ends. decided, same, waits, refused, errors and the first of
+-- these; and, of those decided, before and after: hits, the share of prompts' blocks that
+-- were cached, and busiest, the share of requests of the worker that got most.
+function M.run(models, kind, fn, kept, at_end)
   local view = fleet_view.new()
-  local set_time, put_back = go_back(fn)
+  view.knows = function() return true end   -- who was not there may have come
+  local set_time, put_back = go_back(fn, kept)
   at_end(function()
     put_back()
     view:close()
   end)
-  local r = { decided = 0, same = 0, waits = 0, errors = 0, blocks = 0,
+  local r = { decided = 0, same = 0, waits = 0, refused = 0, errors = 0, blocks = 0,
     was = { cached = 0, counts = {} }, is = { cached = 0, counts = {} } }
   decide_all(r, kind, fn, decisions.last(models), view, set_time)
   local blocks = math.max(r.blocks, 1)
-  return { decided = r.decided, same = r.same, waits = r.waits, errors = r.errors,
-    error = r.error,
+  return { decided = r.decided, same = r.same, waits = r.waits, refused = r.refused,
+    errors = r.errors, error = r.error,
     before = { hits = r.was.cached / blocks, busiest = share(r.was.counts, r.decided) },
     after = { hits = r.is.cached / blocks, busiest = share(r.is.counts, r.decided) } }
 end

@@ -1,9 +1,10 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- fleet/sent.lua - what was sent to each worker of late, and so may be in its cache.
 --
--- Two memories of a served model. served.sent: of all workers, for predicted_ttl, since
+-- Three memories of a served model. served.sent: of all workers, for predicted_ttl, since
 -- one that tells what it caches takes a moment to do so. served.guessed: of those that do
--- not tell, for router_ttl_secs.
+-- not tell, for router_ttl_secs. These two count as cached. served.routed: of all, for
+-- router_ttl_secs, once a hook has read the column `sent`, which it fills.
 
 local pl = require "perilune.ffi"
 local flow = require "perilune.flow"
@@ -12,9 +13,12 @@ local C = pl.C
 local M = {}
 
 local MEMORIES = {
-  { key = "sent", seconds = "predicted_ttl", of = function() return true end },
-  { key = "guessed", seconds = "router_ttl_secs",
+  { key = "sent", seconds = "predicted_ttl", column = "cached",
+    of = function() return true end },
+  { key = "guessed", seconds = "router_ttl_secs", column = "cached",
     of = function(w) return w.tells == false end },
+  { key = "routed", seconds = "router_ttl_secs", column = "sent",
+    of = function(w) return w.served.view.reads_sent end },
 }
 
 -- How long a memory lasts, in milliseconds; nil: nothing is to be remembered.
@@ -35,11 +39,13 @@ function M.add(recipe, w, columns, row)
   end
 end
 
--- Raises `cached` of the columns to what is remembered.
+-- Raises `cached` and `sent` of the columns to what is remembered.
 function M.match(recipe, served, columns)
   for _, memory in ipairs(MEMORIES) do
     local sent, ms = served[memory.key], lasts(memory, recipe)
-    if sent and ms then C.pl_sent_match(sent, columns, flow.now() * 1e3, ms) end
+    if sent and ms then
+      C.pl_sent_match(sent, columns, columns[memory.column], flow.now() * 1e3, ms)
+    end
   end
 end
 

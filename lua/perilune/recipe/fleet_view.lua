@@ -17,6 +17,7 @@
 local pl = require "perilune.ffi"
 local nearest = require "perilune.recipe.nearest"
 local values = require "perilune.recipe.option_value"
+local verdict = require "perilune.recipe.verdict"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -34,8 +35,9 @@ local views = {}                            -- number -> view, while it is open
 local n_views = 0
 
 -- The columns that hooks may read.
-local COLUMNS = { cached = true, prefilling = true, decoding = true, free = true,
-  capacity = true, waiting = true, running = true, rank = true, ttft = true, itl = true }
+local COLUMNS = { cached = true, sent = true, prefilling = true, decoding = true,
+  free = true, capacity = true, waiting = true, running = true, rank = true, ttft = true,
+  itl = true }
 local FIELDS = { name = "names", tags = "tags" }
 
 local function unknown(what, key, known)
@@ -49,6 +51,12 @@ end
 local ALL = { name = true, tags = true }
 for name in pairs(COLUMNS) do ALL[name] = true end
 
+-- A column that a hook reads. What is sent where is remembered once one asks for it.
+local function column_of(view, key)
+  if key == "sent" then (view.root or view).reads_sent = true end
+  return view.columns[key]
+end
+
 -- The view of a worker, if that is still of the decision under way.
 local function view_of(w)
   local view = views[w.view]
@@ -61,7 +69,7 @@ end
 ffi.metatype(Worker, {
   __index = function(w, key)
     local view = view_of(w)
-    if COLUMNS[key] then return view.columns[key][w.row] end
+    if COLUMNS[key] then return column_of(view, key)[w.row] end
     local field = FIELDS[key]
     if not field then unknown("w", key, ALL) end
     return view[field][w.row + 1]
@@ -100,12 +108,14 @@ local function raw_loop()
 end
 
 -- A function (cost, req, view) that answers the row of the cheapest worker, or -1; an
--- error names a worker for which `cost` answers no number.
+-- error names a worker for which `cost` answers no number. What `cost` refuses with is
+-- raised, for it ends the decision.
 function M.loop()
   local run = raw_loop()
   return function(cost, req, view)
     local at, row, bad = run(cost, req, view)
     if at then return at end
+    if verdict.is(bad, "reject") then error(bad, 0) end
     error(("cost returned %s for %s; wanted a number"):format(values.show(bad, true),
       view.names[row + 1]), 0)
   end
@@ -182,6 +192,12 @@ local function filtered(view, test)
   return child:fleet()
 end
 
+local function row_named(view, name)
+  for row = 0, view.n - 1 do
+    if view.names[row + 1] == name then return row end
+  end
+end
+
 local METHODS = {
   -- The worker with the lowest cost; nil where there is none below infinity. `within`:
   -- costs above the lowest by at most this share of it count as equal.
@@ -197,14 +213,19 @@ local METHODS = {
   -- The worker of that name; nil where it is not among them.
   named = function(fleet, name)
     local view = open_view(fleet)
-    for row = 0, view.n - 1 do
-      if view.names[row + 1] == name then return worker_at(view, row) end
-    end
+    local row = row_named(view, name)
+    return row and worker_at(view, row)
+  end,
+  -- Whether there is a worker of that name, be it that it cannot take the request now.
+  knows = function(fleet, name)
+    local view = open_view(fleet)
+    view = view.root or view
+    return row_named(view, name) ~= nil or view.knows ~= nil and view.knows(name)
   end,
   sum = function(fleet, column)
     local view, total = open_view(fleet), 0
     if not COLUMNS[column] then unknown("w", column, COLUMNS) end
-    local values_of = view.columns[column]
+    local values_of = column_of(view, column)
     for row = 0, view.n - 1 do total = total + values_of[row] end
     return total
   end,
@@ -212,7 +233,7 @@ local METHODS = {
   min = function(fleet, column)
     local view, least = open_view(fleet), nil
     if not COLUMNS[column] then unknown("w", column, COLUMNS) end
-    local values_of = view.columns[column]
+    local values_of = column_of(view, column)
     for row = 0, view.n - 1 do
       if not least or values_of[row] < least then least = values_of[row] end
     end

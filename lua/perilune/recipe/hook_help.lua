@@ -5,11 +5,12 @@
 -- A name and its meaning, one string per line.
 local REQ = { "req", "the request: id, model, tenant, tokens, total, blocks, max_tokens,",
   "n, stream, priority, headers, hints, moves; req:bucket(k, n)" }
-local WORKER = { "w", "a worker; in blocks: cached, prefilling, decoding, free,",
+local WORKER = { "w", "a worker; in blocks: cached, sent, prefilling, decoding, free,",
   "capacity; in requests: waiting, running; in seconds: ttft, itl; name, rank, tags" }
 local FLEET = { "fleet", "the workers that can take it: #fleet, fleet[i],",
-  "fleet:cheapest(req, cost), :named(name), :sum(column), :min(column),",
-  ":filter(function or tag)" }
+  "fleet:cheapest(req, cost), :named(name), :knows(name), :sum(column),",
+  ":min(column), :filter(function or tag)" }
+local REJECT = { "pl.reject(status, why, after)", "refuse the request, as admit does" }
 
 local hooks = {}
 local M = { hooks = hooks }
@@ -80,7 +81,7 @@ hooks.cost = {
   asked = "when a request needs a worker, for each that can take it",
   given = { REQ, WORKER, FLEET },
   answers = { { "a number", "the worker with the lowest takes the request;",
-    "math.huge: not this one" } },
+    "math.huge: not this one" }, REJECT },
   absent = "pl.cost.kv { prefill_load_scale = 16 }, costs within 5 % being equal; "
     .. "the same if it fails",
   example = [[
@@ -95,7 +96,7 @@ hooks.pick = {
   call = "pick(req, fleet)", asked = "when a request needs a worker, instead of cost",
   given = { REQ, FLEET },
   answers = { { "a worker", "it takes the request" },
-    { "nil", "the request waits, and the hook is asked again" } },
+    { "nil", "the request waits, and the hook is asked again" }, REJECT },
   absent = "as without cost; the same if it fails",
   example = [[
 local pl = require "perilune"

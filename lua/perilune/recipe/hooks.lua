@@ -17,6 +17,7 @@ local pl = require "perilune.ffi"
 local fleet_view = require "perilune.recipe.fleet_view"
 local log = require "perilune.log"
 local memory = require "perilune.recipe.memory"
+local own = require "perilune.recipe.own"
 local recipe_print = require "perilune.recipe.print"
 local rows = require "perilune.watch.metrics_rows"
 local settings = require "perilune.recipe.resolve"
@@ -63,6 +64,13 @@ local function default(server, path, req, about)
   return answer and answer(server, req, about)
 end
 
+-- What the client is told that pl.reject turns away.
+local function refusal(v)
+  local again = v.retry_after
+  return { status = v.status, message = v.why,
+    headers = again and ("Retry-After: %.0f\r\n"):format(math.ceil(again)) or nil }
+end
+
 -- What a hook's answer means; nil and what was wanted where it means nothing.
 local READERS = {
   admit = function(v)
@@ -70,9 +78,7 @@ local READERS = {
     if not verdict.is(v, "reject") then
       return nil, "nothing or pl.reject(status, why)"
     end
-    local again = v.retry_after
-    return true, { status = v.status, message = v.why,
-      headers = again and ("Retry-After: %.0f\r\n"):format(math.ceil(again)) or nil }
+    return true, refusal(v)
   end,
   migrate = function(v)
     if verdict.is(v, "retry") then return true, { avoid = v.avoid, after = v.after } end
@@ -80,7 +86,7 @@ local READERS = {
     return nil, "pl.retry { avoid, after } or pl.fail(why)"
   end,
   done = function() return true end,
-  cost = function(row) return true, row end,
+  cost = function(v) return true, verdict.is(v, "reject") and refusal(v) or v end,
   queue = function(v)
     if type(v) == "number" and v == v then return true, v end
     return nil, "a number"
@@ -89,7 +95,8 @@ local READERS = {
     if v == nil then return true, -1 end
     local row = fleet:row_of(v)
     if row then return true, row end
-    return nil, "a worker of this fleet, or nil to wait"
+    if verdict.is(v, "reject") then return true, refusal(v) end
+    return nil, "a worker of this fleet, or nil to wait, or pl.reject(status, why)"
   end,
 }
 
@@ -147,6 +154,7 @@ local function state_of(path, fn)
   state = { path = path, place = where, title = title, name = "the hook " .. title,
     left = M.PROBATION, calls = 0, timed = 0, time = 0, n_errors = 0, quiet_until = 0,
     unsaid = 0, read = READERS[kind], is_cost = kind == "cost",
+    decides = kind == "cost" or kind == "pick",
     errors = open_metric(C.PL_COUNTER, rows.hook[1], path),
     seconds = open_metric(C.PL_HISTOGRAM, rows.hook[2], path) }
   of[path] = state
@@ -155,6 +163,7 @@ local function state_of(path, fn)
 end
 
 local function explain(e)
+  if verdict.is(e, "reject") then return e end
   return type(e) == "string" and e or values.show(e, true)
 end
 
@@ -244,11 +253,13 @@ local function call(state, fn, req, about)
 end
 
 -- The same, while io and the log know what Lua is in: nobody but io can name a hook that
--- does not come back.
-local function watched(process, state, fn, req, about)
+-- does not come back. `kept`: what its recipe keeps.
+local function watched(process, kept, state, fn, req, about)
   recipe_print.hook = state.name
   if process then process:doing(state.name) end
+  local was = own.enter(kept)
   local ok, answer = call(state, fn, req, about)
+  own.enter(was)
   if process then process:doing "" end
   recipe_print.hook = nil
   return ok, answer
@@ -260,7 +271,10 @@ end
 local function answer_of(server, path, fn, req, about, fleet)
   local state = state_of(path, fn)
   if state.refused then return false end
-  local ok, v = watched(server.process, state, fn, req, about)
+  local ok, v = watched(server.process, settings.kept(server.recipe), state, fn, req,
+    about)
+  -- A cost that a pick asks about refuses from within.
+  if ok == false and state.decides and verdict.is(v, "reject") then ok = true end
   if ok then
     local good, means = state.read(v, fleet)
     if good then return true, means, state.title end
@@ -289,8 +303,8 @@ function M.tell(server, fn, req, result)
 end
 
 -- The row of the view, of recipe/fleet_view.lua, that a pool's pick or cost has chosen;
--- -1: the request waits; nil: there is no hook, or none that gives an answer of use. And
--- which hook that is.
+-- -1: the request waits; -2: it is refused; nil: there is no hook, or none that gives an
+-- answer of use. And which hook that is, and of a refusal { status, message, headers }.
 function M.choose(server, pool, req, fleet)
   local of, paths = server.recipe[pool], OF_POOL[pool]
   local _, row, by
@@ -300,6 +314,7 @@ function M.choose(server, pool, req, fleet)
     _, row, by = answer_of(server, paths.cost, of.cost, req, fleet)
   end
   view.close(req)
+  if type(row) == "table" then return -2, by, row end
   return row, by
 end
 

@@ -7,6 +7,7 @@
 
 local flags = require "perilune.recipe.command_line"
 local lines = require "perilune.recipe.lines"
+local own = require "perilune.recipe.own"
 local recipe_print = require "perilune.recipe.print"
 local schema = require "perilune.recipe.schema"
 
@@ -114,6 +115,7 @@ function M.require(load, name)
   if seen ~= nil then return seen end
   local path = load.folder .. name:gsub("%.", "/") .. ".lua"
   local text = read(path)
+  load.read[path] = text or false
   if not text then error(("no '%s': looked for '%s'"):format(name, path), 3) end
   load.modules[name] = load
   local value = run(load, path, text)
@@ -123,7 +125,7 @@ end
 
 -- The file that a name means: as it is, with .lua, beside the recipe that names it,
 -- beside the program.
-local function find(name, from)
+local function find(name, from, files)
   local places = { "" }
   if from then places[2] = from.folder end
   places[#places + 1] = require("perilune.host").root .. "/recipes/"
@@ -132,6 +134,7 @@ local function find(name, from)
       for _, ending in ipairs { "", ".lua" } do
         local path = place .. name .. ending
         local text = read(path)
+        files[path] = text or false
         if text then return path, text end
       end
     end
@@ -207,10 +210,12 @@ end
 -- Loads a recipe: the table that it returns, and the load: file, head, kept, and args and
 -- options, the rows of pl.args. Raises { text, usage } where it cannot. `words`: the
 -- flags that pl.args may claim from; `getenv`: reads the environment; `kept`: what
--- pl.keep finds again, which stays as it is if this fails.
-function M.load(name, words, getenv, kept)
+-- pl.keep finds again, which stays as it is if this fails; `files`: gets path -> text of
+-- every file that was looked for (false: it is not there), whatever comes of it.
+function M.load(name, words, getenv, kept, files)
   local outer = M.current()
-  local path, text = find(name, outer)
+  files = files or (outer and outer.read) or {}
+  local path, text = find(name, outer, files)
   for _, other in ipairs(loading) do
     if other.file == path then M.fail(path .. ": extends itself") end
   end
@@ -221,11 +226,14 @@ function M.load(name, words, getenv, kept)
     args = outer and outer.args or {}, options = outer and outer.options or {},
     getenv = getenv or (outer and outer.getenv) or os.getenv,
     kept = outer and outer.kept or copied(kept or {}),
+    metrics = outer and outer.metrics or {}, read = files,
   }
   load.env = environment(load)
   loading[#loading + 1] = load
+  local done = not outer and own.load(load.kept)
   local ok, value = pcall(run, load, path, text)
   loading[#loading] = nil
+  if done then done() end
   if not ok then error(value, 0) end
   if type(value) ~= "table" then
     M.fail(("%s: returns %s; a recipe returns a table"):format(path, type(value)))

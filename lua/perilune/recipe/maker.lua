@@ -8,6 +8,7 @@
 --     pl.cost.kv(req, w)          pl.cost.kv { scale = 2 }
 
 local nearest = require "perilune.recipe.nearest"
+local own = require "perilune.recipe.own"
 
 local M = {}
 
@@ -37,19 +38,28 @@ local function checked(name, defaults, options)
   return out
 end
 
--- `make(options)` answers a hook, which is always called with a request and something
--- more. The plain one is made at its first use.
-function M.of(name, defaults, make)
+-- One with these options.
+local function made(name, make, new, options)
+  local memory = new and own.made(name, function() return new(options) end)
+  return make(options, function() return memory end)
+end
+
+-- `make(options, memory)` answers a hook, which is always called with a request and
+-- something more. The plain one is made at its first use. `new(options)`, if it remembers
+-- anything, makes what that is kept in, and memory() answers it.
+function M.of(name, defaults, make, new)
   local plain
+  local function fresh() return new(defaults) end
+  local function of_recipe() return own.memory(name, fresh) end
   return function(req, about, more)
     if type(about) ~= "nil" then            -- compared with nil, a `w` must be made
-      plain = plain or make(defaults)
+      plain = plain or make(defaults, of_recipe)
       return plain(req, about, more)
     end
     if type(req) ~= "table" then
       error(("%s: wants options by name"):format(name), 2)
     end
-    return make(checked(name, defaults, req))
+    return made(name, make, new, checked(name, defaults, req))
   end
 end
 

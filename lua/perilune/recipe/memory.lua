@@ -17,11 +17,13 @@ local function own()
   return seen
 end
 
--- Calls on_table(t) and on_function(f) for all that fn reaches by upvalues, fields and
--- metatables, perilune's own left out, `most` of them at most. Whether that was all.
-function M.walk(fn, most, on_table, on_function)
-  local seen, list, n = own(), { fn }, 1
+-- Calls on_table(t) and on_function(f) for all that fn, and the table `more`, reach by
+-- upvalues, fields and metatables, perilune's own left out, `most` of them at most.
+-- Whether that was all.
+function M.walk(fn, most, on_table, on_function, more)
+  local seen, list, n = own(), { fn, more }, more and 2 or 1
   seen[fn] = true
+  if more then seen[more] = true end
   local function add(v)
     local kind = type(v)
     if (kind == "function" or kind == "table") and not seen[v] and n < most then
@@ -62,8 +64,9 @@ local function put_back(t, was)
   for key, v in next, was do rawset(t, key, v) end
 end
 
--- Keeps what fn reaches as it is now; answers a function that puts it back.
-function M.keep(fn)
+-- Keeps what fn, and the table `more`, reach as it is now; answers a function that puts
+-- it back.
+function M.keep(fn, more)
   local tables, fns, ups, values, n, room = {}, {}, {}, {}, 0, MOST
   local all = M.walk(fn, MOST, function(t)
     local copy = {}
@@ -80,7 +83,7 @@ function M.keep(fn)
       fns[n], ups[n], values[n] = f, up, v
       up = up + 1
     end
-  end)
+  end, more)
   if not all or room < 0 then error("it remembers too much to be tried", 0) end
   return function()
     for t, was in pairs(tables) do put_back(t, was) end

@@ -10,11 +10,13 @@ local chance = require "perilune.recipe.chance"
 local cost = require "perilune.recipe.cost"
 local lru = require "perilune.lru"
 local maker = require "perilune.recipe.maker"
+local verdict = require "perilune.recipe.verdict"
 
 local M = {}
 
 -- Costs that differ by less than this share are equal, unless an option says otherwise.
 local WITHIN = 0.05
+local MAX_NAME = 256                        -- bytes of a worker's that are said again
 
 function M.round_robin(_, fleet)
   return fleet[1]
@@ -27,6 +29,13 @@ end
 function M.random(_, fleet)
   return any(fleet)
 end
+
+-- The cheapest; of those about as cheap, the first in turn.
+M.cheapest = maker.of("pl.pick.cheapest", {
+  cost = cost.kv, within = WITHIN,
+}, function(o)
+  return function(req, fleet) return fleet:cheapest(req, o.cost, o.within) end
+end)
 
 local function in_flight(_, w)
   return w.running + w.waiting
@@ -52,23 +61,26 @@ local function said(req, header, hint)
   return req.hints and req.hints[hint]
 end
 
--- The worker that the request names; it waits while that is not there. A request that
--- names none goes where there is the least to do.
+-- The worker that the request names; it waits while that one is busy or away. A name that
+-- no worker has is the client's mistake, which to ask again would not mend: 404, as for a
+-- model. A request that names none goes where there is the least to do.
 M.direct = maker.of("pl.pick.direct", { header = "" }, function(o)
   return function(req, fleet)
     local name = said(req, o.header, "worker")
-    if name then return fleet:named(name) end
-    return M.least_loaded(req, fleet)
+    if not name then return M.least_loaded(req, fleet) end
+    if fleet:knows(name) then return fleet:named(name) end
+    return verdict.reject(404, ("The worker `%s` does not exist."):format(
+      name:sub(1, MAX_NAME)))
   end
 end)
 
 -- All requests of a session to one worker, for as long as it is there.
 M.sticky = maker.of("pl.pick.sticky", {
   header = "", sessions = 10000, ttl = 3600, cost = cost.kv, within = WITHIN,
-}, function(o)
-  local seats = lru.new(o.sessions)         -- session -> { name, over }: who, till when
+}, function(o, memory)
   return function(req, fleet)
     local session, t = said(req, o.header, "session"), chance.now()
+    local seats = memory()                  -- session -> { name, over }: who, till when
     local seat = session and seats:get(session)
     local w = seat and seat.over > t and fleet:named(seat.name)
       or fleet:cheapest(req, o.cost, o.within)
@@ -81,7 +93,7 @@ M.sticky = maker.of("pl.pick.sticky", {
     end
     return w
   end
-end)
+end, function(o) return lru.new(o.sessions) end)
 
 -- The cheapest of those that have no more than so many blocks to prefill; while there are
 -- none the request waits.

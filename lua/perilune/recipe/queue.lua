@@ -6,6 +6,7 @@
 
 local chance = require "perilune.recipe.chance"
 local lru = require "perilune.lru"
+local own = require "perilune.recipe.own"
 
 local M = {}
 
@@ -32,19 +33,18 @@ end
 
 local MAX_TENANTS = 10000
 
-local function fair()
-  local ends = lru.new(MAX_TENANTS)         -- tenant -> where its last request stands
-  local clock = 0                           -- where one stands that begins anew
-  return function(req)
-    local tenant = req.tenant or ""
-    local begins = math.max(ends:get(tenant) or 0, clock)
-    ends:put(tenant, begins + req.tokens)
-    clock = math.max(clock, begins)
-    return begins
-  end
+-- tenant -> where its last request ends, and where one stands that begins anew.
+local function nobody_yet()
+  return { ends = lru.new(MAX_TENANTS), clock = 0 }
 end
 
 -- Each tenant in turn, by tokens: who has asked for much stands behind who has not.
-M.tenants = fair()
+function M.tenants(req)
+  local all, tenant = own.memory("pl.queue.tenants", nobody_yet), req.tenant or ""
+  local begins = math.max(all.ends:get(tenant) or 0, all.clock)
+  all.ends:put(tenant, begins + req.tokens)
+  all.clock = math.max(all.clock, begins)
+  return begins
+end
 
 return M

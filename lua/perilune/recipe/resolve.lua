@@ -133,19 +133,21 @@ local function resolve(name, words, getenv, kept)
     return nil, { { usage = true,
       text = ("'%s' is not a flag"):format(parsed.words[1]) } }
   end
-  local ok, value, info = pcall(load.load, name, parsed, getenv, kept)
+  local files = {}
+  local ok, value, info = pcall(load.load, name, parsed, getenv, kept, files)
   if not ok then
     return nil, { { text = tostring(value), usage = value.usage,
-      no_recipe = value.no_recipe } }
+      no_recipe = value.no_recipe } }, files
   end
   local resolved, problems = finish(value, info, parsed, getenv)
   if problems then
     table.sort(problems, by_place)
-    return nil, problems
+    return nil, problems, files
   end
   local own = private[resolved]
   own.name, own.words, own.getenv = name, words, getenv
   own.kept, own.args = info.kept, info.args
+  own.metrics, own.files = info.metrics, files
   return resolved
 end
 
@@ -158,7 +160,8 @@ function M.resolve(name, words, getenv)
 end
 
 -- The same once more, from its file as it is now, by the same flags; what it kept
--- (pl.keep) is there again. `resolved` stays as it is.
+-- (pl.keep) is there again. `resolved` stays as it is. Problems come with the files that
+-- were read, as of M.files.
 function M.again(resolved)
   local own = private[resolved]
   return resolve(own.name, own.words, own.getenv, own.kept)
@@ -190,7 +193,18 @@ end
 
 -- What it keeps over a reload (pl.keep): a table by name, which may be written.
 function M.kept(resolved)
-  return private[resolved].kept
+  local of = private[resolved]
+  return of and of.kept or {}
+end
+
+-- Its metrics (pl.metric).
+function M.metrics(resolved)
+  return private[resolved].metrics
+end
+
+-- The files that it was read from: path -> text; false: looked for, but not there.
+function M.files(resolved)
+  return private[resolved].files
 end
 
 -- The row of one of the recipe's own arguments (pl.args), or nil.
@@ -230,10 +244,11 @@ function M.change(resolved, path, value, origin)
   if fields then fields[key or path] = value end
 end
 
--- Takes over what another resolving of it kept, and its own arguments.
+-- Takes over what another resolving of it kept, and all that is of its text.
 function M.adopt(resolved, other)
-  private[resolved].kept = private[other].kept
-  private[resolved].args = private[other].args
+  for _, name in ipairs { "kept", "args", "metrics", "files" } do
+    private[resolved][name] = private[other][name]
+  end
 end
 
 -- Every setting in the schema's order: a list of { path, value, origin, row }. Hooks come

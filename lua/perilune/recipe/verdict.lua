@@ -21,7 +21,8 @@ function M.is(v, kind)
   return getmetatable(v) == verdicts and v.kind == kind
 end
 
--- Of `admit`: no, with a status, a reason and perhaps when to come again, in seconds.
+-- Of `admit`, `pick` or `cost`: no, with a status, a reason and perhaps when to come
+-- again, in seconds.
 function M.reject(status, why, retry_after)
   if type(status) ~= "number" or status % 1 ~= 0 or status < 400 or status > 599 then
     error(("pl.reject: status is '%s'; it wants an integer from 400 to 599"):format(

@@ -50,8 +50,40 @@ function M.table(rows)
   return out
 end
 
+-- What a run's hooks counted (pl.metric), by name.
+local function counted(f)
+  local names = {}
+  for name in pairs(f.metrics) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+-- The same as lines of text, for those that counted anything.
+function M.metrics(rows)
+  local out = {}
+  for _, row in ipairs(rows) do
+    for _, name in ipairs(counted(row.figures)) do
+      local v = row.figures.metrics[name]
+      local text = type(v) == "number" and ("%g"):format(v)
+        or ("mean %g of %d"):format(v.sum / v.count, v.count)
+      out[#out + 1] = ("%s  %s  %s"):format(row.policy, name, text)
+    end
+  end
+  return out
+end
+
 local function rounded(v)
   return math.floor(v * 1e4 + 0.5) / 1e4
+end
+
+local function metrics_of(f)
+  local out = json.object()
+  for _, name in ipairs(counted(f)) do
+    local v = f.metrics[name]
+    out[name] = type(v) == "number" and v
+      or json.object("count", v.count, "sum", rounded(v.sum))
+  end
+  return out
 end
 
 local function object_of(row)
@@ -64,7 +96,8 @@ local function object_of(row)
     "itl_ms", json.object("mean", rounded(itl.mean), "p50", rounded(itl.p50),
       "p99", rounded(itl.p99)),
     "output_tokens_per_s", rounded(f.output_tokens_per_s),
-    "busiest_share", rounded(f.busiest_share), "seconds", rounded(f.seconds))
+    "busiest_share", rounded(f.busiest_share), "seconds", rounded(f.seconds),
+    "metrics", metrics_of(f))
 end
 
 -- One line: an object, or of several policies an array of them.

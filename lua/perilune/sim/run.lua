@@ -18,6 +18,7 @@ local hook_view = require "perilune.recipe.hook_view"
 local hooks = require "perilune.recipe.hooks"
 local line = require "perilune.fleet.line"
 local log = require "perilune.log"
+local metric = require "perilune.recipe.metric"
 local models = require "perilune.sim.models"
 local served_models = require "perilune.fleet.served_models"
 local traces = require "perilune.sim.trace"
@@ -170,7 +171,7 @@ function Run:figures()
     itl_ms = { mean = C.pl_sim_gap_mean(self.sim) * 1e-6, p50 = gap(0.5),
       p99 = gap(0.99) },
     output_tokens_per_s = self.output_tokens / math.max(seconds, 1e-9),
-    busiest_share = share_of_busiest(self), ttft = self.ttft }
+    busiest_share = share_of_busiest(self), ttft = self.ttft, metrics = self.metrics }
 end
 
 -- ---- time ---------------------------------------------------------------------------
@@ -203,7 +204,9 @@ local function go(self)
     live(self, ev.id)
   end)
   local done = chance.pretend(now, self.seed)
+  local counted = metric.collect(self.metrics)
   local ok, ran, why = pcall(flow.run, nil, poll_of(self), now)
+  metric.collect(counted)
   done()
   if not ok then error(ran, 0) end
   if not ran or self.failed then return nil, self.failed or why end
@@ -248,7 +251,8 @@ return function(recipe, trace, o)
   local self = setmetatable({ recipe = recipe, trace = trace, timing = o.timing,
     speed = o.speed or 1, seed = o.seed or 0, n_workers = o.workers or pool.count,
     waiting = 0, ended = 0, refused = 0, ttft = {}, prompt_tokens = 0, cached_tokens = 0,
-    output_tokens = 0, models = {}, zeros = ffi.new("int32_t[?]", trace.longest_input),
+    output_tokens = 0, models = {}, metrics = {},
+    zeros = ffi.new("int32_t[?]", trace.longest_input),
     served = { key = "sim", names = { "sim" }, workers = {}, terms = {
       block_size = pool.block_size, hash_algo = pool.prefix_caching_hash_algo,
       hash_seed = worker.hash_seed(), kv_events = true,

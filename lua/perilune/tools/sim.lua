@@ -165,6 +165,7 @@ end
 local function tell(options, out, said)
   print(said)
   print(table.concat(report.table(out), "\n"))
+  for _, line in ipairs(report.metrics(out)) do print("  " .. line) end
   if options.json then print(report.json(out)) end
   local files = { { options.csv, report.csv },
     { options.html, function(list) return page.html(list, "perilune sim", said) end } }

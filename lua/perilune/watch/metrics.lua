@@ -184,6 +184,7 @@ local MOVED, LONG = "dynamo_frontend_model_migration_total",
   "dynamo_frontend_model_migration_max_seq_len_exceeded_total"
 local NUMERICS, GONE = "perilune_moves_to_other_numerics_total",
   "dynamo_frontend_disconnected_clients"
+local MISSED = "perilune_router_missed_blocks_total"
 
 -- All that may be counted of a model stands at 0 first: what begins at 1 shows no growth.
 local function open_counted(m)
@@ -198,7 +199,7 @@ local function open_counted(m)
   for _, kind in ipairs { "new_request", "ongoing_request" } do
     count(MOVED, 0, m.label, { "migration_type", kind })
   end
-  for _, name in ipairs { LONG, NUMERICS } do count(name, 0, m.label) end
+  for _, name in ipairs { LONG, NUMERICS, MISSED } do count(name, 0, m.label) end
   count(GONE, 0)
 end
 
@@ -289,6 +290,11 @@ end
 -- bits.
 function M:moved_numerics(job)
   count(NUMERICS, 1, model_of(self, job).label)
+end
+
+-- So many blocks of its prompt were thought to be cached where it went, and were not.
+function M:missed(job, blocks)
+  count(MISSED, blocks, model_of(self, job).label)
 end
 
 -- It may not move any more: it is longer than migration_max_seq_len.

@@ -135,6 +135,8 @@ M.counted = {
   { "counter", "perilune_moves_to_other_numerics_total",
     "moves to a worker with different numerics, or between servers of `upstream`, after "
     .. "the first token: model" },
+  { "counter", "perilune_router_missed_blocks_total",
+    "KV blocks that a worker was thought to have cached, but had not: model" },
   { "gauge", "perilune_upstream_up",
     "whether a server of `upstream` takes requests, 1 or 0: worker" },
   { "gauge", "dynamo_frontend_disconnected_clients",
