@@ -1,9 +1,13 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What the documentation shows must work: recipes in it load, generated pages are current.
 
+local fleet_view = require "perilune.recipe.fleet_view"
 local help = require "perilune.console.manual"
+local hook_view = require "perilune.recipe.hook_view"
+local hooks = require "perilune.recipe.hooks"
 local recipe = require "perilune.recipe.resolve"
 local schema = require "perilune.recipe.schema"
+local scratch = require "scratch"
 local shape = require "shape"
 local root = require("perilune.host").root
 
@@ -22,13 +26,59 @@ local function blocks(path)
   return out
 end
 
--- The blocks that are no recipes.
-local function fragments(path)
-  local out = {}
+-- The blocks of a page by what they are: specs, recipes, and what is neither.
+local function code_of(path)
+  local specs, pieces = {}, {}
   for block in read(path):gmatch "```lua\n(.-)```" do
-    if not block:find "\nreturn " then out[#out + 1] = block end
+    local to = block:find "\ndescribe%(" and specs or not block:find "\nreturn " and pieces
+    if to then to[#to + 1] = block end
   end
-  return out
+  return specs, blocks(path), pieces
+end
+
+local function in_folder(fn)
+  local dir = scratch.folder()
+  local ok, why = pcall(fn, dir)
+  dir.remove()
+  if not ok then error(why, 0) end
+end
+
+local function run_spec(block)
+  in_folder(function(dir)
+    dir.write("my.lua", read(root .. "/recipes/agg_router.lua"))
+    dir.write("my_spec.lua", block)
+    local code, out, err = scratch.sh(("cd '%s' && %s test my_spec.lua -o plainTerminal"):format(
+      dir.path, scratch.program))
+    assert.equal(0, code, out .. err)
+  end)
+end
+
+-- Asks all hooks of a recipe about requests, short and long, from several tenants.
+local function ask_hooks(block)
+  in_folder(function(dir)
+    local r, problems = recipe.resolve(dir.write("r.lua", block), {})
+    assert(r, problems and problems[1].text)
+    local server, view = { recipe = r }, fleet_view.new()
+    for i = 1, 12 do
+      local tokens = 400 * i * i
+      local req = hook_view.new { id = "r" .. i, model = "m", tenant = "t" .. i % 3, tokens = tokens,
+        total = tokens, max_tokens = 9, n = 1, stream = true, priority = i % 2, moves = i % 4, block_size = 16,
+        recorded = { ["x-user"] = "u" }, key = function(_, k) return k + 0ULL end }
+      view:begin()
+      for k = 0, 2 do view:add(nil, -1, 0, k, "worker/" .. k, { "small" }) end
+      hooks.ask(server, "admit", req)
+      hooks.choose(server, "worker", req, view)
+      if r.worker.queue then hooks.rank(server, "worker", req) end
+      hooks.ask(server, "migrate", req, { name = "worker/1", reason = "gone", numerics = "n" })
+      if r.done then hooks.tell(server, r.done, req, { finish = "length", tokens = 9, ttft = 0.1 }) end
+    end
+    view:close()
+    for _, path in ipairs { "admit", "worker.cost", "worker.pick", "worker.queue", "migrate", "done" } do
+      local about = hooks.about(r, path)
+      assert.is_true(not about or about.errors == 0, about and about.error)
+      assert.equal(recipe.get(r, path) ~= nil, about ~= nil, path)
+    end
+  end)
 end
 
 local function files(pattern)
@@ -87,11 +137,19 @@ end
 local NO_FLAGS = { ["name"] = true, ["no-name"] = true, ["unix-socket"] = true }
 
 describe("the documentation", function()
-  it("shows code that runs: docs/hooks.md", function()
-    local found = fragments(root .. "/docs/hooks.md")
-    assert.is_true(#found > 0)
-    for _, block in ipairs(found) do assert(loadstring(block, "=hooks.md"))() end
-  end)
+  -- A recipe of a page is loaded, and its hooks are asked as a server asks them; a spec is
+  -- run beside a copy of agg_router; what is left are lines that run by themselves.
+  for _, page in ipairs(PAGES) do
+    local specs, recipes, pieces = code_of(root .. "/" .. page)
+    local n = #specs + #recipes + #pieces
+    if n > 0 then
+      it(("shows code that runs: %s, %d times"):format(page, n), function()
+        for _, block in ipairs(specs) do run_spec(block) end
+        for _, block in ipairs(recipes) do ask_hooks(block) end
+        for _, block in ipairs(pieces) do assert(loadstring(block, "=" .. page))() end
+      end)
+    end
+  end
 
   for _, page in ipairs { "README.md", "docs/recipes.md", "docs/hooks.md" } do
     it("shows recipes that load: " .. page, function()

@@ -4,6 +4,7 @@
 
 local cjson = require "cjson.safe"
 local console = require "support.console"
+local hook_fields = require "perilune.recipe.hook_fields"
 local locals = require "perilune.tools.local_processes"
 local process = require "support.process"
 local scratch = require "scratch"
@@ -70,6 +71,44 @@ describe("hooks of a process", function()
     assert.equal(200, status { ["X-Team"] = "red" })
     assert.equal(1, s:metric "dynamo_frontend_model_rejection_total")
     assert.is_truthy(s:stop():find("done: worker/0 3 3 length red\n", 1, true))
+  end)
+
+  it("are told of results what editors say, no more and no less", function()
+    start [[
+      local function tell(what, t)
+        for key in pairs(t) do pl.log.info("%s has %s.", what, key) end
+      end
+      return { worker = {}, done = function(_, r)
+        tell("Result", r)
+        tell("Choice", r.choices[1])
+      end }]]
+    assert.equal(200, status())
+    local log = s:stop()
+    for _, class in ipairs { "Result", "Choice" } do
+      local listed = {}
+      for _, row in ipairs(hook_fields[class]) do
+        listed[row[1]] = true
+        local there = log:find(("%s has %s."):format(class, row[1]), 1, true)
+        assert.is_true(there ~= nil or row[2]:sub(-1) == "?", row[1])
+      end
+      for key in log:gmatch(class .. " has ([%w_]+)") do assert.is_true(listed[key], key) end
+    end
+  end)
+
+  it("are swapped when their file is changed: --watch", function()
+    start("return { worker = {}, admit = function() return pl.reject(418, 'one') end }", "--watch")
+    assert.equal(418, status())
+    local function change(text, words, n)
+      write(text)
+      assert.is_truthy(process.wait_for(20, function() return said(words) == n end), s.process:log())
+    end
+    change("return { worker = {}, admit = function() return pl.reject(451, 'two') end }", "is read again", 1)
+    assert.equal(451, status())
+    change("return { worker = {}, admit = function( }", "nothing changed", 1)
+    assert.equal(451, status())
+    change("return { worker = {} }", "is read again", 2)
+    assert.equal(200, status())
+    assert.equal(1, said "nothing changed")
   end)
 
   it("know who asks: by the key, or where there is none by a header", function()

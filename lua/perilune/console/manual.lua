@@ -4,6 +4,7 @@
 
 local hook_help = require "perilune.recipe.hook_help"
 local hooks = require "perilune.recipe.hooks"
+local meta = require "perilune.console.meta"
 local metrics = require "perilune.watch.metrics"
 local nearest = require "perilune.recipe.nearest"
 local params = require "perilune.api.params"
@@ -30,8 +31,10 @@ perilune serves language models.
   perilune chat [--url URL]                chat with a server
   perilune bench [--url URL]               benchmark a server
   perilune sim RECIPE --trace FILE         try a recipe on recorded requests
-  perilune help [OPTION]                   explain an option; or all of them:
-                                           `options`, `sampling`, `metrics`
+  perilune new FILE [--from RECIPE]        begin a recipe of your own from a shipped one
+  perilune test SPEC...                    run tests of a recipe, without a server
+  perilune help [OPTION]                   explain an option; or all of them: `options`,
+                                           `sampling`, `metrics`; `meta`: for editors
   perilune version
   perilune lua FILE                        run a Lua file in this program]]
 
@@ -220,6 +223,7 @@ end
 function M.about(word)
   if word == "options" then return M.options() end
   if word == "metrics" then return M.metrics() end
+  if word == "meta" then return meta.text() end
   if word == "sampling" then return M.sampling() end
   local name = word:gsub("^%-%-", ""):gsub("-", "_"):match "[^.]*$"
   local row = schema.find(name)

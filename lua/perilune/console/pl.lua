@@ -2,6 +2,7 @@
 -- console/pl.lua - `pl` in the console: the functions for hooks, and what the recipe
 -- keeps.
 
+local fields = require "perilune.recipe.hook_fields"
 local object = require "perilune.console.object"
 local pl = require "perilune"
 local run = require "perilune.console.run"
@@ -9,22 +10,17 @@ local settings = require "perilune.recipe.resolve"
 
 local M = {}
 
-local DOCS = {
-  { "version", "the version of perilune" },
-  { "now()", "a clock, in seconds" },
-  { "random()", "a number in [0, 1)" },
-  { "lru(n)", "a table of at most n entries that drops the least recently used" },
-  { "cost.NAME", "costs of a request on a worker: kv, approx, backlog, blend" },
-  { "pick.NAME", "ways to pick a worker: cheapest, round_robin, random, ..." },
-  { "queue.NAME", "orders of waiting requests: fcfs, lcfs, wspt, tenants" },
-  { "mix { { share, hook }, ... }", "each hook decides about a share of the requests" },
-  { "fleet { { name =, ... }, ... }", "workers as hooks see them, for a try" },
-  { "reject(status, why, after)", "admit, pick, cost: no" },
-  { "retry { avoid =, after = }", "migrate: continue elsewhere" },
-  { "fail(why)", "migrate: end the request" },
-  { "keep", "what the recipe keeps across reloads: pl.keep.NAME, pl.keep.NAME = value" },
-}
-local ELSEWHERE = { log = true, load = true, extend = true, args = true, metric = true }
+-- What each is called as, and what it is; and those that are for a recipe alone.
+local DOCS, ELSEWHERE = {}, {}
+for _, row in ipairs(fields.pl) do
+  local name, doc, shown = row[1], row[3], row[4]
+  if type(pl[name]) == "table" and name ~= "log" then
+    local group = {}
+    for i, member in ipairs(fields[name]) do group[i] = member[1] end
+    doc = ("%s: %s"):format(doc, table.concat(group, ", "))
+  end
+  if shown then DOCS[#DOCS + 1] = { shown, doc } else ELSEWHERE[name] = true end
+end
 
 -- ---- pl.keep ------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@
 -- a hook was asked, the facts that it was told are kept beside them, by number.
 
 local pl = require "perilune.ffi"
+local hook_fields = require "perilune.recipe.hook_fields"
 local lru = require "perilune.lru"
 local C, ffi = pl.C, pl.ffi
 
@@ -110,9 +111,10 @@ function M.name_of(number)
   return w and w.name or "worker " .. number, w and w.tags
 end
 
-local COLUMNS = { "cached", "sent", "prefilling", "decoding", "free", "capacity",
-  "waiting", "running", "rank", "ttft", "itl" }
-M.COLUMNS = COLUMNS
+local COLUMNS = {}                          -- all that hooks see, but for words
+for _, row in ipairs(hook_fields.Worker) do
+  if row[2] == "integer" or row[2] == "number" then COLUMNS[#COLUMNS + 1] = row[1] end
+end
 
 local function worker_plain(fleet, row)
   local cost = fleet.cost[row]

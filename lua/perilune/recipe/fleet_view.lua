@@ -15,6 +15,7 @@
 -- another worker's numbers.
 
 local pl = require "perilune.ffi"
+local hook_fields = require "perilune.recipe.hook_fields"
 local nearest = require "perilune.recipe.nearest"
 local values = require "perilune.recipe.option_value"
 local verdict = require "perilune.recipe.verdict"
@@ -34,11 +35,13 @@ local Fleet = ffi.typeof "struct { const int32_t view; }"
 local views = {}                            -- number -> view, while it is open
 local n_views = 0
 
--- The columns that hooks may read.
-local COLUMNS = { cached = true, sent = true, prefilling = true, decoding = true,
-  free = true, capacity = true, waiting = true, running = true, rank = true, ttft = true,
-  itl = true }
+-- What hooks may read of a worker, and where that is: COLUMNS in C's, the others here.
 local FIELDS = { name = "names", tags = "tags" }
+local ALL, COLUMNS = {}, {}
+for _, row in ipairs(hook_fields.Worker) do
+  ALL[row[1]] = true
+  COLUMNS[row[1]] = not FIELDS[row[1]] or nil
+end
 
 local function unknown(what, key, known)
   local names = {}
@@ -47,9 +50,6 @@ local function unknown(what, key, known)
   error(("%s has no '%s'%s"):format(what, tostring(key),
     near and ("; did you mean '%s'?"):format(near) or ""), 3)
 end
-
-local ALL = { name = true, tags = true }
-for name in pairs(COLUMNS) do ALL[name] = true end
 
 -- A column that a hook reads. What is sent where is remembered once one asks for it.
 local function column_of(view, key)
@@ -247,6 +247,8 @@ local METHODS = {
     return filtered(open_view(fleet), test)
   end,
 }
+
+M.METHODS = METHODS
 
 ffi.metatype(Fleet, {
   __len = function(fleet) return open_view(fleet).n end,

@@ -42,8 +42,21 @@ local ROWS = {
   { "policy_class", text, {}, "x-dynamo-meta-policy-class" },
 }
 
-M.NAMES = {}
-for _, row in ipairs(ROWS) do M.NAMES[row[1]] = true end
+-- All names in order; and by name the type, and where a client says it.
+M.ORDER, M.TYPES, M.SOURCE = {}, {}, {}
+
+local TYPES = { [text] = "string", [number] = "number", [boolean] = "boolean" }
+
+local function source_of(row)
+  local places = {}
+  if row[3][1] then places[1] = "nvext." .. table.concat(row[3], ".") end
+  for i = 4, #row do places[#places + 1] = "header " .. row[i] end
+  return table.concat(places, ", ")
+end
+
+for i, row in ipairs(ROWS) do
+  M.ORDER[i], M.TYPES[row[1]], M.SOURCE[row[1]] = row[1], TYPES[row[2]], source_of(row)
+end
 
 local function find(v, path)
   for _, key in ipairs(path) do

@@ -2,14 +2,20 @@
 -- recipe/hook_help.lua - help for writing hooks: when each is called, its arguments and
 -- return values, the default without it, and an example recipe.
 
--- A name and its meaning, one string per line.
-local REQ = { "req", "the request: id, model, tenant, tokens, total, blocks, max_tokens,",
-  "n, stream, priority, headers, hints, moves; req:bucket(k, n)" }
-local WORKER = { "w", "a worker; in blocks: cached, sent, prefilling, decoding, free,",
-  "capacity; in requests: waiting, running; in seconds: ttft, itl; name, rank, tags" }
-local FLEET = { "fleet", "the workers that can take it: #fleet, fleet[i],",
-  "fleet:cheapest(req, cost), :named(name), :knows(name), :sum(column),",
-  ":min(column), :filter(function or tag)" }
+local fields = require "perilune.recipe.hook_fields"
+
+local WIDTH = 68
+
+-- A name and its meaning, one string per line, the last of which are some fields' names.
+local function of_fields(name, what, rows)
+  return { name, what, unpack(fields.names(rows, WIDTH)) }
+end
+
+local REQ = of_fields("req", "the request; `perilune help meta` explains all fields:",
+  fields.Request)
+local WORKER = of_fields("w", "a worker:", fields.Worker)
+local FLEET = of_fields("fleet", "the workers that can take it: #fleet, fleet[i], and :",
+  fields.Fleet)
 local REJECT = { "pl.reject(status, why, after)", "refuse the request, as admit does" }
 
 local hooks = {}
@@ -37,8 +43,8 @@ return { admit = admit, worker = {} }]],
 hooks.migrate = {
   call = "migrate(req, lost)",
   asked = "each time a worker with a request is lost, for each choice of the request",
-  given = { REQ, { "lost", "the worker: name, numerics, and",
-    "reason: gone, silent, reset, bus away" } },
+  given = { REQ, of_fields("lost", "the worker; reason: gone, silent, reset, bus away:",
+    fields.Lost) },
   answers = {
     { "pl.retry { avoid =, after = }", "continue on another worker than avoid,",
       "after that many seconds" },
@@ -58,9 +64,7 @@ return { migrate = migrate, worker = {} }]],
 hooks.done = {
   call = "done(req, result)",
   asked = "once for every accepted request, at its end",
-  given = { REQ,
-    { "result", "how it ended: why, tokens, cached, moves, ttft, itl,",
-      "worker, choices, and finish: stop, length, abort, error, refused" } },
+  given = { REQ, of_fields("result", "how it ended:", fields.Result) },
   answers = { { "nothing", "the return value is ignored" } },
   absent = "nothing is called",
   example = [[

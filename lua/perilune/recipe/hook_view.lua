@@ -4,6 +4,7 @@
 
 local pl = require "perilune.ffi"
 local hints = require "perilune.recipe.hints"
+local hook_fields = require "perilune.recipe.hook_fields"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -38,7 +39,7 @@ end
 
 local Hints = {
   __index = function(_, key)
-    if hints.NAMES[key] then return nil end
+    if hints.TYPES[key] then return nil end
     error(("req.hints has no '%s'"):format(tostring(key)), 2)
   end,
   __newindex = function() error("req.hints is read-only", 2) end,
@@ -56,9 +57,6 @@ local COMPUTED = {
     return found
   end,
 }
-local PLAIN = { id = true, model = true, tokens = true, total = true, max_tokens = true,
-  stream = true, priority = true, moves = true, n = true, tenant = true }
-
 local key_out = ffi.new "uint64_t[1]"
 
 -- The name of the prompt's k-th block; nil: there is none.
@@ -79,6 +77,11 @@ local function bucket(self, k, n)
   local full = math.min(math.floor(k), math.floor(facts.tokens / facts.block_size))
   local known = full > 0 and facts.key(facts, full)
   return known and tonumber(known % n) + 1 or facts.tokens % n + 1
+end
+
+local PLAIN = {}                            -- what the facts have under the same name
+for _, row in ipairs(hook_fields.Request) do
+  PLAIN[row[1]] = row[1] ~= "bucket" and not COMPUTED[row[1]] or nil
 end
 
 local View = {

@@ -192,19 +192,20 @@ local function text_of(problems)
 end
 
 -- Reads the recipe's file again, by the flags of the start. Answers true and what
--- changed; or nil and why not, with file and line: then nothing has.
+-- changed; or nil, why not, with file and line, and the files that were read (as of
+-- settings.files): then nothing has changed.
 function M.reload(process)
   local recipe = process.recipe
-  local fresh, problems = settings.again(recipe)
+  local fresh, problems, files = settings.again(recipe)
   if fresh and not same_pools(recipe, fresh) then
     problems = { { text = ("%s: other pools than %s: needs a restart"):format(fresh.file,
       table.concat(recipe.pools, " and ")) } }
-    fresh = nil
+    fresh, files = nil, settings.files(fresh)
   end
   if not fresh then
     local why = text_of(problems)
     log.error("reload: nothing changed: %s", why)
-    return nil, why
+    return nil, why, files
   end
   local told = take_over(recipe, fresh)
   M.fill(process)

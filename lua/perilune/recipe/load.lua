@@ -87,6 +87,9 @@ local function read(path)
   return text                               -- nil: a folder
 end
 
+-- What is in a file now, as it is loaded; nil: there is none.
+M.text = read
+
 local function run(load, path, text)
   if is_binary(text) then
     local named = #loading == 1 and path == load.file

@@ -12,6 +12,13 @@ local own = require "perilune.recipe.own"
 
 local M = {}
 
+local known = {}                            -- name -> defaults
+
+-- The options of a hook of that name, with their defaults.
+function M.defaults(name)
+  return known[name]
+end
+
 local function fits(v, default)
   if type(v) ~= type(default) then return false end
   return type(v) ~= "number" or v >= 0 and v < math.huge
@@ -48,6 +55,7 @@ end
 -- something more. The plain one is made at its first use. `new(options)`, if it remembers
 -- anything, makes what that is kept in, and memory() answers it.
 function M.of(name, defaults, make, new)
+  known[name] = defaults
   local plain
   local function fresh() return new(defaults) end
   local function of_recipe() return own.memory(name, fresh) end

@@ -81,6 +81,8 @@ local function class(kind, methods)
   end }
 end
 
+M.METHODS = { add = true, set = true, observe = true }
+
 local CLASSES = { counter = class("counter", Counter), gauge = class("gauge", Gauge),
   histogram = class("histogram", Histogram) }
 

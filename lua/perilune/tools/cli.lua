@@ -221,6 +221,14 @@ function words.bench(...)
   return require("perilune.tools.bench").run({ ... }, complain)
 end
 
+function words.new(...)
+  return require("perilune.tools.new").run({ ... }, complain)
+end
+
+function words.test(...)
+  return require("perilune.tools.test").run({ ... }, complain)
+end
+
 function words.sim(...)
   return require("perilune.tools.sim").run { ... }
 end

@@ -11,6 +11,7 @@ local cluster = require "perilune.fleet.cluster"
 local door = require "perilune.api.door"
 local drain = require "perilune.fleet.drain"
 local flow = require "perilune.flow"
+local follow = require "perilune.recipe.follow"
 local frontend = require "perilune.api.frontend"
 local health = require "perilune.api.health"
 local holdings = require "perilune.fleet.holdings"
@@ -114,12 +115,12 @@ function Process:set(path, value, by)
   return ok, ("%s It applies here only, to 1 of %d frontends."):format(text, others + 1)
 end
 
--- Reads the recipe again: true and what changed; or nil and why.
+-- Reads the recipe again: true and what changed; or nil, why, and the files it read.
 function Process:reload()
   self:doing "the recipe's file, being reloaded"
-  local ok, said = live.reload(self)
+  local ok, said, files = live.reload(self)
   self:doing ""
-  return ok, said
+  return ok, said, files
 end
 
 -- What Lua does until it says otherwise, for the log of one that does not come back.
@@ -257,6 +258,7 @@ local function run(self)
   if self.server then flow.on("gone", function(ev) self.server:gone(ev.id) end) end
   flow.on("signal", function(ev) on_signal(self, ev) end)
   flow.spawn(throughput.run, self.metrics, self.recipe)
+  if self.recipe.watch then flow.spawn(follow.run, follow.new(self)) end
   if self.server then
     flow.spawn(self.server.cluster.watch, self.server.cluster)
     flow.spawn(holdings.watch, self.server.cluster)

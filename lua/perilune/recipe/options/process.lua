@@ -9,6 +9,7 @@ return {
   { "log_format", "auto", "auto: text on a terminal, JSON lines otherwise",
     choices = { "auto", "text", "json" } },
   { "disable_log_stats", false, "do not log throughput every ten seconds", live = true },
+  { "watch", false, "reload the recipe when its file, or one that it loads, changes" },
   { "record", nil, "a file for requests as they end, without text, for perilune sim",
     kind = "string", unset = "none" },
   { "metrics_endpoint_port", nil, "a worker's own port for /metrics, /health and /live",

@@ -1,0 +1,256 @@
+---@meta perilune
+-- SPDX-License-Identifier: Apache-2.0
+-- What recipes can use, for editors with lua-language-server; nothing runs it.
+-- Generated: perilune help meta > lua/meta/perilune.lua
+-- luacheck: no max line length
+
+---@class perilune.Reject
+---@class perilune.Retry
+---@class perilune.Fail
+
+---@class perilune.Lru
+---@field get fun(self, key: any): any
+---@field put fun(self, key: any, value: any)
+
+---@class perilune.Metric
+---@field add fun(self, by?: number) of a counter or a gauge
+---@field set fun(self, value: number) of a gauge
+---@field observe fun(self, value: number) of a histogram
+
+---@class perilune.Log
+---@field debug fun(format: string, ...)
+---@field info fun(format: string, ...)
+---@field warning fun(format: string, ...)
+---@field error fun(format: string, ...)
+
+---@alias perilune.Cost fun(req: perilune.Request, w: perilune.Worker, fleet: perilune.Fleet): number|perilune.Reject
+---@alias perilune.Pick fun(req: perilune.Request, fleet: perilune.Fleet): perilune.Worker|perilune.Reject|nil
+---@alias perilune.Queue fun(req: perilune.Request): number
+
+---@class perilune.Request
+---@field id string the request's id
+---@field model string the model's name
+---@field tenant string? who sends it: by its key, else the header X-Tenant-Id
+---@field tokens integer tokens of the prompt
+---@field total integer tokens of the prompt and of the answer so far
+---@field blocks integer KV blocks that `total` takes
+---@field max_tokens integer most tokens of the answer
+---@field n integer choices asked for
+---@field stream boolean whether the answer is streamed
+---@field priority integer lower goes first
+---@field headers table<string, string> by name, whichever the case
+---@field hints perilune.Hints what the client says about routing
+---@field moves integer workers it has lost so far
+---@field bucket fun(self, k: integer, n: integer): integer which of n buckets the first k blocks fall into
+
+---@class perilune.Hints
+---@field worker string? nvext.backend_instance_id, header x-dynamo-worker-instance-id, header x-worker-instance-id
+---@field prefill_worker string? nvext.prefill_worker_id, header x-dynamo-prefill-instance-id, header x-prefill-instance-id
+---@field decode_worker string? nvext.decode_worker_id
+---@field rank number? header x-dynamo-dp-rank, header x-dp-rank
+---@field prefill_rank number? header x-dynamo-prefill-dp-rank, header x-prefill-dp-rank
+---@field priority number? nvext.agent_hints.priority, header x-dynamo-request-priority, header x-request-priority
+---@field strict_priority number? nvext.agent_hints.strict_priority, header x-dynamo-request-strict-priority, header x-request-strict-priority
+---@field osl number? nvext.agent_hints.osl
+---@field speculative_prefill boolean? nvext.agent_hints.speculative_prefill
+---@field session string? nvext.session_control.session_id, header x-dynamo-session-id
+---@field policy_class string? header x-dynamo-meta-policy-class
+
+---@class perilune.Worker
+---@field name string such as worker/0
+---@field cached integer blocks of this prompt that it holds, from the first on
+---@field sent integer blocks of this prompt that this frontend sent there lately
+---@field prefilling integer blocks of prompts that it has still to read
+---@field decoding integer blocks in use
+---@field free integer blocks that are not in use
+---@field capacity integer blocks it has
+---@field waiting integer requests that wait there
+---@field running integer requests that run there
+---@field ttft number recent mean time to the first token, in seconds; 0: unknown
+---@field itl number recent mean time between tokens, in seconds; 0: unknown
+---@field rank integer its number within its process
+---@field tags string[] the worker's option of that name
+
+---@class perilune.Fleet
+---@operator len: integer
+---@field [integer] perilune.Worker
+---@field cheapest fun(self, req: perilune.Request, cost: perilune.Cost, within?: number): perilune.Worker? the worker with the lowest cost; within 0.05: up to 5 % above it is as good
+---@field named fun(self, name: string?): perilune.Worker? the worker of that name
+---@field knows fun(self, name: string): boolean whether a worker has that name, even if it cannot take the request now
+---@field sum fun(self, column: string): number of a field of all workers
+---@field min fun(self, column: string): number? the lowest value of a field
+---@field filter fun(self, test: string|fun(w: perilune.Worker): boolean?): perilune.Fleet the workers that have a tag or pass a function
+
+---@class perilune.Lost
+---@field name string the worker's
+---@field reason "gone"|"silent"|"reset"|"bus away" why it was lost
+---@field numerics string identifies its arithmetic; equal ids give equal bits
+
+---@class perilune.Result
+---@field finish "stop"|"length"|"abort"|"error"|"refused" how it ended; refused: it never began
+---@field why string? in words, if it did not end normally
+---@field tokens integer tokens of all choices
+---@field cached integer prompt tokens found in a cache, the most of a choice
+---@field moves integer moves of all choices
+---@field ttft number? seconds to the first token
+---@field itl number? mean seconds between tokens
+---@field worker string? of the first choice; nil: none took it
+---@field choices perilune.Choice[] those that a worker took
+
+---@class perilune.Choice
+---@field index integer from 0
+---@field worker string its last worker's name
+---@field tokens integer tokens of the answer
+---@field cached integer prompt tokens found in the cache
+---@field finish "stop"|"length"|"abort"|"error" how it ended
+---@field moves integer workers it has lost
+---@field ttft number? seconds to its first token
+---@field itl number? mean seconds between its tokens
+
+---@class perilune.Http
+---@field host? string address to listen on; 0.0.0.0: every network
+---@field port? integer port to listen on; 0: any free one
+---@field api_key? string|string[] keys, one of which a request to /v1 must send
+---@field allowed_origins? string|string[] origins that browsers may call from (CORS)
+---@field allowed_methods? string|string[] methods that browsers may use
+---@field allowed_headers? string|string[] headers that browsers may send
+---@field allow_credentials? boolean allow browsers to send cookies
+---@field response_role? string role of the messages in chat answers
+---@field return_tokens_as_token_ids? boolean show tokens in logprobs as token_id:N
+---@field enable_request_id_headers? boolean send X-Request-Id back
+---@field enable_prompt_tokens_details? boolean report cached tokens in usage
+---@field enable_force_include_usage? boolean report usage at the end of every stream
+---@field enable_server_load_tracking? boolean count the requests under way for /load
+---@field chat_template_content_format? "auto"|"string"|"openai" form in which templates get content; auto: the form the template reads
+---@field trust_request_chat_template? boolean accept a chat_template in requests
+---@field max_body_bytes? integer maximum size of a request body
+---@field h11_max_incomplete_event_size? integer largest headers of a request, in bytes
+---@field h11_max_header_count? integer most headers in a request
+---@field enable_log_requests? boolean log every request when it arrives
+---@field request_timeout? number seconds a request may take in total; 0: no limit
+---@field max_waiting? integer requests that may wait for a worker; more get 503
+---@field overload_status? integer status of refusals because all workers are busy
+---@field disable_frontend_admin_api? boolean do not serve /busy_threshold
+---@field enable_dev_endpoints? boolean serve /reset_prefix_cache
+
+---@class perilune.Pool
+---@field count? integer workers in the pool; with a role given, in this process
+---@field tags? string|string[] words that hooks know its workers by
+---@field max_model_len? integer|"auto"|"-1" most tokens of prompt and answer; auto, -1: what memory holds
+---@field seed? integer seed of dummy weights
+---@field load_format? "auto"|"dummy" auto: from files; dummy: random weights, for benchmarks
+---@field device? string where to run; auto: on a usable GPU, otherwise on the CPU; null computes nothing and answers at once; others are plug-ins, libperilune_NAME.so beside the program
+---@field threads? integer threads of the CPU device; 0: one per core
+---@field kernels? "auto"|"scalar"|"avx2"|"avx512"|"avx512bf16" instruction set for the CPU device; auto: the best available
+---@field enforce_eager? boolean launch a GPU's kernels one by one, without graphs: slower, same answers
+---@field activations? "auto"|"float32"|"int8x2"|"int8" arithmetic with quantized weights; auto: int8x2, which answers as float32 does; int8: faster, but logprobs are off by up to 1.0
+---@field block_size? integer tokens per block of the KV cache; a multiple of 16
+---@field kv_cache_memory_bytes? integer memory of the KV cache
+---@field gpu_memory_utilization? number share of a GPU's memory for weights, steps and KV cache, where kv_cache_memory_bytes is not set
+---@field num_kv_blocks? integer blocks in the KV cache, regardless of kv_cache_memory_bytes
+---@field kv_cache_dtype? "auto"|"float32"|"int16" type of keys and values in the cache; auto: int16, with a scale per head and token
+---@field enable_prefix_caching? boolean reuse the KV blocks of prompts seen before
+---@field kv_events? boolean tell frontends which blocks are cached; off: they go by what they have sent
+---@field kv_events_config? table vLLM's KV events over ZeroMQ: enable_kv_cache_events, publisher, endpoint, replay_endpoint, topic, buffer_steps, hwm, max_queue_size
+---@field prefix_caching_hash_algo? "sha256_cbor"|"sha256"|"xxhash_cbor" hash of a block
+---@field max_num_batched_tokens? integer maximum tokens in one step
+---@field max_num_seqs? integer maximum sequences running at once
+---@field enable_chunked_prefill? boolean split a long prompt over several steps
+---@field long_prefill_token_threshold? integer most tokens of one prompt in a step; 0: no limit
+---@field scheduling_policy? "fcfs"|"priority" first come first served, or by priority, lowest first
+---@field stream_interval? integer tokens per event of a stream
+---@field cost? fun(req: perilune.Request, w: perilune.Worker, fleet: perilune.Fleet): number|perilune.Reject the cost of a request on a worker; the cheapest takes it
+---@field pick? fun(req: perilune.Request, fleet: perilune.Fleet): perilune.Worker|perilune.Reject|nil which worker takes a request
+---@field queue? fun(req: perilune.Request): number the order of requests that wait for a worker
+---@field split? fun(req: perilune.Request, w: perilune.Worker, prefill: perilune.Fleet): boolean whether the prefill pool reads the prompt
+
+---@class perilune.Recipe
+---@field model? string a GGUF file, a folder with config.json and safetensors, or Org/Name
+---@field served_model_name? string|string[] names for requests; answers contain the first
+---@field tokenizer? string folder with tokenizer.json, if it is not with the model
+---@field chat_template? string a Jinja file, or the template itself
+---@field generation_config? string sampling defaults: auto (generation_config.json next to the model), vllm (none), or a folder that contains one
+---@field override_generation_config? table sampling defaults that override generation_config
+---@field hf_overrides? table values that override the model's config.json
+---@field max_logprobs? integer most logprobs a request may ask for; -1: no limit
+---@field log_level? "debug"|"info"|"warning"|"error" lowest level that is logged
+---@field log_format? "auto"|"text"|"json" auto: text on a terminal, JSON lines otherwise
+---@field disable_log_stats? boolean do not log throughput every ten seconds
+---@field watch? boolean reload the recipe when its file, or one that it loads, changes
+---@field record? string a file for requests as they end, without text, for perilune sim
+---@field metrics_endpoint_port? integer a worker's own port for /metrics, /health and /live
+---@field migration_limit? integer how often a request may move when its worker is lost
+---@field migration_max_seq_len? integer longest request, prompt and answer, that may move
+---@field active_decode_blocks_threshold? number|"None" a worker is busy above this share of KV blocks in use
+---@field active_prefill_tokens_threshold? integer|"None" a worker is busy if more prompt tokens than this wait for it
+---@field active_prefill_tokens_threshold_frac? number|"None" the same as a multiple of max_num_batched_tokens
+---@field predicted_ttl? number seconds a worker counts as holding the blocks of a prompt that was sent to it, whatever it says
+---@field router_ttl_secs? number seconds for which a worker that does not tell what it caches is thought to hold what it was sent
+---@field drain_timeout? number seconds a drain lets requests run before it moves them
+---@field canary_wait? number seconds of idling after which an engine is checked
+---@field allow_remote_console? boolean let consoles connect over the bus
+---@field bus? string NATS servers, comma-separated, that connect processes
+---@field namespace? string processes with the same one see each other on a bus
+---@field bus_user? string user name for the bus
+---@field bus_password? string password for the bus
+---@field bus_token? string token for the bus
+---@field bus_nkey_seed? string file with the nkey seed
+---@field bus_credentials? string file with a user's JWT and seed
+---@field bus_tls_ca? string PEM file with the CAs trusted for the bus
+---@field bus_tls_cert? string PEM file with this process's certificate
+---@field bus_tls_key? string PEM file with its key
+---@field lost_after? number seconds of silence after which a process counts as lost
+---@field bus_patience? number seconds the bus may be away before all processes count as lost
+---@field admit? fun(req: perilune.Request): perilune.Reject? whether to accept a request
+---@field done? fun(req: perilune.Request, result: perilune.Result): nil called when it has ended
+---@field migrate? fun(req: perilune.Request, lost: perilune.Lost): perilune.Retry|perilune.Fail what to do when its worker is lost
+---@field http? perilune.Http the server
+---@field decode? perilune.Pool a pool of workers
+---@field prefill? perilune.Pool a pool of workers
+---@field worker? perilune.Pool a pool of workers
+
+---@class perilune.Costs
+---@field kv perilune.Cost|fun(options: { decode_active_request_weight?: number, overlap_score_credit?: number, overlap_score_credit_decay?: number, prefill_load_scale?: number }): perilune.Cost Dynamo's formula: blocks to prefill, and blocks in use
+---@field approx perilune.Cost|fun(options: { decode_active_request_weight?: number, overlap_score_credit?: number, overlap_score_credit_decay?: number, prefill_load_scale?: number }): perilune.Cost the same by w.sent instead of w.cached
+---@field backlog perilune.Cost blocks to prefill before its first token
+---@field blend fun(costs: { [1]: number, [2]: perilune.Cost }[]): perilune.Cost the sum of costs, each times its weight
+
+---@class perilune.Picks
+---@field cheapest perilune.Pick|fun(options: { cost?: perilune.Cost, within?: number }): perilune.Pick the cheapest; of those about as cheap, the first in turn
+---@field round_robin perilune.Pick one after the other
+---@field random perilune.Pick any
+---@field least_loaded perilune.Pick the one with the fewest requests
+---@field power_of_two perilune.Pick the less loaded of two random ones
+---@field direct perilune.Pick|fun(options: { header?: string }): perilune.Pick the one that the request names
+---@field sticky perilune.Pick|fun(options: { cost?: perilune.Cost, header?: string, sessions?: number, ttl?: number, within?: number }): perilune.Pick a session keeps its worker
+---@field unless_busy perilune.Pick|fun(options: { cost?: perilune.Cost, prefilling?: number, within?: number }): perilune.Pick the cheapest of those with little to prefill, or none
+---@field softmax perilune.Pick|fun(options: { cost?: perilune.Cost, temperature?: number }): perilune.Pick by chance, cheap ones more often
+
+---@class perilune.Queues
+---@field fcfs perilune.Queue first come, first served
+---@field lcfs perilune.Queue last come, first served
+---@field wspt perilune.Queue short prompts first
+---@field tenants perilune.Queue turns by the tokens that each tenant has asked for
+
+---@class perilune
+---@field version string the version of perilune
+---@field now fun(): number a clock, in seconds
+---@field random fun(): number a number in [0, 1)
+---@field lru fun(n: integer): perilune.Lru a table of at most n entries that drops the least recently used
+---@field cost perilune.Costs costs of a request on a worker
+---@field pick perilune.Picks ways to pick a worker
+---@field queue perilune.Queues orders of waiting requests
+---@field mix fun(arms: { [1]: number, [2]: function }[]): function each hook decides about a share of the requests
+---@field fleet fun(workers: table[]): perilune.Fleet workers as hooks see them, for a try
+---@field reject fun(status: integer, why: string, retry_after?: number): perilune.Reject admit, pick, cost: no
+---@field retry fun(how?: { avoid?: string, after?: number }): perilune.Retry migrate: continue elsewhere
+---@field fail fun(why: string): perilune.Fail migrate: end the request
+---@field keep fun(name: string, value: any): any what the recipe keeps across reloads: pl.keep.NAME, pl.keep.NAME = value
+---@field args fun(rows: table[]): table<string, any> the recipe's own flags: { name, default, doc, min =, max =, choices = } each
+---@field metric fun(name: string, help: string, buckets?: number[]): perilune.Metric a metric of the recipe's own
+---@field load fun(name: string): perilune.Recipe another recipe, as a table
+---@field extend fun(name: string, changes: perilune.Recipe): perilune.Recipe another recipe with some values changed
+---@field log perilune.Log lines of the log
+local pl = {}
+
+return pl
