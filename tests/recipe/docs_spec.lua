@@ -62,8 +62,8 @@ local function ask_hooks(block)
     for i = 1, 12 do
       local tokens = 400 * i * i
       local req = hook_view.new { id = "r" .. i, model = "m", tenant = "t" .. i % 3, tokens = tokens,
-        total = tokens, max_tokens = 9, n = 1, stream = true, priority = i % 2, moves = i % 4, block_size = 16,
-        recorded = { ["x-user"] = "u" }, key = function(_, k) return k + 0ULL end }
+        total = tokens, max_tokens = 9, n = 1, stream = true, priority = i % 2, moves = i % 4,
+        block_size = 16, recorded = { ["x-user"] = "u" }, key = function(_, k) return k + 0ULL end }
       view:begin()
       for k = 0, 2 do view:add(nil, -1, 0, k, "worker/" .. k, { "small" }) end
       hooks.ask(server, "admit", req)

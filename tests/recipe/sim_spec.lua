@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- perilune sim: traces, what is simulated, and how it is told.
 local captured = require "support.captured"
+local host = require "perilune.host"
 local json = require "cjson.safe"
 local line_of = require "perilune.fleet.line"
 local report = require "perilune.sim.report"
@@ -230,6 +231,51 @@ describe("a simulation", function()
     line_of.of = of
     assert.truthy(errors:find("broken", 1, true))
   end)
+
+  it("collects what hooks count, each run by itself", function()
+    local source = [[
+      local pl = require "perilune"
+      local n = pl.metric("t_runs_total", "requests that were asked about")
+      local wait = pl.metric("t_runs_ttft_seconds", "time to the first token", { 1 })
+      local function done(_, r) wait:observe(r.ttft) end
+      return { worker = {}, admit = function() n:add(1) end, done = done }]]
+    local f = simulate(conversations(2, 3, 300), source)
+    assert.equal(6, f.metrics.t_runs_total)
+    assert.equal(6, simulate(conversations(2, 3, 300), source).metrics.t_runs_total)
+    assert.equal(6, f.metrics.t_runs_ttft_seconds.count)
+    assert.near(f.ttft_ms.mean * 6e-3, f.metrics.t_runs_ttft_seconds.sum, 1e-6)
+    local lines = report.metrics { { policy = "p", figures = f } }
+    assert.equal("p  t_runs_total  6", lines[1])
+    assert.matches("^p  t_runs_ttft_seconds  mean 0.0%d+ of 6$", lines[2])
+    local told = json.decode(report.json { { policy = "p", figures = f } }).metrics
+    assert.same({ 6, 6 }, { told.t_runs_total, told.t_runs_ttft_seconds.count })
+    assert.same({}, simulate(conversations(2, 3, 300), KV).metrics)
+  end)
+
+  -- One request at a time: nobody ever has anything to do, and a policy that only asks where
+  -- most is cached sends all to the worker that was first to read how all prompts begin.
+  -- Dynamo's does, unless it has a temperature.
+  local list = io.popen(("cd '%s/recipes' && ls policies/*.lua"):format(host.root))
+  for file in list:lines() do
+    it("uses every worker, however little there is to do: " .. file, function()
+      local lines = {}
+      for i = 1, 60 do
+        local ids = { 0 }
+        for k = 1, 23 do ids[k + 1] = 100 * i + k end
+        lines[i] = line(20000 * i, 24 * 512, 4, ids)
+      end
+      local flags = file:find "dynamo" and { "--temperature", "0.5" } or {}
+      local f = simulate(table.concat(lines, "\n"), ([[
+        local pl = require "perilune"
+        local n = {}
+        for i = 0, 3 do n["worker/" .. i] = pl.metric("t_worker_" .. i .. "_total", "requests") end
+        return pl.extend(%q, { done = function(_, result) n[result.worker]:add(1) end })]]):format(
+          host.root .. "/recipes/" .. file), { workers = 4 }, unpack(flags))
+      assert.equal(60, f.requests)
+      for i = 0, 3 do assert.is_truthy(f.metrics[("t_worker_%d_total"):format(i)], i) end
+    end)
+  end
+  list:close()
 
   it("lets a request wait for whom a hook wants, and asks admit", function()
     local f = simulate(conversations(4, 3, 10), [[

@@ -77,13 +77,14 @@ local function rounded(v)
 end
 
 local function metrics_of(f)
-  local out = json.object()
+  local list = {}
   for _, name in ipairs(counted(f)) do
     local v = f.metrics[name]
-    out[name] = type(v) == "number" and v
+    list[#list + 1] = name
+    list[#list + 1] = type(v) == "number" and v
       or json.object("count", v.count, "sum", rounded(v.sum))
   end
-  return out
+  return json.object(unpack(list))
 end
 
 local function object_of(row)
