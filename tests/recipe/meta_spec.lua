@@ -59,6 +59,19 @@ describe("what editors are told", function()
     assert.same(names(hint_names.TYPES), names(class ".Hints"))
   end)
 
+  it("has what docs/hooks.md explains", function()
+    local file = assert(io.open(root .. "/docs/hooks.md"))
+    local page = file:read "*a"
+    file:close()
+    for _, group in ipairs { "Request", "Hints", "Worker", "Fleet", "Lost", "Result", "Choice", "cost",
+        "pick", "queue", "pl" } do
+      for _, row in ipairs(fields[group]) do
+        local there = page:find("[`:.]" .. row[1] .. "%f[^%w_]") ~= nil
+        assert.is_true(there or row[1] == "version", group .. "." .. row[1])
+      end
+    end
+  end)
+
   it("has the fields of a worker and the methods of a fleet", function()
     local fleet = pl.fleet { { name = "a" } }
     local columns = class ".Worker"
