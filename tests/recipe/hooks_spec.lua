@@ -169,6 +169,10 @@ describe("a hook", function()
     local s = pool("pick", "local function pick() return pl.retry() end")
     assert.is_nil(hooks.choose(s, "worker", req(), workers(1)))
     said_once "it returned"
+    local ok, no = pcall(function()         -- as a test of a recipe sees it
+      public.fleet { { name = "a" } }:cheapest(req(), function() return public.reject(503, "dear") end)
+    end)
+    assert.same({ false, "pl.reject(dear)" }, { ok, tostring(no) })
   end)
 
   it("of a pool that gives no answer of use leaves it to the default", function()

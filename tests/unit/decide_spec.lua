@@ -215,6 +215,11 @@ describe("a decision", function()
     assert.equal(10, longer.believed)
     choose(longer, nil, "n")
     assert.is_nil(longer.believed)
+    choose(longer)
+    assert.equal(10, longer.believed)
+    for _, one in ipairs(w) do one.state = "draining" end
+    choose(longer)
+    assert.is_nil(longer.believed)
   end)
 
   it("uses every worker though all prompts begin alike", function()

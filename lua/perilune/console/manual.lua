@@ -73,6 +73,7 @@ perilune run RECIPE [ROLE] [--option value]
   RECIPE  a Lua file, or the name of one installed with perilune: agg
   ROLE    frontend or worker: run only that part, on a bus (--bus)
   --model names the model, unless the recipe does
+  --watch reloads the recipe when its file, or one that it loads, changes
 
 `perilune run RECIPE --help` describes a recipe and its own flags.
 The most important flags:

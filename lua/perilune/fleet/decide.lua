@@ -127,7 +127,7 @@ end
 function M.choose(server, served, job, choice, avoid, numerics)
   local pool = server.recipe.worker
   local has_hook = pool and (pool.pick or pool.cost)
-  choice.n_cached = 0
+  choice.n_cached, choice.believed = 0, nil
   if has_hook or served.index and served.workers[2] then
     local view = look(served, choice, avoid, numerics)
     if view.n == 0 then return nil end

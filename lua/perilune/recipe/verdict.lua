@@ -5,7 +5,9 @@
 
 local M = {}
 
-local verdicts = {}                         -- the metatable that tells one
+local verdicts = {                          -- the metatable that tells one
+  __tostring = function(v) return ("pl.%s(%s)"):format(v.kind, v.why or "") end,
+}
 
 local function make(kind, fields)
   fields.kind = kind
