@@ -150,7 +150,7 @@
 ---@field num_kv_blocks? integer blocks in the KV cache, regardless of kv_cache_memory_bytes
 ---@field kv_cache_dtype? "auto"|"float32"|"int16" type of keys and values in the cache; auto: int16, with a scale per head and token
 ---@field enable_prefix_caching? boolean reuse the KV blocks of prompts seen before
----@field kv_events? boolean tell frontends which blocks are cached; off: they go by what they have sent
+---@field kv_events? boolean|string|string[] tell frontends which blocks are cached; off: they go by what they have sent. With upstream: where each server publishes its KV events
 ---@field kv_events_config? table vLLM's KV events over ZeroMQ: enable_kv_cache_events, publisher, endpoint, replay_endpoint, topic, buffer_steps, hwm, max_queue_size
 ---@field prefix_caching_hash_algo? "sha256_cbor"|"sha256"|"xxhash_cbor" hash of a block
 ---@field max_num_batched_tokens? integer maximum tokens in one step
@@ -159,6 +159,12 @@
 ---@field long_prefill_token_threshold? integer most tokens of one prompt in a step; 0: no limit
 ---@field scheduling_policy? "fcfs"|"priority" first come first served, or by priority, lowest first
 ---@field stream_interval? integer tokens per event of a stream
+---@field upstream? string|string[] URLs of OpenAI servers that are the workers of this pool
+---@field upstream_api_key? string key that these servers want
+---@field kv_events_replay? string|string[] where each server repeats KV events (replay_endpoint)
+---@field connect_timeout? number seconds to reach a server
+---@field first_byte_timeout? number seconds until its answer begins
+---@field read_timeout? number seconds of silence in the middle of its answer
 ---@field cost? fun(req: perilune.Request, w: perilune.Worker, fleet: perilune.Fleet): number|perilune.Reject the cost of a request on a worker; the cheapest takes it
 ---@field pick? fun(req: perilune.Request, fleet: perilune.Fleet): perilune.Worker|perilune.Reject|nil which worker takes a request
 ---@field queue? fun(req: perilune.Request): number the order of requests that wait for a worker

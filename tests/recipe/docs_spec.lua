@@ -142,7 +142,7 @@ describe("the documentation", function()
   for _, page in ipairs(PAGES) do
     local specs, recipes, pieces = code_of(root .. "/" .. page)
     local n = #specs + #recipes + #pieces
-    if n > 0 then
+    if n > 0 and not page:find "^docs/decisions/" then          -- these show parts of ours
       it(("shows code that runs: %s, %d times"):format(page, n), function()
         for _, block in ipairs(specs) do run_spec(block) end
         for _, block in ipairs(recipes) do ask_hooks(block) end

@@ -88,7 +88,8 @@ end
 local function option_type(row)
   if row.choices then return quoted(row.choices) end
   local text = KINDS[row.kind]
-  return row.words and text .. "|" .. quoted(row.words) or text
+  if row.words then text = text .. "|" .. quoted(row.words) end
+  return row.urls and text .. "|string|string[]" or text
 end
 
 local function field(out, name, kind, doc)
