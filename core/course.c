@@ -21,6 +21,8 @@ enum {
 
 struct pl_courses {
     pl_map by_seq; /* places */
+    pl_xfer *xfer;
+    pl_course *split; /* those whose taker waits for the reader to begin */
     pl_sender sender;
     bool stopped;
 };
@@ -32,12 +34,13 @@ static pl_place *find(const pl_courses *cs, int32_t seq)
 
 /* ---- places ------------------------------------------------------------------------ */
 
-static void enter(pl_course *c, int32_t seq, pl_engine *engine)
+static pl_place *enter(pl_course *c, int32_t seq, pl_engine *engine)
 {
     pl_place *p = c->places;
     while (p->seq) p++;
-    *p = (pl_place){c, seq, engine, pl_now_ns()};
+    *p = (pl_place){.course = c, .seq = seq, .engine = engine, .began_ns = pl_now_ns()};
     pl_map_put(&c->all->by_seq, (uint64_t)seq, p);
+    return p;
 }
 
 /* What the place may still say finds nobody. */
@@ -77,13 +80,50 @@ static void drop_orders(pl_order *orders, int n)
     }
 }
 
+/* What was to be read for it need not be: its taker is lost, or has read it sooner. */
+static void spare_reader(pl_course *c)
+{
+    for (int i = 0; i < PL_PLACES; i++) {
+        if (!c->places[i].seq || !c->places[i].reads) continue;
+        withdraw(&c->places[i], false);
+        pl_charge_end(&c->split.charge);
+        leave(c);
+    }
+}
+
+static void enlist(pl_course *c)
+{
+    c->split.next = c->all->split;
+    c->split.link = &c->all->split;
+    if (c->split.next) c->split.next->split.link = &c->split.next;
+    c->all->split = c;
+}
+
+static void unlist(pl_course *c)
+{
+    if (!c->split.link) return;
+    *c->split.link = c->split.next;
+    if (c->split.next) c->split.next->split.link = c->split.link;
+    c->split.link = NULL;
+}
+
+static void end_split(pl_course *c)
+{
+    unlist(c);
+    pl_charge_end(&c->split.charge);
+    if (c->split.ticket) pl_xfer_withdraw(c->all->xfer, c->split.ticket);
+    c->split.ticket = 0;
+}
+
 /* It has no place now. */
 static void lose(pl_course *c, int why, int status, const char *text, size_t len)
 {
     pl_charge_end(&c->charge);
+    end_split(c);
     pl_lock(&c->lock);
     c->state = LOSING;
-    c->recall = false;
+    c->split.by_reader = c->has_taker;
+    c->has_taker = c->recall = false;
     c->why.len = 0;
     pl_buf_add(&c->why, text, len);
     pl_buf_add(&c->why, "", 1);
@@ -91,15 +131,48 @@ static void lose(pl_course *c, int why, int status, const char *text, size_t len
     c->hooks->lost(c, why, status);
 }
 
+/* The place is gone; so is the course, if that was the last one or a taker. */
+static void lose_place(pl_course *c, bool reads, int why, int status, const char *text,
+                       size_t len)
+{
+    if (reads)
+        pl_charge_end(&c->split.charge);
+    else
+        spare_reader(c);
+    if (leave(c)) lose(c, why, status, text, len);
+}
+
 /* ---- what is said of a sequence ---------------------------------------------------- */
+
+static void join(pl_course *c, const pl_order *o);
+
+/* Its reader has begun. */
+static void call_taker(pl_course *c)
+{
+    unlist(c);
+    pl_lock(&c->lock);
+    bool goes = c->has_taker && c->state == RUNNING;
+    pl_order o = c->taker;
+    c->has_taker = false;
+    c->n_places += goes;
+    pl_unlock(&c->lock);
+    if (goes) join(c, &o);
+}
+
+static void begins(pl_place *p, int64_t ns)
+{
+    pl_course *c = p->course;
+    bool reads = p->reads;
+    pl_charge_started(reads ? &c->split.charge : &c->charge);
+    c->hooks->started(c, ns);
+    if (reads) call_taker(c);
+}
 
 void pl_courses_started(pl_courses *cs, int32_t seq, int64_t ns)
 {
     PL_ON(IO);
     pl_place *p = find(cs, seq);
-    if (!p) return;
-    pl_charge_started(&p->course->charge);
-    p->course->hooks->started(p->course, ns);
+    if (p) begins(p, ns);
 }
 
 void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns)
@@ -107,9 +180,7 @@ void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns)
     PL_ON(IO);
     pl_place *p = find(cs, seq);
     if (!p) return;
-    ns = PL_MIN(ns, pl_now_ns() - p->began_ns);
-    pl_charge_started(&p->course->charge);
-    p->course->hooks->started(p->course, p->began_ns + ns);
+    begins(p, p->began_ns + PL_MIN(ns, pl_now_ns() - p->began_ns));
 }
 
 void pl_courses_lost(pl_courses *cs, int32_t seq, int why, int status, const char *text,
@@ -118,9 +189,8 @@ void pl_courses_lost(pl_courses *cs, int32_t seq, int why, int status, const cha
     PL_ON(IO);
     pl_place *p = find(cs, seq);
     if (!p) return;
-    pl_course *c = p->course;
     forget(p);
-    if (leave(c)) lose(c, why, status, text, len);
+    lose_place(p->course, p->reads, why, status, text, len);
 }
 
 /* Whether so much of it is there that who goes on and on is not listened to. */
@@ -141,7 +211,7 @@ static void refuse(pl_place *p, int32_t index)
     int n =
         snprintf(text, sizeof text, "it said token %d where %d was next", index, c->next);
     withdraw(p, false);
-    if (leave(c)) lose(c, PL_LOST_REFUSED, PL_EFORMAT, text, (size_t)n);
+    lose_place(c, p->reads, PL_LOST_REFUSED, PL_EFORMAT, text, (size_t)n);
 }
 
 void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns)
@@ -154,18 +224,22 @@ void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns)
         refuse(p, t->index);
         return;
     }
+    bool reads = p->reads, is_next = t->index == c->next, full = false;
     if (t->finish) forget(p);
-    bool last = t->finish && leave(c), is_next = t->index == c->next, full = false;
     bool closes = t->finish == PL_FINISH_ABORT && c->kept; /* its engine does */
     if (closes || !is_next) {
-        if (last) lose(c, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
+        if (t->finish) lose_place(c, reads, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
         return;
     }
-    pl_token told = *t;
+    if (reads) pl_charge_token(&c->split.charge, ns);
     if (t->token >= 0) {
         pl_charge_token(&c->charge, ns);
         full = take(c, t);
+        if (!reads) spare_reader(c);
     }
+    if (reads && t->finish) pl_charge_end(&c->split.charge);
+    bool last = t->finish && leave(c);
+    pl_token told = *t;
     if (full && !t->finish) told.finish = PL_FINISH_LENGTH;
     if (t->finish > PL_FINISH_STOP && !last && !full) told.finish = PL_FINISH_NONE;
     if (told.token >= 0 || told.finish) c->hooks->token(c, &told, ns);
@@ -186,12 +260,27 @@ static void freshen(const pl_course *c, pl_seq *seq)
     if (c->heard) seq->params.prompt_logprobs = -1;
 }
 
-/* A second place, for what is kept: it begins where the first one is by now. */
+/* The reader stops after one token. The taker waits for the KV of all that the reader was
+ * given but the last token, whose row gives the logits. */
+static void prepare_split(pl_course *c, pl_seq *copy, bool reads)
+{
+    copy->ticket = c->split.ticket;
+    copy->lends = reads;
+    if (reads) {
+        c->split.n_read = copy->n_tokens;
+        copy->params.max_tokens = copy->n_tokens - copy->n_prompt + 1;
+    } else {
+        copy->n_remote = c->split.n_read - 1;
+    }
+}
+
+/* A place for what is kept: it begins where the answer is by now. */
 static void join(pl_course *c, const pl_order *o)
 {
     pl_seq *copy = pl_seq_copy(c->kept);
     int32_t seq = copy->id;
     freshen(c, copy);
+    if (o->reads || o->takes) prepare_split(c, copy, o->reads);
     if (!o->engine) {
         pl_buf parcel = {0};
         pl_wire_put_seq(&parcel, copy);
@@ -202,10 +291,14 @@ static void join(pl_course *c, const pl_order *o)
     }
     pl_status status = pl_engine_submit(o->engine, copy);
     if (status == PL_OK) {
-        enter(c, seq, o->engine);
+        enter(c, seq, o->engine)->reads = o->reads;
+        if (!o->reads) return;
+        pl_xfer_begin(c->all->xfer, c->split.ticket, o->engine, seq);
+        enlist(c);
         return;
     }
     pl_seq_close(copy);
+    if (o->takes) spare_reader(c);
     if (leave(c))
         lose(c, PL_LOST_REFUSED, status, pl_error_text(), strlen(pl_error_text()));
 }
@@ -244,9 +337,11 @@ void pl_course_end(pl_course *c, bool aborted)
     int n = c->n_orders;
     memcpy(orders, c->orders, sizeof orders);
     c->n_orders = c->n_places = 0;
+    c->has_taker = false;
     c->state = OVER;
     pl_unlock(&c->lock);
     pl_charge_end(&c->charge);
+    end_split(c);
     drop_orders(orders, n);
     for (int i = 0; i < PL_PLACES; i++)
         if (c->all->stopped)
@@ -290,7 +385,7 @@ static pl_status try_check(pl_course *c, const pl_seq *seq)
 static void begin(pl_course *c, const pl_seq *seq)
 {
     c->next = seq->n_tokens - seq->n_prompt;
-    if (c->load) pl_charge_begin(&c->charge, c->load, seq->n_tokens, c->n_cached);
+    if (c->load) pl_charge_begin(&c->charge, c->load, seq->n_tokens, c->n_cached, true);
     c->load = NULL;
 }
 
@@ -372,7 +467,7 @@ static pl_status check_also(const pl_course *c)
     /* Without a place it is about to be lost, or over, though nobody was told yet. */
     if (c->state != RUNNING || !c->n_places || !c->kept)
         return pl_fail(PL_EINVAL, "stream %d does not run, or keeps no sequence", c->id);
-    if (c->n_places == PL_PLACES)
+    if (c->n_places + c->has_taker >= PL_PLACES)
         return pl_fail(PL_ELIMIT, "stream %d runs in %d places already", c->id,
                        PL_PLACES);
     return PL_OK;
@@ -388,6 +483,47 @@ pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index)
     pl_unlock(&c->lock);
     if (status == PL_OK) c->hooks->soon(c, false);
     return status;
+}
+
+/* With the lock held. */
+static void begin_split(pl_course *c, pl_seq *seq)
+{
+    pl_load *reader = c->split.load, *taker = c->load;
+    int32_t n = seq->n_tokens;
+    c->next = n - seq->n_prompt;
+    if (taker) pl_charge_begin(&c->charge, taker, n, c->n_cached, false);
+    if (reader) pl_charge_begin(&c->split.charge, reader, n, c->split.n_cached, true);
+    c->load = c->split.load = NULL;
+    c->kept = seq;
+    c->split.ticket = pl_xfer_ticket();
+    c->split.by_reader = false;
+}
+
+pl_status pl_course_split(pl_course *c, const pl_target *reader, const pl_target *taker,
+                          pl_seq *seq)
+{
+    PL_ON(LUA);
+    if (!reader->engine || !taker->engine)
+        return pl_fail(PL_EUNSUPPORTED, "both engines must be in this process");
+    PL_TRY(try_check(c, seq));
+    pl_seq *goes = seq ? seq : c->kept;
+    pl_engine_hash(reader->engine, goes); /* here, not on io; copies have it too */
+    pl_lock(&c->lock);
+    pl_status status = check(c, seq); /* it may have ended meanwhile */
+    if (status == PL_OK) {
+        begin_split(c, goes);
+        c->taker = (pl_order){.engine = taker->engine, .takes = true};
+        c->has_taker = true;
+        order(c, &(pl_order){.engine = reader->engine, .reads = true});
+    }
+    pl_unlock(&c->lock);
+    if (status == PL_OK) c->hooks->soon(c, false);
+    return status;
+}
+
+bool pl_course_by_reader(const pl_course *c)
+{
+    return c->split.by_reader; /* io is silent while it is lost */
 }
 
 void pl_course_recall(pl_course *c)
@@ -408,6 +544,12 @@ void pl_course_charge(pl_course *c, pl_load *l, int32_t n_cached)
 {
     c->load = l;
     c->n_cached = n_cached;
+}
+
+void pl_course_charge_reader(pl_course *c, pl_load *l, int32_t n_cached)
+{
+    c->split.load = l;
+    c->split.n_cached = n_cached;
 }
 
 pl_seq *pl_course_kept(pl_course *c)
@@ -445,15 +587,18 @@ void pl_course_init(pl_course *c, pl_courses *all, const pl_course_hooks *hooks,
 void pl_course_fini(pl_course *c)
 {
     pl_charge_end(&c->charge);
+    pl_charge_end(&c->split.charge);
     pl_seq_close(c->kept);
     for (int i = 0; i < c->n_orders; i++) pl_buf_fini(&c->orders[i].parcel);
     pl_buf_fini(&c->why);
     pl_mutex_fini(&c->lock);
 }
 
-pl_courses *pl_courses_open(void)
+pl_courses *pl_courses_open(pl_xfer *xfer)
 {
-    return pl_alloc(sizeof(pl_courses));
+    pl_courses *cs = pl_alloc(sizeof *cs);
+    cs->xfer = xfer;
+    return cs;
 }
 
 void pl_courses_close(pl_courses *cs)
@@ -466,6 +611,20 @@ void pl_courses_stop(pl_courses *cs)
 {
     PL_ON(IO);
     cs->stopped = true;
+}
+
+void pl_courses_forget(pl_courses *cs, const pl_engine *e)
+{
+    PL_ON(IO);
+    for (pl_course *c = cs->split, *next; c; c = next) {
+        next = c->split.next;
+        if (c->taker.engine != e) continue;
+        pl_lock(&c->lock);
+        c->has_taker = false;
+        pl_unlock(&c->lock);
+        spare_reader(c);
+        lose(c, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
+    }
 }
 
 bool pl_courses_stopped(const pl_courses *cs)

@@ -20,12 +20,17 @@
  * A token has its index in the answer. If two places run a sequence, the first to say a
  * token is heard and the other is not: answers are exact, so both say the same. A place
  * that fails or stops short takes nothing away as long as there is the other one.
+ *
+ * A split course has a reader, and a taker that fetches the prompt's KV from there (xfer.h).
+ * The reader says the first token, and that is all. The taker begins when the reader does;
+ * it says the first token too, for it has to compute it. If the reader is lost the taker
+ * reads the prompt itself; without a taker the course is lost.
  */
 #ifndef PL_COURSE_H
 #define PL_COURSE_H
 
-#include "engine.h"
 #include "load.h"
+#include "xfer.h"
 
 enum {
     PL_PLACES = 2
@@ -48,6 +53,7 @@ typedef struct pl_place {
     pl_course *course;
     int32_t seq;       /* 0: there is none */
     pl_engine *engine; /* NULL: in another process */
+    bool reads;
     int64_t began_ns;
 } pl_place;
 
@@ -55,6 +61,7 @@ typedef struct pl_order { /* a place to be, which io has not heard of yet */
     int32_t seq;          /* 0: io makes the sequence, from what is kept */
     pl_engine *engine;    /* if `seq`, it has it already; NULL: */
     int32_t peer, index;
+    bool reads, takes; /* of a split course */
     pl_buf parcel;
 } pl_order;
 
@@ -71,12 +78,23 @@ struct pl_course { /* part of its owner */
     pl_load *load; /* lua, while it does not run: where it will count; and the tokens */
     int32_t n_cached; /* thought to be cached there */
     pl_charge charge; /* from its start to its end or loss */
+    struct {
+        uint64_t ticket; /* 0: it is not split */
+        int32_t n_read;  /* tokens that the reader was given */
+        pl_load *load;   /* as above, of the reader */
+        int32_t n_cached;
+        pl_charge charge;
+        bool by_reader; /* it was lost before the taker began */
+        pl_course *next, **link; /* of those whose taker waits for the reader to begin */
+    } split;
 
     pl_mutex lock; /* over what lua and io both touch: */
     int state;
     int n_places; /* and orders */
     int n_orders;
     pl_order orders[PL_PLACES];
+    bool has_taker; /* that waits for the reader to begin: */
+    pl_order taker;
     bool recall;
     pl_buf why;
 };
@@ -89,9 +107,13 @@ void pl_course_fini(pl_course *c);
 pl_status pl_course_start(pl_course *c, pl_engine *e, pl_seq *seq);
 pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq);
 pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index);
+pl_status pl_course_split(pl_course *c, const pl_target *reader, const pl_target *taker,
+                          pl_seq *seq);
+bool pl_course_by_reader(const pl_course *c); /* while it is lost */
 void pl_course_recall(pl_course *c);
 const char *pl_course_why(const pl_course *c);
 void pl_course_charge(pl_course *c, pl_load *l, int32_t n_cached);
+void pl_course_charge_reader(pl_course *c, pl_load *l, int32_t n_cached);
 pl_seq *pl_course_kept(pl_course *c);    /* while it is lost */
 void pl_course_heard_lost(pl_course *c); /* so lua may start it again */
 bool pl_course_is_live(pl_course *c);    /* any: it was started and has not ended */
@@ -108,10 +130,12 @@ typedef struct pl_sender { /* who brings sequences to other processes */
     void (*cancel)(void *ctx, int32_t seq, bool aborted);
 } pl_sender;
 
-pl_courses *pl_courses_open(void);
+pl_courses *pl_courses_open(pl_xfer *xfer);
 void pl_courses_close(pl_courses *cs); /* once no course is left */
 void pl_courses_stop(pl_courses *cs);  /* nothing begins any more */
 bool pl_courses_stopped(const pl_courses *cs);
+/* The engine has stopped and ended all that it had. */
+void pl_courses_forget(pl_courses *cs, const pl_engine *e);
 void pl_courses_sender(pl_courses *cs, const pl_sender *sender); /* lua, before a send */
 /* What is said of a sequence, by its number. Its first step began: then, or so long after
  * it was sent away. */

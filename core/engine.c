@@ -115,6 +115,7 @@ void pl_engine_close(pl_engine *e)
     pl_token_batch_put(e->last);
     pl_mutex_fini(&e->shared->lock);
     pl_mutex_fini(&e->shared->tap_lock);
+    pl_engine_close_loans(e);
     pl_free(e->shared->index);
     pl_free(e->shared->steps);
     pl_free(e->shared);
@@ -269,6 +270,20 @@ void pl_engine_arrived(pl_engine *e, int32_t seq, int ok)
     post(e, seq, ok ? NEWS_ARRIVED : NEWS_FAILED);
 }
 
+void pl_engine_kv_get(const pl_engine *e, pl_engine_kv *out)
+{
+    *out = (pl_engine_kv){.block_size = e->block_size,
+                          .block_bytes = (size_t)pl_model_block_bytes(e->model),
+                          .layout = pl_model_kv_layout(e->model),
+                          .is_local = pl_model_is_local(e->model)};
+}
+
+void *pl_engine_block(const pl_engine *e, int32_t block)
+{
+    size_t bytes;
+    return pl_model_block(e->model, block, &bytes);
+}
+
 void pl_engine_observe(pl_engine *e, int what, int metric)
 {
     if (what >= 0 && what < PL_COUNT(e->metrics)) e->metrics[what] = metric;
@@ -369,11 +384,12 @@ static pl_status check_blocks(const pl_engine *e)
                 status = pl_fail(PL_EINTERNAL, "sequence %d holds block %d", r->id,
                                  r->blocks[j]);
     }
+    pl_engine_count_lent(e, holders);
     for (int32_t i = 1; i < n; i++)
         if (holders[i] != pl_kv_users(e->kv, i))
-            status =
-                pl_fail(PL_EINTERNAL, "block %d has %d users, but %d sequences hold it",
-                        i, pl_kv_users(e->kv, i), holders[i]);
+            status = pl_fail(PL_EINTERNAL,
+                             "block %d has %d users, but %d sequences and loans hold it",
+                             i, pl_kv_users(e->kv, i), holders[i]);
     pl_free(holders);
     return status;
 }
@@ -437,6 +453,7 @@ static void begin(pl_engine *e)
     pl_lock(&e->shared->lock);
     e->shared->stepping = true;
     if (e->shared->nudged) serve_taps(e);
+    pl_engine_take_returned(e);
     for (run *r; (r = pl_inbox_pop(e->shared, &news));) take_news(e, r, news);
     pl_unlock(&e->shared->lock);
 }
@@ -654,7 +671,7 @@ static void *run_thread(void *arg)
         tell(e, run_step(e));
         pl_lock(&e->shared->lock);
         while (!e->shared->inbox && !e->moved && !e->shared->stopping &&
-               !e->shared->nudged)
+               !e->shared->nudged && !e->shared->returned.n)
             pl_wait(&e->shared->lock, IDLE_MS);
         stop = e->shared->stopping;
         pl_unlock(&e->shared->lock);

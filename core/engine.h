@@ -18,19 +18,33 @@
  * meanwhile. */
 typedef struct pl_placed {
     int32_t seq;
+    uint64_t ticket;
     int32_t first;    /* tokens that were found in the cache here: whole blocks */
     int32_t n_tokens; /* to arrive, from `first` on */
     int32_t n_blocks;
     const int32_t *blocks; /* those to be written, from the block of `first` on */
 } pl_placed;
 
+/* A sequence that lends has so much of its prompt's KV here, in blocks that keep it until
+ * pl_engine_return. While it goes on these are full; the last part comes with its end. */
+typedef struct pl_lent {
+    int32_t seq;
+    uint64_t ticket;
+    int32_t first;    /* tokens that were told of before: whole blocks */
+    int32_t n_tokens; /* from the prompt's start on */
+    bool over;        /* it has ended: no more will come */
+    int32_t n_blocks;
+    const int32_t *blocks; /* from the block of `first` on */
+} pl_lent;
+
 /* What one step produced. Everything in it lives as long as it does. */
 typedef struct pl_token_batch {
     atomic_int refs;
     int64_t began_ns, ended_ns; /* by the engine's clock */
-    int32_t n, n_placed, n_started;
+    int32_t n, n_placed, n_lent, n_started;
     const pl_token *tokens;
     const pl_placed *placed;
+    const pl_lent *lent;
     const int32_t *started; /* sequences that were given their first step */
 } pl_token_batch;
 /* Of an engine without a thread: what the last step told; NULL: nothing. */
@@ -48,6 +62,18 @@ pl_status pl_engine_start(pl_engine *e, pl_engine_sink sink, void *ctx);
  * batch; from now on none is taken. Without a thread the last batch is in
  * pl_engine_tokens. */
 void pl_engine_stop(pl_engine *e);
+
+/* Nobody reads the blocks any more that this sequence has lent, or will: any. */
+void pl_engine_return(pl_engine *e, int32_t seq);
+/* Its KV, for who copies blocks: between placed and arrived, lent and return. */
+typedef struct pl_engine_kv {
+    int32_t block_size;
+    size_t block_bytes;
+    const char *layout; /* equal ones may be exchanged, if the models are equal */
+    bool is_local;      /* the host's memory */
+} pl_engine_kv;
+void pl_engine_kv_get(const pl_engine *e, pl_engine_kv *out);
+void *pl_engine_block(const pl_engine *e, int32_t block);
 
 /* What the cache gains and loses. The receiver owns each batch and puts it; NULL: the
  * engine closes. It is called with a lock held, so it must not call back. */

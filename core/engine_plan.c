@@ -66,6 +66,7 @@ void pl_engine_drop(pl_engine *e, run *r)
     for (int32_t i = r->n_found; r->n_now > 0 && i < r->n_named; i++)
         pl_kv_forget(e->kv, r->blocks[i]);
     pl_kv_put(e->kv, r->blocks, r->n_blocks);
+    r->n_stale = r->n_flying;
     r->n_blocks = r->n_named = r->n_found = r->n_computed = r->n_now = 0;
 }
 

@@ -66,10 +66,12 @@ typedef struct run {
     int32_t n_named; /* blocks that are to be found by them */
     int32_t n_found; /* n_named before it was planned */
 
-    int32_t n_unread; /* tokens of its prompt that `shared` counts as unread */
-    int32_t n_cached; /* prompt tokens that needed no computing; -1: never admitted */
-    bool told;        /* its first token is out */
-    bool spoiled;     /* what it found in the cache was not computed after all */
+    int32_t n_unread;  /* tokens of its prompt that `shared` counts as unread */
+    int32_t n_cached;  /* prompt tokens that needed no computing; -1: never admitted */
+    bool told;         /* its first token is out */
+    struct loan *loan; /* what it has lent so far */
+    int32_t n_stale;   /* steps in flight that wrote to blocks it lost meanwhile */
+    bool spoiled;      /* what it found in the cache was not computed after all */
     pl_logprob *prompt_top;
 
     atomic_int stage;     /* pl_seq_info's */
@@ -84,6 +86,8 @@ typedef struct run {
     bool in_inbox;
     struct run *next_news;
 } run;
+
+typedef struct loan loan; /* engine_lend.c */
 
 typedef struct run_list {
     run **items;
@@ -107,7 +111,10 @@ typedef struct shared {
     uint64_t arrivals;
     run *inbox, *inbox_last; /* oldest first */
     bool stepping, stopping;
-    bool nudged;           /* a step is wanted, even if there is nothing to compute */
+    bool nudged; /* a step is wanted, even if there is nothing to compute */
+    struct {
+        int32_t *seqs, n, cap;
+    } returned;            /* loans */
     pl_engine_stats stats; /* as of the last step's end */
     pl_step_info *steps;   /* the last ones; the next goes to n_steps % their number */
     int64_t n_steps;

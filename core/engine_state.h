@@ -43,10 +43,15 @@ struct pl_engine {
     outcome *outs; /* of this step */
     int32_t n_outs, outs_cap;
     run_list placed, started; /* in this step */
-    int64_t began_ns;         /* by the engine's clock */
-    int64_t woke_ns;          /* the same in real time */
-    pl_step_info landed;      /* what is told of the step that has; number 0: nothing */
-    pl_token_batch *last;     /* without a thread: what pl_engine_tokens shows */
+    pl_map loans;             /* by sequence */
+    struct {
+        loan **items;
+        int32_t n, cap;
+    } lent;               /* those that this step has news of */
+    int64_t began_ns;     /* by the engine's clock */
+    int64_t woke_ns;      /* the same in real time */
+    pl_step_info landed;  /* what is told of the step that has; number 0: nothing */
+    pl_token_batch *last; /* without a thread: what pl_engine_tokens shows */
     pl_engine_stats stats;
 
     pl_change_log log; /* of the cache, since the last batch */
@@ -80,6 +85,16 @@ void pl_engine_tell_changes(pl_engine *e); /* those since the last time */
 void pl_engine_log_block(pl_engine *e, const run *r, int32_t i); /* it was just stored */
 void pl_engine_close_taps(pl_engine *e);
 void pl_engine_nudge(pl_engine *e); /* engine.c: has it make a step */
+
+/* engine_lend.c: blocks on loan */
+/* Its prompt's KV, up to there, has landed. */
+void pl_engine_lend(pl_engine *e, run *r, int32_t n_tokens);
+void pl_engine_end_loan(pl_engine *e, run *r); /* it ends */
+void pl_engine_take_returned(pl_engine *e);    /* with the lock held */
+void pl_engine_close_loans(pl_engine *e);
+void pl_engine_count_lent(const pl_engine *e, int32_t *holders); /* by block */
+size_t pl_engine_lent_size(const pl_engine *e); /* of this step's news, in bytes */
+void pl_engine_add_lent(pl_engine *e, pl_lent *out, int32_t *room);
 
 /* engine_tell.c: what a step brought, and to whom */
 void pl_engine_end(pl_engine *e, run *r, int finish); /* without a token */

@@ -59,6 +59,7 @@ static void leave(pl_engine *e, run *r)
 
 static void retire(pl_engine *e, run *r)
 {
+    pl_engine_end_loan(e, r);
     pl_engine_drop(e, r);
     r->state = RUN_ENDED;
     pl_run_push(&e->ended, r);
@@ -124,6 +125,7 @@ static void tell_token(pl_engine *e, run *r, const pl_sampled *sampled)
 static bool lands(run *r, const pl_step_seq *q)
 {
     r->n_flying--;
+    r->n_stale -= r->n_stale > 0;
     r->n_pending -= (q->want & PL_WANT_TOKEN) != 0;
     if (r->state == RUN_GONE && !r->n_flying)
         pl_run_free(r);
@@ -138,7 +140,9 @@ void pl_engine_tell(pl_engine *e, const flight *f)
     for (int32_t i = 0; i < f->step->n_seqs; i++) {
         const pl_step_seq *q = &f->step->seqs[i];
         run *r = f->runs[i];
+        bool is_stale = r->n_stale > 0;
         if (!lands(r, q)) continue;
+        if (!is_stale) pl_engine_lend(e, r, q->position + q->n_rows);
         if (q->want & PL_WANT_ROWS) keep_rows(r, q);
         if (q->want & PL_WANT_TOKEN) tell_token(e, r, &q->sampled);
     }
@@ -182,7 +186,7 @@ void pl_engine_tell_failure(pl_engine *e, int32_t first, int32_t n)
 static size_t batch_size(const pl_engine *e)
 {
     size_t n = sizeof(pl_token_batch) + (size_t)e->n_outs * sizeof(pl_token) +
-               (size_t)e->placed.n * sizeof(pl_placed) +
+               (size_t)e->placed.n * sizeof(pl_placed) + pl_engine_lent_size(e) +
                (size_t)e->started.n * sizeof(int32_t);
     for (int32_t i = 0; i < e->n_outs; i++) {
         const pl_token *t = &e->outs[i].token;
@@ -222,8 +226,10 @@ static void add_placed(const pl_engine *e, pl_placed *placed, char **room)
         const run *r = e->placed.items[i];
         int32_t first = r->n_computed, skip = first / e->block_size;
         size_t n = (size_t)(r->n_blocks - skip);
-        placed[i] = (pl_placed){r->id, first, r->seq->n_remote - first, (int32_t)n,
-                                add(room, r->blocks + skip, n * sizeof *r->blocks)};
+        placed[i] =
+            (pl_placed){r->id,      r->seq->ticket,
+                        first,      r->seq->n_remote - first,
+                        (int32_t)n, add(room, r->blocks + skip, n * sizeof *r->blocks)};
     }
 }
 
@@ -231,20 +237,30 @@ pl_token_batch *pl_engine_batch(pl_engine *e)
 {
     PL_ON(STEP);
     pl_token_batch *b = NULL;
-    if (e->n_outs || e->placed.n || e->started.n) {
+    if (e->n_outs || e->placed.n || e->lent.n || e->started.n) {
         /* What holds pointers comes first, then what is made of int32s. */
         b = pl_alloc(batch_size(e));
         char *room = (char *)(b + 1);
         pl_token *tokens = (pl_token *)room;
         pl_placed *placed = (pl_placed *)(tokens + e->n_outs);
-        int32_t *started = (int32_t *)(placed + e->placed.n);
+        pl_lent *lent = (pl_lent *)(placed + e->placed.n);
+        int32_t *started = (int32_t *)(lent + e->lent.n);
         room = (char *)(started + e->started.n);
         for (int32_t i = 0; i < e->started.n; i++) started[i] = e->started.items[i]->id;
+        *b = (pl_token_batch){1,
+                              e->began_ns,
+                              pl_clock_now(e->options.clock),
+                              e->n_outs,
+                              e->placed.n,
+                              e->lent.n,
+                              e->started.n,
+                              tokens,
+                              placed,
+                              lent,
+                              started};
         add_tokens(e, tokens, &room);
         add_placed(e, placed, &room);
-        *b = (pl_token_batch){1,         e->began_ns, pl_clock_now(e->options.clock),
-                              e->n_outs, e->placed.n, e->started.n,
-                              tokens,    placed,      started};
+        pl_engine_add_lent(e, lent, (int32_t *)room);
     }
     e->n_outs = e->placed.n = e->started.n = 0;
     return b;

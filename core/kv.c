@@ -229,6 +229,14 @@ bool pl_kv_take(pl_kv *kv, const int32_t *hits, int32_t n_hits, int32_t n_new,
     return true;
 }
 
+void pl_kv_share(pl_kv *kv, const int32_t *blocks, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        assert(kv->blocks[blocks[i]].refs > 0);
+        kv->blocks[blocks[i]].refs++;
+    }
+}
+
 void pl_kv_put(pl_kv *kv, const int32_t *blocks, int32_t n)
 {
     while (n-- > 0) {

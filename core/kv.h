@@ -30,11 +30,12 @@
 #define PL_KV_H
 
 #include "change.h"
+#include "seq.h"
 
 #pragma GCC visibility push(default) /* tests compare it with a twin */
 
 typedef struct pl_name {
-    uint8_t bytes[32]; /* xxh3 uses 16; the rest is 0 */
+    uint8_t bytes[PL_NAME_BYTES]; /* xxh3 uses 16; the rest is 0 */
 } pl_name;
 
 /* How blocks are named: H(parent, tokens, extra), as vLLM does it, byte for byte. */
@@ -68,6 +69,8 @@ int32_t pl_kv_find(const pl_kv *kv, const pl_name *names, int32_t n, int32_t *bl
 /* Takes the blocks found and n_new others, written to `fresh`; all or nothing. */
 bool pl_kv_take(pl_kv *kv, const int32_t *hits, int32_t n_hits, int32_t n_new,
                 int32_t *fresh);
+/* One user more of blocks that are in use. */
+void pl_kv_share(pl_kv *kv, const int32_t *blocks, int32_t n);
 /* Gives back a sequence's blocks, from its start. */
 void pl_kv_put(pl_kv *kv, const int32_t *blocks, int32_t n);
 /* The block is full (or will be when this step is over): from now on it is found. Whether

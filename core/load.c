@@ -42,12 +42,13 @@ static int32_t blocks_for(const pl_load *l, int32_t n_tokens)
 
 /* ---- charges ----------------------------------------------------------------------- */
 
-void pl_charge_begin(pl_charge *c, pl_load *to, int32_t n_tokens, int32_t n_cached)
+void pl_charge_begin(pl_charge *c, pl_load *to, int32_t n_tokens, int32_t n_cached,
+                     bool reads)
 {
     n_cached =
         PL_MAX(0, PL_MIN(n_cached, n_tokens - 1)); /* the last is always computed */
     *c = (pl_charge){.load = to,
-                     .prefill = n_tokens - n_cached,
+                     .prefill = reads ? n_tokens - n_cached : 0,
                      .unread = n_tokens,
                      .blocks = blocks_for(to, n_tokens) - n_cached / to->block_size,
                      .n_tokens = n_tokens,

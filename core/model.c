@@ -271,6 +271,11 @@ const char *pl_model_numerics(const pl_model *m)
     return m->numerics;
 }
 
+bool pl_model_is_local(const pl_model *m)
+{
+    return !m->device->ops->memory;
+}
+
 const char *pl_model_kv_layout(const pl_model *m)
 {
     return m->kv_layout;

@@ -28,6 +28,7 @@ pl_status pl_model_kv_open(pl_model *m, int32_t n_blocks, int32_t max_rows,
 void pl_model_kv_close(pl_model *m);
 /* The bytes of one block (all layers of it lie together), for transfers. */
 void *pl_model_block(pl_model *m, int32_t block, size_t *bytes);
+bool pl_model_is_local(const pl_model *m); /* they are in the host's memory */
 int32_t pl_model_vocab(const pl_model *m);
 int32_t pl_model_block_size(const pl_model *m);
 int32_t pl_model_max_positions(const pl_model *m);

@@ -15,6 +15,7 @@
 #include "task.h"
 #include "remote.h"
 #include "stream.h"
+#include "xfer.h"
 
 #include <string.h>
 
@@ -41,6 +42,7 @@ typedef struct batch_note {
 struct pl_runtime {
     pl_loop *loop;
     pl_http *http;
+    pl_xfer *xfer;
     pl_courses *courses;
     pl_streams *streams;
     pl_relays *relays;
@@ -75,6 +77,7 @@ static void on_stop(void *ctx)
     pl_relays_stop(rt->relays);
     pl_http_stop(rt->http);
     pl_remote_stop(rt->remote);
+    pl_xfer_stop(rt->xfer);
 }
 
 static void on_last(void *ctx)
@@ -85,6 +88,7 @@ static void on_last(void *ctx)
     pl_streams_close(rt->streams);
     pl_relays_close(rt->relays);
     pl_courses_close(rt->courses);
+    pl_xfer_close(rt->xfer);
     pl_http_close(rt->http);
     pl_free(rt);
 }
@@ -113,7 +117,8 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
         return NULL;
     }
     rt->http = pl_http_open(rt->loop, &o);
-    rt->courses = pl_courses_open();
+    rt->xfer = pl_xfer_open(rt->loop);
+    rt->courses = pl_courses_open(rt->xfer);
     rt->streams = pl_streams_open(rt->loop, rt->courses);
     rt->relays = pl_relays_open(rt->loop);
     rt->tasks = pl_tasks_open(rt->loop);
@@ -133,9 +138,7 @@ static void run_batch(pl_note *note)
     for (int i = 0; i < batch->n; i++)
         pl_remote_token(a->rt->remote, &batch->tokens[i], batch->ended_ns);
     pl_remote_batch_end(a->rt->remote);
-    /* Nobody brings KV from elsewhere: what was to come is computed here. */
-    for (int i = 0; i < batch->n_placed; i++)
-        pl_engine_arrived(a->engine, batch->placed[i].seq, false);
+    pl_xfer_step(a->rt->xfer, a->engine, batch);
     pl_token_batch_put(b->batch);
     pl_free(b);
     pl_lock(&a->lock);
@@ -160,6 +163,8 @@ static void run_forget(void *arg)
 {
     attached *a = arg;
     pl_remote_forget(a->rt->remote, a->engine);
+    pl_courses_forget(a->rt->courses, a->engine);
+    pl_xfer_forget(a->rt->xfer, a->engine);
 }
 
 static void detach(attached *a)

@@ -59,6 +59,9 @@ pl_seq *pl_seq_copy(const pl_seq *s)
     c->label = pl_memdup(s->label, s->label_len);
     c->label_len = s->label_len;
     c->uncounted = s->uncounted;
+    c->named_by = s->named_by;
+    c->names = pl_memdup(s->names, (size_t)s->n_names * PL_NAME_BYTES);
+    c->n_names = s->n_names;
     pl_seq_renew(c);
     return c;
 }
@@ -68,6 +71,8 @@ void pl_seq_renew(pl_seq *s)
     s->id = next_id();
     s->n_given = s->n_tokens;
     s->n_remote = 0; /* that was on its way to where it was */
+    s->ticket = 0;
+    s->lends = false;
 }
 
 void pl_seq_close(pl_seq *s)

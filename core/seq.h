@@ -11,6 +11,10 @@
 
 #include "sample.h"
 
+enum {
+    PL_NAME_BYTES = 32
+};
+
 typedef struct pl_ids { /* a list of token ids */
     int32_t *ids;
     int32_t n;
@@ -35,8 +39,10 @@ struct pl_seq {
     char *label; /* NULL: none */
     size_t label_len;
     int32_t n_remote;
+    uint64_t ticket;   /* of whoever may fetch its KV, or brings it; 0: nobody */
+    bool lends;        /* its prompt's KV may be fetched */
     uint64_t named_by; /* pl_namer_id of who named its blocks ahead; 0: nobody */
-    void *names;       /* heap; pl_name each */
+    void *names;       /* heap; PL_NAME_BYTES each */
     int32_t n_names;
     pl_sampler sampler;
 };

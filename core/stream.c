@@ -469,6 +469,26 @@ pl_status pl_stream_also(pl_stream *s, pl_engine *e, int32_t peer, int index)
     return pl_course_also(&s->course, e, peer, index);
 }
 
+pl_status pl_stream_split(pl_stream *s, const pl_target *reader, const pl_target *taker,
+                          pl_seq *seq)
+{
+    int64_t now = pl_now_ns();
+    open_detok(s);
+    PL_TRY(pl_course_split(&s->course, reader, taker, seq));
+    if (!s->end.submitted_ns) s->end.submitted_ns = now;
+    return PL_OK;
+}
+
+int pl_stream_by_reader(const pl_stream *s)
+{
+    return pl_course_by_reader(&s->course);
+}
+
+void pl_stream_charge_reader(pl_stream *s, pl_load *l, int32_t n_cached)
+{
+    pl_course_charge_reader(&s->course, l, n_cached);
+}
+
 void pl_stream_recall(pl_stream *s)
 {
     pl_course_recall(&s->course);

@@ -32,6 +32,7 @@ void pl_load_report(pl_load *l, const pl_engine_stats *s, int is_now);
 /* While it does not run: wherever the stream goes next counts for that load (NULL: none),
  * where the first n_cached tokens are thought to be cached. */
 void pl_stream_charge(pl_stream *s, pl_load *l, int32_t n_cached);
+void pl_stream_charge_reader(pl_stream *s, pl_load *l, int32_t n_cached);   /* the same of the reader of a split one */
 /* After LOST: the sequence that it keeps, until it is started again; else NULL. */
 pl_seq *pl_stream_kept(pl_stream *s);
 

@@ -98,6 +98,16 @@ void pl_stream_keep(pl_stream *s);
 /* While it runs and keeps its sequence: a second place for it, on an engine here or (NULL)
  * on engine `index` of a peer. The first to say a token is heard; LOST comes with the last. */
 pl_status pl_stream_also(pl_stream *s, pl_engine *e, int32_t peer, int index);
+typedef struct pl_target {                 /* an engine: of this process, or (NULL) number `index` of a peer */
+    pl_engine *engine;
+    int32_t peer, index;
+} pl_target;
+/* As pl_stream_start, in two places: `reader` reads the prompt and says the first token;
+ * `taker` fetches the prompt's KV from there and goes on. The stream keeps the sequence, and
+ * refusals come as LOST. */
+pl_status pl_stream_split(pl_stream *s, const pl_target *reader, const pl_target *taker,
+                          pl_seq *seq);
+int pl_stream_by_reader(const pl_stream *s);   /* after LOST: was it the reader that was lost, or refused? */
 /* If it keeps its sequence, withdraws that from where it runs: LOST follows, with
  * PL_LOST_RECALLED, unless it ends first. */
 void pl_stream_recall(pl_stream *s);

@@ -108,6 +108,14 @@ function Stream:send(peer, index)
   return C.pl_stream_send(self.handle, peer, index or 0, seq)
 end
 
+-- In two places, engines of this process: one reads the prompt, the other goes on.
+function Stream:split(reader, taker)
+  local status = C.pl_stream_split(self.handle, ffi.new("pl_target", { reader.engine }),
+    ffi.new("pl_target", { taker.engine }), self.seq)
+  if status == 0 then self.seq = nil end
+  return status
+end
+
 -- The next event of it: "piece", "done", or "lost" and why, with what status; takes.
 function Stream:next(ms)
   local ev = self.process:await(function(ev)
@@ -226,9 +234,26 @@ function Process:idle(ms)
       if busy then self:poll(2) end
     until not busy or C.pl_now_ns() > until_ns
     if s.running + s.waiting + s.waiting_remote + s.blocks_used > 0 then return false end
-    must(C.pl_engine_check(e.engine))
+    local checked
+    repeat checked = C.pl_engine_check(e.engine) until checked ~= C.PL_EAGAIN
+    must(checked)
   end
   return true
+end
+
+-- One engine more, and one less.
+function Process:add(kind, options)
+  local e = open_engine(self.rt, kind or self.fleet.kind, options)
+  table.insert(self.engines, e)
+  return e
+end
+
+function Process:remove(e)
+  for i, other in ipairs(self.engines) do
+    if other == e then table.remove(self.engines, i) end
+  end
+  C.pl_runtime_detach(self.rt, e.engine)
+  e:close(true)
 end
 
 function Process:close()
