@@ -48,9 +48,10 @@ local function user_cost(req, w) return 1.5 * (req.blocks - w.cached) + w.decodi
 
 local function setup(algo)
   local c = cluster.new(nil, {}, nil, function() end)
-  local served = { workers = {}, index = C.pl_route_open(1e6), key = "m", terms = {
-    block_size = BLOCK, hash_algo = algo, hash_seed = "vllm-none-hash",
-    kv_events = true } }
+  local served = models.blank({ main = "worker" }, "m")
+  served.index = C.pl_route_open(1e6)
+  served.terms = { block_size = BLOCK, hash_algo = algo, hash_seed = "vllm-none-hash",
+    kv_events = true }
   for i = 1, WORKERS do
     local w = c:add { name = "worker/" .. i, served = served, numerics = "n" }
     w.number_in_index = C.pl_route_join(served.index)
@@ -63,7 +64,8 @@ local function setup(algo)
   for i, w in ipairs(served.workers) do
     C.pl_route_store(served.index, w.number_in_index, keys, math.floor(n * i / WORKERS))
   end
-  local server = { cluster = c, recipe = { worker = { cost = user_cost } } }
+  local server = { cluster = c,
+    recipe = { main = "worker", worker = { cost = user_cost } } }
   local facts = { id = "r", tokens = TOKENS, total = TOKENS, block_size = BLOCK }
   local job = { id = "r", plan = { n = 1, priority = 0 }, view = hook_view.new(facts),
     look = function(self, _, named, s)

@@ -84,7 +84,7 @@ struct pl_course { /* part of its owner */
         pl_load *load;   /* as above, of the reader */
         int32_t n_cached;
         pl_charge charge;
-        bool by_reader; /* it was lost before the taker began */
+        bool by_reader;          /* it was lost before the taker began */
         pl_course *next, **link; /* of those whose taker waits for the reader to begin */
     } split;
 

@@ -350,7 +350,7 @@ pl_xfer *pl_xfer_open(pl_loop *loop)
         snprintf(label, sizeof label, "reason=\"%s\"", names[i]);
         x->metrics.failed[i] = pl_metric_open(
             PL_COUNTER, "perilune_kv_transfer_failures_total", label,
-            "prompts whose KV did not come, so they were read again", NULL, 0);
+            "prompts read again because their KV did not come", NULL, 0);
     }
     return x;
 }

@@ -9,6 +9,7 @@ M.lines = {
   { "runtime" },
   { "stream", "remote", "fleet", "events", "sim" },
   { "course", "task", "link", "route", "relay" },
+  { "xfer" },
   { "engine" },
   { "model", "kv", "http", "upstream", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },

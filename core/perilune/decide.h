@@ -80,6 +80,7 @@ typedef struct pl_decision {
     int64_t number, at_ns;                 /* from 1, without gaps; pl_wall_ns */
     int32_t row;                           /* of the worker that was taken; -1: it had to wait; -2: it was refused */
     int32_t found;                         /* blocks that this worker had cached, by its own word; -1: not told yet */
+    int32_t reads;                         /* 1: that one only reads the prompt, for another */
     int32_t tokens, total, max_tokens, n, stream, priority, moves, block_size;   /* of the request */
     int32_t n_keys;
     uint64_t keys[32];                     /* the names of its prompt's first blocks */

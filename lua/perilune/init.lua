@@ -14,6 +14,7 @@ local mix = require "perilune.recipe.mix"
 local nearest = require "perilune.recipe.nearest"
 local pick = require "perilune.recipe.pick"
 local queue = require "perilune.recipe.queue"
+local split = require "perilune.recipe.split"
 local schema = require "perilune.recipe.schema"
 local values = require "perilune.recipe.option_value"
 local verdict = require "perilune.recipe.verdict"
@@ -22,7 +23,7 @@ local C = engine.C
 
 local pl = { version = engine.ffi.string(C.pl_version()), log = log, lru = lru.new,
   reject = verdict.reject, retry = verdict.retry, fail = verdict.fail,
-  cost = cost, pick = pick, queue = queue, mix = mix, metric = metric.of,
+  cost = cost, pick = pick, queue = queue, split = split, mix = mix, metric = metric.of,
   fleet = fleet_view.of }
 
 -- One row of pl.args, made whole: its kind is that of its default.

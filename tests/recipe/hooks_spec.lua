@@ -561,10 +561,10 @@ describe("a hook", function()
 
   it("is asked, or is not yet, by its path", function()
     for _, path in ipairs { "admit", "migrate", "done", "worker.cost", "worker.pick",
-      "worker.queue" } do
+      "worker.queue", "decode.split", "decode.pick", "prefill.cost" } do
       assert.is_true(hooks.is_asked(path))
     end
-    for _, path in ipairs { "decode.split", "prefill.cost", "cost", "worker.admit" } do
+    for _, path in ipairs { "prefill.split", "prefill.queue", "cost", "worker.admit" } do
       assert.is_false(hooks.is_asked(path))
     end
   end)

@@ -146,10 +146,17 @@ return {
     assert.equal("r.lua:3: recipe has 'worker' and 'decode'; "
                  .. "aggregated or disaggregated, not both",
                  problems "return {\n worker = {},\n decode = {} }")
-    assert.equal("r.lua:2: recipe has 'prefill' and 'decode'; "
-                 .. "disaggregation is not in this release\n"
-                 .. "    one pool reads and continues prompts: worker = { ... }",
-                 problems "return {\n prefill = {},\n decode = {} }")
+    assert.is_table(resolve(dir.write("r.lua", "return { prefill = {}, decode = {} }")))
+    assert.equal("r.lua:2: prefill.block_size is 32, decode.block_size 16\n"
+                 .. "    KV blocks go from one pool to the other, so both have the same",
+                 problems "return {\n prefill = { block_size = 32 },\n decode = {} }")
+    assert.equal("r.lua:2: prefill has no upstream\n"
+                 .. "    servers of another make read and continue prompts: "
+                 .. "worker = { upstream = ... }",
+                 problems "return {\n prefill = { upstream = { 'http://a' } },\n decode = {} }")
+    assert.equal("r.lua:2: prefill has no hook 'queue'\n"
+                 .. "    requests wait for a worker of decode",
+                 problems "return {\n prefill = { queue = function() end },\n decode = {} }")
     assert.equal("r.lua:1: recipe has 'decode' alone; prefill and decode come together",
                  problems "return { decode = {} }")
   end)

@@ -39,9 +39,18 @@ local function request(i, headers)
     key = function(_, k) return k > 1 and 0x9e3779b97f4a7c15ULL * i or 7ULL end }
 end
 
-local function choose(s, view, req)
-  local row = hooks.choose(s, "worker", req, view)
+local function choose(s, view, req, pool)
+  local row = hooks.choose(s, pool or "worker", req, view)
   return row and row >= 0 and view.names[row + 1]
+end
+
+-- The pools of a recipe: name, entry.
+local function deciding(r)
+  local i = 0
+  return function()
+    i = i + 1
+    return r.pools[i], r.pools[i] and r[r.pools[i]]
+  end
 end
 
 describe("a shipped recipe", function()
@@ -55,20 +64,25 @@ describe("a shipped recipe", function()
     local name = file:match "([%w_]+)%.lua$"
     it("decides without an error: " .. file, function()
       local s = server(file)
-      local worker = s.recipe.worker
-      if not (worker.pick or worker.cost) then return end
       for i = 1, 200 do
         fleet(view, i, function(c, row, k)
           c.cached[row], c.running[row], c.prefilling[row] = (i * k) % 24, (i + k) % 5, i % 7 * k
           c.decoding[row], c.waiting[row] = (3 * i + k) % 50, i % 3
         end)
-        local chosen = choose(s, view, request(i, { ["x-session-id"] = "s" .. i % 9 }))
-        assert.matches("^w/%d$", chosen)
-        if worker.queue then assert.is_number(hooks.rank(s, "worker", request(i))) end
+        for pool, of in deciding(s.recipe) do
+          local req = request(i, { ["x-session-id"] = "s" .. i % 9 })
+          if of.split then
+            assert.is_boolean(hooks.split(s, req, view:worker(0), view:fleet()))
+          end
+          if of.queue then assert.is_number(hooks.rank(s, pool, req)) end
+          if of.pick or of.cost then assert.matches("^w/%d$", choose(s, view, req, pool)) end
+        end
       end
-      for _, hook in ipairs { "worker.pick", "worker.cost", "worker.queue" } do
-        local about = hooks.about(s.recipe, hook)
-        assert.equal(0, about and about.errors or 0, about and about.error)
+      for pool in deciding(s.recipe) do
+        for _, hook in ipairs { "pick", "cost", "queue", "split" } do
+          local about = hooks.about(s.recipe, pool .. "." .. hook)
+          assert.equal(0, about and about.errors or 0, about and about.error)
+        end
       end
     end)
 
@@ -76,13 +90,16 @@ describe("a shipped recipe", function()
     -- as it is.
     if name ~= "dynamo" then
       it("uses all workers, however alike prompts begin: " .. file, function()
-        local s, seen = server(file), {}
-        if not (s.recipe.worker.pick or s.recipe.worker.cost) then return end
-        for i = 1, 40 do
-          fleet(view, i, function(c, row, k) c.cached[row] = k == 2 and 1 or 0 end)
-          seen[choose(s, view, request(i))] = true
+        local s = server(file)
+        for pool, of in deciding(s.recipe) do
+          local seen = {}
+          for i = 1, (of.pick or of.cost) and 40 or 0 do
+            fleet(view, i, function(c, row, k) c.cached[row] = k == 2 and 1 or 0 end)
+            seen[choose(s, view, request(i), pool)] = true
+          end
+          assert.same(next(seen) and { ["w/0"] = true, ["w/1"] = true, ["w/2"] = true,
+            ["w/3"] = true } or {}, seen)
         end
-        assert.same({ ["w/0"] = true, ["w/1"] = true, ["w/2"] = true, ["w/3"] = true }, seen)
       end)
     end
   end

@@ -4,10 +4,12 @@ local calls = require "perilune.fleet.calls"
 local card = require "perilune.fleet.card"
 local cjson = require "cjson"
 local cluster = require "perilune.fleet.cluster"
+local eligible = require "perilune.fleet.eligible"
 local fleet = require "support.fleet"
 local flow = require "perilune.flow"
 local holdings = require "perilune.fleet.holdings"
 local log = require "perilune.log"
+local models = require "perilune.fleet.served_models"
 local pl = require "perilune.ffi"
 local C = pl.C
 
@@ -28,7 +30,7 @@ Models.__index = Models
 function Models:find(name) return self[name] end
 
 function Models:add(told, _, terms)
-  local served = self[told.names[1]] or { workers = {} }
+  local served = self[told.names[1]] or models.blank({ main = "worker" }, "m")
   self[told.names[1]], self.n_added = served, self.n_added + 1
   self.all[self.n_added] = served
   served.terms = terms
@@ -219,13 +221,13 @@ describe("the workers that a frontend sees", function()
   end)
 
   it("leaves one that was lost alone for a while, though it is there", function()
-    local served, time = { workers = {} }, 1000
+    local served, time = models.blank({ main = "worker" }, "m"), 1000
     local a = c:add { name = "a", served = served, numerics = "n" }
     local b = c:add { name = "b", served = served, numerics = "n" }
     local function chosen(avoid)
       local list = {}
       for i = 1, 4 do
-        local w = c:choose(served, avoid, {}, "n")
+        local w = eligible.least_loaded(served.pool, avoid, {}, "n")
         list[i] = w and w.name or "none"
       end
       return table.concat(list, " ")
@@ -233,9 +235,9 @@ describe("the workers that a frontend sees", function()
     local during, after
     flow.spawn(function()
       cluster.suspect(a)
-      during = { chosen(), chosen(b), cluster.has(served, b, {}) }
+      during = { chosen(), chosen(b), eligible.has(served.pool, b, {}) }
       flow.sleep(2.1)
-      after = { chosen(), chosen(b), cluster.has(served, b, {}) }
+      after = { chosen(), chosen(b), eligible.has(served.pool, b, {}) }
       flow.stop()
     end).on_error = flow.stop
     flow.run(nil, function(_, _, _, ms)     -- nothing comes from C; time is stepped

@@ -24,7 +24,8 @@ describe("the console", function()
   setup(function()
     dir = scratch.folder()
     e = engine.open("tests/golden/llama", { device = "null", load_format = "dummy" })
-    server = { w = { engines = { { engine = e.engine, device = e.loaded.device } } },
+    server = { w = { engines = { { engine = e.engine, device = e.loaded.device,
+      pool = { device = "cpu" } } } },
       name = "worker/0", state = "ready", metrics = { refresh = function() end },
       recipe = assert(recipe.resolve(dir.write("hooked.lua", HOOKED), { "--model", "m" })) }
     function server:set(path, value, by)

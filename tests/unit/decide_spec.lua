@@ -29,9 +29,11 @@ describe("a decision", function()
 
   before_each(function()
     c = cluster.new(nil, {}, nil, function() end)
-    served = { workers = {}, terms = TERMS, index = C.pl_route_open(10000),
-      naming = models.naming(TERMS) }
-    server = { cluster = c, waiting = 0, recipe = { worker = {}, http = { max_waiting = 1000 } } }
+    served = models.blank({ main = "worker" }, "m")
+    served.terms, served.index = TERMS, C.pl_route_open(10000)
+    served.naming = models.naming(TERMS)
+    server = { cluster = c, waiting = 0,
+      recipe = { main = "worker", worker = {}, http = { max_waiting = 1000 } } }
     seqs, w = {}, {}
     for i = 1, 3 do w[i] = worker("w" .. i) end
   end)
@@ -194,14 +196,14 @@ describe("a decision", function()
     w[2].state = "draining"                 -- it may be back
     assert.same({ nil, true }, { ask "w2" })
     assert.same({ nil, true }, { ask "w9" })          -- it may not have said hello yet
-    served.since = served.since - 6
+    served.pool.since = served.pool.since - 6
     local got, waits_for_it, refused = ask "w9"
     assert.same({ nil, false, 404, "The worker `w9` does not exist." },
       { got, waits_for_it, refused.status, refused.message })
     assert.equal("w2", w[2].name)
-    acquainted.gone { name = "w8", served = served }
+    acquainted.gone { name = "w8", pool = served.pool }
     assert.is_true(select(2, ask "w8"))
-    served.gone:put("w8", flow.now() - 61)
+    served.pool.gone:put("w8", flow.now() - 61)
     assert.equal(404, select(3, ask "w8").status)
   end)
 
@@ -231,7 +233,8 @@ describe("a decision", function()
   end)
 
   it("goes in turn where nothing is known, a model's own turn", function()
-    local other = { workers = {}, terms = TERMS }
+    local other = models.blank({ main = "worker" }, "m")
+    other.terms = TERMS
     for i = 1, 2 do c:add { name = "o" .. i, served = other, numerics = "n" } end
     local seen = {}
     for _ = 1, 4 do

@@ -18,6 +18,7 @@ describe("decisions", function()
 
   before_each(function()
     served = { key = "m", terms = TERMS }
+    served.pool = { served = served }
     models = { list = { served } }
     process = { server = { models = models } }
     view = fleet_view.new()
@@ -36,7 +37,7 @@ describe("decisions", function()
       view.columns.cached[i] = cached[i + 1]
     end
     local facts = o and o.headers and { read = o.headers, total = 160, moves = 0 }
-    decisions.note(served, view, row, "worker.cost (r.lua:1)",
+    decisions.note(served.pool, view, row, "worker.cost (r.lua:1)",
       { id = id, plan = { n = 1, priority = 0 }, facts = facts },
       { prompt = { n_tokens = 160, max_tokens = 5 } })
   end
@@ -68,7 +69,7 @@ describe("decisions", function()
     view:begin()
     for i = 1, 8000 do view:add(nil, -1, 0, i, "x") end
     for i = 1, 60 do
-      decisions.note(served, view, 0, "x", { id = "i" .. i, plan = { n = 1, priority = 0 } },
+      decisions.note(served.pool, view, 0, "x", { id = "i" .. i, plan = { n = 1, priority = 0 } },
         { prompt = { n_tokens = 1 } })
     end
     local n = #decisions.last(models)
@@ -90,7 +91,8 @@ describe("decisions", function()
   it("are explained", function()
     note("r1", 2, { 1, 2, 10 })
     view.columns.cost[0], view.columns.cost[1], view.columns.cost[2] = 9, math.huge, 0.123456
-    decisions.note(served, view, 2, "worker.cost (r.lua:1)", { id = "r2", plan = { n = 1, priority = 0 } },
+    decisions.note(served.pool, view, 2, "worker.cost (r.lua:1)",
+      { id = "r2", plan = { n = 1, priority = 0 } },
       { prompt = { n_tokens = 160 } })
     local text = tostring(console.explain(process, "r2"))
     assert.matches("^request r2   160 tokens, 10 blocks   by worker.cost %(r.lua:1%)\n", text)
@@ -129,7 +131,7 @@ describe("decisions", function()
       view:add(nil, -1, 0, 9001, "w1")
       view.columns.cached[0] = 9
       local choice = { prompt = { n_tokens = 160 }, believed = believed }
-      choice.decision = decisions.note(served, view, 0, "x",
+      choice.decision = decisions.note(served.pool, view, 0, "x",
         { id = "f", plan = { n = 1, priority = 0 } }, choice)
       return decisions.found(served, choice, n_cached)
     end

@@ -4,6 +4,7 @@
 local cluster = require "perilune.fleet.cluster"
 local flow = require "perilune.flow"
 local line = require "perilune.fleet.line"
+local models = require "perilune.fleet.served_models"
 local pl = require "perilune.ffi"
 local run_by = require "support.virtual_time"
 local server_of = require "support.server"
@@ -35,9 +36,9 @@ describe("the line", function()
   end)
 
   before_each(function()
-    served, gone, time, n_resumed = { workers = {} }, {}, 1000, 0
+    served, gone, time, n_resumed = models.blank({ main = "worker" }, "m"), {}, 1000, 0
     c = cluster.new(nil, {}, nil, function() end)
-    server = { cluster = c, waiting = 0, recipe = { http = { max_waiting = 2 * MANY } } }
+    server = { cluster = c, waiting = 0, recipe = { main = "worker", http = { max_waiting = 2 * MANY } } }
     resume, look = coroutine.resume, waits.LOOK_SECONDS
     waits.LOOK_SECONDS = 1e9                -- one look for all; it is not counted
     coroutine.resume = function(...)        -- luacheck: ignore 122
@@ -163,7 +164,7 @@ describe("the line", function()
 
   it("is bounded, over all models", function()
     server.recipe.http.max_waiting = 3
-    local other = { workers = {} }
+    local other = models.blank({ main = "worker" }, "m")
     run(function()
       waiter { name = "1" }
       waiter { name = "2", of = other }

@@ -4,6 +4,7 @@ local cluster = require "perilune.fleet.cluster"
 local fleet = require "support.fleet"
 local flow = require "perilune.flow"
 local moves = require "perilune.fleet.moves"
+local models = require "perilune.fleet.served_models"
 local pl = require "perilune.ffi"
 local socket = require "support.socket"
 local C, ffi = pl.C, pl.ffi
@@ -19,7 +20,7 @@ describe("a running choice that every worker refuses", function()
   it("is not passed to and fro for ever, nor without a pause", function()
     C.pl_log_level(C.PL_LOG_ERROR)
     local f = fleet.open()
-    local front, served, n_lines = f:process { engines = 1 }, { workers = {} }, 0
+    local front, served, n_lines = f:process { engines = 1 }, models.blank({ main = "worker" }, "m"), 0
     local c = cluster.new(front.rt, {}, nil, function() end)
     local home = c:add { name = "worker/0", served = served, numerics = "n",
       engine = front.engines[1].engine }
@@ -29,7 +30,7 @@ describe("a running choice that every worker refuses", function()
       w.peer = front:peer(f:process())
     end
     local server = { cluster = c, waiting = 0, metrics = { moved = function() end },
-      recipe = { bus_patience = 1, http = { max_waiting = 9, overload_status = 529 } } }
+      recipe = { main = "worker", bus_patience = 1, http = { max_waiting = 9, overload_status = 529 } } }
     local quiet = { info = function() n_lines = n_lines + 1 end, warning = function() end,
       packed = function() return "" end }
     local x, client = exchange(front)
@@ -75,7 +76,7 @@ describe("a move to a worker that rounds otherwise", function()
   local function warnings(has_tokens)
     C.pl_log_level(C.PL_LOG_ERROR)
     local f = fleet.open()
-    local front, served, n = f:process { engines = 1 }, { workers = {} }, 0
+    local front, served, n = f:process { engines = 1 }, models.blank({ main = "worker" }, "m"), 0
     local c = cluster.new(front.rt, {}, nil, function() end)
     local home = c:add { name = "worker/0", served = served, numerics = "n",
       engine = front.engines[1].engine }
@@ -84,7 +85,7 @@ describe("a move to a worker that rounds otherwise", function()
       "m"
     local server = { cluster = c, waiting = 0,
       metrics = { moved = function() end, moved_numerics = function() n = n + 1 end },
-      recipe = { bus_patience = 1, http = { max_waiting = 9, overload_status = 529 } } }
+      recipe = { main = "worker", bus_patience = 1, http = { max_waiting = 9, overload_status = 529 } } }
     local quiet = { info = function() end, packed = function() return "" end,
       warning = function() n = n + 1 end }
     local x, client = exchange(front)

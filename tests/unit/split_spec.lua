@@ -128,9 +128,9 @@ describe("a split stream", function()
   end)
 
   it("gives back all, however it is taken away", function()
-    for n = 1, 60 do
+    for n = 1, 30 do
       forget_caches()
-      local st = split(prompt(700, 100 + n), LONG, { keep = true })
+      local st = split(prompt(400, 100 + n), LONG, { keep = true })
       for _ = 1, n % 5 do front:poll(n % 7) end
       if n % 4 == 0 then st:next() end
       local how = ({ "recall", "cancel", "close" })[n % 3 + 1]
@@ -174,8 +174,8 @@ describe("a split stream", function()
 
   it("is lost when either side refuses it, and it is told which", function()
     local short = front:add(nil, { max_model_len = 64 })
-    local ids, want = prompt(100, 9), nil
-    want = alone(ids, KINDS.greedy)
+    local ids = prompt(100, 9)
+    local want = alone(ids, KINDS.greedy)
     for by_reader = 0, 1 do
       local st = front:stream(ids, KINDS.greedy)
       local a, b = reader, short
@@ -218,10 +218,11 @@ describe("a split stream", function()
 
   it("outlives either engine", function()
     local lost = 0
-    local params = { temperature = 0.8, seed = 3, max_tokens = 100, ignore_eos = 1 }
+    local params = { temperature = 0.8, seed = 3, max_tokens = 40, ignore_eos = 1 }
     for n = 1, 16 do
-      local ids = prompt(900, 20 + n)
-      local other = front:add(nil, { max_model_len = 2048, max_num_batched_tokens = 64 })
+      local ids = prompt(400, 20 + n)
+      local other = front:add(nil, { max_model_len = 2048, max_num_seqs = 16,
+        max_num_batched_tokens = 32 })
       local want = alone(ids, params)
       local st = front:stream(ids, params)
       local a, b = other, taker

@@ -9,7 +9,7 @@ local golden = os.getenv "PERILUNE_GOLDEN" or "tests/golden"
 local function open(...)
   local resolved = assert(recipe.resolve("agg", { "--model", golden .. "/qwen3",
     "--device", "null", ... }, function() return nil end))
-  return worker.open(resolved, resolved.worker)
+  return worker.open(resolved, { "worker" })
 end
 
 local function length(...)
@@ -39,8 +39,9 @@ describe("a worker", function()
     local function on_echo(...) return open("--device", "echo", "--load-format", "dummy", ...) end
     local function blocks(...)
       local w = assert(on_echo(...))
+      local n = w.engines[1].blocks
       worker.close(w)
-      return w.blocks
+      return n
     end
     local BLOCK = 64   -- bytes of an echo's
     assert.equal((0.5 - 0.25) * 2 ^ 26 / BLOCK, blocks("--gpu-memory-utilization", "0.5"))

@@ -85,7 +85,7 @@ function Server:refresh()
   metric.open(settings.metrics(self.recipe))
   for _, served in ipairs(self.models.list) do
     if served.stream_interval then
-      served.stream_interval = self.recipe.worker.stream_interval
+      served.stream_interval = self.recipe[self.recipe.main].stream_interval
     end
   end
 end

@@ -111,7 +111,8 @@ end
 local function told_of_choice(job, c)
   local e = requests.so_far(c)
   local n = e.n_tokens
-  return { index = c.index, worker = c.worker_name, tokens = n, cached = e.n_cached,
+  return { index = c.index, worker = c.worker_name, prefill_worker = c.reader_name,
+    tokens = n, cached = e.n_cached,
     finish = job.answer.FINISH[e.finish] or "error", moves = c.moves or 0,
     ttft = n > 0 and seconds(job.arrived, e.first_ns) or nil,
     itl = n > 1 and seconds(e.first_ns, e.last_ns) / (n - 1) or nil }

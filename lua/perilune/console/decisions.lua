@@ -59,8 +59,9 @@ local function text_of(d)
   end
   local more = #d.workers - MOST_SHOWN
   local move = d.moves > 0 and (", move %d"):format(d.moves) or ""
-  return ("request %s   %d tokens, %d blocks%s   by %s%s\n"):format(d.id, d.total,
-      d.blocks, move, d.by, what_came(d))
+  local reads = d.reads and "   to read its prompt" or ""
+  return ("request %s   %d tokens, %d blocks%s%s   by %s%s\n"):format(d.id, d.total,
+      d.blocks, move, reads, d.by, what_came(d))
     .. object.columns(cells, "  ")
     .. (more > 0 and ("\n  and %d more"):format(more) or "")
 end
@@ -86,7 +87,7 @@ local function listed(list)
     end
     items[i] = Decision(d)
     cells[i + 1] = { d.id, d.worker or d.refused and "refused" or "waits", cached,
-      tostring(d.blocks), d.by }
+      tostring(d.blocks), d.by .. (d.reads and " (reads)" or "") }
   end
   return object.listing { cells = cells, items = items,
     empty = "nothing has been decided yet: that takes two workers, or a hook" }

@@ -58,7 +58,8 @@ local function hook_type(name)
 end
 
 -- Hooks that `pl` has some of.
-local ALIASES = { { "Cost", "cost" }, { "Pick", "pick" }, { "Queue", "queue" } }
+local ALIASES = { { "Cost", "cost" }, { "Pick", "pick" }, { "Queue", "queue" },
+  { "Split", "split" } }
 
 local function aliases(out)
   out[#out + 1] = ""
@@ -127,7 +128,7 @@ end
 -- ---- pl -----------------------------------------------------------------------------
 
 -- A hook with options: as it is, or called with them to make another.
-local MADE = { cost = "perilune.Cost", pick = "perilune.Pick" }
+local MADE = { cost = "perilune.Cost", pick = "perilune.Pick", split = "perilune.Split" }
 
 local function made_type(name, made)
   local defaults, options = maker.defaults(name), {}
@@ -160,6 +161,7 @@ function M.text()
   hooks_of(out, "cost", "Costs")
   hooks_of(out, "pick", "Picks")
   hooks_of(out, "queue", "Queues")
+  hooks_of(out, "split", "Splits")
   out[#out + 1] = "\n---@class perilune"
   for _, row in ipairs(fields.pl) do field(out, row[1], row[2], row[3]) end
   out[#out + 1] = "local pl = {}\n\nreturn pl"

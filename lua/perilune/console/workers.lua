@@ -71,8 +71,8 @@ local Worker = object.class {
   end,
 }
 
-local function own(name, state, e, recipe)
-  return { name = name, state = state, engine = e.engine, device = recipe.worker.device,
+local function own(name, state, e)
+  return { name = name, state = state, engine = e.engine, device = e.pool.device,
     kernels = ffi.string(C.pl_device_kernels(e.device)),
     now = function() return steps.stats(e.engine) end }
 end
@@ -96,15 +96,14 @@ function M.all_workers(process)
   if not process.server then
     local name = process.name or "worker"
     for i, e in ipairs(engines) do
-      out[i] = own(#engines > 1 and name .. "." .. i - 1 or name, process.state, e,
-        process.recipe)
+      out[i] = own(#engines > 1 and name .. "." .. i - 1 or name, process.state, e)
     end
     return out
   end
   for i, w in ipairs(process.server.cluster.workers) do
     out[i] = not w.engine and other(w) or nil
     for _, e in ipairs(w.engine and engines or {}) do
-      if e.engine == w.engine then out[i] = own(w.name, w.state, e, process.recipe) end
+      if e.engine == w.engine then out[i] = own(w.name, w.state, e) end
     end
     if out[i] then out[i].known = function() return holdings.count(w) end end
   end

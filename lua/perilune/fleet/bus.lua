@@ -25,7 +25,7 @@ local NAMING_SECONDS = 0.2
 -- The terms of a worker: what it must have in common with others of its model, its
 -- numerics id, and what it takes at a time. `model`: its model's card.
 function M.terms(recipe, w, model)
-  local pool, numerics = recipe.worker,
+  local pool, numerics = recipe[recipe.main],
     ffi.string(C.pl_model_numerics(w.engines[1].model))
   return {
     names = model.names, known_as = models.known_as(recipe, w.desc),
@@ -34,7 +34,7 @@ function M.terms(recipe, w, model)
     kv_layout = ffi.string(C.pl_model_kv_layout(w.engines[1].model)),
     hash_algo = pool.prefix_caching_hash_algo,
     hash_seed = worker.hash_seed(),
-    max_num_seqs = pool.max_num_seqs, blocks = w.blocks,
+    max_num_seqs = pool.max_num_seqs, blocks = w.engines[1].blocks,
     max_num_batched_tokens = pool.max_num_batched_tokens,
     stream_interval = pool.stream_interval, tags = models.list_of(pool.tags),
     prefix_caching = pool.enable_prefix_caching,

@@ -46,25 +46,26 @@ M.LOST = { [C.PL_LOST_GONE] = "gone", [C.PL_LOST_SILENT] = "silent",
 -- change state.
 function M.new(rt, models, matches, changed)
   return setmetatable({ rt = rt, models = models, matches = matches, changed = changed,
-    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {},
-    n_joined = 0 }, Cluster)
+    workers = {}, of_peer = {}, fetching = {}, refused = {}, said = {}, n_joined = 0 },
+    Cluster)
 end
 
 -- It takes requests, again or as a new one: who waits for one may ask it.
 local function invite(w)
   local line = w.served.line
-  if line then line:room(w, math.huge) end
+  if line and w.pool == w.served.pool then line:room(w, math.huge) end
 end
 
 local function join(self, w)
   w.streams, w.n, w.suspect_until, w.others = {}, 0, 0, 0
+  w.pool = w.pool or w.served.pool
   counters.open(w)
   w.changed, w.number, w.rt = self.changed, self.n_joined, self.rt
   self.n_joined = self.n_joined + 1
   decisions.know(w)
   acquainted.come(w)
   self.workers[#self.workers + 1] = w
-  table.insert(w.served.workers, w)
+  table.insert(w.pool.workers, w)
   holdings.update(w)
   self.changed()
   invite(w)
@@ -77,9 +78,9 @@ local function remove(list, item)
   end
 end
 
--- A worker that no hello told of: name, served, engine (or url: fleet/upstream.lua),
--- numerics, tells (holdings.tells), follow (how one learns what it caches, if not as of
--- any engine), state (ready unless said).
+-- A worker that no hello told of: name, served, pool (of served's), engine (or url:
+-- fleet/upstream.lua), numerics, tells (holdings.tells), follow (how one learns what it
+-- caches, if not as of any engine), state (ready unless said).
 function Cluster:add(w)
   w.state = w.state or "ready"
   return join(self, w)
@@ -240,7 +241,7 @@ end
 function M.drain(w, seconds)
   M.set_state(w, "draining")
   local deadline = flow.now() + seconds
-  while w.n > 0 and flow.now() < deadline and w.state == "draining" do
+  while counters.load(w) > 0 and flow.now() < deadline and w.state == "draining" do
     flow.sleep(LOOK_SECONDS)
   end
   if w.state ~= "draining" then return false end
@@ -292,7 +293,7 @@ local function on_gone(self, peer, why)
     w.state = "lost"
     holdings.update(w)
     remove(self.workers, w)
-    remove(w.served.workers, w)
+    remove(w.pool.workers, w)
     counters.close(w)
     sent.forget(w)
     acquainted.gone(w)
@@ -323,67 +324,6 @@ function M.suspect(w)
   if w.suspected then return end
   w.suspected = true
   flow.spawn(trust_again, w)
-end
-
--- ---- choosing -------------------------------------------------------------------------
-
--- How many sequences it has, as far as one knows: ours, and the others' by its last word.
-local function load_of(w)
-  return w.n + w.others
-end
-
-local function is_better(a, b, numerics)
-  local same_a, same_b = a.numerics == numerics, b.numerics == numerics
-  if numerics and same_a ~= same_b then return same_a end
-  return load_of(a) < load_of(b)
-end
-
-local function takes(w, avoid, full, t)
-  return w.state == "ready" and w.suspect_until <= t and w ~= avoid and not full[w]
-end
-
--- Whether `choose` would find one.
-function M.has(served, avoid, full)
-  local t = flow.now()
-  for _, w in ipairs(served.workers) do
-    if takes(w, avoid, full, t) then return true end
-  end
-  return false
-end
-
--- Calls fn(w, arg) for each that `choose` could take: with `numerics`, only those of that
--- id if there are any. They come in turn, so that the first of equals is not always the
--- same.
-function M.each(served, avoid, full, numerics, fn, arg)
-  local list, t = served.workers, flow.now()
-  local n, alike = #list, false
-  for i = 1, numerics and n or 0 do
-    local w = list[i]
-    alike = alike or w.numerics == numerics and takes(w, avoid, full, t)
-  end
-  for i = 1, n do
-    local w = list[((served.turn or 0) + i) % n + 1]
-    if takes(w, avoid, full, t) and (not alike or w.numerics == numerics) then
-      fn(w, arg)
-    end
-  end
-  served.turn = (served.turn or 0) + 1
-end
-
--- The worker with the least to do, those in turn that have equally little. `avoid`: not
--- this one. `full`: a set of workers that have no room. `numerics`: an id whose workers
--- come first, for only theirs go on with the same bits. nil: nobody can take it now.
-function Cluster.choose(_, served, avoid, full, numerics)
-  local list, best = served.workers, nil
-  local t, n = flow.now(), #list
-  for i = 1, n do
-    local w = list[((served.turn or 0) + i) % n + 1]
-    if takes(w, avoid, full, t) and (not best or is_better(w, best, numerics)) then
-      best = w
-    end
-  end
-  served.turn = (served.turn or 0) + 1
-  return best
 end
 
 -- Looks now and then what the engines count; a task.

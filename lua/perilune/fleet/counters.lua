@@ -39,6 +39,14 @@ local function stats_of(w)
   return w.stats
 end
 
+-- How many sequences it has, as far as one knows: ours, and the others' by its last word.
+-- When it has read a prompt for another worker nobody is told.
+function M.load(w)
+  if w.pool == w.served.pool then return w.n + w.others end
+  local s = stats_of(w)
+  return s and s.running + s.waiting or 0
+end
+
 -- Brings w.load up to date, where that is a look.
 function M.look(w)
   if w.engine then C.pl_load_report(w.load, stats_of(w), 1) end

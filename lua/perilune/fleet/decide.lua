@@ -11,10 +11,10 @@
 
 local pl = require "perilune.ffi"
 local acquainted = require "perilune.fleet.acquainted"
-local cluster = require "perilune.fleet.cluster"
 local counters = require "perilune.fleet.counters"
 local cost = require "perilune.recipe.cost"
 local decisions = require "perilune.fleet.decisions"
+local eligible = require "perilune.fleet.eligible"
 local fleet_view = require "perilune.recipe.fleet_view"
 local hooks = require "perilune.recipe.hooks"
 local sent = require "perilune.fleet.sent"
@@ -42,22 +42,23 @@ local function add(w, view)
   if row then view.workers[row + 1] = w end
 end
 
--- The workers that may take it, as a view; view.workers: by row, from 1.
-local function look(served, choice, avoid, numerics)
-  local view = served.view
+-- The workers of a pool that may take it, as a view; view.workers: by row, from 1.
+local function look(pool, avoid, full, numerics)
+  local view = pool.view
   if not view then
     view = fleet_view.new()
-    served.view, view.workers = view, {}
-    view.knows = function(name) return acquainted.knows(served, name) end
+    pool.view, view.workers = view, {}
+    view.knows = function(name) return acquainted.knows(pool, name) end
   end
   view:begin()
-  cluster.each(served, avoid, choice.full, numerics, add, view)
+  eligible.each(pool, avoid, full, numerics, add, view)
   return view
 end
 
 -- A block to prefill against one in use: on recorded conversations anything from 8 on
 -- serves better than less, and at 1, Dynamo's, half of what could be found is not.
 local default_cost = cost.kv { prefill_load_scale = 16 }
+local NOBODY = {}
 local plain = {}                            -- what the default looks at, of any request
 local default_loop = fleet_view.loop()
 
@@ -86,55 +87,125 @@ local function believe(choice, columns, row, block_size, has_begun)
   choice.believed = not has_begun and math.min(columns.cached[row], most) or nil
 end
 
-local function decide(server, served, job, choice, view, has_begun)
-  local seq, naming, pool = sequence(choice), served.naming, server.recipe.worker
-  local is_named = match(server, served, view, naming, seq)
-  local block_size = served.terms.block_size
-  local row, by, refused
-  if pool.pick or pool.cost then
-    row, by, refused = hooks.choose(server, "worker", job:look(choice, naming, seq), view)
+-- The row of a pool's view that its hook chooses, or the default; -1: the request waits;
+-- -2: it is refused; nil: it is not known who has what. Who has decided, and the refusal.
+local function choose_row(server, pool, job, choice, view, seq)
+  local served, row, by, refused = pool.served, nil, nil, nil
+  local of = server.recipe[pool.name]
+  if of and (of.pick or of.cost) then
+    local req = job:look(choice, served.naming, seq)
+    row, by, refused = hooks.choose(server, pool.name, req, view)
   end
   if not row and served.index then
-    row = by_default(view, math.ceil(choice.prompt.n_tokens / block_size))
+    row = by_default(view, math.ceil(choice.prompt.n_tokens / served.terms.block_size))
   end
+  return row, by or DEFAULT, refused
+end
+
+-- The same, once all is noted; the refusal, and how much of the prompt the worker of that
+-- row is thought to hold, in tokens.
+local function decide(server, pool, job, choice, view, has_begun)
+  local seq, served = sequence(choice), pool.served
+  local is_named = match(server, served, view, served.naming, seq)
+  local row, by, refused = choose_row(server, pool, job, choice, view, seq)
   if not row then return nil end
   if row ~= -1 or not choice.told_to_wait then
-    choice.decision = decisions.note(served, view, row, by or DEFAULT, job, choice)
+    choice.decision = decisions.note(pool, view, row, by, job, choice)
   end
-  choice.told_to_wait = row == -1
-  if row < 0 then return nil, row == -1, refused end
-  local w = view.workers[row + 1]
-  if is_named then sent.add(server.recipe, w, view.columns, row) end
-  choice.n_cached = view.columns.cached[row] * block_size
+  if row < 0 then return row, refused end
+  if is_named then sent.add(server.recipe, view.workers[row + 1], view.columns, row) end
+  local block_size = served.terms.block_size
   believe(choice, view.columns, row, block_size, has_begun)
-  return w
+  return row, nil, view.columns.cached[row] * block_size
 end
+
+local function row_of(view, w)
+  for row = 0, view.n - 1 do
+    if view.workers[row + 1] == w then return row end
+  end
+end
+
+-- ---- prompts read elsewhere ---------------------------------------------------------
+
+-- An answer of one token has nobody to go on, and a prompt whose own logprobs are wanted
+-- is computed where they are told.
+local function can_split(job, choice, pool)
+  local prompt = choice.prompt
+  return pool and pool.workers[1] and not choice.unsplit and prompt.n_tokens > 1
+    and prompt.max_tokens > 1 and job.plan.prompt_logprobs < 0
+end
+
+-- A worker of the pool, and how much it is thought to hold; nil: none, or a hook would
+-- have it wait, or refuse it.
+local function a_reader(server, pool, job, choice, view, has_begun)
+  local row, _, n_cached = decide(server, pool, job, choice, view, has_begun)
+  if not row then return eligible.least_loaded(pool, nil, NOBODY) end
+  return view.workers[row + 1], n_cached
+end
+
+-- The prefill worker that reads the choice's prompt for `w`, and how much it holds of it;
+-- nil: `w` reads it itself.
+local function reader_for(server, served, job, choice, w, has_begun)
+  local pool = served.prefill
+  if not can_split(job, choice, pool) then return nil end
+  local view = look(pool, nil, NOBODY, w.numerics)
+  if view.n == 0 then return nil end
+  local seq, main = sequence(choice), served.pool.view
+  match(server, served, view, served.naming, seq)
+  if not hooks.split(server, job:look(choice, served.naming, seq),
+      main:worker(row_of(main, w)), view:fleet()) then return nil end
+  local reader, n_cached = a_reader(server, pool, job, choice, view, has_begun)
+  if not reader or reader.numerics ~= w.numerics then return nil end
+  return reader, n_cached
+end
+
+-- ---- choosing -----------------------------------------------------------------------
 
 -- Of these models: nothing is decided any more.
 function M.close(models)
   for _, served in ipairs(models.list) do
-    if served.view then served.view:close() end
+    for _, pool in ipairs { served.pool, served.prefill } do
+      if pool.view then pool.view:close() end
+      pool.view = nil
+    end
     if served.decisions then C.pl_decisions_close(served.decisions) end
     sent.close(served)
-    served.view, served.decisions = nil, nil
+    served.decisions = nil
   end
+end
+
+-- As M.choose, of the pool that answers.
+local function choose(server, served, job, choice, avoid, numerics)
+  local pool = served.pool
+  local of = server.recipe[pool.name]
+  if of and (of.pick or of.cost) or served.prefill
+      or served.index and served.workers[2] then
+    local view = look(pool, avoid, choice.full, numerics)
+    if view.n == 0 then return nil end
+    local row, refused, n_cached = decide(server, pool, job, choice, view,
+      numerics ~= nil)
+    choice.told_to_wait = row == -1
+    if row and row < 0 then return nil, row == -1, refused end
+    if row then
+      choice.n_cached = n_cached
+      return view.workers[row + 1]
+    end
+  end
+  return eligible.least_loaded(pool, avoid, choice.full, numerics)
 end
 
 -- A worker for the choice; nil: nobody can take it now, or, with true, its pool's hook
 -- wants it to wait; or, third, refuses it: { status, message, headers }. `avoid`,
--- choice.full, numerics: as cluster.choose. choice.n_cached: how many of its tokens that
--- worker is thought to hold.
+-- choice.full, numerics: as fleet/eligible.lua has them. choice.n_cached: how many of its tokens that
+-- worker is thought to hold; choice.reader: the prefill worker that is to read its
+-- prompt, and choice.reader_cached.
 function M.choose(server, served, job, choice, avoid, numerics)
-  local pool = server.recipe.worker
-  local has_hook = pool and (pool.pick or pool.cost)
-  choice.n_cached, choice.believed = 0, nil
-  if has_hook or served.index and served.workers[2] then
-    local view = look(served, choice, avoid, numerics)
-    if view.n == 0 then return nil end
-    local w, waits, refused = decide(server, served, job, choice, view, numerics ~= nil)
-    if w or waits or refused then return w, waits, refused end
-  end
-  return server.cluster:choose(served, avoid, choice.full, numerics)
+  choice.n_cached, choice.believed, choice.reader = 0, nil, nil
+  local w, waits, refused = choose(server, served, job, choice, avoid, numerics)
+  if not w then return nil, waits, refused end
+  choice.reader, choice.reader_cached = reader_for(server, served, job, choice, w,
+    numerics ~= nil)
+  return w
 end
 
 return M

@@ -44,15 +44,16 @@ local function fill(job, choice, block_size)
   put(about.id, job.id, ID)
 end
 
--- A choice was given the worker of that row, has to wait (-1), or was refused (-2). `by`:
--- who has decided. The decision's number.
-function M.note(served, view, row, by, job, choice)
+-- A choice was given the worker of that row of a pool's view, has to wait (-1), or was
+-- refused (-2). `by`: who has decided. The decision's number.
+function M.note(pool, view, row, by, job, choice)
+  local served = pool.served
   if not served.decisions then
     served.decisions, served.facts = C.pl_decisions_open(), {}
   end
   fill(job, choice, served.terms.block_size)
   put(about.by, by, BY)
-  about.row = row
+  about.row, about.reads = row, pool == served.prefill and 1 or 0
   local facts = job.facts
   if facts then about.total, about.moves = facts.total, facts.moves end
   local number = C.pl_decisions_add(served.decisions, about, view.columns)
@@ -133,9 +134,9 @@ function M.plain(one)
   return { id = one.id, number = tonumber(d.number), model = one.served.key,
     at = one.at / 1e9, by = ffi.string(d.by), tokens = d.tokens, total = d.total,
     blocks = math.ceil(d.total / d.block_size), moves = d.moves, priority = d.priority,
+    reads = d.reads == 1 or nil, refused = d.row == -2 or nil,
     worker = d.row >= 0 and M.name_of(d.fleet.worker[d.row]) or nil,
-    refused = d.row == -2 or nil, found = d.found >= 0 and d.found or nil,
-    workers = workers }
+    found = d.found >= 0 and d.found or nil, workers = workers }
 end
 
 return M

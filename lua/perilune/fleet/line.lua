@@ -25,8 +25,8 @@
 -- far a prompt has been read.
 
 local pl = require "perilune.ffi"
-local cluster = require "perilune.fleet.cluster"
 local decide = require "perilune.fleet.decide"
+local eligible = require "perilune.fleet.eligible"
 local flow = require "perilune.flow"
 local heap = require "perilune.heap"
 local hooks = require "perilune.recipe.hooks"
@@ -127,7 +127,7 @@ end
 -- ---- turns --------------------------------------------------------------------------
 
 local function can_go(group, self)
-  return cluster.has(self.served, group.avoid, group.full)
+  return eligible.has(self.served.pool, group.avoid, group.full)
 end
 
 local function lacks_room(group, _, w)
@@ -237,9 +237,10 @@ end
 
 -- Where it stands among those that wait, the lowest first.
 local function rank_of(server, job, choice)
-  local pool = server.recipe.worker
+  local main = server.recipe.main
+  local pool = server.recipe[main]
   if pool and pool.queue and not choice.rank then
-    choice.rank = hooks.rank(server, "worker", job:look(choice))
+    choice.rank = hooks.rank(server, main, job:look(choice))
   end
   return choice.rank or job.plan and job.plan.priority or 0
 end

@@ -45,6 +45,7 @@ local function enter(choice, w, at)
   choice.sent_ns = at
   choice.waits, choice.lost = nil, nil
   choice.worker, choice.worker_name = w, w.name
+  choice.reader_name = choice.reader and choice.reader.name
   w.n = w.n + 1
   return true
 end
@@ -57,18 +58,32 @@ local function put_upstream(server, job, choice, w)
   return enter(choice, w, at)
 end
 
+local reads, goes_on = ffi.new "pl_target", ffi.new "pl_target"
+
+local function aim(target, w)
+  target.engine, target.peer, target.index = w.engine, w.peer or 0, w.index or 0
+end
+
+-- Hands it to worker `w`, or to choice.reader and then to that.
+local function start(choice, w, seq)
+  local stream, reader = choice.stream, choice.reader
+  C.pl_stream_charge(stream, w.load, choice.n_cached or 0)
+  if reader then
+    C.pl_stream_charge_reader(stream, reader.load, choice.reader_cached or 0)
+    aim(reads, reader)
+    aim(goes_on, w)
+    return C.pl_stream_split(stream, reads, goes_on, seq)
+  end
+  if w.engine then return C.pl_stream_start(stream, w.engine, seq) end
+  return C.pl_stream_send(stream, w.peer, w.index, seq)
+end
+
 local function put(server, job, choice, w)
   if w.url then return put_upstream(server, job, choice, w) end
   local seq = choice.seq and ffi.cast(seq_ptr, choice.seq) or nil
   if seq then label(job, seq) end
   local at = C.pl_now_ns()
-  local status
-  C.pl_stream_charge(choice.stream, w.load, choice.n_cached or 0)
-  if w.engine then
-    status = C.pl_stream_start(choice.stream, w.engine, seq)
-  else
-    status = C.pl_stream_send(choice.stream, w.peer, w.index, seq)
-  end
+  local status = start(choice, w, seq)
   if status < 0 then return pl.refusal(status) end
   choice.seq = nil                          -- the stream's, or the engine's
   w.streams[choice.id] = choice.stream
@@ -174,13 +189,25 @@ end
 local UNCOUNTED = { [C.PL_LOST_RECALLED] = true, [C.PL_LOST_LEFT] = true,
   [C.PL_LOST_REFUSED] = true }
 
+-- Nor is it one if a prefill worker did not get to the prompt: the other reads it.
 local function is_counted(ev, lost)
+  if lost.pool ~= lost.served.pool then return false end
   local leaving = lost.was_leaving or lost.state == "draining" or lost.state == "leaving"
   return not UNCOUNTED[ev.a] and not leaving
 end
 
 local function refused_for_good(ev)
   return ev.a == C.PL_LOST_REFUSED and ev.b == C.PL_EINVAL
+end
+
+-- The worker, or the one that was to read the prompt for it, and true. Then nobody else
+-- is asked to.
+local function who_is_lost(choice)
+  if choice.relay or C.pl_stream_by_reader(choice.stream) == 0 then
+    return choice.worker, false
+  end
+  choice.unsplit = true
+  return choice.reader, true
 end
 
 -- Asks whether the choice may move, and how: the answer of recipe/hooks.lua.
@@ -232,7 +259,7 @@ end
 -- The choice's worker was lost (`ev`). true: it runs elsewhere, or has ended otherwise;
 -- or nil and what is to be said of it.
 function M.move(server, job, choice, ev)
-  local lost = choice.worker
+  local lost, by_reader = who_is_lost(choice)
   local why = ffi.string(choice.relay and C.pl_relay_why(choice.relay)
     or C.pl_stream_why(choice.stream))
   local n = requests.so_far(choice).n_tokens   -- nobody adds to it while it is lost
@@ -242,7 +269,9 @@ function M.move(server, job, choice, ev)
   end
   local why_lost = ("%s: %s"):format(lost.name, cluster.LOST[ev.a])
   choice.lost = why_lost
-  if refused_for_good(ev) then return nil, { status = 400, message = why } end
+  if refused_for_good(ev) and not by_reader then
+    return nil, { status = 400, message = why }
+  end
   if not UNCOUNTED[ev.a] then cluster.suspect(lost) end
   job.log:info("Stream disconnected (%s: %s)... recreating stream...", lost.name,
     why ~= "" and why or cluster.LOST[ev.a])

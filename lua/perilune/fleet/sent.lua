@@ -18,7 +18,7 @@ local MEMORIES = {
   { key = "guessed", seconds = "router_ttl_secs", column = "cached",
     of = function(w) return w.tells == false end },
   { key = "routed", seconds = "router_ttl_secs", column = "sent",
-    of = function(w) return w.served.view.reads_sent end },
+    of = function(w) return w.pool.view.reads_sent end },
 }
 
 -- How long a memory lasts, in milliseconds; nil: nothing is to be remembered.

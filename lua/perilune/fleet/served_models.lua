@@ -54,8 +54,8 @@ function M.card(recipe, w)
     path = not recipe.served_model_name and recipe.model or nil,
     vocab = w.desc.options.vocab, max_model_len = w.length, chat_template = own,
     generation = w.desc.generation or {}, eos_ids = w.desc.eos_ids,
-    priority = recipe.worker.scheduling_policy == "priority",
-    upstream = recipe.worker.upstream ~= nil,
+    priority = recipe[recipe.main].scheduling_policy == "priority",
+    upstream = recipe[recipe.main].upstream ~= nil,
   }
 end
 
@@ -237,6 +237,18 @@ function M:close()
   self.namings = {}
 end
 
+-- A model that nothing is known of yet but its name and its pools: served.pool, whose
+-- workers (served.workers) answer, and in some recipes served.prefill, whose workers read
+-- prompts. A pool: { served, name (in the recipe), workers, and what decide.lua keeps }.
+function M.blank(recipe, key)
+  local served = { key = key, names = { key }, workers = {} }
+  served.pool = { served = served, name = recipe.main, workers = served.workers }
+  if recipe.main == "decode" then
+    served.prefill = { served = served, name = "prefill", workers = {} }
+  end
+  return served
+end
+
 -- Adds a model, or puts it in the place of the one that had its first name. `tok`: of
 -- model/tokenizer.lua; it is kept. `terms`: of its workers (fleet/bus.lua). nil and why
 -- where there are too many models.
@@ -247,7 +259,7 @@ function M:add(card, tok, terms)
   local key = card.names[1]
   local served = self.by_key[key]
   if not served then
-    served = { key = key, workers = {} }
+    served = M.blank(self.recipe, key)
     self.by_key[key], self.list[#self.list + 1] = served, served
   end
   served.names, served.card, served.terms = card.names, card, terms

@@ -85,10 +85,17 @@ local function lengths(pool, desc, block_bytes, bytes, from)
   return length, blocks
 end
 
+-- Who has set an option of a pool, an entry of the recipe.
+local function origin(recipe, pool, option)
+  for _, name in ipairs(recipe.pools) do
+    if recipe[name] == pool then return settings.origin(recipe, name .. "." .. option) end
+  end
+end
+
 -- How many tokens a step may have: a prompt that is not cut needs room for all of it.
 local function step_tokens(recipe, pool, length)
   local tokens = pool.max_num_batched_tokens
-  local own = settings.origin(recipe, "worker.max_num_batched_tokens") == "default"
+  local own = origin(recipe, pool, "max_num_batched_tokens") == "default"
   if pool.enable_chunked_prefill or tokens >= length or not own then return tokens end
   log.info("max_num_batched_tokens is %d, as max_model_len, as prompts are not chunked",
     length)
@@ -139,7 +146,7 @@ end
 -- Bytes of the KV cache, and which option says so. Engine number i of the pool's may use
 -- the device's memory up to its part of gpu_memory_utilization.
 local function kv_bytes(recipe, pool, desc, e, i)
-  local own = settings.origin(recipe, "worker.kv_cache_memory_bytes") ~= "default"
+  local own = origin(recipe, pool, "kv_cache_memory_bytes") ~= "default"
   local left, all = device_memory(e.device)
   if own or pool.num_kv_blocks or not left then
     return pool.kv_cache_memory_bytes, "kv_cache_memory_bytes"
@@ -175,19 +182,21 @@ local function report_sampling(desc)
   log.info("sampling defaults of the model: %s", table.concat(said, ", "))
 end
 
-local function report(self, pool, kind)
-  local first, tokens = self.engines[1], (self.blocks - 1) * pool.block_size
+-- What the engines of a pool are, by the first of them.
+local function report(self, first, kind)
+  local pool = first.pool
+  local tokens = (first.blocks - 1) * pool.block_size
   log.info("model %s: %s, %s of weights", self.desc.name, self.desc.architecture,
     size(tonumber(C.pl_model_weight_bytes(first.model))))
   report_sampling(self.desc)
   log.info("device %s, kernels %s, threads %s%s", kind,
     ffi.string(C.pl_device_kernels(first.device)),
     pool.threads == 0 and "one per core" or tostring(pool.threads),
-    #self.engines > 1 and (", %d engines"):format(#self.engines) or "")
+    pool.count > 1 and (", %d engines"):format(pool.count) or "")
   log.info("KV cache size: %d tokens (%s when full)", tokens,
-    size(tonumber(C.pl_model_block_bytes(first.model)) * self.blocks))
-  log.info("Maximum concurrency for %d tokens per request: %.2fx", self.length,
-    tokens / self.length)
+    size(tonumber(C.pl_model_block_bytes(first.model)) * first.blocks))
+  log.info("Maximum concurrency for %d tokens per request: %.2fx", first.length,
+    tokens / first.length)
 end
 
 -- Sets fields one after the other: { name, function } each; stops at the first refusal.
@@ -223,7 +232,7 @@ end
 
 -- One engine more, in self.engines from the first of its parts on.
 local function add_engine(self, recipe, pool, kind, stopped)
-  local e, from = {}, nil
+  local e, from = { pool = pool }, nil
   self.engines[#self.engines + 1] = e
   return fill(e, {
     { "device", function() return open_device(pool, kind) end },
@@ -241,11 +250,12 @@ local function add_engine(self, recipe, pool, kind, stopped)
     { "length", function()
       local length, blocks = lengths(pool, self.desc,
         tonumber(C.pl_model_block_bytes(e.model)), e.kv_bytes, from)
-      self.length, self.blocks = length, blocks
+      e.blocks = blocks
+      if length and pool == recipe[recipe.main] then self.length = length end
       return length, blocks, "PL_ELIMIT"
     end },
     { "engine", function()
-      return open_engine(recipe, pool, e.model, self.length, self.blocks)
+      return open_engine(recipe, pool, e.model, e.length, e.blocks)
     end },
     { "events", function()
       return kv_events.open(pool, e.engine, #self.engines - 1)
@@ -253,47 +263,56 @@ local function add_engine(self, recipe, pool, kind, stopped)
   })
 end
 
-local function drop_engines(self)
-  for _, e in ipairs(self.engines) do
-    if e.events then C.pl_events_close(e.events) end
-    if e.engine then C.pl_engine_close(e.engine) end
-    if e.model then C.pl_model_close(e.model) end
-    if e.device then C.pl_device_close(e.device) end
-  end
-  self.engines = {}
+local function drop_engine(e)
+  if e.events then C.pl_events_close(e.events) end
+  if e.engine then C.pl_engine_close(e.engine) end
+  if e.model then C.pl_model_close(e.model) end
+  if e.device then C.pl_device_close(e.device) end
 end
 
--- The workers of `pool`, an entry of a resolved recipe; or nil, message, name. stopped(),
--- if given, says whether they are not wanted any more. Fields: desc, tokenizer, length,
--- blocks, and engines, a list of { device, model, engine, load_seconds }.
-function M.open(recipe, pool, stopped)
-  local self = { engines = {} }
-  local kind = choose_device(pool)
-  local ok, why, name = fill(self, {
-    { "publishes", function() return kv_events.wanted(pool) end },
-    { "desc", function() return M.describe(recipe, pool) end },
-    { "tokenizer", function() return M.tokenizer(recipe, self.desc) end },
-  })
+-- The engines of one pool.
+local function add_pool(self, recipe, pool, stopped)
+  local kind, first = choose_device(pool), #self.engines + 1
   for i = 1, pool.count do
-    if ok then ok, why, name = add_engine(self, recipe, pool, kind, stopped) end
+    local ok, why, name = add_engine(self, recipe, pool, kind, stopped)
     if i == 1 and not ok and kind ~= pool.device and kind ~= "cpu"
         and name == "PL_EUNSUPPORTED" then
       log.info("the CPU serves: %s", why)   -- "auto" takes what can run the model
-      drop_engines(self)
+      drop_engine(table.remove(self.engines))
       kind = "cpu"
       ok, why, name = add_engine(self, recipe, pool, kind, stopped)
     end
+    if not ok then return nil, why, name end
+  end
+  report(self, self.engines[first], kind)
+  return true
+end
+
+-- The workers of these pools of a resolved recipe, that which answers first; or nil,
+-- message, name. stopped(), if given, says whether they are not wanted any more. Fields:
+-- desc, tokenizer, length, and engines, a list of { pool (the recipe's entry), device,
+-- model, engine, length, blocks, load_seconds }.
+function M.open(recipe, pools, stopped)
+  local self, first = { engines = {} }, recipe[pools[1]]
+  local ok, why, name = fill(self, {
+    { "publishes", function() return kv_events.wanted(first) end },
+    { "desc", function() return M.describe(recipe, first) end },
+    { "tokenizer", function() return M.tokenizer(recipe, self.desc) end },
+  })
+  for _, pool in ipairs(pools) do
+    if ok then ok, why, name = add_pool(self, recipe, recipe[pool], stopped) end
   end
   if not ok then
     M.close(self)
     return nil, why, name
   end
-  report(self, pool, kind)
+  self.length = self.length or self.engines[1].length
   return self
 end
 
 function M.close(self)
-  drop_engines(self)
+  for _, e in ipairs(self.engines) do drop_engine(e) end
+  self.engines = {}
   if self.tokenizer then C.pl_text_close(ffi.gc(self.tokenizer.text, nil)) end
 end
 

@@ -65,6 +65,9 @@ local function check_hook(problems, settings, spot, name, v)
   elseif name == "split" and spot.name ~= "decode" then
     add(problems, spot.where, ("%s has no hook 'split'"):format(spot.name),
         "it belongs in decode, and decides whether prefill reads a prompt")
+  elseif name == "queue" and spot.name == "prefill" then
+    add(problems, spot.where, "prefill has no hook 'queue'",
+        "requests wait for a worker of decode")
   else
     settings[spot.path] = { value = v, origin = spot.where }
   end
@@ -116,14 +119,10 @@ local function check_pools(problems, recipe, file)
     add(problems, load.origin(recipe, split),
         ("recipe has 'worker' and '%s'; aggregated or disaggregated, not both"):format(
           split))
-  elseif prefill ~= nil and decode ~= nil then
-    add(problems, load.origin(recipe, "prefill"),
-        "recipe has 'prefill' and 'decode'; disaggregation is not in this release",
-        "one pool reads and continues prompts: worker = { ... }")
-  elseif split then
+  elseif split and (prefill == nil or decode == nil) then
     add(problems, load.origin(recipe, split),
         ("recipe has '%s' alone; prefill and decode come together"):format(split))
-  elseif worker == nil then
+  elseif worker == nil and not split then
     add(problems, file, "recipe has no pool", "one is needed: worker = {}")
   end
 end
@@ -151,6 +150,10 @@ local function check_upstream(settings, pool, problems)
       add(problems, origin "upstream", ("%s.upstream: %s"):format(pool, why))
     end
   end
+  if list and pool ~= "worker" then
+    add(problems, origin "upstream", ("%s has no upstream"):format(pool),
+      "servers of another make read and continue prompts: worker = { upstream = ... }")
+  end
   if list and #list == 0 then
     add(problems, origin "upstream", pool .. ".upstream is empty; it wants a URL or more")
   end
@@ -168,8 +171,23 @@ local function check_upstream(settings, pool, problems)
   end
 end
 
+-- What both sides of a transfer must agree on.
+local SAME = { "block_size", "kv_cache_dtype", "activations", "prefix_caching_hash_algo" }
+
+local function check_sides(settings, problems)
+  for _, name in ipairs(SAME) do
+    local a, b = settings["prefill." .. name], settings["decode." .. name]
+    if a.value ~= b.value then
+      add(problems, a.origin ~= "default" and a.origin or b.origin,
+        ("prefill.%s is %s, decode.%s %s"):format(name, a.value, name, b.value),
+        "KV blocks go from one pool to the other, so both have the same")
+    end
+  end
+end
+
 -- What holds between options, once every value is known.
 function M.together(settings, pools, problems)
+  if settings["prefill.block_size"] then check_sides(settings, problems) end
   for _, pool in ipairs(pools) do
     check_upstream(settings, pool, problems)
     local seqs, tokens = settings[pool .. ".max_num_seqs"],

@@ -79,6 +79,7 @@ M.Result = {
 M.Choice = {
   { "index", "integer", "from 0" },
   { "worker", "string", "its last worker's name" },
+  { "prefill_worker", "string?", "the worker that read its prompt, if another did" },
   { "tokens", "integer", "tokens of the answer" },
   { "cached", "integer", "prompt tokens found in the cache" },
   { "finish", FINISH, "how it ended" },
@@ -102,6 +103,7 @@ M.pl = {
   { "cost", "perilune.Costs", "costs of a request on a worker", "cost.NAME" },
   { "pick", "perilune.Picks", "ways to pick a worker", "pick.NAME" },
   { "queue", "perilune.Queues", "orders of waiting requests", "queue.NAME" },
+  { "split", "perilune.Splits", "rules for reading prompts elsewhere", "split.NAME" },
   { "mix", "fun(arms: { [1]: number, [2]: function }[]): function",
     "each hook decides about a share of the requests", "mix { { share, hook }, ... }" },
   { "fleet", "fun(workers: table[]): perilune.Fleet",
@@ -149,6 +151,13 @@ M.queue = {
   { "lcfs", "perilune.Queue", "last come, first served" },
   { "wspt", "perilune.Queue", "short prompts first" },
   { "tenants", "perilune.Queue", "turns by the tokens that each tenant has asked for" },
+}
+
+M.split = {
+  { "always", "perilune.Split", "whenever there is a prefill worker" },
+  { "never", "perilune.Split", "the worker reads all prompts itself" },
+  { "by_length", "split", "if much of the prompt is new to the worker" },
+  { "by_load", "split", "if a prefill worker has little to read" },
 }
 
 -- A field's name; a method's, with those of its parameters.

@@ -87,6 +87,10 @@ local READERS = {
   end,
   done = function() return true end,
   cost = function(v) return true, verdict.is(v, "reject") and refusal(v) or v end,
+  split = function(v)
+    if type(v) == "boolean" then return true, v end
+    return nil, "true or false"
+  end,
   queue = function(v)
     if type(v) == "number" and v == v then return true, v end
     return nil, "a number"
@@ -101,11 +105,15 @@ local READERS = {
 }
 
 -- The hooks of a pool that are asked.
-local OF_POOL = { worker = { cost = "worker.cost", pick = "worker.pick",
-  queue = "worker.queue" } }
-local IS_ASKED = { admit = true, migrate = true, done = true }
-for _, paths in pairs(OF_POOL) do
-  for _, path in pairs(paths) do IS_ASKED[path] = true end
+local OF_POOL, IS_ASKED = {}, { admit = true, migrate = true, done = true,
+  ["decode.split"] = true }
+for _, pool in ipairs { "worker", "prefill", "decode" } do
+  OF_POOL[pool] = {}
+  for _, hook in ipairs { "cost", "pick", "queue" } do
+    local path = pool .. "." .. hook
+    OF_POOL[pool][hook] = path
+    IS_ASKED[path] = pool ~= "prefill" or hook ~= "queue"
+  end
 end
 
 -- ---- asking -------------------------------------------------------------------------
@@ -232,20 +240,20 @@ local function failed(state, why)
 end
 
 -- A cost is asked about all workers in one call of its loop.
-local function run(state, fn, req, about)
+local function run(state, fn, req, about, more)
   local trusted = state.left == 0
   if state.is_cost then
     local loop = loop_of(state)
     if trusted then return xpcall(loop, explain, fn, req, about) end
     return on_probation(loop, fn, req, about)
   end
-  if trusted then return xpcall(fn, explain, req, about) end
-  return on_probation(fn, req, about)
+  if trusted then return xpcall(fn, explain, req, about, more) end
+  return on_probation(fn, req, about, more)
 end
 
-local function call(state, fn, req, about)
+local function call(state, fn, req, about, more)
   local began = C.pl_now_ns()
-  local ok, answer, stopped = run(state, fn, req, about)
+  local ok, answer, stopped = run(state, fn, req, about, more)
   count(state, tonumber(C.pl_now_ns() - began) * 1e-9)
   if not stopped then return ok, answer end
   refuse(state, stopped)
@@ -254,11 +262,11 @@ end
 
 -- The same, while io and the log know what Lua is in: nobody but io can name a hook that
 -- does not come back. `kept`: what its recipe keeps.
-local function watched(process, kept, state, fn, req, about)
+local function watched(process, kept, state, fn, req, about, more)
   recipe_print.hook = state.name
   if process then process:doing(state.name) end
   local was = own.enter(kept)
-  local ok, answer = call(state, fn, req, about)
+  local ok, answer = call(state, fn, req, about, more)
   own.enter(was)
   if process then process:doing "" end
   recipe_print.hook = nil
@@ -267,12 +275,12 @@ end
 
 -- What a hook's answer means: true, that, and who it is; false where it gave none that is
 -- of use.
--- `fleet`: the view that a pick is told about.
-local function answer_of(server, path, fn, req, about, fleet)
+-- `fleet`: the view that a pick is told about; `more`: what else the hook is told.
+local function answer_of(server, path, fn, req, about, fleet, more)
   local state = state_of(path, fn)
   if state.refused then return false end
   local ok, v = watched(server.process, settings.kept(server.recipe), state, fn, req,
-    about)
+    about, more)
   -- A cost that a pick asks about refuses from within.
   if ok == false and state.decides and verdict.is(v, "reject") then ok = true end
   if ok then
@@ -318,6 +326,16 @@ function M.choose(server, pool, req, fleet)
   return row, by
 end
 
+-- Whether decode's split wants a prefill worker to read the prompt: `w` goes on,
+-- `prefill` is a fleet. Without the hook, or an answer of use, always.
+function M.split(server, req, w, prefill)
+  local fn = server.recipe.decode.split
+  if not fn then return true end
+  local ok, reads = answer_of(server, "decode.split", fn, req, w, nil, prefill)
+  view.close(req)
+  return not ok or reads
+end
+
 -- Where in line a pool's queue puts a request; nil: there is no hook, or none that says.
 function M.rank(server, pool, req)
   local _, rank = answer_of(server, OF_POOL[pool].queue, server.recipe[pool].queue, req)
@@ -327,7 +345,7 @@ end
 
 -- Whether the hook at a path is asked in this release.
 function M.is_asked(path)
-  return IS_ASKED[path] ~= nil
+  return IS_ASKED[path] == true
 end
 
 local function standing(state)

@@ -49,8 +49,15 @@ local function section_view(settings, name, fields)
   return view(fields, allowed, name)
 end
 
+-- The pool that answers requests; the other one, if there is one, reads their prompts.
+local function main_of(pools)
+  for _, name in ipairs(pools) do
+    if name ~= "prefill" then return name end
+  end
+end
+
 local function resolved_view(settings, pools, file)
-  local fields, inner = { file = file, pools = pools }, {}
+  local fields, inner = { file = file, pools = pools, main = main_of(pools) }, {}
   for _, name in ipairs { "http", unpack(pools) } do
     inner[name] = {}
     fields[name] = section_view(settings, name, inner[name])

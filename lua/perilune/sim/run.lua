@@ -248,16 +248,17 @@ end
 -- much faster requests come than they did), timing (a pl_timing), seed.
 return function(recipe, trace, o)
   local pool = recipe.worker
+  if not pool then return nil, "prefill and decode cannot be simulated yet" end
   local self = setmetatable({ recipe = recipe, trace = trace, timing = o.timing,
     speed = o.speed or 1, seed = o.seed or 0, n_workers = o.workers or pool.count,
     waiting = 0, ended = 0, refused = 0, ttft = {}, prompt_tokens = 0, cached_tokens = 0,
     output_tokens = 0, models = {}, metrics = {},
     zeros = ffi.new("int32_t[?]", trace.longest_input),
-    served = { key = "sim", names = { "sim" }, workers = {}, terms = {
-      block_size = pool.block_size, hash_algo = pool.prefix_caching_hash_algo,
-      hash_seed = worker.hash_seed(), kv_events = true,
-      max_num_batched_tokens = pool.max_num_batched_tokens } },
+    served = served_models.blank(recipe, "sim"),
   }, Run)
+  self.served.terms = { block_size = pool.block_size, kv_events = true,
+    hash_algo = pool.prefix_caching_hash_algo, hash_seed = worker.hash_seed(),
+    max_num_batched_tokens = pool.max_num_batched_tokens }
   local fits, why = traces.keys(trace[1], pool.block_size)
   if not fits then return nil, why end
   local figures

@@ -89,12 +89,20 @@ local function describe(name)
   return 0
 end
 
+local function has_worker(roles)
+  return roles.worker or roles.prefill or roles.decode
+end
+
 local function start(name, given, named)
   local resolved, problems = recipe.resolve(name, given)
   if not resolved then return report(name, problems) end
   local roles, bad = role_set(resolved, named)
   if not roles then return bad end
-  if not resolved.model and roles.worker then
+  if resolved.main == "decode" and resolved.bus then
+    return complain("prefill and decode on a bus are not in this release",
+      "without --bus both pools run in this process")
+  end
+  if not resolved.model and has_worker(roles) then
     return complain("no model: use perilune serve MODEL, --model or $PERILUNE_MODEL",
       "./dev run downloads a small one")
   end

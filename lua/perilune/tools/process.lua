@@ -156,16 +156,28 @@ local function runtime_options(http)
   return o
 end
 
+-- Number n, from 0, of a pool's engines.
+local function add_own(self, served, e, name, n)
+  self.server.cluster:add { name = name .. "/" .. n, served = served,
+    pool = name == "prefill" and served.prefill or served.pool, engine = e.engine,
+    numerics = ffi.string(C.pl_model_numerics(e.model)),
+    tags = models.list_of(e.pool.tags), tells = holdings.tells(self.terms) }
+end
+
 -- The workers of this process, for its own frontend.
 local function serve_own(self)
   local w, server = self.w, self.server
   local served, why = server.models:add(self.card, w.tokenizer, self.terms)
   if not served then return nil, why end
-  served.stream_interval = self.recipe.worker.stream_interval
-  for i, e in ipairs(w.engines) do
-    server.cluster:add { name = "worker/" .. i - 1, served = served,
-      engine = e.engine, numerics = self.terms.numerics, tags = self.terms.tags,
-      tells = holdings.tells(self.terms) }
+  served.stream_interval = self.recipe[self.recipe.main].stream_interval
+  for _, name in ipairs(self.pools) do
+    local n = 0
+    for _, e in ipairs(w.engines) do
+      if e.pool == self.recipe[name] then
+        add_own(self, served, e, name, n)
+        n = n + 1
+      end
+    end
   end
   return true
 end
@@ -173,12 +185,11 @@ end
 local function open_workers(self)
   local model = self.card.names[1]
   if self.server then
-    self.metrics:add_model(model, observe.config(self.recipe, self.recipe.worker, self.w))
+    self.metrics:add_model(model, observe.config(self.recipe, self.w.engines[1]))
   end
   for i, e in ipairs(self.w.engines) do
     observe.engine(i - 1, e, self.w, { rt = self.rt, metrics = self.metrics,
-      recipe = self.recipe, health = self.health, pool = self.recipe.worker,
-      model = model })
+      recipe = self.recipe, health = self.health, model = model })
     if C.pl_runtime_attach(self.rt, e.engine) < 0 then
       return pl.refusal(C.PL_EINTERNAL)
     end
@@ -284,17 +295,17 @@ end
 -- Loads what the roles need. true; nil and why; or false: a signal came first.
 local function load_workers(self)
   local recipe, asked, why = self.recipe, door.watcher(self.rt), nil
-  if recipe.worker.upstream then
+  if recipe[recipe.main].upstream then
     self.upstream, why = upstream.open(recipe)
     if self.upstream then self.card, why = models.card(recipe, self.upstream) end
     return self.card and true, why
   end
-  if self.roles.worker then
-    self.w, why = worker.open(recipe, recipe.worker, asked)
+  if self.pools[1] then
+    self.w, why = worker.open(recipe, self.pools, asked)
     if self.w then self.card, why = models.card(recipe, self.w) end
   end
   if asked() then return false end
-  if not self.roles.worker then return true end
+  if not self.pools[1] then return true end
   if not self.card then return nil, why end
   self.terms = bus.terms(recipe, self.w, self.card)
   return true
@@ -325,10 +336,10 @@ local function load_and_run(self)
 end
 
 -- What is not as it comes, and who said so; a worker's model in any case.
-local function tell_settings(recipe, roles)
+local function tell_settings(recipe, has_worker)
   local told = {}
   for _, s in ipairs(settings.settings(recipe)) do
-    local is_own = s.path == "model" and roles.worker
+    local is_own = s.path == "model" and has_worker
     if s.value ~= nil and (is_own or s.origin ~= "default") then
       told[#told + 1] = ("%s = %s (%s)"):format(s.path, values.public(s.row, s.value),
         s.origin)
@@ -352,12 +363,22 @@ local function hash_of(file)
   return bit.tohex(C.pl_weights_fingerprint(nil, text, #text, 0), 16)
 end
 
+-- The pools that this process has workers of, that which answers first.
+local function pools_of(recipe, roles)
+  local out = {}
+  for _, name in ipairs(recipe.pools) do
+    if roles[name] then table.insert(out, name == recipe.main and 1 or #out + 1, name) end
+  end
+  return out
+end
+
 -- Runs a resolved recipe until a signal; answers the exit code. `roles`: a set of
--- frontend and worker.
+-- frontend and the names of pools.
 function M.run(recipe, roles)
   log.level(recipe.log_level)
   log.format(recipe.log_format)
   local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
+    pools = pools_of(recipe, roles),
     pid = process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
     role = roles.frontend and "frontend" or "worker",
     stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
@@ -366,7 +387,7 @@ function M.run(recipe, roles)
   if self.rt == nil then
     ok, why = pl.refusal(C.PL_EIO)
   else
-    tell_settings(recipe, roles)
+    tell_settings(recipe, self.pools[1])
     ok, why = load_and_run(self)
   end
   if ok then return 0 end

@@ -11,17 +11,19 @@ local M = {}
 
 local TELL_SECONDS = 1
 
--- What a frontend says of a model: watch/metrics.lua's config. `w`: a worker
--- (fleet/worker.lua) of `pool`, an entry of the recipe.
-function M.config(recipe, pool, w)
-  return { total_kv_blocks = w.blocks, max_num_seqs = pool.max_num_seqs,
-    max_num_batched_tokens = pool.max_num_batched_tokens, context_length = w.length,
+-- What a frontend says of a model: watch/metrics.lua's config. `e`: the first engine of
+-- those that answer (fleet/worker.lua).
+function M.config(recipe, e)
+  local pool = e.pool
+  return { total_kv_blocks = e.blocks, max_num_seqs = pool.max_num_seqs,
+    max_num_batched_tokens = pool.max_num_batched_tokens, context_length = e.length,
     kv_cache_block_size = pool.block_size, migration_limit = recipe.migration_limit }
 end
 
-local function cache_of(pool, w)
+local function cache_of(e)
+  local pool = e.pool
   return {
-    { "block_size", pool.block_size }, { "num_gpu_blocks", w.blocks },
+    { "block_size", pool.block_size }, { "num_gpu_blocks", e.blocks },
     { "cache_dtype", pool.kv_cache_dtype },
     { "enable_prefix_caching", pool.enable_prefix_caching },
     { "prefix_caching_hash_algo", pool.prefix_caching_hash_algo },
@@ -37,9 +39,9 @@ local function tell_waits(engine)
 end
 
 -- Engine `e` of the workers `w` (fleet/worker.lua), before it starts. `o`: rt, metrics,
--- health, recipe, pool, model (the name that it is counted under).
+-- health, recipe, model (the name that it is counted under).
 function M.engine(index, e, w, o)
-  o.metrics:add_engine(index, e.engine, { model = o.model, cache = cache_of(o.pool, w),
+  o.metrics:add_engine(index, e.engine, { model = o.model, cache = cache_of(e),
     load_seconds = e.load_seconds })
   o.health:add_engine(index, e.engine)
   flow.spawn(canary.run, { rt = o.rt, text = w.tokenizer.text, engine = e.engine,

@@ -170,6 +170,12 @@ M.process = {
   { "counter", "dynamo_component_kv_cache_events_applied",
     "blocks that workers' caches gained or lost, by their word: status (ok), event_type "
     .. "(stored, removed, cleared)" },
+  { "counter", "perilune_kv_transfer_bytes_total",
+    "bytes of KV copied from the engine that read a prompt" },
+  { "histogram", "perilune_kv_transfer_seconds",
+    "from when a prompt was read and its blocks had a place until they were there" },
+  { "counter", "perilune_kv_transfer_failures_total",
+    "prompts read again because their KV did not come: reason (ended, late, layout)" },
   { "gauge", "perilune_kv_index_blocks",
     "blocks that workers are known to hold, counted for each worker" },
   { "counter", "perilune_kv_index_gaps_total",

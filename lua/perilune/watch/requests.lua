@@ -127,7 +127,8 @@ local function stage_of(choice)
   local name = choice.worker_name
   if e.n_tokens > 0 and e.last_ns >= sent then return "decoding at " .. name end
   if e.n_tokens > 0 then return "prefill again at " .. name end
-  return (e.scheduled_ns > 0 and "prefill at " or "sent to ") .. name
+  return (e.scheduled_ns > 0 and "prefill at " or "sent to ")
+    .. (choice.reader_name or name)
 end
 
 local NO_NAMES = {}
