@@ -385,7 +385,7 @@ static pl_status try_check(pl_course *c, const pl_seq *seq)
 static void begin(pl_course *c, const pl_seq *seq)
 {
     c->next = seq->n_tokens - seq->n_prompt;
-    if (c->load) pl_charge_begin(&c->charge, c->load, seq->n_tokens, c->n_cached, true);
+    if (c->load) pl_charge_begin(&c->charge, c->load, seq->n_tokens, c->n_cached);
     c->load = NULL;
 }
 
@@ -491,8 +491,11 @@ static void begin_split(pl_course *c, pl_seq *seq)
     pl_load *reader = c->split.load, *taker = c->load;
     int32_t n = seq->n_tokens;
     c->next = n - seq->n_prompt;
-    if (taker) pl_charge_begin(&c->charge, taker, n, c->n_cached, false);
-    if (reader) pl_charge_begin(&c->split.charge, reader, n, c->split.n_cached, true);
+    if (taker) {
+        pl_charge_begin(&c->charge, taker, n, c->n_cached);
+        pl_charge_unread(&c->charge);
+    }
+    if (reader) pl_charge_begin(&c->split.charge, reader, n, c->split.n_cached);
     c->load = c->split.load = NULL;
     c->kept = seq;
     c->split.ticket = pl_xfer_ticket();

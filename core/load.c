@@ -42,13 +42,12 @@ static int32_t blocks_for(const pl_load *l, int32_t n_tokens)
 
 /* ---- charges ----------------------------------------------------------------------- */
 
-void pl_charge_begin(pl_charge *c, pl_load *to, int32_t n_tokens, int32_t n_cached,
-                     bool reads)
+void pl_charge_begin(pl_charge *c, pl_load *to, int32_t n_tokens, int32_t n_cached)
 {
     n_cached =
         PL_MAX(0, PL_MIN(n_cached, n_tokens - 1)); /* the last is always computed */
     *c = (pl_charge){.load = to,
-                     .prefill = reads ? n_tokens - n_cached : 0,
+                     .prefill = n_tokens - n_cached,
                      .unread = n_tokens,
                      .blocks = blocks_for(to, n_tokens) - n_cached / to->block_size,
                      .n_tokens = n_tokens,
@@ -58,6 +57,12 @@ void pl_charge_begin(pl_charge *c, pl_load *to, int32_t n_tokens, int32_t n_cach
     atomic_fetch_add(&to->unread, c->unread);
     atomic_fetch_add(&to->blocks, c->blocks);
     atomic_fetch_add(&to->waiting, 1);
+}
+
+void pl_charge_unread(pl_charge *c)
+{
+    atomic_fetch_sub(&c->load->prefill, c->prefill);
+    c->prefill = 0;
 }
 
 void pl_charge_started(pl_charge *c)

@@ -24,9 +24,9 @@ typedef struct pl_charge { /* part of its sequence's owner; all zero: none */
 } pl_charge;
 
 /* lua: a sequence of so many tokens, the first n_cached of which are thought to be cached,
- * goes there; whether it reads the others, or takes their KV from elsewhere. */
-void pl_charge_begin(pl_charge *c, pl_load *to, int32_t n_tokens, int32_t n_cached,
-                     bool reads);
+ * goes there. */
+void pl_charge_begin(pl_charge *c, pl_load *to, int32_t n_tokens, int32_t n_cached);
+void pl_charge_unread(pl_charge *c);  /* lua, then: the others are read elsewhere */
 void pl_charge_started(pl_charge *c); /* io: it left the line */
 void pl_charge_token(pl_charge *c, int64_t ns);
 void pl_charge_end(pl_charge *c); /* also where there is none */

@@ -360,7 +360,7 @@ pl_status pl_sim_submit(pl_sim *s, int number, pl_seq *seq, pl_load *load,
     l->n_given = n_tokens;
     l->answer.worker = number;
     l->answer.came_ns = s->now_ns;
-    if (load) pl_charge_begin(&l->charge, load, n_tokens, n_cached, true);
+    if (load) pl_charge_begin(&l->charge, load, n_tokens, n_cached);
     l->charge.sent_ns = s->now_ns;
     pl_map_put(&s->lives, (uint64_t)id, l);
     w->woken = !w->busy;

@@ -348,9 +348,9 @@ pl_xfer *pl_xfer_open(pl_loop *loop)
     for (int i = 0; i < N_REASONS; i++) {
         char label[40];
         snprintf(label, sizeof label, "reason=\"%s\"", names[i]);
-        x->metrics.failed[i] = pl_metric_open(
-            PL_COUNTER, "perilune_kv_transfer_failures_total", label,
-            "prompts read again because their KV did not come", NULL, 0);
+        x->metrics.failed[i] =
+            pl_metric_open(PL_COUNTER, "perilune_kv_transfer_failures_total", label,
+                           "prompts read again because their KV did not come", NULL, 0);
     }
     return x;
 }
