@@ -85,7 +85,8 @@ describe("what editors are told", function()
 
   it("has all of pl, and nothing else", function()
     for name in pairs(class "") do assert.is_not_nil(pl[name] or name == "keep" and pl.keep, name) end
-    for group, class_name in pairs { cost = ".Costs", pick = ".Picks", queue = ".Queues" } do
+    for group, class_name in pairs { cost = ".Costs", pick = ".Picks", queue = ".Queues",
+        split = ".Splits" } do
       assert.same(names(pl[group]), names(class(class_name)))
     end
     local declared = {}
