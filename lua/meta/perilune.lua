@@ -26,6 +26,7 @@
 ---@alias perilune.Cost fun(req: perilune.Request, w: perilune.Worker, fleet: perilune.Fleet): number|perilune.Reject
 ---@alias perilune.Pick fun(req: perilune.Request, fleet: perilune.Fleet): perilune.Worker|perilune.Reject|nil
 ---@alias perilune.Queue fun(req: perilune.Request): number
+---@alias perilune.Split fun(req: perilune.Request, w: perilune.Worker, prefill: perilune.Fleet): boolean
 
 ---@class perilune.Request
 ---@field id string the request's id
@@ -100,6 +101,7 @@
 ---@class perilune.Choice
 ---@field index integer from 0
 ---@field worker string its last worker's name
+---@field prefill_worker string? the worker that read its prompt, if another did
 ---@field tokens integer tokens of the answer
 ---@field cached integer prompt tokens found in the cache
 ---@field finish "stop"|"length"|"abort"|"error" how it ended
@@ -238,6 +240,12 @@
 ---@field wspt perilune.Queue short prompts first
 ---@field tenants perilune.Queue turns by the tokens that each tenant has asked for
 
+---@class perilune.Splits
+---@field always perilune.Split whenever there is a prefill worker
+---@field never perilune.Split the worker reads all prompts itself
+---@field by_length perilune.Split|fun(options: { share?: number, tokens?: number }): perilune.Split if much of the prompt is new to the worker
+---@field by_load perilune.Split|fun(options: { prefilling?: number }): perilune.Split if a prefill worker has little to read
+
 ---@class perilune
 ---@field version string the version of perilune
 ---@field now fun(): number a clock, in seconds
@@ -246,6 +254,7 @@
 ---@field cost perilune.Costs costs of a request on a worker
 ---@field pick perilune.Picks ways to pick a worker
 ---@field queue perilune.Queues orders of waiting requests
+---@field split perilune.Splits rules for reading prompts elsewhere
 ---@field mix fun(arms: { [1]: number, [2]: function }[]): function each hook decides about a share of the requests
 ---@field fleet fun(workers: table[]): perilune.Fleet workers as hooks see them, for a try
 ---@field reject fun(status: integer, why: string, retry_after?: number): perilune.Reject admit, pick, cost: no

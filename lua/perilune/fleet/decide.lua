@@ -196,8 +196,8 @@ end
 
 -- A worker for the choice; nil: nobody can take it now, or, with true, its pool's hook
 -- wants it to wait; or, third, refuses it: { status, message, headers }. `avoid`,
--- choice.full, numerics: as fleet/eligible.lua has them. choice.n_cached: how many of its tokens that
--- worker is thought to hold; choice.reader: the prefill worker that is to read its
+-- choice.full, numerics: fleet/eligible.lua's. choice.n_cached: how many of its tokens
+-- that worker is thought to hold; choice.reader: the prefill worker that is to read its
 -- prompt, and choice.reader_cached.
 function M.choose(server, served, job, choice, avoid, numerics)
   choice.n_cached, choice.believed, choice.reader = 0, nil, nil

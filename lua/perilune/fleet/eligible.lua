@@ -2,8 +2,8 @@
 -- fleet/eligible.lua - which workers of a pool may take a request.
 --
 -- `pool`: of fleet/served_models.lua. `avoid`: not this worker. `full`: a set of workers
--- that have no room. `numerics`: an id whose workers come first, for only theirs go on with
--- the same bits.
+-- that have no room. `numerics`: an id whose workers come first, for only theirs go on
+-- with the same bits.
 
 local counters = require "perilune.fleet.counters"
 local flow = require "perilune.flow"
@@ -23,8 +23,8 @@ function M.has(pool, avoid, full)
   return false
 end
 
--- Calls fn(w, arg) for each: with `numerics`, only those of that id if there are any. They
--- come in turn, so that the first of equals is not always the same.
+-- Calls fn(w, arg) for each: with `numerics`, only those of that id if there are any.
+-- They come in turn, so that the first of equals is not always the same.
 function M.each(pool, avoid, full, numerics, fn, arg)
   local list, t = pool.workers, flow.now()
   local n, alike = #list, false
@@ -47,7 +47,7 @@ local function is_better(a, b, numerics)
   return counters.load(a) < counters.load(b)
 end
 
--- The one with the least to do, those in turn that have equally little; nil: there is none.
+-- The one with the least to do, those in turn that have equally little; or nil.
 function M.least_loaded(pool, avoid, full, numerics)
   local list, best = pool.workers, nil
   local t, n = flow.now(), #list
