@@ -67,13 +67,22 @@ local function ask_hooks(block)
       view:begin()
       for k = 0, 2 do view:add(nil, -1, 0, k, "worker/" .. k, { "small" }) end
       hooks.ask(server, "admit", req)
-      hooks.choose(server, "worker", req, view)
-      if r.worker.queue then hooks.rank(server, "worker", req) end
+      for _, pool in ipairs(r.pools) do
+        hooks.choose(server, pool, req, view)
+        if r[pool].queue then hooks.rank(server, pool, req) end
+        if r[pool].split then hooks.split(server, req, view:worker(0), view:fleet()) end
+      end
       hooks.ask(server, "migrate", req, { name = "worker/1", reason = "gone", numerics = "n" })
       if r.done then hooks.tell(server, r.done, req, { finish = "length", tokens = 9, ttft = 0.1 }) end
     end
     view:close()
-    for _, path in ipairs { "admit", "worker.cost", "worker.pick", "worker.queue", "migrate", "done" } do
+    local paths = { "admit", "migrate", "done" }
+    for _, pool in ipairs(r.pools) do
+      for _, hook in ipairs { "cost", "pick", "queue", "split" } do
+        paths[#paths + 1] = pool .. "." .. hook
+      end
+    end
+    for _, path in ipairs(paths) do
       local about = hooks.about(r, path)
       assert.is_true(not about or about.errors == 0, about and about.error)
       assert.equal(recipe.get(r, path) ~= nil, about ~= nil, path)
