@@ -35,6 +35,22 @@ describe("the command line", function()
                  err)
   end)
 
+  it("explains what recipes can use", function()
+    for word, wanted in pairs {
+      ["pl.mix"] = "^pl.mix   each hook decides about a share of the requests\n  fun%(",
+      ["pl.pick"] = "^pl.pick   ways to pick a worker\n  pl.pick.cheapest .*\n  pl.pick.softmax ",
+      ["pl.cost.approx"] = "^pl.cost.approx   the same by w.sent .*overlap_score_credit%?: number",
+      meta = "^%-%-%-@meta perilune\n",
+    } do
+      local code, out = run("help " .. word)
+      assert.equal(0, code)
+      assert.matches(wanted, out)
+    end
+    for _, word in ipairs { "pl.", "pl.nix", "pl.cost.nix", "pl.mix.x" } do
+      assert.equal(2, (run("help " .. word)), word)
+    end
+  end)
+
   it("checks a recipe: every value and who set it", function()
     local code, out, err = run "check agg --port 9001 --api-key hush"
     assert.equal("", err)

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- console/help.lua - help(x): for everything that the console prints, and for options.
 
+local fields = require "perilune.recipe.hook_fields"
 local help = require "perilune.console.manual"
 local object = require "perilune.console.object"
 local schema = require "perilune.recipe.schema"
@@ -18,7 +19,7 @@ local WORDS = {
   { "metrics(\"cache\")", "series of /metrics whose name contains this" },
   { "options()", "every option and its origin; options(\"worker\"): some" },
   { "recipe", "the recipe; recipe.worker.cost = function(req, w) ... end changes it" },
-  { "pl", "functions for hooks; pl.keep is what the recipe keeps across reloads" },
+  { "pl", "functions for hooks; help \"pl.pick\"; pl.keep: what the recipe keeps" },
   { "log_level(\"debug\")", "changes the log level" },
   { "reload()", "reloads the recipe's file, discarding changes made here" },
   { "help(x)", "explains an option, a hook, a word of this list, or a printed value" },
@@ -62,6 +63,7 @@ function M.topics()
   for _, section in ipairs(schema.sections) do
     for _, name in ipairs(schema.names(section)) do out[#out + 1] = name end
   end
+  for _, row in ipairs(fields.pl) do out[#out + 1] = "pl." .. row[1] end
   return out
 end
 

@@ -2,6 +2,7 @@
 -- console/manual.lua - what `perilune help` says: the commands, one option, or all of
 -- them.
 
+local fields = require "perilune.recipe.hook_fields"
 local hook_help = require "perilune.recipe.hook_help"
 local hooks = require "perilune.recipe.hooks"
 local meta = require "perilune.console.meta"
@@ -220,12 +221,37 @@ function M.sampling()
   return table.concat(out, "\n")
 end
 
+local function row_of(rows, name)
+  for _, row in ipairs(rows or {}) do
+    if row[1] == name then return row end
+  end
+end
+
+-- Of pl.mix, pl.cost.kv and the like: what it is, and its type or what is in it.
+local function of_pl(word)
+  local name, member = word:match "^pl%.([%l_]+)%.?([%l_]*)$"
+  local row = row_of(fields.pl, name)
+  if row and member ~= "" then row = row_of(fields[name], member) end
+  if not row then return nil end
+  local out = { ("%s   %s"):format(word, row[3]) }
+  if member == "" and fields[name] then
+    for _, one in ipairs(fields[name]) do
+      out[#out + 1] = ("  pl.%s.%-14s %s"):format(name, one[1], one[3])
+    end
+  else
+    out[2] = "  " .. meta.kind(name, row)
+  end
+  return table.concat(out, "\n")
+end
+
 -- The help text for a word; nil, why, hint if there is none.
 function M.about(word)
   if word == "options" then return M.options() end
   if word == "metrics" then return M.metrics() end
   if word == "meta" then return meta.text() end
   if word == "sampling" then return M.sampling() end
+  local found = of_pl(word)
+  if found then return found end
   local name = word:gsub("^%-%-", ""):gsub("-", "_"):match "[^.]*$"
   local row = schema.find(name)
   if row then return row_text(row) end

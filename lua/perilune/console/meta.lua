@@ -139,12 +139,16 @@ local function made_type(name, made)
   return ("%s|fun(options: { %s }): %s"):format(made, table.concat(options, ", "), made)
 end
 
+-- The type of a row of hook_fields, of pl.cost and the like or of another group.
+function M.kind(group, row)
+  local made = MADE[row[2]]
+  return made and made_type(("pl.%s.%s"):format(group, row[1]), made) or row[2]
+end
+
 local function hooks_of(out, group, class_name)
   local rows = {}
   for i, row in ipairs(fields[group]) do
-    local made = MADE[row[2]]
-    local kind = made and made_type(("pl.%s.%s"):format(group, row[1]), made) or row[2]
-    rows[i] = { row[1], kind, row[3] }
+    rows[i] = { row[1], M.kind(group, row), row[3] }
   end
   class(out, class_name, rows)
 end
