@@ -148,6 +148,8 @@ describe("decisions", function()
   it("are taken again with what the recipe keeps and counts as it was", function()
     for i = 1, 4 do note("r" .. i, 0, { 0, 0, 0 }) end
     local kept, last = { ["pl.queue.tenants"] = { clock = 1, ends = public.lru(3) } }, nil
+    kept.other = {}                         -- too much to be put back, but not fn's
+    for i = 1, 1e6 do kept.other[i] = i end
     local count = { name = "x" }
     local function cost(req)
       count.n = (count.n or 0) + 1

@@ -69,6 +69,7 @@ end
 -- With the clock and the dice of then; put back by the function it answers.
 local function go_back(fn, kept)
   local time = 0
+  kept = own.part(kept)
   local restore = memory.keep(fn, kept)
   local done = chance.pretend(function() return time end, SEED)
   local was_kept, was_counted = own.enter(kept), metric.collect {}

@@ -20,6 +20,15 @@ function M.enter(other)
   return was
 end
 
+-- What is remembered in this way among what a recipe keeps, as a table of its own.
+function M.part(its)
+  local out = {}
+  for name, memory in pairs(its) do
+    if name:find "^pl%." then out[name] = memory end
+  end
+  return out
+end
+
 -- A recipe is loaded that keeps these; over once what it answers is called.
 function M.load(its)
   local was_kept, was_made = M.enter(its), n_made
