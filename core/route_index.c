@@ -33,16 +33,22 @@ static size_t bytes_of(const plane *p)
     return (p->places + TAIL_PLACES + LINE) * sizeof *p->at;
 }
 
-/* Who holds it. A line is looked through without a branch: where in it the key is, is a
- * matter of chance, but mostly it is in the first, or a gap after where it would be. */
-static uint64_t holders_of(const plane *p, uint64_t key)
+/* Who of a line holds it: 0, it is not there. Without a branch, as it is a matter of chance
+ * which entry has the key. */
+static uint64_t holders_in(const entry *line, uint64_t key)
 {
-    for (const entry *e = p->at + home(p, key);; e += LINE) {
-        uint64_t holders = 0;
-        for (int i = 0; i < LINE; i++)
-            holders |= e[i].holders & -(uint64_t)(e[i].key == key);
-        if (holders || e[LINE - 1].key - 1 >= key - 1) return holders; /* a gap is 0 */
+    uint64_t holders = 0;
+    for (int i = 0; i < LINE; i++) {
+        uint64_t here = line[i].holders;
+        holders = line[i].key == key ? here : holders;
     }
+    return holders;
+}
+
+/* Whether a key that this line lacks may be in the next: no gap, nothing greater ends it. */
+static bool goes_on(const entry *line, uint64_t key)
+{
+    return line[LINE - 1].key - 1 < key - 1; /* a gap is 0 */
 }
 
 /* Where the key is, or where it would be put. */
@@ -106,9 +112,11 @@ static bool purge(pl_route *x)
     return x->n < x->limit;
 }
 
+/* A plane has 1.6 to 2 places for each entry, so at most 32 bytes. With fewer, more searches
+ * go on to another line. */
 static bool is_full(const plane *p)
 {
-    return (uint64_t)p->n >= p->places - p->places / 4;
+    return (uint64_t)p->n >= p->places / 8 * 5;
 }
 
 /* ---- one block --------------------------------------------------------------------- */
@@ -146,7 +154,7 @@ static bool store(pl_route *x, plane *p, uint64_t key, uint64_t bit)
         return false;
     }
     if (is_full(p) || !make_gap(p, e)) {
-        if (rebuild(x, p, p->places + p->places / 3) < 0) {
+        if (rebuild(x, p, p->places + p->places / 4) < 0) {
             x->dropped++;
             return false;
         }
@@ -303,20 +311,47 @@ static void write_depth(uint64_t workers, int32_t depth, int32_t *depths)
     for (; workers; workers &= workers - 1) depths[__builtin_ctzll(workers)] = depth;
 }
 
+/* Who holds each of these. All lines are fetched before the first is read. Nine in ten keys
+ * are in the line where they would be, or in none; for the others the next line is fetched
+ * while the rest is looked through. */
+static void find(const pl_route *x, const plane *p, const uint64_t *names, int n,
+                 uint64_t *holders)
+{
+    uint64_t keys[AHEAD];
+    const entry *lines[AHEAD];
+    for (int i = 0; i < n; i++) {
+        keys[i] = mixed(x, names[i]);
+        lines[i] = p->at + home(p, keys[i]);
+        __builtin_prefetch(lines[i], 0);
+    }
+    uint32_t rest = 0;
+    for (int i = 0; i < n; i++) {
+        holders[i] = holders_in(lines[i], keys[i]);
+        bool more = !holders[i] & goes_on(lines[i], keys[i]);
+        __builtin_prefetch(lines[i] + (more ? LINE : 0), 0);
+        rest |= (uint32_t)more << i;
+    }
+    for (; rest; rest &= rest - 1) {
+        int i = __builtin_ctz(rest);
+        const entry *line = lines[i];
+        do {
+            line += LINE;
+            holders[i] = holders_in(line, keys[i]);
+        } while (!holders[i] && goes_on(line, keys[i]));
+    }
+}
+
 static void match(const pl_route *x, const plane *p, const uint64_t *names, int n,
                   int32_t *depths)
 {
-    uint64_t in = p->alive, keys[AHEAD];
+    uint64_t in = p->alive, holders[AHEAD];
     for (int from = 0; from < n && in; from += AHEAD) {
         int count = PL_MIN(AHEAD, n - from);
-        for (int i = 0; i < count; i++) {
-            keys[i] = mixed(x, names[from + i]);
-            __builtin_prefetch(p->at + home(p, keys[i]), 0);
-        }
+        find(x, p, names + from, count, holders);
         for (int i = 0; i < count && in; i++) {
-            uint64_t holders = holders_of(p, keys[i]);
-            if (from + i) write_depth(in & ~holders, from + i, depths); /* 0 is there */
-            in &= holders;
+            if (from + i) /* 0 is there */
+                write_depth(in & ~holders[i], from + i, depths);
+            in &= holders[i];
         }
     }
     write_depth(in, n, depths);
