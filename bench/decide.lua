@@ -6,7 +6,8 @@
 -- A prompt of TOKENS (2,000) and WORKERS (64) that each hold another part of it; a cost
 -- function as a user would write it. `hook`: the function alone, asked about all workers;
 -- `choose`: all of fleet/decide.lua with the prompt's blocks named before; `decision`:
--- and with their names, by sha256 and by xxhash. Medians of five rounds.
+-- and with their names, by sha256 and by xxhash. The least of twenty rounds, since other
+-- programs slow all of it down.
 
 local json = require "cjson.safe"
 local cluster = require "perilune.fleet.cluster"
@@ -19,7 +20,7 @@ local pl = require "perilune.ffi"
 local C, ffi = pl.C, pl.ffi
 
 local WORKERS, TOKENS = tonumber(arg[1] or 64), tonumber(arg[2] or 2000)
-local ROUNDS, TIMES, BLOCK = 5, 2000, 16
+local ROUNDS, TIMES, SOME, BLOCK = 20, 1000, 20, 16
 
 C.pl_log_level(C.PL_LOG_ERROR)
 
@@ -27,21 +28,21 @@ local ids, params = ffi.new("int32_t[?]", TOKENS), ffi.new "pl_params"
 C.pl_params_init(params)
 for i = 0, TOKENS - 1 do ids[i] = tonumber(C.pl_random_at(1, i, 0) % 49152) end
 
-local function median(list)
-  table.sort(list)
-  return list[math.floor(#list / 2) + 1]
-end
-
--- Microseconds of CPU time of fn(i) each; prepare(), if there is one, is not counted.
+-- The least microseconds of CPU time of fn(i) each, i from 1 to SOME, again and again;
+-- prepare(), if there is one, is called before these, and not counted.
 local function time(fn, prepare)
-  local list = {}
-  for round = 1, ROUNDS do
-    if prepare then prepare() end
-    local began = os.clock()
-    for i = 1, TIMES do fn(i) end
-    list[round] = (os.clock() - began) / TIMES * 1e6
+  local best = math.huge
+  for _ = 1, ROUNDS do
+    local seconds = 0
+    for _ = 1, TIMES / SOME do
+      if prepare then prepare() end
+      local began = os.clock()
+      for i = 1, SOME do fn(i) end
+      seconds = seconds + os.clock() - began
+    end
+    best = math.min(best, seconds / TIMES * 1e6)
   end
-  return median(list)
+  return best
 end
 
 local function user_cost(req, w) return 1.5 * (req.blocks - w.cached) + w.decoding end
@@ -81,11 +82,11 @@ local function choose(s, seq)
   return decide.choose(s.server, s.served, s.job, s.choice)
 end
 
--- Named anew in each decision, or only in the first.
+-- Named anew in each decision, of a prompt that was just made, or only in the first.
 local function decision(algo, again)
   local s, seqs = setup(algo), {}
   local function fresh()
-    for i = 1, TIMES do
+    for i = 1, SOME do
       if seqs[i] then C.pl_seq_close(seqs[i]) end
       seqs[i] = C.pl_seq_open(ids, TOKENS, params)
     end

@@ -147,18 +147,19 @@ pl_decisions *pl_decisions_open(void)
     return l;
 }
 
-static void drop_first(pl_decisions *l)
+/* Its memory is the caller's now. */
+static kept *drop_first(pl_decisions *l)
 {
-    kept **k = &l->ring[l->first++ % MOST_KEPT];
-    l->bytes -= (*k)->bytes;
-    pl_free(*k);
-    *k = NULL;
+    kept **at = &l->ring[l->first++ % MOST_KEPT], *k = *at;
+    l->bytes -= k->bytes;
+    *at = NULL;
+    return k;
 }
 
 void pl_decisions_close(pl_decisions *l)
 {
     if (!l) return;
-    while (l->first <= l->last) drop_first(l);
+    while (l->first <= l->last) pl_free(drop_first(l));
     pl_free(l);
 }
 
@@ -183,12 +184,14 @@ static void copy_columns(pl_fleet *to, const pl_fleet *from, char *at)
 
 int64_t pl_decisions_add(pl_decisions *l, const pl_decision *d, const pl_fleet *f)
 {
-    kept *k;
+    kept *k = NULL;
     size_t bytes = sizeof *k + (size_t)f->n * row_bytes();
     while (l->first <= l->last &&
-           (l->last - l->first + 1 == MOST_KEPT || l->bytes + bytes > MOST_BYTES))
-        drop_first(l);
-    k = pl_realloc(NULL, bytes);
+           (l->last - l->first + 1 == MOST_KEPT || l->bytes + bytes > MOST_BYTES)) {
+        pl_free(k);
+        k = drop_first(l);
+    }
+    k = pl_realloc(k, bytes); /* mostly that of the oldest, which is as large */
     k->d = *d;
     k->d.number = ++l->last;
     k->d.at_ns = pl_wall_ns();

@@ -13,6 +13,7 @@
 #include <endian.h>
 #include <openssl/sha.h>
 #include <string.h>
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 enum {
@@ -41,57 +42,53 @@ enum {
     CBOR_HEAD_MAX = 9
 };
 
-/* Writes a head at `out`; its length. */
-static size_t cbor_put(uint8_t *out, int major, uint64_t v)
+/* Each writes at `out`, where there is room, and returns where it ends. */
+static uint8_t *cbor_head(uint8_t *out, int major, uint64_t v)
 {
     if (v < 24) {
-        out[0] = (uint8_t)(major | (int)v);
-        return 1;
+        *out = (uint8_t)(major | (int)v);
+        return out + 1;
     }
     int log = v < 1 << 8 ? 0 : v < 1 << 16 ? 1 : v < (uint64_t)1 << 32 ? 2 : 3;
     int n = 1 << log;
-    out[0] = (uint8_t)(major | (24 + log));
-    for (int i = 0; i < n; i++) out[1 + i] = (uint8_t)(v >> 8 * (n - 1 - i));
-    return (size_t)n + 1;
+    *out++ = (uint8_t)(major | (24 + log));
+    for (int i = 0; i < n; i++) out[i] = (uint8_t)(v >> 8 * (n - 1 - i));
+    return out + n;
 }
 
-/* Writes a token as a number at `out`; where it ends. Nearly all have 16 bits. */
+/* Nearly all tokens have 16 bits: those are written at once, with a byte too many. */
 static uint8_t *cbor_token(uint8_t *out, uint32_t v)
 {
-    if (v - 256 < 65536 - 256) {
-        out[0] = 25;
-        out[1] = (uint8_t)(v >> 8);
-        out[2] = (uint8_t)v;
-        return out + 3;
-    }
-    return out + cbor_put(out, CBOR_UINT, v);
+    if (v - 256 >= 65536 - 256) return cbor_head(out, CBOR_UINT, v);
+    uint32_t bytes = htole32(25 | (v & 0xff00) | (v & 0xff) << 16);
+    memcpy(out, &bytes, sizeof bytes);
+    return out + 3;
 }
 
-static void cbor_head(pl_buf *b, int major, uint64_t v)
+static uint8_t *cbor_text(uint8_t *out, const char *s, size_t len)
 {
-    uint8_t bytes[CBOR_HEAD_MAX];
-    pl_buf_add(b, bytes, cbor_put(bytes, major, v));
+    out = cbor_head(out, CBOR_TEXT, len);
+    memcpy(out, s, len);
+    return out + len;
 }
 
-static void cbor_block(pl_buf *b, const pl_name *parent, int digest_len,
-                       const int32_t *tokens, int32_t n, const char *salt,
-                       size_t salt_len)
+static size_t cbor_room(int32_t n_tokens, size_t salt_len)
 {
-    cbor_head(b, CBOR_ARRAY, 3);
-    cbor_head(b, CBOR_BYTES, (uint64_t)digest_len);
-    pl_buf_add(b, parent->bytes, (size_t)digest_len);
-    cbor_head(b, CBOR_ARRAY, (uint64_t)n);
-    pl_buf_reserve(b, (size_t)n * CBOR_HEAD_MAX);
-    uint8_t *at = (uint8_t *)b->data + b->len;
-    for (int32_t i = 0; i < n; i++) at = cbor_token(at, (uint32_t)tokens[i]);
-    b->len = (size_t)(at - (uint8_t *)b->data);
+    return ((size_t)n_tokens + 5) * CBOR_HEAD_MAX + sizeof(pl_name) + salt_len;
+}
+
+static uint8_t *cbor_block(uint8_t *out, int digest_len, const int32_t *tokens, int32_t n,
+                           const char *salt, size_t salt_len)
+{
+    out = cbor_head(out, CBOR_ARRAY, 3);
+    out = cbor_head(out, CBOR_BYTES, (uint64_t)digest_len);
+    out = cbor_head(out + digest_len, CBOR_ARRAY, (uint64_t)n);
+    for (int32_t i = 0; i < n; i++) out = cbor_token(out, (uint32_t)tokens[i]);
     if (!salt) {
-        add_byte(b, 0xf6);
-        return;
+        *out = 0xf6;
+        return out + 1;
     }
-    cbor_head(b, CBOR_ARRAY, 1);
-    cbor_head(b, CBOR_TEXT, salt_len);
-    pl_buf_add(b, salt, salt_len);
+    return cbor_text(cbor_head(out, CBOR_ARRAY, 1), salt, salt_len);
 }
 
 /* ---- pickle, protocol 5 --------------------------------------------------------- */
@@ -103,6 +100,7 @@ enum {
 };
 
 enum {
+    PICKLE_PARENT_AT = 13, /* where a block has its parent's name */
     MEMOIZE = 0x94,
     TUPLE1 = 0x85,
     TUPLE3 = 0x87
@@ -144,12 +142,13 @@ static void pickle_text(pl_buf *b, const char *s, size_t len)
     add_byte(b, MEMOIZE);
 }
 
-static void pickle_block(pl_buf *b, const pl_name *parent, const int32_t *tokens,
-                         int32_t n, const char *salt, size_t salt_len)
+static void pickle_block(pl_buf *b, const int32_t *tokens, int32_t n, const char *salt,
+                         size_t salt_len)
 {
+    static const pl_name parent;
     size_t at = pickle_begin(b);
     pl_buf_add(b, "C\x20", 2);
-    pl_buf_add(b, parent->bytes, sizeof parent->bytes);
+    pl_buf_add(b, parent.bytes, sizeof parent.bytes);
     add_byte(b, MEMOIZE);
     if (n > 3) add_byte(b, '(');
     for (int32_t i = 0; i < n; i++) pickle_int(b, tokens[i]);
@@ -199,8 +198,8 @@ pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
         pickle_text(&b, seed, len);
         pickle_end(&b, at);
     } else {
-        cbor_head(&b, CBOR_TEXT, len);
-        pl_buf_add(&b, seed, len);
+        pl_buf_reserve(&b, cbor_room(0, len));
+        b.len = (size_t)(cbor_text((uint8_t *)b.data, seed, len) - (uint8_t *)b.data);
     }
     namer->algo = algo;
     namer->digest_len = algo == PL_HASH_XXHASH_CBOR ? 16 : 32;
@@ -209,27 +208,54 @@ pl_status pl_namer_init(pl_namer *namer, int algo, const char *seed)
     return PL_OK;
 }
 
+/* Writes all of a block but its parent's name, where there is room for it. */
+static void write_block(const pl_namer *namer, pl_buf *b, const int32_t *tokens,
+                        int32_t n, const char *salt, size_t salt_len)
+{
+    b->len = 0;
+    if (namer->algo == PL_HASH_SHA256) {
+        pickle_block(b, tokens, n, salt, salt_len);
+        return;
+    }
+    uint8_t *start = (uint8_t *)b->data;
+    b->len =
+        (size_t)(cbor_block(start, namer->digest_len, tokens, n, salt, salt_len) - start);
+}
+
+static void write_parent(const pl_namer *namer, pl_buf *b, const pl_name *parent)
+{
+    if (namer->algo == PL_HASH_XXHASH_CBOR)
+        memcpy(b->data + 2, parent->bytes, 16);
+    else
+        memcpy(b->data + (namer->algo == PL_HASH_SHA256 ? PICKLE_PARENT_AT : 3),
+               parent->bytes, sizeof parent->bytes);
+}
+
+/* A block is written before the one that precedes it is hashed: the CPU reads slowly what it
+ * has only just written in other pieces. */
 void pl_namer_chain(const pl_namer *namer, const pl_name *parent, const int32_t *tokens,
                     int32_t block_size, int32_t n_blocks, const char *salt,
                     size_t salt_len, pl_name *out)
 {
-    pl_buf b = {0};
+    if (n_blocks < 1) return;
     if (parent)
         salt = NULL;
     else
         parent = &namer->none;
+    pl_buf blocks[2] = {{0}};
+    for (int i = 0; i < 2; i++)
+        pl_buf_reserve(&blocks[i], cbor_room(block_size, salt ? salt_len : 0));
+    write_block(namer, &blocks[0], tokens, block_size, salt, salt_len);
     for (int32_t i = 0; i < n_blocks; i++) {
-        const int32_t *at = tokens + (size_t)i * (size_t)block_size;
-        b.len = 0;
-        if (namer->algo == PL_HASH_SHA256)
-            pickle_block(&b, parent, at, block_size, salt, salt_len);
-        else
-            cbor_block(&b, parent, namer->digest_len, at, block_size, salt, salt_len);
-        out[i] = digest(namer->algo, &b);
+        tokens += block_size;
+        if (i + 1 < n_blocks)
+            write_block(namer, &blocks[~i & 1], tokens, block_size, NULL, 0);
+        write_parent(namer, &blocks[i & 1], parent);
+        out[i] = digest(namer->algo, &blocks[i & 1]);
         parent = &out[i];
-        salt = NULL;
     }
-    pl_buf_fini(&b);
+    pl_buf_fini(&blocks[0]);
+    pl_buf_fini(&blocks[1]);
 }
 
 uint64_t pl_name_key(const pl_namer *namer, const pl_name *name)
