@@ -7,6 +7,7 @@
 local client = require "perilune.tools.http_client"
 local drive = require "perilune.tools.bench_streams"
 local engine = require "perilune.ffi"
+local fit = require "perilune.tools.bench_fit"
 local flags = require "perilune.recipe.command_line"
 local json = require "cjson.safe"
 local C = engine.C
@@ -28,6 +29,8 @@ local rows = flags.rows {
   { "seed", 0, "of prompts and arrival times", kind = "integer", min = 0, max = 2 ^ 31 },
   { "timeout", 300, "seconds of silence until a request fails", min = 1, max = 86400 },
   { "json", nil, "a file for the figures", kind = "string" },
+  { "fit", nil, "a file for what its steps take, which `perilune sim --timing` reads; "
+    .. "measured up to --input-len and --concurrency", kind = "string" },
 }
 
 -- Short words that most vocabularies know whole.
@@ -148,28 +151,34 @@ local function save(path, figures)
   return true
 end
 
-function M.run(words, complain)
-  if words[1] == "--help" then
-    print("perilune bench: measure a server\n\n" .. flags.help(rows))
-    return 0
-  end
-  local options, why, hint = flags.options(rows, words)
-  if not options then return complain(why, hint or "perilune bench --help") end
-  local ready, bad = prepare(options)
-  if not ready then
-    io.stderr:write("perilune: ", bad, "\n")
-    return 1
-  end
-  local run
-  run, bad = drive {
+local function fail(why)
+  io.stderr:write("perilune: ", why, "\n")
+  return 1
+end
+
+-- A run with these options; what was measured, or nil and why.
+local function measure(options, ready)
+  return drive {
     url = ready.url, requests = options.requests, concurrency = options.concurrency,
     rate = options.rate, timeout = options.timeout, progress = progress(options),
     request = function() return request(options, ready.url, ready.headers) end,
   }
-  if not run then
-    io.stderr:write("perilune: ", bad, "\n")
-    return 1
-  end
+end
+
+local function run_fit(options, ready)
+  local figures, text = fit.run(options, function(shape)
+    return measure(setmetatable(shape, { __index = options }), ready)
+  end)
+  if not figures then return fail(text) end
+  local ok, why = save(options.fit, figures)
+  if not ok then return fail(why) end
+  print(text)
+  return 0
+end
+
+local function run_once(options, ready)
+  local run, why = measure(options, ready)
+  if not run then return fail(why) end
   local figures = M.figures(run)
   print(M.report(figures))
   if options.json then
@@ -178,12 +187,25 @@ function M.run(words, complain)
       rate = options.rate, input_len = options.input_len,
       output_len = options.output_len, seed = options.seed }
     local ok, unwritten = save(options.json, figures)
-    if not ok then
-      io.stderr:write("perilune: ", unwritten, "\n")
-      return 1
-    end
+    if not ok then return fail(unwritten) end
   end
   return (figures.failed > 0 or figures.interrupted) and 1 or 0
+end
+
+function M.run(words, complain)
+  if words[1] == "--help" then
+    print("perilune bench: measure a server\n\n" .. flags.help(rows))
+    return 0
+  end
+  local options, why, hint = flags.options(rows, words)
+  if not options then return complain(why, hint or "perilune bench --help") end
+  if options.fit and (options.rate or options.json) then
+    return complain("--fit goes with neither --rate nor --json", "perilune bench --help")
+  end
+  local ready, bad = prepare(options)
+  if not ready then return fail(bad) end
+  if options.fit then return run_fit(options, ready) end
+  return run_once(options, ready)
 end
 
 return M
