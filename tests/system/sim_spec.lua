@@ -72,6 +72,50 @@ describe("a simulation of recorded requests", function()
     assert.is_true(real.sticky > real.round_robin + 0.1, "the policies do not differ")
   end)
 
+  it("takes what the bench has fitted to a server", function()
+    local server, path = serving.start({ "--max-model-len", "512", "--device", "null",
+      "--num-gpu-blocks-override", "512" }, { PERILUNE_NULL_STEP_US = "2000" }), dir.path
+    local code, out, err = scratch.sh(("%s bench --url http://127.0.0.1:%d --fit '%s/fit.json' "
+      .. "--input-len 64 --output-len 20 --concurrency 4"):format(scratch.program, server.port, path))
+    server:stop()
+    assert.equal(0, code, err)
+    assert.is_truthy(out:match "the timing is within [%d.]+ %% of all of these\n$")
+    local file = assert(io.open(path .. "/fit.json"))
+    local figures = cjson.decode(file:read "*a")
+    file:close()
+    local prefills, decodes = 0, 0
+    for name, ms in pairs(figures) do
+      assert.is_true(ms >= 0)
+      if name:match "^prefill" then prefills = prefills + ms else decodes = decodes + ms end
+    end
+    assert.is_true(prefills > 0 and decodes > 0)
+    local trace = dir.write("one.jsonl",
+      '{"timestamp":0,"input_length":32,"output_length":1,"hash_ids":[1],"block_size":32}')
+    code, out, err = scratch.sh(("%s sim agg --trace %s --timing '%s/fit.json' --json"):format(
+      scratch.program, trace, path))
+    assert.equal(0, code, err)
+    local ttft = cjson.decode(out:match "([^\n]*)\n$").ttft_ms.mean
+    local told = (figures.prefill or 0) + 32 * (figures.prefill_token or 0)
+      + 32 * 31 / 2 * (figures.prefill_back or 0)
+    assert.near(told, ttft, 0.001 + 0.01 * told)
+  end)
+
+  it("is not told what a server did not count", function()
+    local server, path = serving.start { "--max-model-len", "512" }, dir.path
+    for words, why in pairs {
+      ["--output-len 1"] = "perilune: --fit wants an --output-len of 2 or more\n",
+      ["--input-len 600"] = "perilune: a request failed: ",
+      ["--rate 3"] = "perilune: --fit goes with neither --rate nor --json\n",
+    } do
+      local code, _, err = scratch.sh(("%s bench --url http://127.0.0.1:%d --fit '%s/no' %s"):format(
+        scratch.program, server.port, path, words))
+      assert.is_true(code > 0)
+      assert.equal(why, err:sub(1, #why))
+      assert.is_nil(io.open(path .. "/no"))
+    end
+    server:stop()
+  end)
+
   it("records no text, and a file that cannot be written is an error at once", function()
     local file = assert(io.open(dir.path .. "/sticky.jsonl"))
     local first = cjson.decode(file:read "*l")

@@ -49,8 +49,9 @@ local function add(points, shape, run, output_len)
     points[#points].text = ("a prompt of %d tokens"):format(n)
     return true
   end
-  if #run.itl == 0 then return nil, "no answer had two tokens" end
-  fit.step(points, run.done, run.done * (n + output_len / 2), median(run.itl))
+  local gap = #run.itl > 0 and median(run.itl) or 0
+  if gap < 0.001 then return nil, "tokens come too fast to be told apart" end
+  fit.step(points, run.done, run.done * (n + output_len / 2), gap)
   points[#points].text = ("a token of %d after %d"):format(run.done, n)
   return true
 end
