@@ -30,6 +30,8 @@
 
 #include "change.h"
 
+#pragma GCC visibility push(default) /* for tests */
+
 typedef struct pl_source pl_source;
 
 typedef struct pl_source_hooks { /* lua */
@@ -45,6 +47,9 @@ pl_status pl_route_source(pl_route *x, int worker, const pl_source_hooks *hooks,
 void pl_source_push(pl_source *s, pl_changes *c);
 void pl_source_lost(pl_source *s); /* any: what it holds is not known any more */
 void pl_source_put(pl_source *s);  /* any */
+
+#pragma GCC visibility pop
+
 void pl_route_unfollow(pl_route *x, int worker); /* lua */
 
 #endif

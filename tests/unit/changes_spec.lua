@@ -66,6 +66,20 @@ describe("changes of a cache", function()
     assert.same({ whole = false, before = 1, after = 2, { "removed", key(1) } }, batch())
   end)
 
+  it("are of two hashes, even if others are told of both alike", function()
+    local alike, found = ffi.new("pl_name", NAMES[1]), ffi.new "int32_t[1]"
+    alike.bytes[0] = 255 - alike.bytes[0]
+    local a, b = take(), take()
+    assert.is_true(C.pl_kv_name(kv, a, NAMES[1]))
+    assert.equal(0, C.pl_kv_find(kv, alike, 1, found))
+    assert.is_true(C.pl_kv_name(kv, b, alike))
+    for name, block_of in pairs { [NAMES[1]] = a, [alike] = b } do
+      assert.equal(1, C.pl_kv_find(kv, name, 1, found))
+      assert.equal(block_of, found[0])
+    end
+    assert.same({ whole = false, before = 0, after = 2, { "stored", key(1), key(1) } }, batch())
+  end)
+
   it("tell a name's loss when its block is given to another, not when it is put", function()
     local held = {}
     for i = 1, N_BLOCKS - 1 do held[i] = take() end

@@ -88,7 +88,9 @@ describe("an index", function()
     t:store(a, { 1, 2, 3, 4 })
     t:store(b, { 1, 2 })
     t:store(c, { 2, 3, 4 })                  -- not the first: nothing
-    for _, prompt in ipairs { { 1, 2, 3, 4, 5 }, { 1 }, { 2, 3 }, { 9 }, {} } do
+    local far = 2 ^ 32                       -- names that differ in their upper half alone
+    for _, prompt in ipairs { { 1, 2, 3, 4, 5 }, { 1 }, { 2, 3 }, { 9 }, {}, { far + 1 },
+      { 1, far + 2 } } do
       t:check(prompt)
     end
     t:remove(a, { 2 })                       -- a gap: what follows does not count
