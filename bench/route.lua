@@ -4,10 +4,9 @@
 --   build/perilune lua bench/route.lua [BLOCKS] [DEPTH]
 --
 -- Prompts of DEPTH (24) blocks, BLOCKS (a million) different ones, held by one worker of
--- 64 or by all of them; looked up in random order. What the machine's memory makes of that,
--- in as many bytes and with huge pages as the index has them: `chase`, a read that waits
--- for the one before, and `reads`, DEPTH of them that wait for nothing, which no lookup
--- can be faster than. The best of ten rounds, since other programs slow memory down.
+-- 64 or by all of them; looked up in random order. `chase`: a read that waits for the one
+-- before, in as many bytes: what the machine's memory makes of a lookup that fetches
+-- nothing ahead. The best of ten rounds, since other programs slow memory down.
 
 local json = require "cjson.safe"
 local pl = require "perilune.ffi"
@@ -24,8 +23,6 @@ for i = 0, LOOKUPS - 1 do
   order[i] = tonumber(C.pl_random_at(2, i, 0) % PROMPTS)
 end
 local depths = ffi.new("int32_t[?]", 8192)
-local HUGE = 2 ^ 21
-ffi.cdef "int madvise(void *, size_t, int);"
 
 -- The least nanoseconds of fn(i) each, i from 0 to n - 1.
 local function time(n, fn)
@@ -80,34 +77,16 @@ local function churn(x)
   return 2 * DEPTH / ns * 1e3
 end
 
--- Cache lines of 16 numbers, at the start of a huge page.
-local function lines_of(bytes)
-  local room = ffi.new("char[?]", bytes + HUGE)
-  local at = ffi.cast("uintptr_t", room) + HUGE - 1
-  at = ffi.cast("void *", at - at % HUGE)
-  C.madvise(at, bytes, 14)                  -- MADV_HUGEPAGE
-  return ffi.cast("int32_t *", at), math.floor(bytes / 64), room
-end
-
 local function chase(bytes)
-  local at, n, room = lines_of(bytes)
+  local n = math.floor(bytes / 64)
+  local at = ffi.new("int32_t[?]", n * 16)
   for i = 0, n - 1 do at[i * 16] = i end
   for i = n - 1, 1, -1 do                   -- one cycle through all (Sattolo)
     local j = tonumber(C.pl_random_at(3, i, 0) % i)
     at[i * 16], at[j * 16] = at[j * 16], at[i * 16]
   end
   local where = 0
-  return time(1e6, function() where = at[where * 16] end), room
-end
-
-local function reads(bytes)
-  local at, n, room = lines_of(bytes)
-  ffi.fill(at, bytes, 1)
-  local which, sum = ffi.new("int32_t[?]", LOOKUPS), 0
-  for i = 0, LOOKUPS - 1 do
-    which[i] = tonumber(C.pl_random_at(4, i, 0) % n) * 16
-  end
-  return time(LOOKUPS, function(i) sum = sum + at[which[i]] end) * DEPTH, room
+  return time(1e6, function() where = at[where * 16] end)
 end
 
 local report, stats = {}, ffi.new "pl_route_stats"
@@ -122,8 +101,7 @@ row("lookup_1", "ns, 1 holder", lookup(x))
 row("store", "million blocks/s, an empty index that grows", stored)
 row("churn", "million blocks/s, removed and stored", churn(x))
 row("bytes", "a block", tonumber(stats.bytes) / tonumber(stats.blocks))
-row("chase", "ns", (chase(tonumber(stats.bytes))))
-row("reads", "ns, as many as a prompt has blocks", (reads(tonumber(stats.bytes))))
+row("chase", "ns", chase(tonumber(stats.bytes)))
 C.pl_route_close(x)
 x = index_of(WORKERS)
 C.pl_route_stats_get(x, stats)

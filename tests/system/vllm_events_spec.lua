@@ -85,7 +85,8 @@ describe("a publisher of vLLM's events", function()
     x = C.pl_route_open(1000)
     local w = C.pl_route_join(x)
     assert.equal(0, C.pl_route_subscribe(x, w, vllm.endpoint, vllm.replay, "kv-events"))
-    local until_ns, known = C.pl_now_ns() + SECONDS * 1000000000LL, nil
+    local until_ns = C.pl_now_ns() + SECONDS * 1000000000LL
+    local known
     repeat
       os.execute "sleep 0.02"
       known = depths(w, vllm.texts)

@@ -73,7 +73,9 @@ end
 -- measure(shape) is a run of the bench with these options; nil and why. The figures of a
 -- timing file and the report; or nil and why.
 function M.run(options, measure)
-  if options.output_len < 2 then return nil, "--fit wants an --output-len of 2 or more" end
+  if options.output_len < 2 then
+    return nil, "--fit wants an --output-len of 2 or more"
+  end
   local points = {}
   for _, shape in ipairs(shapes(options)) do
     local run, why = measure(shape)
