@@ -538,13 +538,15 @@ static int64_t look_back(int64_t position, int64_t n)
     return n * position + n * (n - 1) / 2;
 }
 
-/* Of a step's rows, those of tokens that were given, not made here; and what they cost. */
+/* Of a step's rows, those that read a prompt, and what they cost. A prompt's last token
+ * alone, where all others are cached or came from elsewhere, is as much work as one that
+ * was drawn. */
 static void count_rows(const flight *f, pl_step_info *info)
 {
     for (int32_t i = 0; i < f->step->n_seqs; i++) {
         const pl_step_seq *q = &f->step->seqs[i];
-        int32_t given =
-            PL_MAX(0, PL_MIN(f->runs[i]->seq->n_given - q->position, q->n_rows));
+        int32_t given = PL_MIN(f->runs[i]->seq->n_given - q->position, q->n_rows);
+        given = q->n_rows > 1 ? PL_MAX(0, given) : 0;
         info->prompt_rows += given;
         info->looked_back += look_back(q->position, q->n_rows);
         info->prompt_looked_back += look_back(q->position, given);

@@ -32,7 +32,8 @@ static int32_t all_alike_for(const pl_engine *e)
 
 int32_t pl_engine_alike(const pl_engine *e, pl_step_info *first)
 {
-    if (e->sink || e->shared->inbox || e->n_flying || e->waiting.n || e->remote.n)
+    if (e->sink || e->shared->inbox || e->shared->returned.n || e->n_flying ||
+        e->waiting.n || e->remote.n)
         return 0;
     *first = (pl_step_info){.seqs = e->running.n,
                             .rows = e->running.n,

@@ -10,13 +10,29 @@ enum {
     GAP_BUCKETS = (65 - GAP_BITS) << GAP_BITS
 };
 
-typedef struct live { /* a sequence, from its submit to the telling of its end */
+typedef struct worker worker;
+typedef struct live live;
+
+typedef struct crossing { /* a prompt's KV, until the taker has it or needs none */
+    struct crossing *next, **link;
+    live *of;
+    worker *reader, *taker;
+    int32_t read;       /* the sequence at the reader */
+    pl_seq *waits;      /* the taker's, until the reader has begun */
+    int32_t n_lent;     /* tokens */
+    int32_t first, end; /* those that are to cross; end 0: they have no place yet */
+    int64_t there_ns;   /* when all that was lent will be across */
+    pl_charge charge;   /* the reader's */
+} crossing;
+
+struct live { /* a sequence, from its submit to the telling of its end */
     pl_sim_answer answer;
     int32_t seq, n_given;
     pl_charge charge;
-} live;
+    crossing *crossing; /* NULL: nothing is to cross (any more) */
+};
 
-typedef struct worker {
+struct worker {
     pl_engine *engine;
     pl_clock *clock;
     pl_timing timing;
@@ -30,13 +46,15 @@ typedef struct worker {
     pl_source *source;      /* who follows its cache; NULL: nobody */
     pl_changes **changes;   /* of the step under way: to be told there when it is over */
     int n_changes, changes_cap;
-} worker;
+};
 
 struct pl_sim {
     int64_t now_ns;
     worker **workers;
     int n_workers;
-    pl_map lives;     /* by sequence */
+    pl_map lives;   /* by sequence */
+    pl_map readers; /* crossings, by the reader's sequence */
+    crossing *crossings;
     pl_event *events; /* to be told */
     int n_events, at_event, events_cap;
     live **told; /* whose ends the last run told */
@@ -145,9 +163,21 @@ static void forget_told(pl_sim *s)
     s->n_told = 0;
 }
 
+static void drop_crossing(pl_sim *s, crossing *x)
+{
+    pl_map_remove(&s->readers, (uint64_t)x->read);
+    *x->link = x->next;
+    if (x->next) x->next->link = x->link;
+    x->of->crossing = NULL;
+    pl_charge_end(&x->charge);
+    pl_seq_close(x->waits);
+    pl_free(x);
+}
+
 void pl_sim_close(pl_sim *s)
 {
     if (!s) return;
+    while (s->crossings) drop_crossing(s, s->crossings);
     for (int i = 0; i < s->n_workers; i++) {
         worker *w = s->workers[i];
         pl_engine_close(w->engine);
@@ -164,6 +194,7 @@ void pl_sim_close(pl_sim *s)
     }
     forget_told(s);
     pl_map_fini(&s->lives);
+    pl_map_fini(&s->readers);
     pl_free(s->told);
     pl_free(s->events);
     pl_free(s->gaps);
@@ -252,6 +283,121 @@ static live *find_live(const pl_sim *s, int32_t seq)
     return pl_map_find(&s->lives, (uint64_t)seq);
 }
 
+/* It was given something, now. */
+static void wake(const pl_sim *s, worker *w)
+{
+    w->woken = !w->busy;
+    /* The steps of a leap that would begin from now on are not alike any more. */
+    if (w->leaping && w->busy) w->n_leaps = leap_until(w, s->now_ns, &w->to_ns);
+}
+
+static void push_event(pl_sim *s, int kind, live *l)
+{
+    if (s->n_events == s->events_cap) {
+        s->events_cap = PL_MAX(64, 2 * s->events_cap);
+        s->events = pl_realloc(s->events, (size_t)s->events_cap * sizeof *s->events);
+    }
+    s->events[s->n_events++] =
+        (pl_event){.kind = kind, .id = l->seq, .object = &l->answer};
+}
+
+static void tell_end(pl_sim *s, live *l, int finish)
+{
+    l->answer.finish = finish;
+    pl_charge_end(&l->charge);
+    pl_map_remove(&s->lives, (uint64_t)l->seq);
+    push_event(s, PL_EV_DONE, l);
+}
+
+/* ---- what crosses ------------------------------------------------------------------ */
+
+/* The reader need not keep, or read, anything for it any more. */
+static void end_crossing(pl_sim *s, crossing *x)
+{
+    pl_clock_set(x->reader->clock, s->now_ns);
+    pl_engine_cancel(x->reader->engine, x->read);
+    pl_engine_return(x->reader->engine, x->read);
+    wake(s, x->reader);
+    drop_crossing(s, x);
+}
+
+/* A sequence's first step begins: if it is a reader's, the taker is called. */
+static void start(pl_sim *s, int32_t seq)
+{
+    crossing *x = pl_map_find(&s->readers, (uint64_t)seq);
+    if (!x) {
+        live *l = find_live(s, seq);
+        if (l) pl_charge_started(&l->charge);
+        return;
+    }
+    pl_charge_started(&x->charge);
+    pl_seq *seq_there = x->waits;
+    x->waits = NULL;
+    pl_clock_set(x->taker->clock, s->now_ns);
+    if (seq_there && pl_engine_submit(x->taker->engine, seq_there) < 0) {
+        live *l = x->of;
+        pl_seq_close(seq_there);
+        end_crossing(s, x);
+        tell_end(s, l, PL_FINISH_ERROR);
+        return;
+    }
+    wake(s, x->taker);
+}
+
+/* So much of it is lent, and has a place, as of now. */
+static void cross(const pl_sim *s, crossing *x, int32_t n_lent, int32_t first,
+                  int32_t end)
+{
+    pl_engine_kv kv;
+    pl_engine_kv_get(x->taker->engine, &kv);
+    bool begins = end && !x->end;
+    int32_t from = begins ? first : PL_MAX(x->first, PL_MIN(x->n_lent, end));
+    int32_t to = PL_MAX(from, PL_MIN(n_lent, end));
+    int32_t n = (to + kv.block_size - 1) / kv.block_size - from / kv.block_size;
+    double ns = (begins ? x->taker->timing.transfer : 0) +
+                x->taker->timing.transfer_block * (to > from ? n : 0);
+    x->there_ns = PL_MAX(x->there_ns, s->now_ns) + (int64_t)PL_MAX(ns, 0);
+    x->n_lent = n_lent;
+    x->first = first;
+    x->end = end;
+}
+
+/* What this step said of KV. */
+static void tell_kv(pl_sim *s, const pl_token_batch *told)
+{
+    for (int i = 0; i < told->n_lent; i++) {
+        const pl_lent *p = &told->lent[i];
+        crossing *x = pl_map_find(&s->readers, (uint64_t)p->seq);
+        if (x) cross(s, x, p->n_tokens, x->first, x->end);
+    }
+    for (int i = 0; i < told->n_placed; i++) {
+        const pl_placed *p = &told->placed[i];
+        live *l = find_live(s, p->seq);
+        if (l && l->crossing)
+            cross(s, l->crossing, l->crossing->n_lent, p->first, p->first + p->n_tokens);
+    }
+}
+
+/* The one that is there first. */
+static crossing *next_there(const pl_sim *s)
+{
+    crossing *next = NULL;
+    for (crossing *x = s->crossings; x; x = x->next)
+        if (x->end && x->n_lent >= x->end && (!next || x->there_ns < next->there_ns))
+            next = x;
+    return next;
+}
+
+static void arrive(pl_sim *s, crossing *x)
+{
+    worker *taker = x->taker;
+    s->now_ns = PL_MAX(s->now_ns, x->there_ns);
+    pl_clock_set(taker->clock, s->now_ns);
+    pl_engine_arrived(taker->engine, x->of->seq, true);
+    wake(s, taker);
+    end_crossing(s, x);
+}
+
 /* ---- a worker's steps -------------------------------------------------------------- */
 
 /* Begins what the worker does next, at this moment. */
@@ -269,8 +415,7 @@ static void begin(pl_sim *s, worker *w)
     pl_step_info info;
     pl_engine_step(w->engine);
     const pl_token_batch *told = pl_engine_last(w->engine);
-    for (int i = 0; told && i < told->n_started; i++)
-        pl_charge_started(&find_live(s, told->started[i])->charge);
+    for (int i = 0; told && i < told->n_started; i++) start(s, told->started[i]);
     if (pl_engine_steps(w->engine, &info, 1) && info.number != w->last_step) {
         w->last_step = info.number;
         w->to_ns += (int64_t)step_ns(w, &info);
@@ -280,16 +425,6 @@ static void begin(pl_sim *s, worker *w)
     } else {
         tell_changes(w);
     }
-}
-
-static void push_event(pl_sim *s, int kind, live *l)
-{
-    if (s->n_events == s->events_cap) {
-        s->events_cap = PL_MAX(64, 2 * s->events_cap);
-        s->events = pl_realloc(s->events, (size_t)s->events_cap * sizeof *s->events);
-    }
-    s->events[s->n_events++] =
-        (pl_event){.kind = kind, .id = l->seq, .object = &l->answer};
 }
 
 /* A token of the sequence, drawn now; all that the worker's last leap had drew one then. */
@@ -311,15 +446,19 @@ static void count_token(pl_sim *s, const worker *w, live *l, const pl_token *t)
     pl_charge_token(&l->charge, s->now_ns);
 }
 
+/* A reader says the first token, and no more; the taker says it again. */
 static void tell_token(pl_sim *s, const worker *w, const pl_token *t)
 {
-    live *l = find_live(s, t->seq);
-    if (t->token >= 0) count_token(s, w, l, t);
-    l->answer.finish = t->finish;
-    if (t->finish == PL_FINISH_NONE) return;
-    pl_charge_end(&l->charge);
-    pl_map_remove(&s->lives, (uint64_t)t->seq);
-    push_event(s, PL_EV_DONE, l);
+    crossing *x = pl_map_find(&s->readers, (uint64_t)t->seq);
+    live *l = x ? x->of : find_live(s, t->seq);
+    if (!l) return; /* a reader that was not needed */
+    if (t->token >= 0 && t->index >= l->answer.n_tokens) count_token(s, w, l, t);
+    if (x) {
+        pl_charge_end(&x->charge);
+        return;
+    }
+    if (l->crossing) end_crossing(s, l->crossing); /* all was cached */
+    if (t->finish) tell_end(s, l, t->finish);
 }
 
 static void end_leap(pl_sim *s, worker *w)
@@ -343,9 +482,24 @@ static void end(pl_sim *s, worker *w)
     tell_changes(w);
     const pl_token_batch *told = pl_engine_last(w->engine);
     for (int i = 0; told && i < told->n; i++) tell_token(s, w, &told->tokens[i]);
+    if (told) tell_kv(s, told);
 }
 
 /* ---- what passes through the door -------------------------------------------------- */
+
+static live *add_live(pl_sim *s, int32_t seq, int32_t n_tokens, int number, pl_load *load,
+                      int32_t n_cached)
+{
+    live *l = pl_alloc(sizeof *l);
+    l->seq = seq;
+    l->n_given = n_tokens;
+    l->answer.worker = number;
+    l->answer.came_ns = s->now_ns;
+    if (load) pl_charge_begin(&l->charge, load, n_tokens, n_cached);
+    l->charge.sent_ns = s->now_ns;
+    pl_map_put(&s->lives, (uint64_t)seq, l);
+    return l;
+}
 
 pl_status pl_sim_submit(pl_sim *s, int number, pl_seq *seq, pl_load *load,
                         int32_t n_cached)
@@ -355,26 +509,62 @@ pl_status pl_sim_submit(pl_sim *s, int number, pl_seq *seq, pl_load *load,
     int32_t id = seq->id, n_tokens = seq->n_tokens;
     pl_clock_set(w->clock, s->now_ns);
     PL_TRY(pl_engine_submit(w->engine, seq));
-    live *l = pl_alloc(sizeof *l);
-    l->seq = id;
-    l->n_given = n_tokens;
-    l->answer.worker = number;
-    l->answer.came_ns = s->now_ns;
-    if (load) pl_charge_begin(&l->charge, load, n_tokens, n_cached);
-    l->charge.sent_ns = s->now_ns;
-    pl_map_put(&s->lives, (uint64_t)id, l);
-    w->woken = !w->busy;
-    /* The steps of a leap that would begin from now on are not alike any more. */
-    if (w->leaping && w->busy) w->n_leaps = leap_until(w, s->now_ns, &w->to_ns);
+    add_live(s, id, n_tokens, number, load, n_cached);
+    wake(s, w);
     return PL_OK;
+}
+
+pl_status pl_sim_split(pl_sim *s, int reader, int number, pl_seq *seq, pl_load *load,
+                       int32_t n_cached, pl_load *reader_load, int32_t reader_cached)
+{
+    worker *reads = find_worker(s, reader), *takes = find_worker(s, number);
+    if (!reads || !takes) return PL_ENOTFOUND;
+    pl_seq *copy = pl_seq_copy(seq);
+    int32_t id = copy->id, n_tokens = seq->n_tokens;
+    copy->lends = true;
+    copy->params.max_tokens = 1;
+    pl_clock_set(reads->clock, s->now_ns);
+    pl_status status = pl_engine_submit(reads->engine, copy);
+    if (status < 0) {
+        pl_seq_close(copy);
+        return status;
+    }
+    seq->n_remote = n_tokens - 1;
+    crossing *x = pl_alloc(sizeof *x);
+    *x = (crossing){.reader = reads, .taker = takes, .read = id, .waits = seq};
+    x->of = add_live(s, seq->id, n_tokens, number, load, n_cached);
+    x->of->crossing = x;
+    if (load) pl_charge_unread(&x->of->charge);
+    if (reader_load) pl_charge_begin(&x->charge, reader_load, n_tokens, reader_cached);
+    x->next = s->crossings;
+    x->link = &s->crossings;
+    if (x->next) x->next->link = &x->next;
+    s->crossings = x;
+    pl_map_put(&s->readers, (uint64_t)id, x);
+    wake(s, reads);
+    return PL_OK;
+}
+
+/* One that begins may wake another. */
+static void begin_all(pl_sim *s)
+{
+    bool again = true;
+    while (again) {
+        again = false;
+        for (int i = 0; i < s->n_workers; i++) {
+            if (!s->workers[i]->woken) continue;
+            begin(s, s->workers[i]);
+            again = true;
+        }
+    }
 }
 
 static worker *find_next(pl_sim *s)
 {
     worker *next = NULL;
+    begin_all(s);
     for (int i = 0; i < s->n_workers; i++) {
         worker *w = s->workers[i];
-        if (w->woken) begin(s, w);
         if (w->busy && (!next || w->to_ns < next->to_ns)) next = w;
     }
     return next;
@@ -400,11 +590,18 @@ int pl_sim_run(pl_sim *s, int64_t until_ns, pl_event *out, int max)
     while (s->at_event == s->n_events) {
         s->at_event = s->n_events = 0;
         worker *w = find_next(s);
-        if (!w || w->to_ns > until_ns) {
+        crossing *x = next_there(s);
+        if (x && w && x->there_ns > w->to_ns) x = NULL;
+        int64_t at_ns = x ? x->there_ns : w ? w->to_ns : INT64_MAX;
+        if (at_ns > until_ns) {
             s->now_ns = PL_MAX(s->now_ns, until_ns);
             return 0;
         }
-        s->now_ns = PL_MAX(s->now_ns, w->to_ns);
+        s->now_ns = PL_MAX(s->now_ns, at_ns);
+        if (x) {
+            arrive(s, x);
+            continue;
+        }
         end(s, w);
         begin(s, w);
     }

@@ -12,6 +12,9 @@
  *
  *     idle --work--> in a step --its end: tell--> in the next one, or idle
  *
+ * A prompt may be read by one worker for another (pl_sim_split). Its blocks cross as they
+ * are lent, one after the other, each in its time.
+ *
  * Where the next steps are alike they are one leap, which is taken only when its end has
  * come: a sequence that is submitted meanwhile joins after the step that is under way then.
  */

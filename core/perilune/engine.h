@@ -104,7 +104,7 @@ void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);
 void pl_engine_tell_waits(pl_engine *e);                   /* logs what has waited long, and for what; call every second */
 typedef struct pl_step_info {              /* a completed step; times by pl_now_ns */
     int64_t number, began_ns, submitted_ns, collected_ns, ended_ns;
-    int32_t seqs, rows, prompt_rows;       /* prompt_rows: those of `rows` that read a prompt */
+    int32_t seqs, rows, prompt_rows;       /* prompt_rows: those that read prompts, not a last token alone */
     int32_t running, waiting, blocks_used; /* at its end */
     int64_t looked_back, prompt_looked_back;   /* tokens before each row, summed: over all rows; over prompt_rows */
 } pl_step_info;

@@ -17,6 +17,7 @@ typedef struct pl_timing {
     double prefill, prefill_token, prefill_square, prefill_back;    /* if it reads prompts; `square`: of their tokens in this step */
     double decode, decode_seq, decode_back;                         /* if sequences decode */
     double decode_used, decode_used_square;                         /* likewise, by the share of KV blocks in use, 0 to 1 */
+    double transfer, transfer_block;                                /* of a prompt's KV to another worker, and of each block */
 } pl_timing;
 typedef struct pl_sim pl_sim;
 pl_sim *pl_sim_open(void);
@@ -32,6 +33,10 @@ pl_status pl_sim_follow(pl_sim *s, int worker, pl_route *x, int number);
  * counts for `load` (NULL: none), where its first n_cached tokens are thought to be cached.
  * PL_ENOTFOUND: there is no such worker. */
 pl_status pl_sim_submit(pl_sim *s, int worker, pl_seq *seq, pl_load *load, int32_t n_cached);
+/* The same of a prompt that worker `reader` reads and `worker` goes on with (pl_stream_split);
+ * the sequence counts for the reader's load until its first token. */
+pl_status pl_sim_split(pl_sim *s, int reader, int worker, pl_seq *seq, pl_load *load, int32_t n_cached,
+                       pl_load *reader_load, int32_t reader_cached);
 typedef struct pl_sim_answer {             /* of a sequence that has ended */
     int32_t worker, n_tokens, n_cached, finish;
     int64_t came_ns, first_ns, last_ns;    /* when it was submitted; its first and last token, 0: none */

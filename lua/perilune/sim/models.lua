@@ -31,15 +31,14 @@ local function open_model(pool, longest)
   return nil, why
 end
 
--- Blocks of a worker's KV cache, with the one that the engine sets aside.
-function M.blocks(recipe)
-  local pool = recipe.worker
+-- Blocks of the KV cache of a pool's worker, with the one that the engine sets aside.
+function M.blocks(pool)
   return pool.num_kv_blocks or math.ceil(M.CACHE_TOKENS / pool.block_size) + 1
 end
 
--- Adds a worker to a run's simulation: its number, or nil and why.
-function M.join(run, timing)
-  local pool = run.recipe.worker
+-- Adds a worker of a pool, an entry of the recipe, to a run's simulation: its number, or
+-- nil and why.
+function M.join(run, pool, timing)
   local longest = run.trace.longest + 1
   if type(pool.max_model_len) == "number" and pool.max_model_len > 1 then
     longest = pool.max_model_len
@@ -47,7 +46,7 @@ function M.join(run, timing)
   local opened, why = open_model(pool, longest)
   if not opened then return nil, why end
   run.models[#run.models + 1] = opened
-  local o = worker.engine_options(run.recipe, pool, longest, M.blocks(run.recipe))
+  local o = worker.engine_options(run.recipe, pool, longest, M.blocks(pool))
   local number = C.pl_sim_join(run.sim, opened.model, o, timing)
   if number < 0 then return pl.refusal(number) end
   return number

@@ -61,8 +61,17 @@ local function job_of(self, i, r)
     total = r.input, max_tokens = r.output, n = 1, stream = true, priority = r.priority,
     moves = 0, block_size = self.served.terms.block_size }
   return setmetatable({ id = facts.id, log = log, facts = facts,
-    plan = { n = 1, stream = true, priority = r.priority },
+    plan = { n = 1, stream = true, priority = r.priority, prompt_logprobs = -1 },
     view = hook_view.new(facts) }, Job)
+end
+
+local function submit(self, choice, w, seq)
+  local reader, number = choice.reader, w.number_in_sim
+  if not reader then
+    return C.pl_sim_submit(self.sim, number, seq, w.load, choice.n_cached)
+  end
+  return C.pl_sim_split(self.sim, reader.number_in_sim, number, seq, w.load,
+    choice.n_cached, reader.load, choice.reader_cached or 0)
 end
 
 -- Finds a worker that takes the sequence, waiting for one if need be; nil: none will.
@@ -72,8 +81,7 @@ local function place(self, job, r, seq)
   while true do
     local w = line.of(self, self.served):wait(job, choice)
     if not w then return nil end
-    local status = C.pl_sim_submit(self.sim, w.number_in_sim, seq, w.load,
-      choice.n_cached)
+    local status = submit(self, choice, w, seq)
     if status == 0 then return w end
     if status ~= C.PL_ELIMIT then return nil end      -- it would fit nowhere
     choice.full[w] = true
@@ -165,7 +173,7 @@ end
 function Run:figures()
   local seconds = tonumber(C.pl_sim_now(self.sim)) * 1e-9
   local function gap(share) return C.pl_sim_gap(self.sim, share) * 1e-6 end
-  return { requests = self.ended, refused = self.refused, workers = self.n_workers,
+  return { requests = self.ended, refused = self.refused, workers = #self.cluster.workers,
     reuse = self.cached_tokens / math.max(self.prompt_tokens, 1),
     ttft_ms = spread(self.ttft), seconds = seconds,
     itl_ms = { mean = C.pl_sim_gap_mean(self.sim) * 1e-6, p50 = gap(0.5),
@@ -215,21 +223,31 @@ end
 
 -- ---- open, close --------------------------------------------------------------------
 
+local function add_worker(self, pool, i)
+  local of = self.recipe[pool.name]
+  local number, why = models.join(self, of, self.timing)
+  if not number then return nil, why end
+  self.cluster:add { name = pool.name .. "/" .. i - 1, served = self.served, pool = pool,
+    engine = C.pl_sim_engine(self.sim, number), numerics = "sim",
+    number_in_sim = number, tells = of.enable_prefix_caching or nil,
+    follow = function(index, at)
+      return C.pl_sim_follow(self.sim, number, index, at)
+    end }
+  return true
+end
+
 local function open(self)
   local none = function() return true end
   self.cluster = cluster.new(nil, nil, none, function() end)
   self.naming = served_models.naming(self.served.terms)
   self.served.naming = self.naming
   self.sim = C.pl_sim_open()
-  for i = 1, self.n_workers do
-    local number, why = models.join(self, self.timing)
-    if not number then return nil, why end
-    self.cluster:add { name = "worker/" .. i - 1, served = self.served,
-      engine = C.pl_sim_engine(self.sim, number), numerics = "sim",
-      number_in_sim = number, tells = self.recipe.worker.enable_prefix_caching or nil,
-      follow = function(index, at)
-        return C.pl_sim_follow(self.sim, number, index, at)
-      end }
+  local served = self.served
+  for _, pool in ipairs { served.pool, served.prefill } do
+    for i = 1, pool == served.pool and self.n_workers or self.recipe[pool.name].count do
+      local ok, why = add_worker(self, pool, i)
+      if not ok then return nil, why end
+    end
   end
   return true
 end
@@ -244,11 +262,11 @@ local function close(self)
   models.close(self)
 end
 
--- The figures of a resolved recipe on a trace; or nil and why. `o`: workers, speed (how
+-- The figures of a resolved recipe on a trace; or nil and why. `o`: workers (of the pool
+-- that answers), speed (how
 -- much faster requests come than they did), timing (a pl_timing), seed.
 return function(recipe, trace, o)
-  local pool = recipe.worker
-  if not pool then return nil, "prefill and decode cannot be simulated yet" end
+  local pool = recipe[recipe.main]
   local self = setmetatable({ recipe = recipe, trace = trace, timing = o.timing,
     speed = o.speed or 1, seed = o.seed or 0, n_workers = o.workers or pool.count,
     waiting = 0, ended = 0, refused = 0, ttft = {}, prompt_tokens = 0, cached_tokens = 0,

@@ -11,7 +11,8 @@ local ffi = pl.ffi
 local M = {}
 
 local FIELDS = { "prefill", "prefill_token", "prefill_square", "prefill_back", "decode",
-  "decode_seq", "decode_back", "decode_used", "decode_used_square" }
+  "decode_seq", "decode_back", "decode_used", "decode_used_square", "transfer",
+  "transfer_block" }
 
 -- In ms. "dynamo": what the mock engine of NVIDIA Dynamo 1.6.1 takes, as its simulations
 -- of single requests tell.

@@ -18,8 +18,8 @@ local MAX_POLICIES = 256
 
 local rows = flags.rows {
   { "trace", nil, "the requests: JSON lines as Mooncake writes them", kind = "string" },
-  { "workers", nil, "workers; unset: the recipe's count", kind = "integer", min = 1,
-    max = 4096 },
+  { "workers", nil, "workers (besides prefill's); unset: the recipe's count",
+    kind = "integer", min = 1, max = 4096 },
   { "speed", 1, "how many times faster requests come than they did", min = 1e-3,
     max = 1e6 },
   { "requests", nil, "only so many, the first", kind = "integer", min = 1, max = 1e7 },
@@ -123,8 +123,8 @@ end
 
 -- In words: what was simulated.
 local function about(options, trace, resolved, workers)
-  local pool = resolved.worker
-  local tokens = (models.blocks(resolved) - 1) * pool.block_size
+  local pool = resolved[resolved.main]
+  local tokens = (models.blocks(pool) - 1) * pool.block_size
   return ("%d requests of %s at speed %g; %d workers with %d tokens of KV cache each "
     .. "(blocks of %d%s), steps as %s says"):format(#trace, options.trace, options.speed,
       workers, tokens, pool.block_size,
@@ -148,9 +148,6 @@ local function simulate(list, options, trace, rest)
     for _, word in ipairs(item.words) do words[#words + 1] = word end
     local resolved, problems = recipe.resolve(item.name, words)
     if not resolved then return nil, report_problems(problems) end
-    if not resolved.worker then
-      return nil, complain(("%s has no pool 'worker'"):format(item.name))
-    end
     local figures
     figures, why = run(resolved, trace, { workers = options.workers,
       speed = options.speed, timing = steps, seed = options.seed })
