@@ -5,8 +5,9 @@
 --   build/perilune lua bench/gpu.lua [SHAPE] [CASE...]
 --
 -- SHAPE: qwen3-0.6b (the default), llama-3.2-1b, qwen3-8b.
--- CASE: decode:SEQUENCES:CONTEXT, a step that draws one greedy token for each;
--- prefill:SEQUENCES:TOKENS, until all have their first.
+-- CASE: decode:SEQUENCES:CONTEXT, a step that draws one greedy token for each; sampled,
+-- the same with temperature 1, top_k 50 and top_p 0.95; prefill:SEQUENCES:TOKENS, until
+-- all have their first.
 
 package.path = "./tests/?.lua;" .. package.path
 local cjson = require "cjson"
@@ -68,10 +69,11 @@ end
 
 local function ms_since(began) return tonumber(C.pl_now_ns() - began) / 1e6 end
 
-local function submit(e, n_seqs, n_prompt, n_tokens)
+local function submit(e, n_seqs, n_prompt, n_tokens, sampling)
   for i = 1, n_seqs do
-    e:submit(prompt(n_prompt, i),
-      { temperature = 0, max_tokens = n_tokens, ignore_eos = 1 })
+    local params = { temperature = 0, max_tokens = n_tokens, ignore_eos = 1, seed = i }
+    for name, value in pairs(sampling or {}) do params[name] = value end
+    e:submit(prompt(n_prompt, i), params)
   end
 end
 
@@ -87,16 +89,20 @@ end
 
 -- Steps in which each sequence draws a token; those that began first are ahead of the
 -- others, and do not come to their end.
-local function decode(n_seqs, context)
+local function decode(n_seqs, context, sampling)
   local steps, spare = 48, 40
   local e = open(n_seqs, context + steps + spare)
-  submit(e, n_seqs, context, steps + spare)
+  submit(e, n_seqs, context, steps + spare, sampling)
   step_to(e, 4)
   local began, counted = C.pl_now_ns(), 0
   while counted < n_seqs * steps do counted = counted + e:step() end
   local ms = ms_since(began) * n_seqs / counted
   e:close()
   return ms
+end
+
+local function sampled(n_seqs, context)
+  return decode(n_seqs, context, { temperature = 1, top_k = 50, top_p = 0.95 })
 end
 
 local function prefill(n_seqs, n_prompt)
@@ -119,7 +125,7 @@ end
 prefill(1, 64)   -- loads the kernels
 for _, case in ipairs(cases) do
   local kind, n_seqs, length = case:match "^(%a+):(%d+):(%d+)$"
-  local f = ({ decode = decode, prefill = prefill })[kind]
+  local f = ({ decode = decode, sampled = sampled, prefill = prefill })[kind]
   assert(f, "no case '" .. case .. "'")
   local ms = median(f, tonumber(n_seqs), tonumber(length))
   print(json.encode(json.object("shape", shape, "case", case,

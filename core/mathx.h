@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * mathx.h - exp and log that give the same bits on every machine: only +, -, * and / of
- * IEEE 754, in a written order. (libm's differ from one to the next.)
+ * IEEE 754, in a written order. (libm's differ from one to the next.) A GPU's compiler must
+ * be told not to contract them (-fmad=false).
  *
  * Thread   any.
  */
@@ -11,10 +12,16 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __CUDACC__
+#define PL_MATH static inline __host__ __device__
+#else
+#define PL_MATH static inline
+#endif
+
 /* e^x within 1.2 ulp, for x from -104 (where it is 0) to 88: the caller sees to that. (A
  * clamp in here would be taken apart into branches, and loops over it are to become
  * SIMD.) */
-static inline float pl_exp(float x)
+PL_MATH float pl_exp(float x)
 {
     float k =
         x * 0x1.715476p+0f + 0x1.8p+23f; /* rounds: the sum has no room for fractions */
@@ -38,7 +45,7 @@ static inline float pl_exp(float x)
 }
 
 /* ln x within 2e-15 of its size, for positive normal x. */
-static inline double pl_ln(double x)
+PL_MATH double pl_ln(double x)
 {
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);

@@ -2,21 +2,23 @@
  *
  * sample.c - from logits to a token.
  *
- * Everything here is one thread's scalar work in a written order, so that the same logits
- * give the same token anywhere. Order among tokens is by logit, then by id: the lower id
- * first. Masked tokens are -inf. Logits that are no numbers count as the lowest number
+ * The same logits give the same token on every machine and device: values are computed in
+ * a written order, and weights are integers (weight.h). Order among tokens is by logit,
+ * then by id: the lower id first. Masked tokens are -inf. Logits that are no numbers count as the lowest number
  * there is, infinite ones as the greatest or lowest: no row can break the draw.
  *
  * Top-k and top-p need the best tokens, not all of them in order. Tokens are counted and
  * weighed in buckets by their distance from the best one; whole buckets are in or out,
- * and only the one where the cut falls is ordered, by a heap, up to the cut.
+ * and only the one where the cut falls is ordered, by a heap, up to the cut. A token is
+ * drawn by the running sum of the weights of those kept, in the order of their ids.
  */
 #include "sample.h"
 
-#include "mathx.h"
+#include "weight.h"
 
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -28,15 +30,13 @@ enum {
     FEW = 1024, /* top_k up to here is found by one heap */
 };
 
-static const float LEAST = -104; /* e to this is 0 */
-
 struct pl_sample_scratch {
     int32_t vocab;
     float *raw;      /* the row as it came, for logprobs */
-    float *weights;  /* e^((logit - best) / temperature) */
+    float *odds;     /* e^((logit - best) / temperature) */
     int32_t *heap;   /* ids */
     int32_t *counts; /* of a token; all 0 between calls */
-    double sums[N_BUCKETS];
+    uint64_t sums[N_BUCKETS];
     int32_t sizes[N_BUCKETS];
 };
 
@@ -45,7 +45,7 @@ pl_sample_scratch *pl_sample_scratch_open(int32_t vocab)
     pl_sample_scratch *s = pl_alloc(sizeof *s);
     s->vocab = vocab;
     s->raw = pl_alloc((size_t)vocab * sizeof *s->raw);
-    s->weights = pl_alloc((size_t)vocab * sizeof *s->weights);
+    s->odds = pl_alloc((size_t)vocab * sizeof *s->odds);
     s->heap = pl_alloc((size_t)vocab * sizeof *s->heap);
     s->counts = pl_alloc((size_t)vocab * sizeof *s->counts);
     return s;
@@ -55,7 +55,7 @@ void pl_sample_scratch_close(pl_sample_scratch *s)
 {
     if (!s) return;
     pl_free(s->raw);
-    pl_free(s->weights);
+    pl_free(s->odds);
     pl_free(s->heap);
     pl_free(s->counts);
     pl_free(s);
@@ -89,39 +89,31 @@ static int32_t find_first(const float *row, int32_t n, float value)
     return i < n ? i : 0; /* nothing but NaN: 0 */
 }
 
-/* Sums in eight lanes, which are then added in order. */
-static double sum_weights(const float *w, int32_t n)
+static uint64_t sum_weights(const float *odds, int32_t n)
 {
-    double lanes[LANES] = {0}, sum = 0;
-    int32_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] += (double)w[i + j];
-    for (; i < n; i++) sum += (double)w[i];
-    for (int j = 0; j < LANES; j++) sum += lanes[j];
+    uint64_t sum = 0;
+    for (int32_t i = 0; i < n; i++) sum += pl_weight(odds[i]);
     return sum;
 }
 
-/* e^((v - best) * scale) of each */
-static void exp_row(const float *row, int32_t n, float best, float scale, float *w)
+/* e^((logit - best) * scale) of each; in two loops, for both are to become SIMD */
+static void find_odds(const float *row, int32_t n, float best, float scale, float *odds)
 {
-    for (int32_t i = 0; i < n; i++) {
-        float x = (row[i] - best) * scale;
-        w[i] = x > LEAST ? x : LEAST;
-    }
-    for (int32_t i = 0; i < n; i++) w[i] = pl_exp(w[i]);
+    for (int32_t i = 0; i < n; i++) odds[i] = pl_distance(row[i], best, scale);
+    for (int32_t i = 0; i < n; i++) odds[i] = pl_exp(odds[i]);
 }
 
 /* ln(sum of e^v) of a row */
 static double log_sum_exp(const float *row, int32_t n)
 {
-    float best = find_best(row, n), w[CHUNK];
-    double sum = 0;
+    float best = find_best(row, n), odds[CHUNK];
+    uint64_t sum = 0;
     for (int32_t at = 0; at < n; at += CHUNK) {
         int32_t m = PL_MIN(CHUNK, n - at);
-        exp_row(row + at, m, best, 1, w);
-        sum += sum_weights(w, m);
+        find_odds(row + at, m, best, 1, odds);
+        sum += sum_weights(odds, m);
     }
-    return (double)best + pl_ln(sum);
+    return pl_log_sum(best, sum);
 }
 
 /* ---- the best few: a heap of ids, the worst kept one (or the best left one) on top  */
@@ -173,10 +165,15 @@ static void select_best(const float *row, int32_t n, int32_t k, int32_t *heap)
     }
 }
 
-static pl_logprob describe(const float *row, int32_t token, int32_t rank, double norm)
+pl_logprob pl_logprob_of(float logit, int32_t token, int32_t rank, double log_sum)
 {
-    return (pl_logprob){token, rank,
-                        (float)PL_MAX((double)row[token] - norm, -(double)FLT_MAX)};
+    double logprob = PL_MAX((double)logit - log_sum, -(double)FLT_MAX);
+    return (pl_logprob){token, rank, (float)logprob};
+}
+
+static pl_logprob describe(const float *row, int32_t token, int32_t rank, double log_sum)
+{
+    return pl_logprob_of(row[token], token, rank, log_sum);
 }
 
 static int32_t find_rank(const float *row, int32_t n, int32_t token)
@@ -206,10 +203,10 @@ static void keep_allowed(pl_sample_scratch *s, float *row, int32_t vocab,
                          const pl_sampler *p)
 {
     for (int32_t i = 0; i < p->n_allowed; i++)
-        s->weights[p->allowed[i]] = row[p->allowed[i]];
+        s->odds[p->allowed[i]] = row[p->allowed[i]];
     for (int32_t i = 0; i < vocab; i++) row[i] = -INFINITY;
     for (int32_t i = 0; i < p->n_allowed; i++)
-        row[p->allowed[i]] = s->weights[p->allowed[i]];
+        row[p->allowed[i]] = s->odds[p->allowed[i]];
 }
 
 static void mask_bad_words(float *row, const pl_sampler *p)
@@ -267,7 +264,7 @@ typedef struct view { /* a row as it is drawn from */
 typedef struct cut { /* the last token that is kept */
     float logit;
     int32_t id;
-    double weight; /* of all kept ones */
+    uint64_t weight; /* of all kept ones */
 } cut;
 
 static inline int bucket_of(const view *v, float logit)
@@ -288,15 +285,15 @@ static void fill_buckets(pl_sample_scratch *s, const view *v)
     for (int32_t i = 0; i < v->vocab; i++) {
         if (v->row[i] == -INFINITY) continue;
         int b = bucket_of(v, v->row[i]);
-        s->sums[b] += (double)s->weights[i];
+        s->sums[b] += pl_weight(s->odds[i]);
         s->sizes[b]++;
     }
 }
 
 /* Orders bucket `b` of those that `c` keeps, until `n` tokens or a weight of `goal` are
  * reached: what comes before it counts. */
-static void cut_bucket(pl_sample_scratch *s, const view *v, int b, int32_t n, double goal,
-                       double before, cut *c)
+static void cut_bucket(pl_sample_scratch *s, const view *v, int b, int32_t n,
+                       uint64_t goal, uint64_t before, cut *c)
 {
     const float *row = v->row;
     int32_t size = 0;
@@ -308,7 +305,7 @@ static void cut_bucket(pl_sample_scratch *s, const view *v, int b, int32_t n, do
     for (int32_t taken = 0; size > 0;) {
         int32_t id = s->heap[0];
         c->logit = row[id], c->id = id;
-        c->weight += (double)s->weights[id];
+        c->weight += pl_weight(s->odds[id]);
         if (++taken == n || c->weight >= goal) break;
         s->heap[0] = s->heap[--size];
         sift_down(row, s->heap, size, 0, true);
@@ -318,10 +315,10 @@ static void cut_bucket(pl_sample_scratch *s, const view *v, int b, int32_t n, do
 static void cut_top_k(pl_sample_scratch *s, const view *v, int32_t k, cut *c)
 {
     int32_t n = 0;
-    double before = 0;
+    uint64_t before = 0;
     for (int b = 0; b < N_BUCKETS; b++) {
         if (n + s->sizes[b] >= k) {
-            cut_bucket(s, v, b, k - n, INFINITY, before, c);
+            cut_bucket(s, v, b, k - n, UINT64_MAX, before, c);
             return;
         }
         n += s->sizes[b];
@@ -332,7 +329,7 @@ static void cut_top_k(pl_sample_scratch *s, const view *v, int32_t k, cut *c)
 
 static void cut_top_p(pl_sample_scratch *s, const view *v, double top_p, cut *c)
 {
-    double goal = top_p * c->weight, before = 0;
+    uint64_t goal = pl_weight_share(top_p, c->weight), before = 0;
     for (int b = 0; b < N_BUCKETS; b++) {
         bool last = c->logit != -INFINITY && b == bucket_of(v, c->logit);
         if (last || before + s->sums[b] >= goal) {
@@ -345,60 +342,69 @@ static void cut_top_p(pl_sample_scratch *s, const view *v, double top_p, cut *c)
 
 /* ---- the draw ------------------------------------------------------------------- */
 
-/* The token at which the running sum of the weights, in order of ids, passes `at`; should
- * rounding keep it from that, the last one with a weight. */
-static int32_t find_at(const float *w, int32_t vocab, double at)
+/* The token at which the running sum of the weights, in order of ids, passes `at`, which
+ * is below the sum of all. */
+static int32_t find_at(const float *odds, int32_t vocab, uint64_t at)
 {
-    int32_t from = 0;
-    bool found = false;
-    for (int32_t i = 0; i < vocab && !found; i += CHUNK) {
-        double sum = sum_weights(w + i, PL_MIN(CHUNK, vocab - i));
-        if (sum == 0) continue;
-        from = i;
-        found = at < sum;
-        if (!found) at -= sum;
+    int32_t i = 0;
+    for (; i + CHUNK < vocab; i += CHUNK) {
+        uint64_t sum = sum_weights(odds + i, CHUNK);
+        if (at < sum) break;
+        at -= sum;
     }
-    int32_t last = from, end = PL_MIN(from + CHUNK, vocab);
-    double run = 0;
-    for (int32_t i = from; i < end && (!found || run <= at); i++) {
-        run += (double)w[i];
-        if (w[i] > 0) last = i;
+    for (; i < vocab - 1; i++) {
+        uint64_t weight = pl_weight(odds[i]);
+        if (at < weight) break;
+        at -= weight;
     }
-    return last;
+    return i;
 }
 
-/* The best top_k, in order: nothing else is weighed. */
+static int compare_ids(const void *a, const void *b)
+{
+    return *(const int32_t *)a - *(const int32_t *)b;
+}
+
+/* The best top_k are ordered, and nothing else is weighed. */
 static int32_t draw_few(pl_sample_scratch *s, const view *v, const pl_params *p, double u)
 {
-    float w[FEW];
-    double total = 0;
+    uint64_t total = 0;
+    float least = pl_distance_of(p->min_p);
     int32_t n = 0, i = 0;
     select_best(v->row, v->vocab, p->top_k, s->heap);
     for (; n < p->top_k && v->row[s->heap[n]] != -INFINITY; n++) {
-        exp_row(&v->row[s->heap[n]], 1, v->best, v->scale, &w[n]);
-        if (w[n] < p->min_p) break;
-        total += (double)w[n];
+        int32_t id = s->heap[n];
+        if ((v->row[id] - v->best) * v->scale < least) break;
+        s->odds[id] = pl_exp(pl_distance(v->row[id], v->best, v->scale));
+        total += pl_weight(s->odds[id]);
     }
     if (p->top_p < 1) {
-        double goal = (double)p->top_p * total;
+        uint64_t goal = pl_weight_share((double)p->top_p, total);
         int32_t kept = 0;
-        for (total = 0; kept < n && total < goal; kept++) total += (double)w[kept];
+        for (total = 0; total < goal; kept++) total += pl_weight(s->odds[s->heap[kept]]);
         n = kept;
     }
-    for (double run = (double)w[0]; i < n - 1 && run <= u * total; run += (double)w[i])
-        i++;
+    uint64_t at = pl_weight_point(u, total);
+    qsort(s->heap, (size_t)n, sizeof *s->heap, compare_ids);
+    for (; i < n - 1; i++) {
+        uint64_t weight = pl_weight(s->odds[s->heap[i]]);
+        if (at < weight) break;
+        at -= weight;
+    }
     return s->heap[i];
 }
 
 static int32_t draw_many(pl_sample_scratch *s, const view *v, const pl_params *p,
                          double u)
 {
-    double total = 0;
+    uint64_t total = 0;
+    float least = pl_distance_of(p->min_p);
     for (int32_t at = 0; at < v->vocab; at += CHUNK) /* while they are in the cache */
-        exp_row(v->row + at, PL_MIN(CHUNK, v->vocab - at), v->best, v->scale,
-                s->weights + at);
+        find_odds(v->row + at, PL_MIN(CHUNK, v->vocab - at), v->best, v->scale,
+                  s->odds + at);
     for (int32_t i = 0; p->min_p > 0 && i < v->vocab; i++)
-        if (s->weights[i] < p->min_p) v->row[i] = -INFINITY, s->weights[i] = 0;
+        if ((v->row[i] - v->best) * v->scale < least)
+            v->row[i] = -INFINITY, s->odds[i] = 0;
     bool some_k = p->top_k > 0 && p->top_k < v->vocab;
     if (some_k || p->top_p < 1) {
         cut c = {-INFINITY, -1, 0};
@@ -406,11 +412,10 @@ static int32_t draw_many(pl_sample_scratch *s, const view *v, const pl_params *p
         cut_top_k(s, v, some_k ? p->top_k : INT32_MAX, &c);
         if (p->top_p < 1) cut_top_p(s, v, (double)p->top_p, &c);
         for (int32_t i = 0; i < v->vocab; i++)
-            if (!is_kept(&c, v->row[i], i)) s->weights[i] = 0;
+            if (!is_kept(&c, v->row[i], i)) s->odds[i] = 0;
     }
-    for (int32_t at = 0; at < v->vocab; at += CHUNK)
-        total += sum_weights(s->weights + at, PL_MIN(CHUNK, v->vocab - at));
-    return find_at(s->weights, v->vocab, u * total);
+    total = sum_weights(s->odds, v->vocab);
+    return find_at(s->odds, v->vocab, pl_weight_point(u, total));
 }
 
 static int32_t draw(pl_sample_scratch *s, float *row, int32_t vocab, float best,

@@ -48,5 +48,8 @@ PL_PLUGIN int32_t pl_sample(pl_sample_scratch *scratch, float *logits, int32_t v
  * n_best. */
 PL_PLUGIN void pl_logprobs(pl_sample_scratch *scratch, const float *logits, int32_t vocab,
                            int32_t token, int32_t n_best, pl_logprob *out);
+/* `log_sum`: ln of the sum of e to each logit. */
+PL_PLUGIN pl_logprob pl_logprob_of(float logit, int32_t token, int32_t rank,
+                                   double log_sum);
 
 #endif

@@ -19,7 +19,8 @@ M.lines = {
 }
 
 -- Files of core that are no module of their own.
-local part_of = { about = "base", log = "base", metrics = "base", mathx = "base" }
+local part_of = { about = "base", log = "base", metrics = "base", mathx = "base",
+  weight = "sample" }
 
 local line_of = {}
 for i, modules in ipairs(M.lines) do

@@ -23,7 +23,7 @@ enum { SPLIT = PL_CU_SPLIT, GROUPS = SPLIT / 16 }; // the latter: of 16 position
 __host__ __device__ static inline int width_of(int head_dim) { return (head_dim + 63) / 64 * 64; }
 
 // The offset of value i of a position among its run's keys or values.
-__device__ __forceinline__ int in_run(int position, int i)
+__device__ __forceinline__ int in_run(uint32_t position, uint32_t i)
 {
     return i / 64 * 512 + position % 8 * 64 + ((i / 8 ^ position) % 8) * 8 + i % 8;
 }
@@ -43,17 +43,18 @@ __device__ __forceinline__ uint16_t *run_at(const pl_cu_attention &a, int table,
 struct tile_of { // the queries a CTA works on
     pl_cu_queries t;
     int kv_head, group, last; // the last position that any query sees
+    bool one_row;             // they are all of it
 };
 
 __device__ __forceinline__ tile_of open_tile(const pl_cu_attention &a, const pl_cu_queries &t, int kv_head)
 {
     int group = a.n_heads / a.n_kv_heads;
-    return {t, kv_head, group, t.position + (t.first + t.n - 1) / group};
+    return {t, kv_head, group, t.position + (t.first + t.n - 1) / group, t.first + t.n <= group};
 }
 
 __device__ __forceinline__ int position_of(const tile_of &o, int item)
 {
-    return o.t.position + (o.t.first + item) / o.group;
+    return o.one_row ? o.t.position : o.t.position + (o.t.first + item) / o.group;
 }
 
 __device__ __forceinline__ int first_seen(const pl_cu_attention &a, int position)

@@ -108,23 +108,33 @@ __device__ __forceinline__ void weigh_scores(const pl_cu_attention &a, exchange 
     }
 }
 
+// The part of a group of positions in the output.
+template <int W, class F>
+__device__ __forceinline__ void mix_group(int k, const F &groups, const exchange &x, float (&c)[W / 32][4])
+{
+    int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (W / 4);
+    const uint16_t *run = groups(k)[lane / 8 % 2][1];
+    uint4 p = load_matrices<false>(shared_at(x.weights[lane % 16] + k * 16 + lane / 16 * 8));
+#pragma unroll
+    for (int j = 0; j < W / 32; j += 2) {
+        uint4 b = load_matrices<true>(shared_at(run + in_run(lane, column + j * 8 + lane / 16 * 8)));
+        mma16<true>(c[j], p, make_uint2(b.x, b.y));
+        mma16<true>(c[j + 1], p, make_uint2(b.z, b.w));
+    }
+}
+
 // The output in the warp's columns of the head: a chain over positions.
 template <int W, class F>
 __device__ __forceinline__ void mix(const tile_of &o, int split, const F &groups, const exchange &x,
                                     float (&c)[W / 32][4])
 {
-    int lane = threadIdx.x % 32, column = threadIdx.x / 32 * (W / 4), n = count_groups(o, split);
+    int n = count_groups(o, split);
+    if (n == GROUPS) { // without a branch at each group
 #pragma unroll
-    for (int k = 0; k < GROUPS; k++) {
-        if (k >= n) break;
-        const uint16_t *run = groups(k)[lane / 8 % 2][1];
-        uint4 p = load_matrices<false>(shared_at(x.weights[lane % 16] + k * 16 + lane / 16 * 8));
-#pragma unroll
-        for (int j = 0; j < W / 32; j += 2) {
-            uint4 b = load_matrices<true>(shared_at(run + in_run(lane, column + j * 8 + lane / 16 * 8)));
-            mma16<true>(c[j], p, make_uint2(b.x, b.y));
-            mma16<true>(c[j + 1], p, make_uint2(b.z, b.w));
-        }
+        for (int k = 0; k < GROUPS; k++) mix_group<W>(k, groups, x, c);
+    } else {
+#pragma unroll 1
+        for (int k = 0; k < n; k++) mix_group<W>(k, groups, x, c);
     }
 }
 

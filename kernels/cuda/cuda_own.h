@@ -12,6 +12,7 @@
 #include "attend.h"
 #include "decode.h"
 #include "device.h"
+#include "draw.h"
 
 typedef struct pl_cuda {
     pl_device base;
@@ -30,9 +31,15 @@ enum {
     PL_CU_PARTIALS = 1 << 17 /* partial results of attention, at most */
 };
 
+enum {              /* who draws from a row */
+    PL_CU_BEST_ONE, /* the step's kernels: its best token, and nothing else is wanted */
+    PL_CU_SAMPLED,  /* the GPU, behind them */
+    PL_CU_BY_HOST
+};
+
 typedef struct pl_cu_draw { /* what is wanted of a row's logits */
     int32_t seq, row;       /* of its sequence */
-    bool greedy;            /* the best token and nothing else: the GPU finds it */
+    int kind;
 } pl_cu_draw;
 
 typedef struct pl_cu_flight { /* a step that is under way */
@@ -40,11 +47,15 @@ typedef struct pl_cu_flight { /* a step that is under way */
     cudaEvent_t over;
     uint64_t *drawn;      /* keys of tokens by sequence, on the GPU */
     uint64_t *drawn_host; /* and where it is copied */
+    pl_cu_said *tops_host;
     pl_cu_draw *draws;
-    int32_t n_draws, n_host; /* of the latter: those the host draws */
-    int32_t from;            /* the first draw whose logits are still on the GPU */
-    bool finished;           /* its results are there */
-    int32_t *meta;           /* pinned: what is told to the GPU */
+    int32_t n_draws, n_host, n_sampled;
+    int32_t from;      /* the first draw whose logits are still on the GPU */
+    bool says;         /* there are logprobs in `said` */
+    int64_t told;      /* int32s that the GPU is told for its draws */
+    int64_t samplings; /* and where in `meta` how it draws begins */
+    bool finished;     /* its results are there */
+    int32_t *meta;     /* pinned: what is told to the GPU */
 } pl_cu_flight;
 
 typedef struct pl_cu_layer { /* experts' weights, by expert, on the GPU */
@@ -72,7 +83,8 @@ struct pl_planned {
     void **owned; /* all that is freed at the end */
     int32_t n_owned;
 
-    float *x, *qkv, *ffn, *said, *router, *weights, *logits, *rope, *partial;
+    float *x, *qkv, *ffn, *said, *router, *weights, *logits, *edited, *rope, *partial;
+    pl_cu_said *tops; /* logprobs, by sequence */
     int32_t *chosen, *order, *counts;
     pl_cu_tile *tiles;
     uint16_t *q;
@@ -104,6 +116,17 @@ pl_status pl_cuda_logits(pl_planned *p, const pl_cu_shape *s, int32_t from, int3
  * before. */
 pl_status pl_cuda_kernels(pl_planned *p, const pl_cu_shape *s, int32_t n,
                           uint64_t *drawn);
+/* Fills in the step's draws, and says how many int32s the GPU is told of them, puts them
+ * into `meta` at an even place, and sends off the draws from n rows of logits, and what
+ * came of them. Then what came is the step's; and the host draws from the same rows. */
+void pl_cuda_list_draws(pl_planned *p, pl_cu_flight *f);
+int64_t pl_cuda_draws_size(const pl_cu_flight *f);
+void pl_cuda_tell_draws(const pl_planned *p, pl_cu_flight *f, int64_t at);
+pl_status pl_cuda_draw(pl_planned *p, const pl_cu_flight *f, int32_t n,
+                       const uint64_t *before);
+pl_status pl_cuda_bring_draws(pl_planned *p, pl_cu_flight *f);
+void pl_cuda_take_draws(const pl_planned *p, pl_cu_flight *f);
+void pl_cuda_draw_on_host(pl_planned *p, pl_cu_flight *f, int32_t n);
 /* Zeroed memory on the GPU that lives as long as the plan; NULL where there is none. */
 void *pl_cuda_own(pl_planned *p, size_t bytes);
 pl_cu_attention pl_cuda_attention(const pl_planned *p, const pl_cu_shape *s, int layer);

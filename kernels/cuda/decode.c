@@ -43,7 +43,11 @@ static pl_status own_layers(pl_planned *p, pl_cu_decode *d)
 {
     size_t bytes = (size_t)d->n_layers * sizeof *d->layers;
     pl_cu_decode_layer *layers = pl_alloc(bytes);
-    for (int i = 0; i < d->n_layers; i++) layers[i] = layer_of(&p->plan->layers[i]);
+    for (int i = 0; i < d->n_layers; i++) {
+        const pl_cu_decode_layer *l = &layers[i];
+        layers[i] = layer_of(&p->plan->layers[i]);
+        d->biased |= l->q_bias || l->k_bias || l->v_bias || l->o_bias;
+    }
     void *on_gpu = pl_cuda_own(p, bytes);
     if (on_gpu) p->cuda->base.ops->write(&p->cuda->base, on_gpu, layers, bytes);
     d->layers = on_gpu;

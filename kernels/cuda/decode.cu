@@ -8,7 +8,7 @@
 // as packets (decode.h); there is no other synchronization between them.
 //
 // Results equal those of the separate kernels bit for bit: slices and splits are the same and
-// are added in the same order. Here rows are the m operand and weights the n operand.
+// are added in the same order.
 #include "decode_attend.cuh"
 #include "decode_multiply.cuh"
 #include "decode_stream.cuh"
@@ -17,36 +17,41 @@
 
 // ---- a layer -------------------------------------------------------------------------------
 
+// What a row of q, k and v or of o has added.
+template <int W>
+__device__ __noinline__ float bias_of(const cta<W> &c, const pl_cu_decode_layer &l, int op, int n)
+{
+    int q = c.head_rows(), kv = c.kv_rows(), part = op != QKV || n < q ? 0 : n < q + kv ? q : q + kv;
+    const float *bias = op == QKV ? !part ? l.q_bias : part == q ? l.k_bias : l.v_bias : op == O ? l.o_bias : NULL;
+    return bias ? bias[n - part] : -0.0f; // changes nothing
+}
+
 // Publishes q, k and v, or adds the output of o or down to the CTA's part of x and publishes that.
 template <int W>
 __device__ __forceinline__ void publish_sums(const cta<W> &c, const pl_cu_decode_layer &l, int op, const product &p,
                                           uint32_t epoch)
 {
-    int q = c.head_rows(), kv = c.kv_rows(), all = op == QKV ? q + 2 * kv : c.d.hidden;
-    range units = p.units;
-    uint64_t *published = op == QKV ? c.d.qkv : op == O ? c.d.middle : c.d.x;
-    for_outputs(c, units.to - units.from, [&](const output &o) {
-        int n = (units.from + o.unit) * 8 + o.n, part = op != QKV || n < q ? 0 : n < q + kv ? q : q + kv;
-        const float *bias = op == QKV ? !part ? l.q_bias : part == q ? l.k_bias : l.v_bias : op == O ? l.o_bias : NULL;
-        float v = o.real ? sum_of(c, o, o.unit, p.columns) : 0;
-        if (o.real && bias) v = __fadd_rn(v, bias[n - part]);
+    float *x = c.floats(c.at.residual);
+    for_outputs(c, p.units.to - p.units.from, [&](const output &o) {
+        int n = (p.units.from + o.unit) * 8 + o.n;
+        float v = o.real ? sum_of(c, o, o.unit, p) : 0;
+        if (c.d.biased && o.real) v = __fadd_rn(v, bias_of(c, l, op, n));
         if (o.real && op != QKV) {
-            float *x = c.floats(c.at.residual) + (o.unit * c.d.a.n_rows + o.row) * 8 + o.n;
-            *x = v = __fadd_rn(*x, v);
+            float *own = x + (o.unit * c.d.a.n_rows + o.row) * 8 + o.n;
+            *own = v = __fadd_rn(*own, v);
         }
-        publish_floats(published + o.row * all + n, o, v, epoch);
+        publish_floats(p.published + o.row * p.stride + n, o, v, epoch);
     });
 }
 
 template <bool F16, int W>
-__device__ __forceinline__ void publish_gated(const cta<W> &c, uint32_t epoch)
+__device__ __forceinline__ void publish_gated(const cta<W> &c, const product &p, uint32_t epoch)
 {
-    range units = c.s.products[GATE_UP].units;
-    for_outputs(c, units.to - units.from, [&](const output &o) {
+    for_outputs(c, p.units.to - p.units.from, [&](const output &o) {
         float v = 0;
         if (o.real)
-            v = silu_of(sum_of(c, o, 2 * o.unit, c.d.hidden), sum_of(c, o, 2 * o.unit + 1, c.d.hidden));
-        publish_halves<F16>(c.d.gated + (o.row * c.d.ffn + (units.from + o.unit) * 8 + o.n) / 2, o, v, epoch);
+            v = silu_of(sum_of(c, o, 2 * o.unit, p), sum_of(c, o, 2 * o.unit + 1, p));
+        publish_halves<F16>(p.published + o.row * p.stride + ((p.units.from + o.unit) * 8 + o.n) / 2, o, v, epoch);
     });
 }
 
@@ -70,7 +75,7 @@ __device__ __forceinline__ void compute_layer(cta<W> &c, int layer)
                 norm_x<F16>(c, 2 * layer + (op == GATE_UP), d.a.n_rows, [](int row) { return row; });
             }
         });
-        if (op == GATE_UP) publish_gated<F16>(c, epoch);
+        if (op == GATE_UP) publish_gated<F16>(c, p, epoch);
         else publish_sums(c, l, op, p, epoch);
     }
 }
@@ -83,14 +88,19 @@ __device__ __forceinline__ void embed(const cta<W> &c)
 {
     const pl_cu_decode &d = c.d;
     range r = c.s.products[O].units;
-    float *x = c.floats(c.at.x), *own = c.floats(c.at.residual);
+    float *x = c.floats(c.at.x), *own = c.floats(c.at.residual), *norms = c.floats(c.at.norms);
+    int pitch = x_pitch(d.hidden);
 #pragma unroll 1
     for (int row = 0; row < d.a.n_rows; row++) {
         int token = c.s.rows[row].token;
         if (token < 0) token = PL_CU_TOKEN(d.before[-1 - token]);
-        for (int i = c.tid; i < d.hidden; i += CONSUMERS) {
+        for (int i = c.tid; i < pitch; i += CONSUMERS) {
+            if (i >= d.hidden) {
+                x[row * pitch + i] = norms[i] = norms[pitch + i] = 0;
+                continue;
+            }
             float v = from_16(((const uint16_t *)d.embed)[packed_at(token, i, pl_cu_pitch(d.hidden))], d.embed_f16);
-            x[row * d.hidden + i] = v;
+            x[row * pitch + i] = v;
             if (i / 8 >= r.from && i / 8 < r.to) own[((i / 8 - r.from) * d.a.n_rows + row) * 8 + i % 8] = v;
         }
     }
@@ -104,36 +114,44 @@ template <bool F16, int W>
 __device__ __forceinline__ void multiply_head(cta<W> &c)
 {
     const pl_cu_decode &d = c.d;
-    int warp = c.tid / 32, lane = c.tid % 32, row = lane / 4, per = pieces_of(d.hidden);
+    int warp = c.tid / 32, lane = c.tid % 32, per = pieces_of(d.hidden);
     int mine = warp - c.piece & CONSUMER_WARPS - 1;
     const uint16_t *input = input_row(c, d.n_picks, d.hidden);
     range r = c.s.products[HEAD].units;
-    uint64_t best = 0;
+    uint64_t best[2] = {};
 #pragma unroll 1
     for (int unit = r.from + mine; unit < r.to + mine; unit += CONSUMER_WARPS) {
         float sum[2] = {};
+        lane_sums l;
 #pragma unroll 1
         for (int i = 0; i < per; i++, c.piece += CONSUMER_WARPS) {
             uint4 w[16];
-            float some[2][4] = {};
+            float some[4] = {};
             int columns = min(d.hidden - i * PIECE, (int)PIECE);
-            load_piece(c, c.piece + mine, columns, w);
-            multiply<F16>(w, input + i * PIECE, columns, some);
+            load_piece(c, c.piece + mine, w);
+            multiply<F16>(w, input + i * PIECE, columns, NULL, some);
+            l = sums_in(lane, some);
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                sum[e] = i ? __fadd_rn(sum[e], some[0][e]) : some[0][e];
-                if (columns > PL_CU_SLICE) sum[e] = __fadd_rn(sum[e], some[1][2 + e]);
+            for (int e = 0; e < 2; e++) { // the lanes of the first slice add both
+                float second = __shfl_xor_sync(~0u, l.v[e], 2);
+                sum[e] = i ? __fadd_rn(sum[e], l.v[e]) : l.v[e];
+                if (columns > PL_CU_SLICE) sum[e] = __fadd_rn(sum[e], second);
             }
         }
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            int id = unit * 8 + lane % 4 * 2 + e;
-            if (unit >= r.to || id >= d.vocab || row >= d.n_picks) continue;
+            int id = unit * 8 + lane / 4, row = l.row + e;
+            if (l.slice || unit >= r.to || id >= d.vocab || row >= d.n_picks) continue;
             if (d.logits) d.logits[(size_t)row * d.vocab + id] = sum[e];
-            best = max(best, key_of(sum[e], id));
+            best[e] = max(best[e], key_of(sum[e], id));
         }
     }
-    if (row < d.n_picks) atomicMax((unsigned long long *)&c.s.best[row], (unsigned long long)best);
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+        int row = lane % 2 * 2 + e;
+        if (lane % 4 < 2 && row < d.n_picks)
+            atomicMax((unsigned long long *)&c.s.best[row], (unsigned long long)best[e]);
+    }
 }
 
 template <bool F16, int W>
@@ -154,14 +172,14 @@ template <int W>
 __device__ __forceinline__ void open(const cta<W> &c)
 {
     const pl_cu_decode &d = c.d;
-    if (threadIdx.x == 0) c.s.at = lay_out(d, d.a.n_rows, d.depth);
-    __syncthreads();
     if (threadIdx.x <= HEAD) {
         int op = threadIdx.x, heads = c.head_rows();
         int rows = op == QKV ? heads + 2 * c.kv_rows() : op == GATE_UP ? d.ffn : op == HEAD ? d.vocab + 7 : d.hidden;
         int columns = op == O ? heads : op == DOWN ? d.ffn : d.hidden, pieces = pieces_of(columns);
-        c.s.products[op] = {share_of(rows / 8, blockIdx.x, d.ctas), columns, pieces, 65536u / pieces + 1,
-                            0xffffffffu / (columns / 2) + 1};
+        c.s.products[op] = {share_of(rows / 8, blockIdx.x, d.ctas), columns, pieces, (columns - 1) / PL_CU_SLICE + 1,
+                            65536u / pieces + 1, 0xffffffffu / (columns / 2) + 1,
+                            op == QKV ? d.qkv : op == O ? d.middle : op == GATE_UP ? d.gated : d.x,
+                            op == GATE_UP ? d.ffn / 2 : rows};
     }
     if (threadIdx.x == 0) {
         for (int i = 0; i < c.ring(); i++) open_barrier(c.s.full + i, 1), open_barrier(c.s.empty + i, 1);
@@ -188,12 +206,12 @@ __device__ __forceinline__ void compute_step(cta<W> &c)
 #endif
 
 template <bool F16, int W>
-__global__ void __launch_bounds__(DECODE_THREADS, 1) decode_step(const __grid_constant__ pl_cu_decode d)
+__global__ void __launch_bounds__(DECODE_THREADS, 1) decode_step(const __grid_constant__ pl_cu_decode d, const __grid_constant__ layout at)
 {
 #if PL_HOPPER
     extern __shared__ __align__(1024) char memory[];
     __shared__ fixed_memory<W> fixed;
-    cta<W> c = {d, fixed, memory, fixed.at};
+    cta<W> c = {d, fixed, memory, at};
     open(c);
     if (threadIdx.x < WARPS * 32) {
         take_registers<152>();
@@ -222,13 +240,13 @@ void pl_cu_decode_packets(const pl_cu_decode *d, int64_t count[6])
     count[4] = rows * d->ffn / 2;
 }
 
-// The most weights that one of so many CTAs streams per layer.
+// The most bytes of weights that one of so many CTAs streams per layer.
 static int64_t longest_share(const pl_cu_decode *d, int ctas)
 {
     int64_t heads = d->a.n_heads * d->a.head_dim, kv = d->a.n_kv_heads * d->a.head_dim;
     auto most = [&](int64_t units) { return (units + ctas - 1) / ctas; };
-    return most((heads + 2 * kv) / 8) * d->hidden + most(d->hidden / 8) * (heads + d->ffn) +
-           2 * most(d->ffn / 8) * d->hidden;
+    return 16 * (most((heads + 2 * kv) / 8) * d->hidden + most(d->hidden / 8) * (heads + d->ffn) +
+                 2 * most(d->ffn / 8) * d->hidden);
 }
 
 template <bool F16, int W>
@@ -247,6 +265,7 @@ static bool fits(pl_cu_decode *d, int n_rows)
     for (int n = sms; n > sms - 8 && n > 0; n--)
         if (longest_share(d, n) < longest_share(d, best)) best = n;
     d->ctas = best;
+    d->under_way = longest_share(d, best) < SMALL ? UNDER_WAY_SMALL : UNDER_WAY;
     for (d->depth = DEPTH; d->depth > 0; d->depth--)
         if (lay_out(*d, n_rows, d->depth).end <= most) return true;
     return false;
@@ -268,12 +287,13 @@ static cudaError_t step(cudaStream_t s, const pl_cu_decode *d)
     cudaLaunchAttribute together = {};
     cudaLaunchConfig_t c = {};
     c.gridDim = d->ctas, c.blockDim = DECODE_THREADS, c.stream = s;
-    c.dynamicSmemBytes = lay_out(*d, d->a.n_rows, d->depth).end;
+    layout at = lay_out(*d, d->a.n_rows, d->depth);
+    c.dynamicSmemBytes = at.end;
     together.id = cudaLaunchAttributeCooperative;
     together.val.cooperative = 1;
     c.attrs = &together;
     c.numAttrs = 1;
-    return cudaLaunchKernelEx(&c, decode_step<F16, W>, *d);
+    return cudaLaunchKernelEx(&c, decode_step<F16, W>, *d, at);
 }
 
 cudaError_t pl_cu_decode_step(cudaStream_t s, const pl_cu_decode *d)

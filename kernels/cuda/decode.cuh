@@ -18,7 +18,9 @@ enum {
     PIECE_BYTES = PIECE * 16,
     DEPTH = 2, // pieces buffered for each warp, at most
     SECONDS = 10, // until a wait gives up
-    UNDER_WAY = 3, // pieces being copied at once: more would delay packets between CTAs
+    UNDER_WAY = 4, // pieces being copied at once: more would delay packets between CTAs
+    UNDER_WAY_SMALL = 2, // where exchanges take longer than these copies, and the bytes a CTA:
+    SMALL = 400 << 10,
     UNDER_WAY_HEAD = 8,
 };
 
@@ -38,8 +40,10 @@ enum { QKV, O, GATE_UP, DOWN, PRODUCTS, HEAD = PRODUCTS };
 // The CTA's part of a product: units of 8 weight rows.
 struct product {
     range units;
-    int columns, pieces;          // of a unit
+    int columns, pieces, slices;  // of a unit
     uint32_t per_unit, per_words; // reciprocals of pieces and of pairs of columns
+    uint64_t *published;          // where results go, rows `stride` apart
+    int stride;
 };
 
 // Offsets in a CTA's memory, in bytes.
@@ -47,7 +51,9 @@ struct layout {
     int ring, kv, rows, input, x, norms, sums, residual, layers, end;
 };
 
-__host__ __device__ inline int row_pitch(int k) { return pieces_of(k) * PIECE + 32; } // of inputs, in values
+// Of inputs, in values; of x and of norms.
+__host__ __device__ inline int row_pitch(int k) { return pieces_of(k) * PIECE + 32; }
+__host__ __device__ inline int x_pitch(int k) { return pieces_of(k) * PIECE; }
 
 __host__ __device__ inline layout lay_out(const pl_cu_decode &d, int n_rows, int depth)
 {
@@ -57,7 +63,7 @@ __host__ __device__ inline layout lay_out(const pl_cu_decode &d, int n_rows, int
     auto up = [](int n) { return (n + 127) / 128 * 128; };
     int pieces = max2(max2(most(qkv / 8) * pieces_of(d.hidden), most(d.hidden / 8) * pieces_of(heads)),
                       max2(2 * most(d.ffn / 8) * pieces_of(d.hidden), most(d.hidden / 8) * pieces_of(d.ffn)));
-    int normed = n_rows * row_pitch(d.hidden) * 2, x = n_rows * d.hidden * 4;
+    int normed = n_rows * row_pitch(d.hidden) * 2, x = n_rows * x_pitch(d.hidden) * 4;
     int wide = n_rows * row_pitch(max2(heads, d.ffn)) * 2;
     layout l = {};
     l.ring = 0;
@@ -65,7 +71,7 @@ __host__ __device__ inline layout lay_out(const pl_cu_decode &d, int n_rows, int
     l.input = l.kv + GROUPS * width_of(d.a.head_dim) * 64;
     l.x = l.input + up(normed);
     l.norms = l.input + up(max2(up(normed) + x, wide));
-    l.sums = l.norms + up(2 * d.hidden * 4);
+    l.sums = l.norms + up(2 * x_pitch(d.hidden) * 4);
     l.residual = l.sums + up(pieces * 2 * n_rows * 8 * 4);
     l.layers = l.residual + up(most(d.hidden / 8) * n_rows * 8 * 4);
     l.end = l.layers + up(d.n_layers * (int)sizeof(pl_cu_decode_layer));
@@ -82,7 +88,6 @@ struct fixed_memory {
     uint64_t kv_full[GROUPS], kv_empty;
     uint64_t best[PL_CU_DECODE_ROWS];
     pl_cu_row rows[PL_CU_DECODE_ROWS];
-    layout at;
     product products[PRODUCTS + 1];
 };
 
@@ -136,21 +141,19 @@ template <int N>
 __device__ __forceinline__ void await(const uint64_t *from, int step, int n, uint32_t epoch, uint32_t (&out)[N])
 {
     deadline limit;
-    bool all;
+    uint32_t differ;
     do {
         uint64_t v[N];
-        all = true;
+        differ = 0;
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            if (i < n) v[i] = poll(from + i * step);
+        for (int i = 0; i < N; i++) v[i] = i < n ? poll(from + i * step) : packet_of(0, epoch);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            if (i >= n) continue;
-            all = all && (uint32_t)(v[i] >> 32) == epoch;
+            differ |= (uint32_t)(v[i] >> 32) ^ epoch; // no branches: they take longer
             out[i] = (uint32_t)v[i];
         }
         limit.check();
-    } while (!all);
+    } while (differ);
 }
 
 // Called by all multiplying warps: passes n packets, two at a time, to put(index of the first,
@@ -158,26 +161,27 @@ __device__ __forceinline__ void await(const uint64_t *from, int step, int n, uin
 template <class F>
 __device__ __forceinline__ void await_all(int tid, const uint64_t *from, int n, uint32_t epoch, const F &put)
 {
-    constexpr int N = 4;
+    constexpr int N = 4, STEP = CONSUMERS * 2;
 #pragma unroll 1
-    for (int first = tid * 2; first < n; first += CONSUMERS * 2 * N) {
+    for (int first = tid * 2; first < n; first += STEP * N) {
         ulonglong2 v[N];
         deadline limit;
-        bool all;
+        uint32_t differ;
         do {
-            all = true;
+            differ = 0;
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                v[i].x = v[i].y = packet_of(0, epoch);
+                if (first + i * STEP < n) v[i] = poll2(from + first + i * STEP);
+            }
 #pragma unroll
             for (int i = 0; i < N; i++)
-                if (first + i * CONSUMERS * 2 < n) v[i] = poll2(from + first + i * CONSUMERS * 2);
-#pragma unroll
-            for (int i = 0; i < N; i++)
-                if (first + i * CONSUMERS * 2 < n) all = all && v[i].x >> 32 == epoch && v[i].y >> 32 == epoch;
+                differ |= ((uint32_t)(v[i].x >> 32) ^ epoch) | ((uint32_t)(v[i].y >> 32) ^ epoch);
             limit.check();
-        } while (!all);
+        } while (differ);
 #pragma unroll
         for (int i = 0; i < N; i++)
-            if (first + i * CONSUMERS * 2 < n)
-                put(first + i * CONSUMERS * 2, (uint32_t)v[i].x, (uint32_t)v[i].y);
+            if (first + i * STEP < n) put(first + i * STEP, (uint32_t)v[i].x, (uint32_t)v[i].y);
     }
 }
 
@@ -215,7 +219,7 @@ __device__ __forceinline__ bool find_item(const pl_cu_attention &a, const pl_cu_
 __device__ __forceinline__ tile_of tile_at(const pl_cu_attention &a, const pl_cu_row *rows, const split_item &s)
 {
     int group = a.n_heads / a.n_kv_heads;
-    return {{s.row, s.position, 0, group, rows[s.row].table, 0}, s.kv_head, group, s.position};
+    return {{s.row, s.position, 0, group, rows[s.row].table, 0}, s.kv_head, group, s.position, true};
 }
 
 // ---- a CTA -----------------------------------------------------------------------------------

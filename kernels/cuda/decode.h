@@ -39,6 +39,7 @@ typedef struct pl_cu_decode {
     float eps;
     const void *embed, *head;
     int32_t embed_f16, f16; /* the latter: of all matrices */
+    int32_t biased;         /* some of the layers' biases are there */
     const float *norm;
     const uint64_t *before; /* keys of tokens that the step before drew */
     /* Rows whose logits are wanted, and where keys of the best tokens go. */
@@ -50,14 +51,15 @@ typedef struct pl_cu_decode {
      * attention's result; floats of x after o; pairs of the gated; floats of x after
      * down. */
     uint64_t *qkv, *partials, *attended, *middle, *gated, *x;
-    uint32_t epoch; /* the first layer's; each has one */
-    int32_t depth;  /* pieces of weights that wait for each warp */
+    uint32_t epoch;    /* the first layer's; each has one */
+    int32_t depth;     /* pieces of weights that wait for each warp */
+    int32_t under_way; /* and those that are being copied */
     int32_t ctas;
 } pl_cu_decode;
 
 /* How much the packets take, in the order of their names; they are zero at first. */
 void pl_cu_decode_packets(const pl_cu_decode *d, int64_t count[6]);
-/* Fills in depth and ctas for steps of up to n rows; false: no such steps of this model
+/* Fills in depth, under_way and ctas for steps of up to n rows; false: no such steps of this model
  * on this GPU. */
 bool pl_cu_decode_fits(pl_cu_decode *d, int n_rows);
 cudaError_t pl_cu_decode_step(cudaStream_t s, const pl_cu_decode *d);

@@ -141,7 +141,7 @@ template <bool F16, int W>
 __device__ __forceinline__ void merge_query(const cta<W> &c, const pl_cu_attention &a, int row, int head, int slot,
                                             int n, uint32_t epoch)
 {
-    constexpr int SOME = 4;
+    constexpr int SOME = 6;
     int column = threadIdx.x, step = a.n_heads * (W + 2);
     const uint64_t *from = c.d.partials + ((size_t)slot * a.n_heads + head) * (W + 2);
     merged_splits m = {-INFINITY, 0};
@@ -152,19 +152,21 @@ __device__ __forceinline__ void merge_query(const cta<W> &c, const pl_cu_attenti
         ulonglong2 of[SOME];
         uint64_t values[SOME];
         deadline limit;
-        bool all;
+        uint32_t differ;
         do {
-            all = true;
+            differ = 0;
 #pragma unroll
             for (int i = 0; i < SOME; i++) {
                 const uint64_t *at = from + i * step;
+                of[i].x = of[i].y = values[i] = packet_of(0, epoch);
                 if (i < n) of[i] = poll2(at), values[i] = poll(at + 2 + column);
             }
 #pragma unroll
             for (int i = 0; i < SOME; i++)
-                if (i < n) all = all && of[i].x >> 32 == epoch && of[i].y >> 32 == epoch && values[i] >> 32 == epoch;
+                differ |= ((uint32_t)(of[i].x >> 32) ^ epoch) | ((uint32_t)(of[i].y >> 32) ^ epoch) |
+                          ((uint32_t)(values[i] >> 32) ^ epoch);
             limit.check();
-        } while (!all);
+        } while (differ);
 #pragma unroll
         for (int i = 0; i < SOME; i++) {
             if (i >= n) continue;

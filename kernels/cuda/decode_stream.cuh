@@ -40,7 +40,7 @@ __device__ __forceinline__ void stream_layer(cta<W> &c, const pl_cu_decode_layer
             const char *from = (const char *)w + (size_t)unit * bytes;
 #pragma unroll 1
             for (int at = 0; at < bytes; at += PIECE_BYTES)
-                request(c, UNDER_WAY, from + at, min(bytes - at, (int)PIECE_BYTES));
+                request(c, c.d.under_way, from + at, min(bytes - at, (int)PIECE_BYTES));
         }
     }
 }

@@ -64,11 +64,13 @@ static bool own_rows(pl_planned *p)
     p->q = pl_cuda_own(
         p, product(n * a->n_heads, pl_cu_head_width(a->head_dim), sizeof *p->q));
     p->logits = pl_cuda_own(p, product(logits, plan->vocab, sizeof(float)));
+    p->edited = pl_cuda_own(p, product(logits, plan->vocab, sizeof(float)));
     p->rope = pl_cuda_own(p, product(plan->max_positions, a->head_dim, sizeof(float)));
     p->partial = pl_cuda_own(
         p, product(PL_CU_PARTIALS, pl_cu_partial(a->head_dim), sizeof(float)));
     p->counts = pl_cuda_own(p, product(plan->max_seqs, a->n_kv_heads, sizeof *p->counts));
-    if (!p->x || !p->qkv || !p->q || !p->logits || !p->rope || !p->partial || !p->counts)
+    if (!p->x || !p->qkv || !p->q || !p->logits || !p->edited || !p->rope ||
+        !p->partial || !p->counts)
         return false;
     if (!own_acts(p, &p->normed, n, plan->hidden) ||
         !own_acts(p, &p->attended, n, a->n_heads * a->head_dim) ||
@@ -82,12 +84,15 @@ static bool own_rows(pl_planned *p)
 static bool own_flights(pl_planned *p)
 {
     size_t seqs = (size_t)p->plan->max_seqs;
+    p->tops = pl_cuda_own(p, seqs * sizeof *p->tops);
+    if (!p->tops) return false;
     for (int i = 0; i < 2; i++) {
         pl_cu_flight *f = &p->flights[i];
         f->draws = pl_alloc((size_t)p->plan->max_rows * sizeof *f->draws);
         f->drawn = pl_cuda_own(p, seqs * sizeof *f->drawn);
         if (!f->drawn ||
             cudaMallocHost((void **)&f->drawn_host, seqs * sizeof *f->drawn) ||
+            cudaMallocHost((void **)&f->tops_host, seqs * sizeof *p->tops) ||
             cudaEventCreateWithFlags(&f->over, cudaEventDisableTiming))
             return false;
     }
@@ -226,6 +231,7 @@ void pl_cuda_discard(pl_planned *p)
         pl_cu_flight *f = &p->flights[i];
         pl_free(f->draws);
         cudaFreeHost(f->drawn_host);
+        cudaFreeHost(f->tops_host);
         cudaFreeHost(f->meta);
         if (f->over) cudaEventDestroy(f->over);
     }

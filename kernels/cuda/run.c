@@ -2,103 +2,30 @@
  *
  * Steps on the CUDA device: what the GPU is told of one, and what comes back.
  *
- * A greedy token stays on the GPU: a step that reads it can be sent off before the host
- * has seen it. What else is asked of logits the host does when the step is over; so a
- * step behind such a one is sent off only then.
+ * A token that the GPU draws stays there too: a step that reads it can be sent off before
+ * the host has seen it. A step behind one from whose logits the host draws is sent off
+ * only when that is over.
  */
 #include "cuda_own.h"
 
 #include <sched.h>
 #include <string.h>
 
-/* ---- what is wanted of logits ---------------------------------------------------- */
-
-static bool is_greedy(const pl_step_seq *q)
-{
-    const pl_sampler *s = &q->sampler;
-    const pl_params *p = &s->params;
-    return q->want == PL_WANT_TOKEN && p->temperature < 1e-5f && p->logprobs < 0 &&
-           p->repetition_penalty == 1 && p->presence_penalty == 0 &&
-           p->frequency_penalty == 0 && !s->allowed && !s->n_bias && !s->bad_words_len &&
-           s->n_tokens - s->n_prompt >= p->min_tokens;
-}
-
-static bool is_wanted(const pl_step_seq *q, int32_t row)
-{
-    return (q->want & PL_WANT_LOGITS) ||
-           (q->want & PL_WANT_ROWS && q->targets[row] >= 0) ||
-           (q->want & PL_WANT_TOKEN && row == q->n_rows - 1);
-}
-
-static void list_draws(pl_cu_flight *f)
-{
-    f->n_draws = f->n_host = f->from = 0;
-    for (int32_t i = 0; i < f->step->n_seqs; i++) {
-        const pl_step_seq *q = &f->step->seqs[i];
-        for (int32_t row = 0; row < q->n_rows; row++) {
-            if (!is_wanted(q, row)) continue;
-            pl_cu_draw d = {i, row, is_greedy(q)};
-            f->draws[f->n_draws++] = d;
-            f->n_host += !d.greedy;
-        }
-    }
-}
-
-/* What the host does with a row's logits; the sampler overwrites them. */
-static void draw(pl_planned *p, const pl_cu_flight *f, const pl_cu_draw *d, float *logits)
-{
-    pl_step_seq *q = &f->step->seqs[d->seq];
-    int32_t vocab = p->plan->vocab;
-    if (q->want & PL_WANT_LOGITS)
-        memcpy(q->logits + (size_t)d->row * (size_t)vocab, logits,
-               (size_t)vocab * sizeof *logits);
-    if (q->want & PL_WANT_ROWS && q->targets[d->row] >= 0)
-        pl_logprobs(p->scratch, logits, vocab, q->targets[d->row], q->n_top,
-                    q->rows + (size_t)d->row * (1 + (size_t)q->n_top));
-    if (q->want & PL_WANT_TOKEN && d->row == q->n_rows - 1)
-        q->sampled.token = pl_sample(p->scratch, logits, vocab, &q->sampler, q->top);
-}
-
-/* The kernels of a step, or of further logits, and copies of those that the host draws
- * from. */
-static pl_status send_logits(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s,
-                             int32_t n)
-{
-    size_t vocab = (size_t)p->plan->vocab;
-    if (f->from == 0)
-        PL_TRY(pl_cuda_kernels(p, s, n, f->drawn));
-    else
-        PL_TRY(pl_cuda_logits(p, s, f->from, n, f->drawn));
-    for (int32_t i = 0; i < n; i++) {
-        size_t at = (size_t)i * vocab;
-        if (f->draws[f->from + i].greedy) continue;
-        PL_TRY(pl_cuda_failed(cudaMemcpyAsync(p->host_logits + at, p->logits + at,
-                                              vocab * sizeof(float),
-                                              cudaMemcpyDeviceToHost, p->cuda->stream),
-                              "logits"));
-    }
-    return PL_OK;
-}
-
-static void draw_some(pl_planned *p, pl_cu_flight *f, int32_t n)
-{
-    size_t vocab = (size_t)p->plan->vocab;
-    for (int32_t i = 0; i < n; i++) {
-        const pl_cu_draw *d = &f->draws[f->from + i];
-        if (!d->greedy) draw(p, f, d, p->host_logits + (size_t)i * vocab);
-    }
-    f->from += n;
-}
+/* ---- kernels --------------------------------------------------------------------- */
 
 /* As many logits as fit; all but the last are done with at once: few ask for so many. */
 static pl_status send_kernels(pl_planned *p, pl_cu_flight *f, const pl_cu_shape *s)
 {
     for (;;) {
         int32_t n = PL_MIN(f->n_draws - f->from, PL_CU_LOGIT_ROWS);
-        PL_TRY(send_logits(p, f, s, n));
+        if (f->from == 0)
+            PL_TRY(pl_cuda_kernels(p, s, n, f->drawn));
+        else
+            PL_TRY(pl_cuda_logits(p, s, f->from, n, f->drawn));
+        PL_TRY(pl_cuda_draw(p, f, n, s->drawn));
         if (f->from + n == f->n_draws) break;
         PL_TRY(pl_cuda_failed(cudaStreamSynchronize(p->cuda->stream), "a step"));
-        draw_some(p, f, n);
+        pl_cuda_draw_on_host(p, f, n);
     }
     return PL_OK;
 }
@@ -161,9 +88,9 @@ static void tile_seq(const pl_planned *p, const pl_step_seq *q, int32_t table, t
     }
 }
 
-/* int32s at most: rows, tiles of few and many, picks, targets, tables. */
+/* int32s at most: rows, tiles of few and many, picks, targets, tables, draws. */
 typedef struct places {
-    int64_t few, many, picks, targets, tables, end;
+    int64_t few, many, picks, targets, tables, draws, end;
 } places;
 
 static int32_t blocks_of(const pl_planned *p, const pl_step_seq *q)
@@ -185,8 +112,10 @@ static places place(const pl_planned *p, const pl_cu_flight *f)
     at.picks = at.many + tiles * TILE;
     at.targets = at.picks + f->n_draws;
     at.tables = at.targets + f->n_draws;
-    at.end = at.tables;
-    for (int32_t i = 0; i < s->n_seqs; i++) at.end += blocks_of(p, &s->seqs[i]);
+    at.draws = at.tables;
+    for (int32_t i = 0; i < s->n_seqs; i++) at.draws += blocks_of(p, &s->seqs[i]);
+    at.draws = (at.draws + 1) / 2 * 2; /* they have values of 64 bits */
+    at.end = at.draws + pl_cuda_draws_size(f);
     return at;
 }
 
@@ -219,8 +148,9 @@ static pl_status send_meta(pl_planned *p, pl_cu_flight *f, pl_cu_shape *shape)
     for (int32_t i = 0; i < f->n_draws; i++) {
         const pl_cu_draw *d = &f->draws[i];
         f->meta[at.picks + i] = s->seqs[d->seq].first + d->row;
-        f->meta[at.targets + i] = d->greedy ? d->seq : -1;
+        f->meta[at.targets + i] = d->kind == PL_CU_BEST_ONE ? d->seq : -1;
     }
+    pl_cuda_tell_draws(p, f, at.draws);
     *shape = (pl_cu_shape){.n_rows = s->n_rows,
                            .n_few = t.n_few,
                            .n_walks = t.n_walks,
@@ -255,12 +185,8 @@ static pl_status finish(pl_planned *p, pl_cu_flight *f)
 {
     if (f->finished) return PL_OK;
     PL_TRY(pl_cuda_failed(cudaEventSynchronize(f->over), "a step"));
-    for (int32_t i = 0; i < f->n_draws; i++) {
-        const pl_cu_draw *d = &f->draws[i];
-        if (d->greedy)
-            f->step->seqs[d->seq].sampled.token = PL_CU_TOKEN(f->drawn_host[d->seq]);
-    }
-    draw_some(p, f, f->n_draws - f->from);
+    pl_cuda_take_draws(p, f);
+    pl_cuda_draw_on_host(p, f, f->n_draws - f->from);
     f->finished = true;
     return PL_OK;
 }
@@ -269,7 +195,7 @@ static pl_status send(pl_planned *p, pl_cu_flight *f)
 {
     cudaStream_t stream = p->cuda->stream;
     pl_cu_shape shape;
-    list_draws(f);
+    pl_cuda_list_draws(p, f);
     PL_TRY(send_meta(p, f, &shape));
     shape.drawn =
         p->flights[f == p->flights].drawn; /* of the step before, if there is one */
@@ -277,11 +203,7 @@ static pl_status send(pl_planned *p, pl_cu_flight *f)
         cudaMemsetAsync(f->drawn, 0, (size_t)f->step->n_seqs * sizeof *f->drawn, stream),
         "tokens"));
     PL_TRY(send_kernels(p, f, &shape));
-    if (f->n_draws > f->n_host)
-        PL_TRY(pl_cuda_failed(cudaMemcpyAsync(f->drawn_host, f->drawn,
-                                              (size_t)f->step->n_seqs * sizeof *f->drawn,
-                                              cudaMemcpyDeviceToHost, stream),
-                              "tokens"));
+    PL_TRY(pl_cuda_bring_draws(p, f));
     return pl_cuda_failed(cudaEventRecord(f->over, stream), "a step");
 }
 
