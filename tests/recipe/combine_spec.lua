@@ -139,6 +139,21 @@ describe("what a hook remembers", function()
     end)
   end
 
+  for _, pick in ipairs { "pl.pick.sticky", "pl.pick.sticky { header = 'x-s' }" } do
+    it("is each pool's own: " .. pick, function()
+      local s = server("local pick = " .. pick
+        .. " return { prefill = { pick = pick }, decode = { pick = pick } }")
+      local function of(pool, ...)
+        view:begin()
+        for i, name in ipairs { ... } do view:add(nil, -1, 0, i, name) end
+        local one = req("r", { recorded = { ["x-s"] = "me" }, hints = { session = "me" } })
+        return view.names[hooks.choose(s, pool, one, view) + 1]
+      end
+      assert.same({ "p1", "d1" }, { of("prefill", "p1", "p2"), of("decode", "d1", "d2") })
+      assert.same({ "p1", "d1" }, { of("prefill", "p2", "p1"), of("decode", "d2", "d1") })
+    end)
+  end
+
   it("is each hook's own where a recipe makes several", function()
     local s = server("local one, two = pl.pick.sticky { header = 'x-s' }, pl.pick.sticky { header = 'x-s' }\n"
       .. "return { worker = { pick = function(req, fleet) if #fleet == 2 then return one(req, fleet) end "

@@ -72,21 +72,26 @@ local function go_back(fn, kept)
   kept = own.part(kept)
   local restore = memory.keep(fn, kept)
   local done = chance.pretend(function() return time end, SEED)
-  local was_kept, was_counted = own.enter(kept), metric.collect {}
-  return function(at) time = at / 1e9 end, function()
+  local was, was_of = own.enter(kept)
+  local was_counted = metric.collect {}
+  local function go_to(d)
+    time = tonumber(d.at_ns) / 1e9
+    own.enter(kept, d.reads == 1 and "prefill" or nil)
+  end
+  return go_to, function()
     metric.collect(was_counted)
-    own.enter(was_kept)
+    own.enter(was, was_of)
     done()
     restore()
   end
 end
 
-local function decide_all(r, kind, fn, list, view, set_time)
+local function decide_all(r, kind, fn, list, view, go_to)
   local loop = kind == "cost" and fleet_view.loop()
   for i = #list, 1, -1 do                   -- as they came
     local one = list[i]
     if one.d.row >= 0 then
-      set_time(one.at)
+      go_to(one.d)
       local ok, row = pcall(again, kind, fn, loop, one, view)
       if not ok and verdict.is(row, "reject") then
         r.refused = r.refused + 1
@@ -111,14 +116,14 @@ end
 function M.run(models, kind, fn, kept, at_end)
   local view = fleet_view.new()
   view.knows = function() return true end   -- who was not there may have come
-  local set_time, put_back = go_back(fn, kept)
+  local go_to, put_back = go_back(fn, kept)
   at_end(function()
     put_back()
     view:close()
   end)
   local r = { decided = 0, same = 0, waits = 0, refused = 0, errors = 0, blocks = 0,
     was = { cached = 0, counts = {} }, is = { cached = 0, counts = {} } }
-  decide_all(r, kind, fn, decisions.last(models), view, set_time)
+  decide_all(r, kind, fn, decisions.last(models), view, go_to)
   local blocks = math.max(r.blocks, 1)
   return { decided = r.decided, same = r.same, waits = r.waits, refused = r.refused,
     errors = r.errors, error = r.error,

@@ -157,9 +157,10 @@ local function state_of(path, fn)
   local state = of[path]
   if state then return state end
   local where = place(fn)
-  local kind = path:match "[^.]*$"
+  local kind, pool = path:match "[^.]*$", path:match "^(prefill)%."
   local title = ("%s (%s)"):format(path, where)
-  state = { path = path, place = where, title = title, name = "the hook " .. title,
+  state = { path = path, pool = pool, place = where, title = title,
+    name = "the hook " .. title,
     left = M.PROBATION, calls = 0, timed = 0, time = 0, n_errors = 0, quiet_until = 0,
     unsaid = 0, read = READERS[kind], is_cost = kind == "cost",
     decides = kind == "cost" or kind == "pick",
@@ -265,9 +266,9 @@ end
 local function watched(process, kept, state, fn, req, about, more)
   recipe_print.hook = state.name
   if process then process:doing(state.name) end
-  local was = own.enter(kept)
+  local was, was_of = own.enter(kept, state.pool)
   local ok, answer = call(state, fn, req, about, more)
-  own.enter(was)
+  own.enter(was, was_of)
   if process then process:doing "" end
   recipe_print.hook = nil
   return ok, answer

@@ -47,8 +47,7 @@ end
 
 -- One with these options.
 local function made(name, make, new, options)
-  local memory = new and own.made(name, function() return new(options) end)
-  return make(options, function() return memory end)
+  return make(options, new and own.made(name, function() return new(options) end))
 end
 
 -- `make(options, memory)` answers a hook, which is always called with a request and

@@ -6,18 +6,20 @@
 --
 -- It is among what the recipe keeps (pl.keep), so it survives a reload; and where several
 -- recipes are in one process, as in a simulation of many policies, none sees another's.
+-- The pools prefill and decode do not see each other's either.
 
 local M = {}
 
--- Whose it is where no recipe's hook is asked: in a test of a recipe.
-local kept = {}
+-- Whose it is where no recipe's hook is asked: in a test of a recipe. And of which pool.
+local kept, pool = {}, nil
 local n_made                                -- by name, while a recipe is loaded
 
--- From now on it is among these; answers what it was among before.
-function M.enter(other)
-  local was = kept
-  kept = other
-  return was
+-- From now on it is among these, of that pool's hooks ("prefill"; nil: any other's);
+-- answers both as they were before.
+function M.enter(other, of)
+  local was, was_of = kept, pool
+  kept, pool = other, of
+  return was, was_of
 end
 
 -- What is remembered in this way among what a recipe keeps, as a table of its own.
@@ -31,27 +33,39 @@ end
 
 -- A recipe is loaded that keeps these; over once what it answers is called.
 function M.load(its)
-  local was_kept, was_made = M.enter(its), n_made
+  local was, was_of = M.enter(its)
+  local was_made = n_made
   n_made = {}
-  return function() kept, n_made = was_kept, was_made end
+  return function()
+    M.enter(was, was_of)
+    n_made = was_made
+  end
 end
 
--- What is remembered under a name; made by new() when there is nothing.
-function M.memory(name, new)
-  local memory = kept[name]
+local function find(among, name, new)
+  local key = pool and name .. " of " .. pool or name
+  local memory = among[key]
   if memory == nil then
     memory = new()
-    kept[name] = memory
+    among[key] = memory
   end
   return memory
 end
 
--- What the next hook of that name remembers: the third that a recipe makes is the third
--- again when it is read anew.
+-- What is remembered under a name; made by new() when there is nothing.
+function M.memory(name, new)
+  return find(kept, name, new)
+end
+
+-- A function that answers what the next hook of that name remembers: the third that a
+-- recipe makes is the third again when it is read anew.
 function M.made(name, new)
-  if not n_made then return new() end
-  n_made[name] = (n_made[name] or 0) + 1
-  return M.memory(("%s %d"):format(name, n_made[name]), new)
+  local among = n_made and kept or {}
+  if n_made then
+    n_made[name] = (n_made[name] or 0) + 1
+    name = ("%s %d"):format(name, n_made[name])
+  end
+  return function() return find(among, name, new) end
 end
 
 return M
