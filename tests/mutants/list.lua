@@ -121,7 +121,7 @@ return {
     specs = { "tests/unit/template_spec.lua" } },
   { fault = "all recipes of a process share what their hooks remember",
     file = "lua/perilune/recipe/hooks.lua",
-    old = "local was = own.enter(kept)", new = "local was = own.enter(_G)",
+    old = "own.enter(kept, state.pool)", new = "own.enter(_G, state.pool)",
     specs = { "tests/recipe/combine_spec.lua" } },
   { fault = "a worker that never was is waited for",
     file = "lua/perilune/recipe/pick.lua",

@@ -106,6 +106,24 @@ describe("two pools", function()
     s:stop()
   end)
 
+  it("are compared with what the decision took to be cached where the prompt is read", function()
+    start [[
+      local function split(req) return req.headers["x-split"] == "1" end
+      return { prefill = {}, decode = { split = split } }]]
+    local prompt = words(200, 1)
+    for _, split in ipairs { "1", "1", "1", false, false, "1" } do
+      local r = s:post(COMPLETION, { prompt = prompt, max_tokens = 4, ignore_eos = true },
+        { ["X-Split"] = split or nil })
+      assert.equal(200, r.status, r.text)
+      assert.is_true(s:idle())
+    end
+    local found = 0
+    for _, d in ipairs(decisions()) do found = found + (d.found or 0) end
+    assert.is_true(found >= 3 * 12, found)
+    assert.equal(0, s:metric "perilune_router_missed_blocks_total")
+    s:stop()
+  end)
+
   it("read prompts themselves where split fails, or nobody is to read", function()
     start [[
       return { prefill = { pick = function() return nil end }, decode = {} }]]

@@ -224,6 +224,38 @@ describe("a decision", function()
     assert.is_nil(longer.believed)
   end)
 
+  it("remembers that of the worker which reads the prompt", function()
+    local index, reader = served.index, nil
+    served = models.blank({ main = "decode" }, "two")
+    served.terms, served.index, served.naming = TERMS, index, models.naming(TERMS)
+    server.recipe = { main = "decode", decode = {}, prefill = {}, http = { max_waiting = 1000 } }
+    local taker = worker "taker"
+    reader = c:add { name = "reader", served = served, pool = served.prefill, numerics = "n" }
+    reader.number_in_index = C.pl_route_join(index)
+    holds(reader, A, 7)
+    holds(taker, A, 3)
+    local two = { id = "r", plan = { n = 1, priority = 0, prompt_logprobs = -1 }, look = job.look }
+    local function believed()
+      local choice = choice_of(A)
+      choice.prompt.max_tokens = 9
+      assert.equal(taker, (decide.choose(server, served, two, choice)))
+      return choice.believed, choice.reader
+    end
+    assert.same({ 7, reader }, { believed() })
+    server.recipe.decode.split = function() return false end
+    assert.same({ 3 }, { believed() })
+    server.recipe.decode.split = nil
+    server.recipe.prefill.pick = function(_, fleet)
+      reader.numerics = "other"             -- found out too late
+      return fleet[1]
+    end
+    assert.same({ 3 }, { believed() })
+    C.pl_naming_close(served.naming)
+    decide.close { list = { served } }
+    served = models.blank({ main = "worker" }, "m")
+    served.naming, served.index = models.naming(TERMS), index
+  end)
+
   it("uses every worker though all prompts begin alike", function()
     local long = ("p"):rep(16) .. ("q"):rep(16 * 25)
     holds(w[1], long, 1)

@@ -82,6 +82,7 @@ end
 
 -- What the decision took to be cached at that row's worker, for decisions.found: of a
 -- choice that has no tokens yet, and no more than an engine uses: it computes one token.
+-- Of two workers it is about the reader, whose first token says what was cached.
 local function believe(choice, columns, row, block_size, has_begun)
   local most = math.floor((choice.prompt.n_tokens - 1) / block_size)
   choice.believed = not has_begun and math.min(columns.cached[row], most) or nil
@@ -139,7 +140,10 @@ end
 -- have it wait, or refuse it.
 local function a_reader(server, pool, job, choice, view, has_begun)
   local row, _, n_cached = decide(server, pool, job, choice, view, has_begun)
-  if not row then return eligible.least_loaded(pool, nil, NOBODY) end
+  if not row then
+    choice.believed = nil
+    return eligible.least_loaded(pool, nil, NOBODY)
+  end
   return view.workers[row + 1], n_cached
 end
 
@@ -203,8 +207,10 @@ function M.choose(server, served, job, choice, avoid, numerics)
   choice.n_cached, choice.believed, choice.reader = 0, nil, nil
   local w, waits, refused = choose(server, served, job, choice, avoid, numerics)
   if not w then return nil, waits, refused end
+  local believed, decision = choice.believed, choice.decision
   choice.reader, choice.reader_cached = reader_for(server, served, job, choice, w,
     numerics ~= nil)
+  if not choice.reader then choice.believed, choice.decision = believed, decision end
   return w
 end
 
