@@ -225,12 +225,12 @@ describe("a decision", function()
   end)
 
   it("remembers that of the worker which reads the prompt", function()
-    local index, reader = served.index, nil
+    local index = served.index
     served = models.blank({ main = "decode" }, "two")
     served.terms, served.index, served.naming = TERMS, index, models.naming(TERMS)
     server.recipe = { main = "decode", decode = {}, prefill = {}, http = { max_waiting = 1000 } }
     local taker = worker "taker"
-    reader = c:add { name = "reader", served = served, pool = served.prefill, numerics = "n" }
+    local reader = c:add { name = "reader", served = served, pool = served.prefill, numerics = "n" }
     reader.number_in_index = C.pl_route_join(index)
     holds(reader, A, 7)
     holds(taker, A, 3)
