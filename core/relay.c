@@ -18,6 +18,11 @@ enum {
     OVER
 };
 
+typedef struct progress {
+    pl_stream_end end;
+    int32_t n_prompt;
+} progress;
+
 struct pl_relay {
     int32_t id;
     atomic_int refs;
@@ -32,6 +37,10 @@ struct pl_relay {
     pl_charge charge;
     int64_t max_body;
     pl_ask ask;
+
+    /* io, or lua while it is not under way */
+    progress now;
+    int64_t read_ns; /* when what is being read came */
 
     /* io */
     pl_relay *next, **link; /* among those under way */
@@ -55,8 +64,7 @@ struct pl_relay {
     pl_mutex lock; /* over what both touch: */
     int state;
     bool wants_send, wants_go, cancel;
-    pl_stream_end end;
-    int32_t n_prompt;
+    progress told; /* as of the last read */
 
     atomic_bool closed; /* lua writes */
     pl_note note;
@@ -107,10 +115,11 @@ static void finish(pl_relay *r, pl_status status, const char *why)
     r->watching = false;
     pl_charge_end(&r->charge);
     if (why != r->why) snprintf(r->why, sizeof r->why, "%s", why);
+    if (status == PL_ECANCELED) r->now.end.finish = PL_FINISH_ABORT;
     pl_lock(&r->lock);
+    r->told = r->now;
     bool is_last = status == PL_ECANCELED || (status == PL_OK && r->streams);
     r->state = is_last ? OVER : IDLE;
-    if (status == PL_ECANCELED) r->end.finish = PL_FINISH_ABORT;
     pl_unlock(&r->lock);
     r->answered_news.event.b = r->ask.sent;
     tell(r, &r->answered_news, status);
@@ -134,6 +143,13 @@ static void on_drained(pl_watch *watch)
 }
 
 /* ---- events ------------------------------------------------------------------------ */
+
+static void publish(pl_relay *r)
+{
+    pl_lock(&r->lock);
+    r->told = r->now;
+    pl_unlock(&r->lock);
+}
 
 /* Bytes up to the end of the first event, its empty line included; 0: it has not ended. */
 static size_t event_end(const char *s, size_t len)
@@ -178,16 +194,14 @@ static pl_span data_of(pl_relay *r, const char *s, size_t len)
 
 static void count_content(pl_relay *r, const pl_relay_event *e)
 {
-    int64_t now = pl_now_ns();
-    pl_stream_end *end = &r->end;
+    int64_t now = r->read_ns;
+    pl_stream_end *end = &r->now.end;
     if (end->n_tokens && r->metric >= 0)
         pl_metric_observe(r->metric, (double)(now - end->last_ns) * 1e-9);
     pl_charge_token(&r->charge, now);
-    pl_lock(&r->lock);
     if (!end->n_tokens) end->first_ns = now;
     end->n_tokens += e->n_ids > 0 ? e->n_ids : 1;
     end->last_ns = now;
-    pl_unlock(&r->lock);
 }
 
 static void count(pl_relay *r, const pl_relay_event *e)
@@ -197,17 +211,15 @@ static void count(pl_relay *r, const pl_relay_event *e)
     if (r->keeps && r->is_plain && e->has_content)
         pl_buf_add(&r->text, e->text.at, e->text.len);
     if (r->text.len > MAX_TEXT) r->is_plain = false;
-    if (!e->finish && !e->has_usage) return;
-    pl_lock(&r->lock);
-    if (e->finish) r->end.finish = PL_MAX(r->end.finish, e->finish);
+    progress *p = &r->now;
+    p->end.finish = PL_MAX(p->end.finish, e->finish);
     if (e->has_usage) {
-        if (!r->goes_on) r->n_prompt = (int32_t)PL_MIN(e->prompt_tokens, INT32_MAX);
-        r->end.n_cached = (int32_t)PL_MIN(e->cached_tokens, r->n_prompt);
+        if (!r->goes_on) p->n_prompt = (int32_t)PL_MIN(e->prompt_tokens, INT32_MAX);
+        p->end.n_cached = (int32_t)PL_MIN(e->cached_tokens, p->n_prompt);
         if (e->completion_tokens)
-            r->end.n_tokens =
+            p->end.n_tokens =
                 (int32_t)PL_MIN(r->n_before + e->completion_tokens, INT32_MAX);
     }
-    pl_unlock(&r->lock);
     r->has_finish = r->has_finish || e->finish;
 }
 
@@ -222,9 +234,9 @@ static bool rewrite_usage(const pl_relay *r, const pl_relay_event *e, const char
                           size_t len, pl_buf *out)
 {
     int64_t completion = e->completion_tokens + r->n_before;
-    patch all[] = {{e->prompt_digits, r->n_prompt},
+    patch all[] = {{e->prompt_digits, r->now.n_prompt},
                    {e->completion_digits, completion},
-                   {e->total_digits, r->n_prompt + completion}};
+                   {e->total_digits, r->now.n_prompt + completion}};
     for (int i = 0; i < PL_COUNT(all); i++) {
         if (!all[i].digits.len || all[i].digits.at < s || all[i].digits.at >= s + len)
             return false;
@@ -322,8 +334,10 @@ static void feed(pl_relay *r, const char *data, size_t len)
             return;
         }
     }
+    r->read_ns = pl_now_ns();
     ssize_t n = pass(r, data, len);
     if (n < 0) return;
+    publish(r);
     if (direct) {
         pl_buf_add(held, data + n, len - (size_t)n);
     } else {
@@ -332,7 +346,12 @@ static void feed(pl_relay *r, const char *data, size_t len)
     }
     if (held->len > MAX_EVENT)
         finish(r, PL_EFORMAT, "it sent an event that does not end");
-    else if (pl_exchange_flush(r->x) > MAX_AHEAD)
+}
+
+/* What was passed on goes to the client, if that takes it. */
+static void flush(pl_relay *r)
+{
+    if (r->link && r->passing && pl_exchange_flush(r->x) > MAX_AHEAD)
         pl_ask_pause(&r->ask, true);
 }
 
@@ -345,9 +364,8 @@ static void on_head(pl_ask *a)
     r->status = a->status;
     pl_buf_add(&r->fields, a->fields.data, a->fields.len);
     pl_charge_started(&r->charge);
-    pl_lock(&r->lock);
-    if (!r->end.scheduled_ns) r->end.scheduled_ns = pl_now_ns();
-    pl_unlock(&r->lock);
+    if (!r->now.end.scheduled_ns) r->now.end.scheduled_ns = pl_now_ns();
+    publish(r);
     r->streams =
         r->x && a->status == 200 && type && !strncasecmp(type, "text/event-stream", 17);
     if (r->streams) tell(r, &r->answer_news, a->status);
@@ -363,6 +381,14 @@ static void on_body(pl_ask *a, const char *data, size_t len)
         finish(r, PL_ELIMIT, "its answer is too large");
     else
         pl_buf_add(&r->body, data, len);
+    put(r);
+}
+
+static void on_rest(pl_ask *a)
+{
+    pl_relay *r = OF(ask, a);
+    atomic_fetch_add(&r->refs, 1); /* its client may go with what is written */
+    flush(r);
     put(r);
 }
 
@@ -411,6 +437,7 @@ static void go(pl_relay *r)
     r->passing = true;
     pl_ask_pause(&r->ask, false);
     feed(r, "", 0);
+    flush(r);
     if (!r->link || !r->late) return;
     conclude(r, r->late_status, r->why);
 }
@@ -449,6 +476,7 @@ static void renew(pl_relay *r, const pl_relay_request *q)
     pl_ask *a = &r->ask;
     snprintf(a->host, sizeof a->host, "%s", q->host);
     a->port = q->port;
+    a->tls = q->tls;
     a->text.len = a->fields.len = 0;
     pl_buf_add(&a->text, q->text, q->len);
     a->connect_ms = q->connect_ms;
@@ -456,12 +484,13 @@ static void renew(pl_relay *r, const pl_relay_request *q)
     a->between_ms = q->between_ms;
     a->paused = a->sent = false;
     r->max_body = q->max_body;
-    r->goes_on = r->end.n_tokens > 0;
-    r->n_before = r->end.n_tokens;
+    r->goes_on = r->now.end.n_tokens > 0;
+    r->n_before = r->now.end.n_tokens;
     r->streams = r->done = r->has_finish = r->late = false;
     r->status = 0;
     r->held.len = r->fields.len = r->body.len = 0;
-    if (!r->end.submitted_ns) r->end.submitted_ns = pl_now_ns();
+    if (!r->now.end.submitted_ns) r->now.end.submitted_ns = pl_now_ns();
+    r->told = r->now;
 }
 
 pl_status pl_relay_send(pl_relay *r, const pl_relay_request *q)
@@ -516,7 +545,7 @@ void pl_relay_flags(pl_relay *r, int hide_usage, int keep, int32_t n_prompt)
 {
     r->hide_usage = hide_usage;
     r->keeps = keep;
-    r->n_prompt = n_prompt;
+    r->now.n_prompt = r->told.n_prompt = n_prompt;
 }
 
 void pl_relay_observe(pl_relay *r, int metric)
@@ -564,8 +593,8 @@ const char *pl_relay_text(const pl_relay *r, size_t *len)
 void pl_relay_result(pl_relay *r, pl_stream_end *out, int32_t *n_prompt)
 {
     pl_lock(&r->lock);
-    *out = r->end;
-    *n_prompt = r->n_prompt;
+    *out = r->told.end;
+    *n_prompt = r->told.n_prompt;
     pl_unlock(&r->lock);
 }
 
@@ -589,7 +618,7 @@ static bool answered_taken(pl_news *news, bool lost)
 
 pl_relay *pl_relays_make(pl_relays *rs, pl_exchange *x)
 {
-    static const pl_ask_hooks hooks = {on_head, on_body, on_over};
+    static const pl_ask_hooks hooks = {on_head, on_body, on_rest, on_over};
     pl_relay *r = pl_alloc(sizeof *r);
     r->id = atomic_fetch_add(&rs->last_id, 1) % INT32_MAX + 1;
     atomic_init(&r->refs, 1);
@@ -600,7 +629,8 @@ pl_relay *pl_relays_make(pl_relays *rs, pl_exchange *x)
     r->metric = -1;
     r->is_plain = true;
     r->ask.hooks = &hooks;
-    r->end.stop_string = r->end.stop_reason = -1;
+    r->now.end.stop_string = r->now.end.stop_reason = -1;
+    r->told = r->now;
     pl_mutex_init(&r->lock);
     r->watch = (pl_watch){.gone = on_gone, .drained = on_drained};
     r->note.run = run_note;
@@ -618,6 +648,11 @@ pl_relays *pl_relays_open(pl_loop *loop)
     rs->loop = loop;
     rs->upstream = pl_upstream_open(loop);
     return rs;
+}
+
+pl_status pl_relays_trust(pl_relays *rs, const char *ca)
+{
+    return pl_upstream_trust(rs->upstream, ca);
 }
 
 void pl_relays_stop(pl_relays *rs)

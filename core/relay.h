@@ -24,7 +24,8 @@
 
 typedef struct pl_relays pl_relays; /* all of this process */
 pl_relays *pl_relays_open(pl_loop *loop);
-void pl_relays_stop(pl_relays *rs);  /* io: ends all */
+pl_status pl_relays_trust(pl_relays *rs, const char *ca); /* lua */
+void pl_relays_stop(pl_relays *rs);                       /* io: ends all */
 void pl_relays_close(pl_relays *rs); /* after the loop's last reference */
 pl_relay *pl_relays_make(pl_relays *rs, pl_exchange *x); /* lua */
 

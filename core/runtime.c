@@ -210,6 +210,11 @@ pl_stream *pl_stream_open(pl_runtime *rt, const pl_text *text, int mode, pl_exch
     return pl_streams_make(rt->streams, text, mode, x);
 }
 
+pl_status pl_relay_trust(pl_runtime *rt, const char *ca)
+{
+    return pl_relays_trust(rt->relays, ca);
+}
+
 pl_relay *pl_relay_open(pl_runtime *rt, pl_exchange *x)
 {
     return pl_relays_make(rt->relays, x);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "upstream.h"
 
+#include "upstream_own.h"
+
 #include <llhttp.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,16 +18,22 @@ enum {
 typedef enum up_state {
     LOOKUP,
     CONNECT,
+    SHAKE,
     ASK,
     KEPT
 } up_state;
+
+typedef struct sending { /* bytes that libuv sends */
+    uv_write_t write;
+    pl_up_conn *conn;
+    pl_buf bytes;
+} sending;
 
 struct pl_up_conn {
     uv_tcp_t tcp;
     uv_timer_t timer;
     uv_getaddrinfo_t lookup;
     uv_connect_t connect;
-    uv_write_t write;
     pl_upstream *upstream;
     pl_up_conn *next, *prev;
     pl_ask *ask;
@@ -34,10 +42,10 @@ struct pl_up_conn {
     struct addrinfo *addresses, *address; /* of the lookup; the one being tried */
     struct sockaddr_storage literal;
     up_state state;
-    bool reused, closing, looking, writing, reading, heard;
-    int n_handles;
+    bool reused, closing, looking, reading, heard;
+    int n_handles, n_sending;
     int64_t deadline; /* loop time; 0: none */
-    pl_buf sending;
+    pl_tls *tls;      /* NULL: in plain text */
     llhttp_t parser;
     size_t head_bytes;
     bool complete;
@@ -45,6 +53,7 @@ struct pl_up_conn {
 
 struct pl_upstream {
     pl_loop *loop;
+    pl_trust *trust; /* NULL: no TLS */
     pl_up_conn *conns;
     int n_kept;
     bool stopped;
@@ -57,7 +66,7 @@ static void free_conn(pl_up_conn *c)
 {
     if (c->n_handles || c->looking) return;
     if (c->addresses) uv_freeaddrinfo(c->addresses);
-    pl_buf_fini(&c->sending);
+    pl_tls_close(c->tls);
     pl_free(c);
 }
 
@@ -112,14 +121,15 @@ static void fail_uv(pl_up_conn *c, const char *what, int code)
 static void on_deadline(uv_timer_t *timer)
 {
     static const char *const whys[] = {"its name was not resolved in time",
-                                       "it cannot be reached: no answer in time", ""};
+                                       "it cannot be reached: no answer in time",
+                                       "its part of TLS did not come in time"};
     pl_up_conn *c = timer->data;
     int64_t left = c->deadline - (int64_t)uv_now(timer->loop);
     if (!c->deadline) return;
     if (left > 0)
         uv_timer_start(timer, on_deadline, (uint64_t)left, 0);
-    else if (c->state != ASK)
-        fail(c, PL_ETIMEOUT, c->state == KEPT ? "" : whys[c->state]);
+    else if (c->state < ASK)
+        fail(c, PL_ETIMEOUT, whys[c->state]);
     else
         fail(c, PL_ETIMEOUT,
              c->heard ? "nothing more of its answer came in time"
@@ -220,7 +230,7 @@ static void answered(pl_up_conn *c, bool more)
     pl_upstream *u = c->upstream;
     c->ask = NULL;
     a->conn = NULL;
-    if (more || c->writing || u->stopped || u->n_kept >= MAX_KEPT ||
+    if (more || c->n_sending || u->stopped || u->n_kept >= MAX_KEPT ||
         !llhttp_should_keep_alive(&c->parser))
         close_conn(c);
     else
@@ -235,8 +245,9 @@ static void received(pl_up_conn *c, const char *data, size_t len)
         return;
     }
     c->heard = true;
-    set_deadline(c, c->ask->between_ms);
+    if (!c->ask->paused) set_deadline(c, c->ask->between_ms);
     int code = llhttp_execute(&c->parser, data, len);
+    if (c->ask) c->ask->hooks->rest(c->ask);
     if (!c->ask) return; /* it was dropped, and the connection with it */
     if (c->complete) {
         answered(c, llhttp_get_error_pos(&c->parser) != data + len);
@@ -249,15 +260,37 @@ static void received(pl_up_conn *c, const char *data, size_t len)
     }
 }
 
-static void at_eof(pl_up_conn *c)
+/* `clean`: it ended on purpose, as far as one can know. */
+static void at_eof(pl_up_conn *c, bool clean)
 {
-    if (c->state == ASK && c->heard && llhttp_finish(&c->parser) == HPE_PAUSED &&
+    if (c->state == ASK && c->heard && clean && llhttp_finish(&c->parser) == HPE_PAUSED &&
         c->complete)
         answered(c, true);
     else
         fail(c, PL_EIO,
              c->heard ? "it closed the connection in the middle of its answer"
                       : "it closed the connection without an answer");
+}
+
+static void shake(pl_up_conn *c);
+static void send_wrapped(pl_up_conn *c);
+
+static void unwrap(pl_up_conn *c, const char *data, size_t len)
+{
+    char *plain = c->upstream->input; /* the session has a copy of what was there */
+    int n = 0;
+    pl_tls_received(c->tls, data, len);
+    if (c->state == SHAKE) shake(c);
+    if (c->state == SHAKE) return;
+    while (!c->closing && (n = pl_tls_read(c->tls, plain, INPUT_BYTES)) > 0)
+        received(c, plain, (size_t)n);
+    if (c->closing) return;
+    if (n == PL_TLS_END)
+        at_eof(c, true);
+    else if (n < 0)
+        fail(c, PL_EIO, "its part of TLS is broken");
+    else
+        send_wrapped(c);
 }
 
 static void on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *out)
@@ -270,10 +303,12 @@ static void on_alloc(uv_handle_t *handle, size_t size, uv_buf_t *out)
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     pl_up_conn *c = stream->data;
-    if (n > 0)
+    if (n > 0 && c->tls)
+        unwrap(c, buf->base, (size_t)n);
+    else if (n > 0)
         received(c, buf->base, (size_t)n);
     else if (n == UV_EOF)
-        at_eof(c);
+        at_eof(c, !c->tls);
     else if (n < 0)
         fail_uv(c, "its connection broke", (int)n);
 }
@@ -290,9 +325,36 @@ static void read_on(pl_up_conn *c)
 
 static void on_written(uv_write_t *req, int status)
 {
-    pl_up_conn *c = req->data;
+    sending *out = req->data;
     (void)status; /* where it failed, reading will tell: perhaps an answer came first */
-    c->writing = false;
+    out->conn->n_sending--;
+    pl_buf_fini(&out->bytes);
+    pl_free(out);
+}
+
+/* Takes the bytes over. */
+static void send_bytes(pl_up_conn *c, pl_buf *bytes)
+{
+    sending *out = pl_alloc(sizeof *out);
+    *out = (sending){.conn = c, .bytes = *bytes};
+    *bytes = (pl_buf){0};
+    out->write.data = out;
+    uv_buf_t all = uv_buf_init(out->bytes.data, (unsigned)out->bytes.len);
+    c->n_sending++;
+    int code = uv_write(&out->write, (uv_stream_t *)&c->tcp, &all, 1, on_written);
+    if (!code) return;
+    on_written(&out->write, code);
+    fail_uv(c, "it does not take the request", code);
+}
+
+static void send_wrapped(pl_up_conn *c)
+{
+    pl_buf bytes = {0};
+    pl_tls_unsent(c->tls, &bytes);
+    if (bytes.len)
+        send_bytes(c, &bytes);
+    else
+        pl_buf_fini(&bytes);
 }
 
 /* The connection stands: the request goes. */
@@ -307,18 +369,19 @@ static void ask(pl_up_conn *c)
     a->fields.len = 0;
     llhttp_init(&c->parser, HTTP_RESPONSE, &settings);
     c->parser.data = c;
-    c->sending.len = 0;
-    pl_buf_add(&c->sending, a->text.data, a->text.len);
-    uv_buf_t all = uv_buf_init(c->sending.data, (unsigned)c->sending.len);
     set_deadline(c, a->first_ms);
-    c->writing = true;
-    int code = uv_write(&c->write, (uv_stream_t *)&c->tcp, &all, 1, on_written);
-    if (code) {
-        c->writing = false;
-        fail_uv(c, "it does not take the request", code);
-        return;
-    }
     if (!a->paused) read_on(c);
+    if (c->closing) return;
+    pl_buf text = {0};
+    if (c->tls) {
+        if (pl_tls_write(c->tls, a->text.data, a->text.len))
+            send_wrapped(c);
+        else
+            fail(c, PL_EIO, "its part of TLS is broken");
+    } else {
+        pl_buf_add(&text, a->text.data, a->text.len);
+        send_bytes(c, &text);
+    }
 }
 
 /* ---- connections ------------------------------------------------------------------- */
@@ -334,7 +397,7 @@ static pl_up_conn *open_conn(pl_upstream *u, pl_ask *a)
     c->n_handles = 2;
     uv_tcp_init(pl_loop_uv(u->loop), &c->tcp);
     uv_timer_init(pl_loop_uv(u->loop), &c->timer);
-    c->tcp.data = c->timer.data = c->lookup.data = c->connect.data = c->write.data = c;
+    c->tcp.data = c->timer.data = c->lookup.data = c->connect.data = c;
     c->next = u->conns;
     if (c->next) c->next->prev = c;
     u->conns = c;
@@ -348,6 +411,31 @@ static void try_address(pl_up_conn *c, const struct sockaddr *address)
     c->state = CONNECT;
     int code = uv_tcp_connect(&c->connect, &c->tcp, address, on_connected);
     if (code) fail_uv(c, "it cannot be reached", code);
+}
+
+/* Goes on with agreeing on a session, as far as that goes. */
+static void shake(pl_up_conn *c)
+{
+    char why[160];
+    int done = pl_tls_shake(c->tls, why, sizeof why);
+    if (done >= 0) send_wrapped(c);
+    if (c->closing) return;
+    if (done < 0)
+        fail(c, PL_EIO, why);
+    else if (done)
+        ask(c);
+}
+
+static void begin_tls(pl_up_conn *c)
+{
+    c->state = SHAKE;
+    c->tls = c->upstream->trust ? pl_tls_open(c->upstream->trust, c->host) : NULL;
+    if (!c->tls) {
+        fail(c, PL_EIO, "there is no TLS here");
+        return;
+    }
+    read_on(c);
+    if (!c->closing) shake(c);
 }
 
 /* A name may have several addresses, and a socket tries one of them. */
@@ -375,7 +463,10 @@ static void on_connected(uv_connect_t *req, int status)
         return;
     }
     uv_tcp_nodelay(&c->tcp, 1);
-    ask(c);
+    if (c->ask->tls)
+        begin_tls(c);
+    else
+        ask(c);
 }
 
 static void on_lookup(uv_getaddrinfo_t *req, int status, struct addrinfo *found)
@@ -414,7 +505,9 @@ static void look_up(pl_up_conn *c)
 static pl_up_conn *find_kept(pl_upstream *u, const pl_ask *a)
 {
     for (pl_up_conn *c = u->conns; c; c = c->next)
-        if (c->state == KEPT && c->port == a->port && !strcmp(c->host, a->host)) return c;
+        if (c->state == KEPT && c->port == a->port && !c->tls == !a->tls &&
+            !strcmp(c->host, a->host))
+            return c;
     return NULL;
 }
 
@@ -509,7 +602,14 @@ void pl_upstream_stop(pl_upstream *u)
     while (u->conns) fail(u->conns, PL_ECANCELED, "the process ends");
 }
 
+pl_status pl_upstream_trust(pl_upstream *u, const char *ca)
+{
+    u->trust = pl_trust_open(ca);
+    return u->trust ? PL_OK : PL_EINVAL;
+}
+
 void pl_upstream_close(pl_upstream *u)
 {
+    pl_trust_close(u->trust);
     pl_free(u);
 }

@@ -19,11 +19,15 @@ typedef struct pl_relay pl_relay;
 typedef struct pl_relay_request {
     const char *host;                      /* a name or an address */
     int32_t port;
+    int32_t tls;                           /* not 0: with TLS */
     const char *text;                      /* the whole HTTP request */
     size_t len;
     int32_t connect_ms, first_ms, between_ms;   /* the longest waits: for a connection, the answer, more of it */
     int64_t max_body;                      /* of an answer that is collected */
 } pl_relay_request;
+/* Once, before the first request with TLS: whose certificates are believed: those of a PEM file,
+ * or (NULL) the system's. PL_EINVAL. */
+pl_status pl_relay_trust(pl_runtime *rt, const char *ca);
 /* `x` may be NULL: then everything is collected. If its client disconnects, it is cancelled. */
 pl_relay *pl_relay_open(pl_runtime *rt, pl_exchange *x);
 int32_t pl_relay_id(const pl_relay *r);
