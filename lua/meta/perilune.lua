@@ -163,6 +163,7 @@
 ---@field stream_interval? integer tokens per event of a stream
 ---@field upstream? string|string[] URLs of OpenAI servers that are the workers of this pool
 ---@field upstream_api_key? string key that these servers want
+---@field upstream_tls_ca? string PEM file with the CAs trusted for upstream by https
 ---@field kv_events_replay? string|string[] where each server repeats KV events (replay_endpoint)
 ---@field connect_timeout? number seconds to reach a server
 ---@field first_byte_timeout? number seconds until its answer begins

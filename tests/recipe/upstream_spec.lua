@@ -44,7 +44,7 @@ describe("a recipe with upstream", function()
   it("is told what is wrong", function()
     for text, want in pairs {
       [ [[upstream = "gpu1"]] ] = "worker.upstream: 'gpu1' is no URL",
-      [ [[upstream = "ftp://x"]] ] = "only http is supported, not 'ftp'",
+      [ [[upstream = "ftp://x"]] ] = "wanted http or https, not 'ftp'",
       [ [[upstream = {}]] ] = "worker.upstream is empty",
       [ [[upstream = 5]] ] = "worker.upstream is 5; it wants a string or a list of strings",
       [ [[kv_events = "tcp://x:1"]] ] = "worker.kv_events has URLs, and there is no upstream",

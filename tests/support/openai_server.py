@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OpenAI server such as vLLM is one, and such as none should be.
 
-    openai_server.py NAME      writes its port, then serves
+    openai_server.py NAME [CERTIFICATE KEY]      writes its port, then serves, perhaps by TLS
 
 What it does is said in the field `user` of a request: a mode of MODES, or "MODE@NAME" for
 the server of that name alone. GET /seen tells what it got, and how many clients left in the
 middle of an answer."""
 import json
 import socketserver
+import ssl
 import sys
 import threading
 import time
 
 NAME = sys.argv[1]
-seen = {"requests": [], "left": 0, "connections": 0}
+seen = {"requests": [], "left": 0}
 
 
 def event(data):
@@ -144,6 +145,7 @@ MODES = {
     "short_body": lambda send, a: send(head(200, "application/json", "Content-Length: 999")
                                        + b"{\"choices\":"),
     "html": lambda send, a: send(whole(200, b"<html>", kind="text/html")),
+    "events_for_json": lambda send, a: send(EVENTS + chunked(a.chunk(0))),
     "json_for_stream": lambda send, a: send(whole(200, a.json())),
     "redirect": lambda send, a: send(whole(307, b"", "Location: http://127.0.0.1:1/")),
     "400": lambda send, a: send(error(400, "no such thing", "X-Own: 1")),
@@ -191,9 +193,11 @@ class Handler(socketserver.StreamRequestHandler):
             self.send(error(404, "not found"))
 
     def handle(self):
-        seen["connections"] += 1
         while True:
-            got = self.read()
+            try:
+                got = self.read()
+            except OSError:                 # no TLS with it
+                return
             if not got:
                 return
             path, headers, body = got
@@ -222,5 +226,11 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 server = Server(("127.0.0.1", 0), Handler)
+if len(sys.argv) > 2:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[2], sys.argv[3])
+    # In the thread of the connection: one that does not go on keeps nobody else waiting.
+    server.socket = context.wrap_socket(server.socket, server_side=True,
+                                        do_handshake_on_connect=False)
 print("port %d" % server.server_address[1], flush=True)
 threading.Thread(target=server.serve_forever, daemon=False).start()

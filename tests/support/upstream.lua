@@ -13,8 +13,10 @@ local M = {}
 local Python = {}
 Python.__index = Python
 
-function M.python(name)
-  local p = process.start({ "tests/support/openai_server.py", name }, {}, "python3")
+-- `certificate`, `key`: files, for TLS.
+function M.python(name, certificate, key)
+  local p = process.start({ "tests/support/openai_server.py", name, certificate, key }, {},
+    "python3")
   local port
   process.wait_for(20, function()
     port = tonumber(p:log():match "port (%d+)")
@@ -43,13 +45,13 @@ Python.request = serving.request
 Python.begin = serving.begin
 
 -- A perilune in front of these servers; more flags may follow.
-function M.front(servers, flags)
+function M.front(servers, flags, env)
   local words = { "--upstream" }
   for _, s in ipairs(servers) do
     words[#words + 1] = s.address or "http://127.0.0.1:" .. s.port
   end
   for _, word in ipairs(flags or {}) do words[#words + 1] = word end
-  return serving.start(words, nil, "in_front_of_vllm")
+  return serving.start(words, env, "in_front_of_vllm")
 end
 
 return M

@@ -93,3 +93,43 @@ describe("a pool of other perilunes", function()
     assert.truthy(front:metric "perilune_moves_to_other_numerics_total" >= 1)
   end)
 end)
+
+describe("KV events that match nothing", function()
+  local a, front
+  local path = os.tmpname()
+
+  setup(function() a = engine(path) end)
+  teardown(function()
+    a:stop()
+    os.remove(path)
+  end)
+  after_each(function() front:stop() end)
+
+  -- What is said after a prompt of several blocks was answered.
+  local function said(events, env)
+    front = upstream.front({ a }, { "--prefix-caching-hash-algo", "sha256_cbor",
+      "--kv-events", events, "--max-model-len", "2048" }, env)
+    for i = 1, 5 do
+      local r = front:post("/v1/completions", { prompt = ("a long prompt "):rep(20)
+        .. ("%s and %d and more and more and more"):format(events .. (env and 1 or 0), i),
+        max_tokens = 2 })
+      assert.equal(200, r.status, r.text)
+    end
+    local log
+    process.wait_for(3, function()
+      log = front.process:log()
+      return log:find "WARN"
+    end)
+    return log
+  end
+
+  it("are told of: named in another way, or not there at all", function()
+    assert.truthy(said("ipc://" .. path, { PYTHONHASHSEED = "5" }):find(
+      "its KV events have none of the prompts that it has just read", 1, true))
+    front:stop()
+    assert.truthy(said("ipc://" .. path .. ".none"):find(
+      "no KV events have come from ipc://" .. path .. ".none", 1, true))
+    front:stop()
+    assert.is_nil(said("ipc://" .. path):find "WARN")
+  end)
+end)

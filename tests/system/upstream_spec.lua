@@ -147,7 +147,8 @@ describe("a server of another make", function()
 
   it("is told apart by what it does wrong before its answer", function()
     local cases = {
-      html = { 502, "text/html, wanted JSON" }, redirect = { 502, "a redirection" },
+      html = { 502, "text/html, wanted JSON" },
+      events_for_json = { 502, "a stream of events, wanted JSON" }, redirect = { 502, "a redirection" },
       no_http = { 503, "not HTTP/1.1" }, nothing = { 503, "without an answer" },
       huge_head = { 503, "its headers are too large" },
       short_body = { 503, "in the middle of its answer" },
@@ -221,7 +222,10 @@ describe("a server of another make", function()
       { ["X-Request-Id"] = "victim" })
     assert(c.response:feed(assert(c.connection:receive(5000))))
     assert.equal(200, front:post("/v1/cancel/victim").status)
-    assert.equal(200, c:finish().status)
+    local events = c:finish():events()
+    assert.equal(200, c.status)
+    assert.equal("abort", events[#events].choices[1].finish_reason)
+    assert.equal(events[1].id, events[#events].id)
     local r = front:post("/v1/completions", completion "silent",
       { ["X-Request-Timeout"] = "0.2" })
     assert.equal(504, r.status)
@@ -364,5 +368,90 @@ describe("several servers of another make", function()
     assert.truthy(process.wait_for(10, function()
       return front:get("/health").status == 503
     end))
+  end)
+end)
+
+describe("a server behind TLS", function()
+  local folder = os.tmpname()
+  local key, good, other = folder .. ".key", folder .. ".good", folder .. ".other"
+  local a
+
+  -- A certificate of its own for these names, with the same key.
+  local function certificate(path, names)
+    local code = os.execute(("openssl req -x509 -key %s -subj /CN=x -days 2 -addext "
+      .. "subjectAltName=%s -out %s 2>/dev/null"):format(key, names, path))
+    assert.equal(0, code)
+  end
+
+  setup(function()
+    assert.equal(0, os.execute("openssl genrsa -out " .. key .. " 2048 2>/dev/null"))
+    certificate(good, "IP:127.0.0.1,DNS:localhost")
+    certificate(other, "DNS:elsewhere")
+  end)
+  teardown(function()
+    for _, path in ipairs { folder, key, good, other } do os.remove(path) end
+  end)
+  after_each(function() a:stop() end)
+
+  it("serves, streams and is left as any other", function()
+    a = upstream.python("a", good, key)
+    for _, host in ipairs { "127.0.0.1", "localhost" } do
+      local front = upstream.front({ { address = "https://" .. host .. ":" .. a.port } },
+        { "--upstream-tls-ca", good, "--read-timeout", "1", "--migration-limit", "0" })
+      for _ = 1, 3 do
+        assert.equal(WORDS, front:post("/v1/completions", completion "good").json.choices[1]
+          .text)
+        assert.equal(WORDS, (read(front:post("/v1/completions",
+          completion("good", STREAM)):events())))
+      end
+      local long = front:post("/v1/completions", completion("good", { stream = true,
+        max_tokens = 3000, prompt = ("many words "):rep(20000) })):events()
+      assert.equal(3000, #long)
+      for _, mode in ipairs { "cut", "stall", "garbage" } do
+        process.wait_for(10, function() return front:get("/health").status == 200 end)
+        local events = front:post("/v1/completions", completion(mode, STREAM)):events()
+        assert.equal(503, events[#events].error.code, mode)
+      end
+      local c = front:begin("POST", "/v1/completions", completion("endless", STREAM))
+      for _ = 1, 50 do assert(c.connection:receive(5000)) end
+      c.connection:close()
+      assert.truthy(process.wait_for(5, function()
+        return front:metric "dynamo_frontend_active_requests" == 0
+      end))
+      front:stop()
+    end
+  end)
+
+  local function refusal(address, flags)
+    local words = { "run", "in_front_of_vllm", "--port", "0", "--log-format", "text",
+      "--model", "tests/golden/llama", "--upstream", address }
+    for _, word in ipairs(flags) do words[#words + 1] = word end
+    local p = process.start(words)
+    local why
+    process.wait_for(20, function()
+      why = p:log():match "is not here yet: ([^\n]+)" or p:log():match "CA file[^\n]+"
+      return why or not p:runs()
+    end)
+    local log = p:log()
+    p:remove()
+    return why or log
+  end
+
+  it("is believed only by a certificate of somebody who is trusted, for its name", function()
+    a = upstream.python("a", good, key)
+    local address = "https://127.0.0.1:" .. a.port
+    assert.truthy(refusal(address, {}):find("its certificate is not trusted: self", 1, true))
+    assert.truthy(refusal(address, { "--upstream-tls-ca", "/nowhere" }):find("CA file '/nowhere'",
+      1, true))
+    a:stop()
+    a = upstream.python("a", other, key)
+    local why = refusal("https://127.0.0.1:" .. a.port, { "--upstream-tls-ca", other })
+    assert.truthy(why:find("its certificate is not trusted: IP address mismatch", 1, true), why)
+  end)
+
+  it("must speak TLS", function()
+    a = upstream.python "a"
+    local why = refusal("https://127.0.0.1:" .. a.port, {})
+    assert.truthy(why:find("TLS", 1, true) or why:find("closed the connection", 1, true), why)
   end)
 end)

@@ -10,13 +10,13 @@ local urls = require "perilune.recipe.url"
 local C, ffi = pl.C, pl.ffi
 
 describe("a server's address", function()
-  it("is a URL of http", function()
-    assert.same({ host = "gpu1", port = 8000, authority = "gpu1:8000", prefix = "" },
-      urls.parse "http://gpu1:8000")
-    assert.same({ host = "::1", port = 80, authority = "[::1]", prefix = "" },
+  it("is a URL of http or https", function()
+    assert.same({ host = "gpu1", port = 8000, tls = false, authority = "gpu1:8000",
+      prefix = "" }, urls.parse "http://gpu1:8000")
+    assert.same({ host = "::1", port = 80, tls = false, authority = "[::1]", prefix = "" },
       urls.parse "http://[::1]/")
-    assert.same({ host = "h.x", port = 9, authority = "h.x:9", prefix = "/p" },
-      urls.parse "http://h.x:9/p/v1/")
+    assert.same({ host = "h.x", port = 443, tls = true, authority = "h.x", prefix = "/p" },
+      urls.parse "https://h.x/p/v1/")
   end)
 
   it("is refused if it is none", function()

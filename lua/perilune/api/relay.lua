@@ -12,6 +12,7 @@ local cjson = require "cjson.safe"
 local cluster = require "perilune.fleet.cluster"
 local flow = require "perilune.flow"
 local moves = require "perilune.fleet.moves"
+local names = require "perilune.fleet.upstream_names"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -114,7 +115,10 @@ end
 local function hear(server, job, choice)
   while choice.worker do
     local ev = flow.await(choice.id, "answer", "answered")
-    if ev.kind == "answer" then return "answer" end
+    if ev.kind == "answer" then
+      choice.streams = true
+      return "answer"
+    end
     choice.heard_end = true
     if ev.a == C.PL_ECANCELED then return nil, over(job) end
     local lost = loss_of(choice, ev)
@@ -124,7 +128,7 @@ local function hear(server, job, choice)
       return "answered"
     end
     local said = ev.a == 0 and refusal_of(job, choice) or nil
-    choice.heard_end = false
+    choice.heard_end, choice.streams = false, false
     local ok, refused = moves.move(server, job, choice, lost)
     choice.heard_end = not ok or not choice.worker
     if not ok then return nil, refused.cancelled and refused or said or refused end
@@ -171,6 +175,7 @@ local function ended(choice, refused)
     last.finish = C.PL_FINISH_STOP
   end
   choice.last = last
+  if not refused and choice.worker then names.check(choice.worker, choice) end
   moves.left(choice)
 end
 
@@ -184,9 +189,12 @@ function M.start(server, x, job, choices)
   open(server, x, job, choice)
   local ok, refused = moves.place(server, job, choice)
   if ok then ok, refused = hear(server, job, choice) end
-  if ok == "answered" then
+  if ok and not choice.streams then
     refused = refusal_of(job, choice)
     ok = not refused
+  elseif ok and not job.plan.stream then
+    ok, refused = nil, bad_gateway(choice,
+      "answered with a stream of events, wanted JSON")
   end
   if ok then return true end
   close(choice)
@@ -197,9 +205,12 @@ local function write(x, text)
   C.pl_exchange_write(x, text, #text)
 end
 
-local function refuse_stream(x, refused)
+-- How a stream ends that its server has not ended.
+local function end_stream(x, job, choice, refused)
   access_log.refused(x, refused.message)
-  if not refused.cancelled then
+  if refused.cancelled then
+    write(x, job.answer:chunk(choice.index, "", {}, choice.last))
+  else
     write(x, answer.error_event(refused.message, refused.status))
   end
 end
@@ -211,13 +222,13 @@ function M.stream(server, x, job, choices)
   C.pl_relay_go(choice.relay)
   local heard, refused = hear(server, job, choice)
   while heard == "answer" do heard, refused = hear(server, job, choice) end
-  if heard and C.pl_relay_status(choice.relay) ~= 200 then
-    refused = refusal_of(job, choice)       -- of one that was to go on
+  if heard and not choice.streams then      -- said by one that was to go on
+    refused = refusal_of(job, choice)
   end
   ended(choice, refused)
   choice.refused = refused and not refused.cancelled and refused or nil
   access_log.served(x, choices, choice.prompt.n_tokens, choice.last.n_tokens)
-  if refused then refuse_stream(x, refused) end
+  if refused then end_stream(x, job, choice, refused) end
   write(x, answer.DONE)
   C.pl_exchange_end(x)
 end

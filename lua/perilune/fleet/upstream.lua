@@ -42,10 +42,11 @@ function M.open(recipe)
   tokenizer, why = worker.tokenizer(recipe, desc)
   if not tokenizer then return nil, why end
   local length = tonumber(pool.max_model_len)
-  local self = { desc = desc, tokenizer = tokenizer, servers = {},
+  local self = { desc = desc, tokenizer = tokenizer, servers = {}, workers = {},
     length = length and length > 0 and length or desc.max_positions }
   for i, url in ipairs(pool.upstream) do
     local parsed = assert(urls.parse(url))
+    self.uses_tls = self.uses_tls or parsed.tls
     local events = type(pool.kv_events) == "table" and pool.kv_events[i] or nil
     self.servers[i] = { url = parsed, events = events,
       name = parsed.authority .. parsed.prefix,
@@ -54,7 +55,9 @@ function M.open(recipe)
   return self
 end
 
+-- After the runtime.
 function M.close(self)
+  for _, w in ipairs(self.workers) do C.pl_relay_close(w.asking) end
   C.pl_text_close(ffi.gc(self.tokenizer.text, nil))
 end
 
@@ -87,7 +90,8 @@ end
 -- Hands it over: a status.
 local function send(relay, w, text, connect, first, between, max)
   local q = new_request()
-  q.host, q.port, q.text, q.len = w.url.host, w.url.port, text, #text
+  q.host, q.port, q.tls = w.url.host, w.url.port, w.url.tls and 1 or 0
+  q.text, q.len = text, #text
   q.connect_ms, q.first_ms = milliseconds(connect), milliseconds(first)
   q.between_ms, q.max_body = milliseconds(between), max
   return C.pl_relay_send(relay, q)
@@ -97,6 +101,7 @@ end
 local function get(w, path)
   local relay = C.pl_relay_open(w.rt, nil)
   local id = C.pl_relay_id(relay)
+  w.asking = relay                          -- closed at the end, whenever that comes
   flow.listen(id, "answered")
   local text = request_to(w, "GET", path, authorization(w.key))
   local status, body, why
@@ -109,6 +114,7 @@ local function get(w, path)
     why = ffi.string(C.pl_relay_why(relay))
   end
   flow.forget(id, "answered")
+  w.asking = nil
   C.pl_relay_close(relay)
   return status, body or why
 end
@@ -127,21 +133,6 @@ local function label(text, name)
   return info and (("," .. info):match("," .. name .. '="([^"]*)"'))
 end
 
-local COMPARED = { block_size = "block_size", prefix_caching_hash_algo = "hash_algo" }
-
--- Says once what would make its events useless.
-local function compare(w, text)
-  for name, field in pairs(COMPARED) do
-    local theirs, ours = label(text, name), tostring(w.served.terms[field])
-    if theirs and theirs ~= "" and theirs ~= "None" and theirs ~= ours
-        and w.tells and not w.compared then
-      log.warning("%s: its %s is '%s', that of the recipe '%s': nobody will know what it "
-        .. "has cached", w.name, name, theirs, ours)
-    end
-  end
-  w.compared = true
-end
-
 -- Takes up what a server's metrics say of its load.
 local function count(w, text)
   text = "\n" .. text
@@ -154,7 +145,6 @@ local function count(w, text)
   c.blocks, c.blocks_used = blocks, math.min(used, 1) * blocks
   w.counts, w.others = c, math.max(0, c.running + c.waiting - w.n)
   C.pl_load_report(w.load, c, 0)
-  compare(w, text)
   return true
 end
 
@@ -242,9 +232,13 @@ local function follow(server)
   end
 end
 
--- Adds the servers to a frontend's workers.
+-- Adds the servers to a frontend's workers: true; or nil and why not.
 function M.join(frontend, self, served)
   local pool = frontend.recipe.worker
+  if self.uses_tls then
+    local status = C.pl_relay_trust(frontend.rt, pool.upstream_tls_ca)
+    if status < 0 then return pl.refusal(status) end
+  end
   for _, server in ipairs(self.servers) do
     local up = frontend.metrics:upstream(server.name)
     local tells = pool.enable_prefix_caching and server.events ~= nil
@@ -252,9 +246,12 @@ function M.join(frontend, self, served)
     local w = frontend.cluster:add { name = server.name, served = served,
       state = "away", url = server.url, key = pool.upstream_api_key, relays = {},
       numerics = NUMERICS, tags = pool.tags, tells = tells, follow = follow(server),
+      events = server.events,
       up = function(is_up) C.pl_metric_set(up, is_up and 1 or 0) end }
+    table.insert(self.workers, w)
     flow.spawn(watch, w)
   end
+  return true
 end
 
 -- ---- requests -----------------------------------------------------------------------

@@ -207,8 +207,7 @@ local function serve_upstream(self)
   self.metrics:add_model(self.card.names[1], { context_length = terms.max_model_len,
     kv_cache_block_size = terms.block_size,
     migration_limit = self.recipe.migration_limit })
-  upstream.join(self.server, self.upstream, served)
-  return true
+  return upstream.join(self.server, self.upstream, served)
 end
 
 -- Says where it can be reached, now that it can answer.
@@ -296,6 +295,9 @@ end
 local function load_workers(self)
   local recipe, asked, why = self.recipe, door.watcher(self.rt), nil
   if recipe[recipe.main].upstream then
+    if not self.roles.frontend then
+      return nil, "the workers of this recipe are elsewhere (upstream): run a frontend"
+    end
     self.upstream, why = upstream.open(recipe)
     if self.upstream then self.card, why = models.card(recipe, self.upstream) end
     return self.card and true, why

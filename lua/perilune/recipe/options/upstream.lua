@@ -9,6 +9,8 @@ return {
   { "upstream_api_key", nil, "key that these servers want", kind = "string",
     env = { "PERILUNE_UPSTREAM_API_KEY" }, secret = true,
     unset = "the client's, unless it is one of http.api_key" },
+  { "upstream_tls_ca", nil, "PEM file with the CAs trusted for upstream by https",
+    kind = "string", unset = "the system's" },
   { "kv_events_replay", nil, "where each server repeats KV events (replay_endpoint)",
     kind = "strings", unset = "nowhere" },
   { "connect_timeout", 5, "seconds to reach a server", kind = "number", min = 0.001,
