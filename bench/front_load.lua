@@ -29,6 +29,26 @@ function M.open(port, n)
   return self
 end
 
+-- Room for n connections that are opened one by one.
+function M.room(port, n)
+  return { n = 0, port = port, clients = ffi.new("pl_client *[?]", n),
+    ready = ffi.new("uint8_t[?]", n) }
+end
+
+-- One more: its number, the last.
+function M.add(self)
+  self.clients[self.n] = must(C.pl_client_open("127.0.0.1", self.port, 5000))
+  self.n = self.n + 1
+  return self.n - 1
+end
+
+-- One less: the last takes its number.
+function M.drop(self, i)
+  C.pl_client_close(self.clients[i])
+  self.n = self.n - 1
+  self.clients[i] = self.clients[self.n]
+end
+
 function M.close(self)
   for i = 0, self.n - 1 do C.pl_client_close(self.clients[i]) end
 end

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- run.lua - the engine's speed, and llama.cpp's beside it; the front end; many processes:
--- tables, then a line of JSON.
+-- run.lua - the engine's speed, and llama.cpp's beside it; the front end; many processes;
+-- routing by cached prefixes: tables, then a line of JSON.
 --
 --   build/perilune lua bench/run.lua [--model FILE] [--peer] [--rounds N] [--threads N]
 --
@@ -109,4 +109,5 @@ end
 print_row("copy, GB/s", median(own, "copy"), o.peer and median(peer, "copy") or nil)
 report.front = run(true, PROGRAM, "lua", "bench/front.lua", o.model)
 report.bus = run(true, PROGRAM, "lua", "bench/bus.lua", o.model)
+report.prefixes = run(true, PROGRAM, "lua", "bench/prefixes.lua", o.model)
 print(json.encode(report))
