@@ -532,6 +532,8 @@ __global__ void __launch_bounds__(SAMPLERS, RESIDENT) sample(const __grid_consta
 {
     __shared__ sample_memory memory;
     team<C> t = {memory};
+    started();
+    wait_for_input();
     const pl_cu_sampling p = k.rows[blockIdx.y];
     int share = (k.vocab + C - 1) / C, from = min(t.rank() * share, k.vocab), token;
     size_t at = (size_t)p.row * k.vocab;
@@ -557,14 +559,9 @@ __global__ void __launch_bounds__(SAMPLERS, RESIDENT) sample(const __grid_consta
 template <int C>
 static cudaError_t sample_with(cudaStream_t s, const pl_cu_sampler *p)
 {
-    cudaLaunchAttribute together = {};
-    cudaLaunchConfig_t c = {};
-    c.gridDim = dim3(C, p->n), c.blockDim = SAMPLERS, c.stream = s;
-    together.id = cudaLaunchAttributeClusterDimension;
-    together.val.clusterDim.x = C, together.val.clusterDim.y = together.val.clusterDim.z = 1;
-    c.attrs = &together;
-    c.numAttrs = C > 1;
-    return cudaLaunchKernelEx(&c, sample<C>, *p);
+    launch l(s, dim3(C, p->n), SAMPLERS);
+    l.cluster = C;
+    return l(sample<C>, *p);
 }
 
 cudaError_t pl_cu_sample(cudaStream_t s, const pl_cu_sampler *p)

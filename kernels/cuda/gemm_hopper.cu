@@ -4,7 +4,8 @@
 //
 // A CTA has tiles of 128 weight rows by NT rows. A thread asks for stages of 64 columns, two
 // groups of four warps multiply: weights from registers, as they are packed, rows from shared
-// memory.
+// memory. Where tiles are few, a tile has a cluster of CTAs: each has some of its slices, which
+// then are added in order.
 #include "gemm.cuh"
 #include "hopper.cuh"
 
@@ -24,6 +25,11 @@ __host__ __device__ constexpr int stages_of(int nt) { return nt == 128 ? 6 : 8; 
 
 struct maps { CUtensorMap w[3], x; }; // how the copy engine reads the parts and the rows
 struct work { int m_tiles, n_tiles, slices; };
+
+enum { // of tiles that have clusters
+    EACH = 2, // slices of a CTA
+    MOST_CTAS = 8, SPLIT_STAGES = QUARTERS, SPLIT_ROWS = 64,
+};
 
 #if PL_HOPPER
 
@@ -59,17 +65,14 @@ __device__ __forceinline__ void load_weights(const pl_cu_gemm &g, const maps &m,
     if (is_gated(g)) copy_box(to.w[M / 16], &m.w[1], c.column * 32, c.m * 2, full);
 }
 
-// Weights are asked for before the input is there.
+// n stages from c on. Weights are asked for before the input is there.
 template <int NT, int STAGES>
-__device__ __forceinline__ void load(const pl_cu_gemm &g, const maps &m, const work &w, stage<NT> *stages,
-                                     uint64_t *full, uint64_t *empty)
+__device__ __forceinline__ void load(const pl_cu_gemm &g, const maps &m, const work &w, cursor c, int n,
+                                     stage<NT> *stages, uint64_t *full, uint64_t *empty)
 {
-    int tiles = (w.m_tiles * w.n_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
-    int n = tiles * w.slices * QUARTERS, early = min(n, STAGES);
-    cursor c = {(int)blockIdx.x}, first = c;
+    int early = min(n, STAGES);
+    cursor first = c;
     ring<STAGES> r;
-    c.open(g, w, NT);
-    first.open(g, w, NT);
     for (int i = 0; i < early; i++, c.next(g, w, NT)) load_weights<NT>(g, m, c, stages[i], full + i);
     wait_for_input();
     for (int i = 0; i < early; i++, first.next(g, w, NT))
@@ -208,7 +211,10 @@ __global__ void __launch_bounds__(THREADS, 1)
     started();
     if (threadIdx.x >= CONSUMERS) {
         give_registers<40>();
-        if (threadIdx.x == CONSUMERS) load<NT, STAGES>(g, m, w, stages, full, empty);
+        cursor c = {(int)blockIdx.x};
+        int tiles = (w.m_tiles * w.n_tiles - c.tile + (int)gridDim.x - 1) / (int)gridDim.x;
+        c.open(g, w, NT);
+        if (threadIdx.x == CONSUMERS) load<NT, STAGES>(g, m, w, c, tiles * w.slices * QUARTERS, stages, full, empty);
         return;
     }
     take_registers<232>();
@@ -224,6 +230,116 @@ __global__ void __launch_bounds__(THREADS, 1)
         if (is_gated(g)) put_gated_tile<NT>(g, w, tile, sum, (float *)(stages + STAGES));
         else put_tile<NT>(g, w, tile, sum);
     }
+#endif
+}
+
+// ---- the same by clusters --------------------------------------------------------------
+
+__host__ __device__ static inline int ctas_of(const work &w) { return (w.slices + EACH - 1) / EACH; }
+
+// A thread's values of a tile are shared out among the CTAs of its cluster: each adds up some.
+__host__ __device__ constexpr int share_of(int nt, int ctas) { return (nt / 2 + ctas - 1) / ctas; }
+
+#if PL_HOPPER
+
+// All threads of a cluster that have not left arrive; who waits sees what was written before.
+__device__ __forceinline__ void cluster_arrives()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_waits() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// Writes to the shared memory of the cluster's CTA number `rank`.
+__device__ __forceinline__ void write_to(float *p, int rank, float v)
+{
+    uint32_t at;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_at(p)), "r"(rank));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
+}
+
+// Hands a slice out.
+template <int NT>
+__device__ __forceinline__ void hand_out(const float (&c)[NT / 2], int slice, int ctas, float *parts)
+{
+    int rank = 0, share = share_of(NT, ctas);
+    float *to = parts + slice * share * CONSUMERS + threadIdx.x;
+#pragma unroll
+    for (int e = 0; e < NT / 2; e++) {
+        write_to(to, rank, c[e]);
+        if (++rank == ctas) rank = 0, to += CONSUMERS;
+    }
+}
+
+// Adds up what the CTA is handed; what the results are added to is asked for meanwhile.
+template <int NT>
+__device__ __forceinline__ void put_sums(const pl_cu_gemm &g, const work &w, int tile, int rank, int ctas,
+                                         const float *parts)
+{
+    constexpr int MOST = share_of(NT, 2);
+    int m = tile / w.n_tiles, part = find_part(g, m, M / 16), share = share_of(NT, ctas);
+    const pl_cu_part &p = g.parts[part];
+    float *out[MOST], old[MOST], bias[MOST];
+#pragma unroll
+    for (int j = 0; j < MOST; j++) {
+        int e = rank + j * ctas;
+        place at = place_of(w, m * w.n_tiles + tile % w.n_tiles, NT, M, e, threadIdx.x);
+        bool real = e < NT / 2 && at.n < p.n && at.row < g.n_rows;
+        out[j] = real ? p.out + (size_t)at.row * p.stride + at.n : NULL;
+        old[j] = real && p.add ? *out[j] : 0;
+        bias[j] = real && p.bias ? p.bias[at.n] : 0;
+    }
+    cluster_waits();
+    parts += threadIdx.x;
+#pragma unroll
+    for (int j = 0; j < MOST; j++) {
+        if (!out[j]) continue;
+        float sum = parts[j * CONSUMERS];
+#pragma unroll 4
+        for (int i = 1; i < w.slices; i++) sum = __fadd_rn(sum, parts[(i * share + j) * CONSUMERS]);
+        if (p.bias) sum = __fadd_rn(sum, bias[j]);
+        *out[j] = p.add ? __fadd_rn(old[j], sum) : sum;
+    }
+}
+
+#endif
+
+template <bool F16, int NT>
+__global__ void __launch_bounds__(THREADS, 2)
+    multiply_split(const __grid_constant__ pl_cu_gemm g, const work w, const __grid_constant__ maps m)
+{
+#if PL_HOPPER
+    constexpr int STAGES = SPLIT_STAGES;
+    extern __shared__ __align__(1024) char memory[];
+    __shared__ uint64_t full[STAGES], empty[STAGES];
+    stage<NT> *stages = (stage<NT> *)memory;
+    float *parts = (float *)(stages + STAGES);
+    int ctas = ctas_of(w), rank = blockIdx.x % ctas, tile = blockIdx.x / ctas;
+    int n = min((int)EACH, w.slices - rank * EACH);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) open_barrier(full + i, 1), open_barrier(empty + i, CONSUMERS / 32);
+        barriers_opened();
+    }
+    __syncthreads();
+    started();
+    cluster_arrives();
+    if (threadIdx.x == CONSUMERS) {
+        cursor c = {tile};
+        c.open(g, w, NT);
+        c.column = rank * EACH * QUARTERS * 4;
+        load<NT, STAGES>(g, m, w, c, n * QUARTERS, stages, full, empty);
+    }
+    if (threadIdx.x >= CONSUMERS) return;
+    ring<STAGES> r;
+    wait_for_input();
+    for (int i = 0; i < n; i++) {
+        float c[NT / 2];
+        slice_of<F16, NT, STAGES>(c, stages, full, empty, r, false);
+        if (i == 0) cluster_waits(); // all are there
+        hand_out<NT>(c, rank * EACH + i, ctas, parts);
+    }
+    cluster_arrives();
+    put_sums<NT>(g, w, tile, rank, ctas, parts);
 #endif
 }
 
@@ -285,6 +401,30 @@ static cudaError_t send(cudaStream_t s, const pl_cu_gemm *g, work w)
     return launch(s, tiles < sms ? tiles : sms, THREADS, shared)(kernel, *g, w, m);
 }
 
+template <bool F16, int NT>
+static cudaError_t send_split(cudaStream_t s, const pl_cu_gemm *g, work w)
+{
+    constexpr size_t FIXED = SPLIT_STAGES * sizeof(stage<NT>), VALUE = CONSUMERS * sizeof(float);
+    auto *kernel = multiply_split<F16, NT>;
+    static const cudaError_t allowed = allow_shared(kernel, FIXED + MOST_CTAS * EACH * share_of(NT, 2) * VALUE);
+    maps m = {};
+    cudaError_t e = allowed ? allowed : map_all(&m, g, NT);
+    if (e) return e;
+    w.n_tiles = (g->n_rows + NT - 1) / NT;
+    int ctas = ctas_of(w);
+    launch l(s, w.m_tiles * w.n_tiles * ctas, THREADS, FIXED + w.slices * share_of(NT, ctas) * VALUE);
+    l.cluster = ctas;
+    return l(kernel, *g, w, m);
+}
+
+// Whether a tile's slices are divided: where tiles would occupy few multiprocessors.
+static bool is_split(const pl_cu_gemm *g, const work &w)
+{
+    int tiles = w.m_tiles * ((g->n_rows + 31) / 32);
+    return g->slice && !is_gated(*g) && g->n_rows <= SPLIT_ROWS && w.slices > EACH &&
+           w.slices <= MOST_CTAS * EACH && tiles * 4 <= this_gpu().sms;
+}
+
 // What a width takes: a tile's weights and rows, as often as multiprocessors load them, or as
 // the L2 cache gives them, which is not quite as fast.
 static int64_t price(const pl_cu_gemm *g, const work &w, int nt)
@@ -299,6 +439,7 @@ static cudaError_t multiply(cudaStream_t s, const pl_cu_gemm *g)
 {
     work w = {count_tiles(g, is_gated(*g) ? M / 32 : M / 16), 0, (g->k + PL_CU_SLICE - 1) / PL_CU_SLICE};
     int best = 16;
+    if (is_split(g, w)) return g->n_rows <= 16 ? send_split<F16, 16>(s, g, w) : send_split<F16, 32>(s, g, w);
     for (int nt = 32; nt <= 128; nt *= 2)
         if (price(g, w, nt) < price(g, w, best)) best = nt;
     switch (best) {

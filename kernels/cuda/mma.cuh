@@ -250,6 +250,7 @@ struct launch {
     cudaStream_t stream;
     dim3 grid, block;
     size_t shared;
+    int cluster = 1; // CTAs of a cluster
 
     launch(cudaStream_t stream, dim3 grid, int threads, size_t shared = 0)
         : stream(stream), grid(grid), block(threads), shared(shared)
@@ -259,13 +260,15 @@ struct launch {
     template <class... P, class... A>
     cudaError_t operator()(void (*kernel)(P...), A... args) const
     {
-        cudaLaunchAttribute early = {};
+        cudaLaunchAttribute with[2] = {};
         cudaLaunchConfig_t c = {};
         c.gridDim = grid, c.blockDim = block, c.dynamicSmemBytes = shared, c.stream = stream;
-        c.attrs = &early;
-        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        early.val.programmaticStreamSerializationAllowed = 1;
-        c.numAttrs = this_gpu().major >= 9;
+        c.attrs = with;
+        with[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        with[0].val.programmaticStreamSerializationAllowed = 1;
+        with[1].id = cudaLaunchAttributeClusterDimension;
+        with[1].val.clusterDim.x = cluster, with[1].val.clusterDim.y = with[1].val.clusterDim.z = 1;
+        c.numAttrs = this_gpu().major < 9 ? 0 : cluster > 1 ? 2 : 1;
         return cudaLaunchKernelEx(&c, kernel, P(args)...);
     }
 };

@@ -50,21 +50,18 @@ static int32_t splits_of(const pl_step_seq *q)
     return (q->position + q->n_rows - 1) / PL_CU_SPLIT + 1;
 }
 
-/* Walks are worth it where every multiprocessor has some, and none far more than
- * others. */
+/* Walks are worth it where nearly all walkers have some, and none far more than others:
+ * no longer ones than all together are for each. */
 static int32_t longest_walk(const pl_planned *p, const pl_step *s)
 {
-    enum {
-        SOME = 3
-    };
     int64_t n = 0, splits = 0, walkers = pl_cu_walkers();
     for (int32_t i = 0; i < s->n_seqs; i++) {
         if (s->seqs[i].n_rows * group_of(p) > PL_CU_FEW) continue;
         n += p->plan->attention.n_kv_heads;
         splits += (int64_t)p->plan->attention.n_kv_heads * splits_of(&s->seqs[i]);
     }
-    return walkers && n >= SOME * walkers ? (int32_t)PL_MIN(splits / walkers, INT32_MAX)
-                                          : 0;
+    int64_t mean = walkers ? (splits + walkers - 1) / walkers : 0;
+    return 4 * n >= 3 * walkers ? (int32_t)PL_MIN(mean, INT32_MAX) : 0;
 }
 
 static void tile_seq(const pl_planned *p, const pl_step_seq *q, int32_t table, tiling *t)
