@@ -45,7 +45,7 @@ describe("a split stream", function()
     C.pl_log_level(C.PL_LOG_ERROR + 1)
     f = fleet.open { hub = false }
     front = f:process { engines = 3, bus = false,
-      options = { max_model_len = 2048, max_num_batched_tokens = 128 } }
+      options = { max_model_len = 2048, max_num_batched_tokens = 100 } }
     alone_in, reader, taker = unpack(front.engines)
     block_bytes = tonumber(C.pl_model_block_bytes(reader.loaded.model))
   end)
@@ -112,6 +112,14 @@ describe("a split stream", function()
     ids = prompt(10 * BLOCK, 50)
     rows, blocks = effort(function() split(ids, KINDS.greedy):finish() end)
     assert.same({ 0, 1 }, { rows, blocks })
+  end)
+
+  it("has the reader say one token and no more", function()
+    forget_caches()
+    local before = reader:statistics().generation_tokens
+    split(prompt(40, 60), KINDS.greedy):finish()
+    assert.is_true(front:idle())
+    assert.equal(before + 1, reader:statistics().generation_tokens)
   end)
 
   it("moves what the taker lacks", function()
