@@ -208,6 +208,19 @@ describe("a split stream", function()
     front:remove(other)
   end)
 
+  it("reads the prompt itself where the reader ends in the middle of it", function()
+    forget_caches()
+    local ids, before = prompt(1500, 70), failures "ended"
+    local want = alone(ids, KINDS.greedy)
+    local st = split(ids, KINDS.greedy)
+    repeat front:poll(1) until taker:statistics().waiting_remote > 0
+    local seqs = ffi.new "pl_seq_info[4]"
+    assert.equal(1, C.pl_engine_seqs(reader.engine, seqs, 4))
+    C.pl_engine_cancel(reader.engine, seqs[0].seq)
+    assert.same(want, st:finish())
+    assert.equal(before + 1, failures "ended")
+  end)
+
   it("answers many at once, with too few blocks on both sides", function()
     local few = f:process { engines = 2, bus = false,
       options = { max_model_len = 512, n_blocks = 60, max_num_batched_tokens = 64 } }
