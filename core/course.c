@@ -115,14 +115,15 @@ static void end_split(pl_course *c)
     c->split.ticket = 0;
 }
 
-/* It has no place now. */
-static void lose(pl_course *c, int why, int status, const char *text, size_t len)
+/* It has no place now. by_reader: the last was one that reads. */
+static void lose(pl_course *c, bool by_reader, int why, int status, const char *text,
+                 size_t len)
 {
     pl_charge_end(&c->charge);
     end_split(c);
     pl_lock(&c->lock);
     c->state = LOSING;
-    c->split.by_reader = c->has_taker;
+    c->split.by_reader = by_reader;
     c->has_taker = c->recall = false;
     c->why.len = 0;
     pl_buf_add(&c->why, text, len);
@@ -139,7 +140,7 @@ static void lose_place(pl_course *c, bool reads, int why, int status, const char
         pl_charge_end(&c->split.charge);
     else
         spare_reader(c);
-    if (leave(c)) lose(c, why, status, text, len);
+    if (leave(c)) lose(c, reads, why, status, text, len);
 }
 
 /* ---- what is said of a sequence ---------------------------------------------------- */
@@ -298,9 +299,8 @@ static void join(pl_course *c, const pl_order *o)
         return;
     }
     pl_seq_close(copy);
-    if (o->takes) spare_reader(c);
-    if (leave(c))
-        lose(c, PL_LOST_REFUSED, status, pl_error_text(), strlen(pl_error_text()));
+    lose_place(c, o->reads, PL_LOST_REFUSED, status, pl_error_text(),
+               strlen(pl_error_text()));
 }
 
 void pl_course_run(pl_course *c)
@@ -326,7 +326,7 @@ void pl_course_run(pl_course *c)
     if (!recall) return;
     drop_orders(orders, n);
     for (int i = 0; i < PL_PLACES; i++) withdraw(&c->places[i], false);
-    lose(c, PL_LOST_RECALLED, 0, NULL, 0);
+    lose(c, false, PL_LOST_RECALLED, 0, NULL, 0);
 }
 
 void pl_course_end(pl_course *c, bool aborted)
@@ -622,11 +622,8 @@ void pl_courses_forget(pl_courses *cs, const pl_engine *e)
     for (pl_course *c = cs->split, *next; c; c = next) {
         next = c->split.next;
         if (c->taker.engine != e) continue;
-        pl_lock(&c->lock);
-        c->has_taker = false;
-        pl_unlock(&c->lock);
         spare_reader(c);
-        lose(c, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
+        lose(c, false, PL_LOST_LEFT, PL_ECANCELED, NULL, 0);
     }
 }
 

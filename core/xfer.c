@@ -89,9 +89,7 @@ static void finish(crossing *c, bool ok)
 static void fail(crossing *c, reason why)
 {
     pl_metric_add(c->x->metrics.failed[why], 1);
-    pl_log(PL_LOG_WARN,
-           "the KV of a prompt of %d tokens did not come, so it is computed "
-           "again: %s",
+    pl_log(PL_LOG_WARN, "the KV of %d tokens did not come, so it is computed again: %s",
            c->taker.end, texts[why]);
     finish(c, false);
 }
@@ -142,8 +140,8 @@ static void copy_more(crossing *c, int32_t n_tokens, const pl_engine_kv *kv)
             last = &copy->pieces[copy->n++];
             *last = (struct pl_piece){from, to, bytes};
         }
-        pl_metric_add(x->metrics.bytes, (double)bytes);
     }
+    pl_metric_add(x->metrics.bytes, (double)(n * kv->block_bytes));
     c->copy = copy;
     c->n_copied = n_tokens;
     pl_copier_push(x->copier, c->copy);
@@ -225,8 +223,7 @@ static crossing *find(const pl_xfer *x, uint64_t ticket)
 uint64_t pl_xfer_ticket(void)
 {
     static atomic_ullong last;
-    uint64_t n = atomic_fetch_add(&last, 1) + 1;
-    return n;
+    return atomic_fetch_add(&last, 1) + 1;
 }
 
 void pl_xfer_begin(pl_xfer *x, uint64_t ticket, pl_engine *lender, int32_t seq)

@@ -145,6 +145,7 @@ describe("a split stream", function()
       C["pl_stream_" .. how](st.handle)
       if how == "recall" then
         assert.equal(C.PL_LOST_RECALLED, (st:lost()))
+        assert.equal(0, C.pl_stream_by_reader(st.handle))
         C.pl_stream_cancel(st.handle)
       end
       if how ~= "close" then assert.equal(C.PL_FINISH_ABORT, st:finish().finish) end
