@@ -62,7 +62,7 @@ return {
   { fault = "who loses one of two places is lost",
     file = "core/course.c",
     old = "if (leave(c)) lose(c, reads, why, status, text, len);",
-    new = "leave(c);\n    lose(c, why, status, text, len);",
+    new = "leave(c);\n    lose(c, reads, why, status, text, len);",
     specs = { "tests/unit/course_spec.lua" } },
   { fault = "a process may use a number again that it uses",
     file = "core/remote_seq.c",

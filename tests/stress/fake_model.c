@@ -41,6 +41,23 @@ void *pl_model_block(pl_model *m, int32_t block, size_t *bytes)
     return m->kv + (size_t)block * (size_t)m->block_size;
 }
 
+int64_t pl_model_block_bytes(const pl_model *m)
+{
+    return (int64_t)((size_t)m->block_size * sizeof *m->kv);
+}
+
+const char *pl_model_kv_layout(const pl_model *m)
+{
+    (void)m;
+    return "fake";
+}
+
+bool pl_model_is_local(const pl_model *m)
+{
+    (void)m;
+    return true;
+}
+
 int32_t pl_model_vocab(const pl_model *m)
 {
     return m->vocab;

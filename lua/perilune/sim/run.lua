@@ -113,7 +113,9 @@ local function live(self, i)
   end
   local seq = open_seq(self, r)
   local id = C.pl_seq_id(seq)
+  self.placing[id] = seq
   local w = place(self, job, r, seq)
+  self.placing[id] = nil
   if not w then
     C.pl_seq_close(seq)
     tell_done(self, job, done, { tokens = 0, cached = 0, finish = "refused" })
@@ -254,6 +256,7 @@ end
 
 local function close(self)
   local served = { list = { self.served } }
+  for _, seq in pairs(self.placing) do C.pl_seq_close(seq) end
   holdings.close(served)
   C.pl_sim_close(self.sim)
   self.cluster:close()
@@ -270,7 +273,7 @@ return function(recipe, trace, o)
   local self = setmetatable({ recipe = recipe, trace = trace, timing = o.timing,
     speed = o.speed or 1, seed = o.seed or 0, n_workers = o.workers or pool.count,
     waiting = 0, ended = 0, refused = 0, ttft = {}, prompt_tokens = 0, cached_tokens = 0,
-    output_tokens = 0, models = {}, metrics = {},
+    output_tokens = 0, models = {}, metrics = {}, placing = {},
     zeros = ffi.new("int32_t[?]", trace.longest_input),
     served = served_models.blank(recipe, "sim"),
   }, Run)
