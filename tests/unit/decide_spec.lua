@@ -225,7 +225,7 @@ describe("a decision", function()
   end)
 
   it("remembers that of the worker which reads the prompt", function()
-    local index = served.index
+    local was, index = served, served.index
     served = models.blank({ main = "decode" }, "two")
     served.terms, served.index, served.naming = TERMS, index, models.naming(TERMS)
     server.recipe = { main = "decode", decode = {}, prefill = {}, http = { max_waiting = 1000 } }
@@ -252,8 +252,7 @@ describe("a decision", function()
     assert.same({ 3 }, { believed() })
     C.pl_naming_close(served.naming)
     decide.close { list = { served } }
-    served = models.blank({ main = "worker" }, "m")
-    served.naming, served.index = models.naming(TERMS), index
+    served = was
   end)
 
   it("uses every worker though all prompts begin alike", function()
