@@ -43,7 +43,8 @@ local function times(front, ids, start)
   while st:next() ~= "done" do end
   local _, r = st:close()
   assert(front:idle())
-  return tonumber(r.first_ns - r.submitted_ns) / 1e6, tonumber(r.last_ns - r.first_ns) / 1e6
+  return tonumber(r.first_ns - r.submitted_ns) / 1e6,
+    tonumber(r.last_ns - r.first_ns) / 1e6
 end
 
 local function copy_ms(bytes)
@@ -74,16 +75,20 @@ print "tokens      MiB   copy |  first: one    two   more | second: one    two  
 for _, n in ipairs(LENGTHS) do
   local row = {}
   for _ = 1, TURNS do
-    local first, second = times(front, prompt(n, vocab), function(st) return st:start(one) end)
+    local first, second = times(front, prompt(n, vocab), function(st)
+      return st:start(one)
+    end)
     less(row, "first", first)
     less(row, "second", second)
-    first, second = times(front, prompt(n, vocab), function(st) return st:split(one, two) end)
+    first, second = times(front, prompt(n, vocab), function(st)
+      return st:split(one, two)
+    end)
     less(row, "first_two", first)
     less(row, "second_two", second)
   end
   local bytes = math.ceil(n / 16) * block
-  print(("%6d %8.1f %6.2f | %11.2f %6.2f %6.2f | %11.2f %6.2f %6.2f"):format(n, bytes / 2 ^ 20,
-    copy_ms(bytes), row.first, row.first_two, row.first_two - row.first, row.second,
-    row.second_two, row.second_two - row.second))
+  print(("%6d %8.1f %6.2f | %11.2f %6.2f %6.2f | %11.2f %6.2f %6.2f"):format(n,
+    bytes / 2 ^ 20, copy_ms(bytes), row.first, row.first_two, row.first_two - row.first,
+    row.second, row.second_two, row.second_two - row.second))
 end
 f:close()
