@@ -63,8 +63,6 @@ pl_status pl_engine_start(pl_engine *e, pl_engine_sink sink, void *ctx);
  * pl_engine_tokens. */
 void pl_engine_stop(pl_engine *e);
 
-/* Nobody reads the blocks any more that this sequence has lent, or will: any. */
-void pl_engine_return(pl_engine *e, int32_t seq);
 /* Its KV, for who copies blocks: between placed and arrived, lent and return. */
 typedef struct pl_engine_kv {
     int32_t block_size;

@@ -108,7 +108,10 @@ void pl_engine_take_returned(pl_engine *e)
 {
     PL_ON(STEP);
     for (int32_t i = 0; i < e->shared->returned.n; i++) {
-        loan *l = pl_map_remove(&e->loans, (uint64_t)e->shared->returned.seqs[i]);
+        int32_t seq = e->shared->returned.seqs[i];
+        loan *l = pl_map_remove(&e->loans, (uint64_t)seq);
+        run *r = l ? NULL : pl_index_find(e->shared, seq);
+        if (r) r->seq->lends = false; /* before it lent anything */
         if (!l) continue;
         pl_kv_put(e->kv, l->blocks, l->n_blocks);
         close_loan(l);

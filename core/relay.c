@@ -54,6 +54,7 @@ struct pl_relay {
     bool goes_on;     /* with what another server began */
     int32_t n_before; /* tokens of that one */
     pl_buf held;      /* no whole event yet, or may not go on */
+    size_t searched;  /* of these: no event ends there */
 
     /* io until it is over, or while lua waits to say go; then lua's */
     int status;
@@ -151,10 +152,11 @@ static void publish(pl_relay *r)
     pl_unlock(&r->lock);
 }
 
-/* Bytes up to the end of the first event, its empty line included; 0: it has not ended. */
-static size_t event_end(const char *s, size_t len)
+/* Bytes up to the end of the first event, its empty line included; 0: it has not ended.
+ * It does not end within the first `searched`. */
+static size_t event_end(const char *s, size_t len, size_t searched)
 {
-    const char *at = s, *end = s + len;
+    const char *at = s + (searched > 3 ? searched - 3 : 0), *end = s + len;
     while ((at = memchr(at, '\n', (size_t)(end - at)))) {
         at++;
         if (at < end && *at == '\n') return (size_t)(at + 1 - s);
@@ -306,9 +308,10 @@ static void emit(pl_relay *r, const char *from, const char *to)
 static ssize_t pass(pl_relay *r, const char *s, size_t len)
 {
     pl_buf rewritten = {0};
-    size_t at = 0, from = 0, n;
+    size_t at = 0, from = 0, searched = r->searched, n;
     verdict v = PASS;
-    while (r->link && v != FAIL && (n = event_end(s + at, len - at))) {
+    for (; r->link && v != FAIL && (n = event_end(s + at, len - at, searched));
+         searched = 0) {
         v = judge(r, s + at, n, &rewritten);
         if (v != PASS) emit(r, s + from, s + at);
         at += n;
@@ -338,6 +341,7 @@ static void feed(pl_relay *r, const char *data, size_t len)
     ssize_t n = pass(r, data, len);
     if (n < 0) return;
     publish(r);
+    r->searched = len - (size_t)n;
     if (direct) {
         pl_buf_add(held, data + n, len - (size_t)n);
     } else {
@@ -488,7 +492,7 @@ static void renew(pl_relay *r, const pl_relay_request *q)
     r->n_before = r->now.end.n_tokens;
     r->streams = r->done = r->has_finish = r->late = false;
     r->status = 0;
-    r->held.len = r->fields.len = r->body.len = 0;
+    r->held.len = r->fields.len = r->body.len = r->searched = 0;
     if (!r->now.end.submitted_ns) r->now.end.submitted_ns = pl_now_ns();
     r->told = r->now;
 }

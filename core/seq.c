@@ -195,6 +195,11 @@ pl_status pl_seq_label(pl_seq *s, const char *fields, size_t len)
     return PL_OK;
 }
 
+void pl_seq_lend(pl_seq *s)
+{
+    s->lends = true;
+}
+
 void pl_seq_remote(pl_seq *s, int32_t n_tokens)
 {
     s->n_remote = PL_MAX(0, PL_MIN(n_tokens, s->n_given));

@@ -23,8 +23,8 @@ static const char *const texts[N_REASONS] = {
     "the blocks of the two engines differ in layout",
 };
 
-/* A prompt's KV on its way. It lives until nothing more can be said of its ticket: the
- * lender is over, nobody wants it, and no copy is being made. */
+/* A prompt's KV on its way. It lives until the answer is over, or begins anew, no copy is
+ * being made, and all that was lent has been returned. */
 typedef struct crossing {
     pl_xfer *x;
     uint64_t ticket;
@@ -53,7 +53,7 @@ struct pl_xfer {
     uv_timer_t timer;
     bool has_timer, stopped;
     struct {
-        int bytes, seconds, failed[N_REASONS];
+        int loans, bytes, seconds, failed[N_REASONS];
     } metrics;
 };
 
@@ -64,14 +64,15 @@ static void give_back(crossing *c)
     if (c->copy || !c->lender.engine) return;
     pl_engine_return(c->lender.engine, c->lender.seq);
     c->lender.engine = NULL;
+    c->lender.over = true; /* what it may still lend is returned at once */
 }
 
 static void settle(crossing *c)
 {
     if (c->copy || c->taker.engine || !c->withdrawn) return;
     give_back(c);
-    if (!c->lender.over) return;
     pl_map_remove(&c->x->crossings, c->ticket);
+    pl_metric_add(c->x->metrics.loans, -1);
     pl_free(c->lender.blocks);
     pl_free(c->taker.blocks);
     pl_free(c);
@@ -236,6 +237,7 @@ void pl_xfer_begin(pl_xfer *x, uint64_t ticket, pl_engine *lender, int32_t seq)
     c->lender.seq = seq;
     c->news_ns = pl_now_ns();
     pl_map_put(&x->crossings, ticket, c);
+    pl_metric_add(x->metrics.loans, 1);
     if (!x->copier) x->copier = pl_copier_open(x->loop);
     watch(x);
 }
@@ -252,7 +254,7 @@ void pl_xfer_withdraw(pl_xfer *x, uint64_t ticket)
 static void take_lent(pl_xfer *x, pl_engine *e, const pl_lent *l)
 {
     crossing *c = find(x, l->ticket);
-    if (!c) { /* nobody knows of it any more */
+    if (!c || !c->lender.engine) { /* nobody wants it any more */
         pl_engine_return(e, l->seq);
         return;
     }
@@ -335,6 +337,9 @@ pl_xfer *pl_xfer_open(pl_loop *loop)
     static const double seconds[] = {1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1, 3};
     pl_xfer *x = pl_alloc(sizeof *x);
     x->loop = loop;
+    x->metrics.loans =
+        pl_metric_open(PL_GAUGE, "perilune_kv_transfer_prompts", "",
+                       "prompts whose KV is, or may be, on its way", NULL, 0);
     x->metrics.bytes =
         pl_metric_open(PL_COUNTER, "perilune_kv_transfer_bytes_total", "",
                        "bytes of KV copied from the engine that read a prompt", NULL, 0);

@@ -38,6 +38,7 @@ pl_status pl_seq_salt(pl_seq *s, const char *salt, size_t len);
  * first being the request's id; printable ASCII, else PL_EINVAL. */
 pl_status pl_seq_label(pl_seq *s, const char *fields, size_t len);
 void pl_seq_remote(pl_seq *s, int32_t n_tokens);   /* KV of the first n will come from elsewhere; ignored with prompt_logprobs */
+void pl_seq_lend(pl_seq *s);               /* its prompt's KV stays until pl_engine_return */
 /* The last n of its tokens are not prompt but were generated elsewhere; it continues from
  * there. Penalties, min_tokens and max_tokens count them. */
 pl_status pl_seq_resume(pl_seq *s, int32_t n_output);
@@ -98,6 +99,7 @@ void pl_engine_hash(const pl_engine *e, pl_seq *s);
 /* Takes ownership of the sequence. Refusals: PL_ELIMIT (queue full), PL_EINVAL. */
 pl_status pl_engine_submit(pl_engine *e, pl_seq *s);
 void pl_engine_cancel(pl_engine *e, int32_t seq);          /* unknown ids are ignored */
+void pl_engine_return(pl_engine *e, int32_t seq);          /* what it has lent, or would lend yet, is wanted no more */
 void pl_engine_arrived(pl_engine *e, int32_t seq, int ok); /* remote KV has arrived; not ok: recompute */
 pl_status pl_engine_reset_cache(pl_engine *e);             /* PL_EAGAIN while blocks are in use */
 void pl_engine_stats_get(const pl_engine *e, pl_engine_stats *out);

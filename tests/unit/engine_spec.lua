@@ -379,6 +379,34 @@ describe("engine", function()
     end)
   end)
 
+  describe("lends its prompt's blocks", function()
+    it("until they are returned, though it has ended", function()
+      open()
+      local a = assert(e:submit(null.text(1, 70), { max_tokens = 1 }, C.pl_seq_lend))
+      e:step()
+      assert.equal(C.PL_FINISH_LENGTH, e.ends[a])
+      e:step()
+      assert.equal(5, e:stats().blocks_used)
+      C.pl_engine_return(e.handle, a)
+      e:step()
+      is_empty()
+    end)
+
+    it("and none from then on, however soon that is", function()
+      for steps = 0, 3 do
+        open()
+        local a = assert(e:submit(null.text(1, 150), { max_tokens = 2 }, C.pl_seq_lend))
+        for _ = 1, steps do e:step() end
+        C.pl_engine_return(e.handle, a)
+        for _ = 1, 8 do e:step() end
+        assert.equal(C.PL_FINISH_LENGTH, e.ends[a])
+        is_empty()
+        e:close()
+      end
+      e = nil
+    end)
+  end)
+
   describe("waits for KV from elsewhere", function()
     it("without holding up others, then computes the rest", function()
       open()

@@ -32,6 +32,11 @@ local function metric(name, labels)
   return C.pl_metric_value(id[key])
 end
 
+local function under_way()
+  local at = C.pl_metric_open(C.PL_GAUGE, "perilune_kv_transfer_prompts", "", "", nil, 0)
+  return C.pl_metric_value(at)
+end
+
 local function bytes() return metric "perilune_kv_transfer_bytes_total" end
 
 local function failures(reason)
@@ -53,7 +58,10 @@ describe("a split stream", function()
     f:close()
     C.pl_log_level(C.PL_LOG_INFO)
   end)
-  after_each(function() assert.is_true(front:idle()) end)
+  after_each(function()
+    assert.is_true(front:idle())
+    assert.equal(0, under_way())
+  end)
 
   local function alone(ids, params)
     local st = front:stream(ids, params)

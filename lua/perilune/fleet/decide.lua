@@ -42,8 +42,9 @@ local function add(w, view)
   if row then view.workers[row + 1] = w end
 end
 
--- The workers of a pool that may take it, as a view; view.workers: by row, from 1.
-local function look(pool, avoid, full, numerics)
+-- The workers of a pool that may take it, as a view; view.workers: by row, from 1. How
+-- much of the prompt each has is not filled in yet.
+local function gather(pool, avoid, full, numerics)
   local view = pool.view
   if not view then
     view = fleet_view.new()
@@ -72,12 +73,21 @@ local DEFAULT = "the default"
 
 -- How much of the prompt each worker has: by its own word, or since it was sent there.
 -- Whether that is known.
-local function match(server, served, view, naming, seq)
-  if not naming or not seq then return false end
-  C.pl_fleet_name(view.columns, naming, seq)
+local function match(server, served, view, seq)
+  if not served.naming or not seq then return false end
+  C.pl_fleet_name(view.columns, served.naming, seq)
   if served.index then C.pl_fleet_match(view.columns, served.index) end
   sent.match(server.recipe, served, view.columns)
   return true
+end
+
+-- The workers of a pool that may take it, with all that is known of them; nil: there is
+-- none. view.is_named: whether it is known what each has of the prompt.
+local function look(server, pool, choice, avoid, full, numerics)
+  local view = gather(pool, avoid, full, numerics)
+  if view.n == 0 then return nil end
+  view.is_named = match(server, pool.served, view, sequence(choice))
+  return view
 end
 
 -- What the decision took to be cached at that row's worker, for decisions.found: of a
@@ -90,11 +100,11 @@ end
 
 -- The row of a pool's view that its hook chooses, or the default; -1: the request waits;
 -- -2: it is refused; nil: it is not known who has what. Who has decided, and the refusal.
-local function choose_row(server, pool, job, choice, view, seq)
+local function choose_row(server, pool, job, choice, view)
   local served, row, by, refused = pool.served, nil, nil, nil
   local of = server.recipe[pool.name]
   if of and (of.pick or of.cost) then
-    local req = job:look(choice, served.naming, seq)
+    local req = job:look(choice, served.naming, sequence(choice))
     row, by, refused = hooks.choose(server, pool.name, req, view)
   end
   if not row and served.index then
@@ -106,16 +116,16 @@ end
 -- The same, once all is noted; the refusal, and how much of the prompt the worker of that
 -- row is thought to hold, in tokens.
 local function decide(server, pool, job, choice, view, has_begun)
-  local seq, served = sequence(choice), pool.served
-  local is_named = match(server, served, view, served.naming, seq)
-  local row, by, refused = choose_row(server, pool, job, choice, view, seq)
+  local row, by, refused = choose_row(server, pool, job, choice, view)
   if not row then return nil end
   if row ~= -1 or not choice.told_to_wait then
     choice.decision = decisions.note(pool, view, row, by, job, choice)
   end
   if row < 0 then return row, refused end
-  if is_named then sent.add(server.recipe, view.workers[row + 1], view.columns, row) end
-  local block_size = served.terms.block_size
+  if view.is_named then
+    sent.add(server.recipe, view.workers[row + 1], view.columns, row)
+  end
+  local block_size = pool.served.terms.block_size
   believe(choice, view.columns, row, block_size, has_begun)
   return row, nil, view.columns.cached[row] * block_size
 end
@@ -152,11 +162,9 @@ end
 local function reader_for(server, served, job, choice, w, has_begun)
   local pool = served.prefill
   if not can_split(job, choice, pool) then return nil end
-  local view = look(pool, nil, NOBODY, w.numerics)
-  if view.n == 0 then return nil end
-  local seq, main = sequence(choice), served.pool.view
-  match(server, served, view, served.naming, seq)
-  if not hooks.split(server, job:look(choice, served.naming, seq),
+  local view, main = look(server, pool, choice, nil, NOBODY, w.numerics), served.pool.view
+  if not view then return nil end
+  if not hooks.split(server, job:look(choice, served.naming, sequence(choice)),
       main:worker(row_of(main, w)), view:fleet()) then return nil end
   local reader, n_cached = a_reader(server, pool, job, choice, view, has_begun)
   if not reader or reader.numerics ~= w.numerics then return nil end
@@ -184,8 +192,8 @@ local function choose(server, served, job, choice, avoid, numerics)
   local of = server.recipe[pool.name]
   if of and (of.pick or of.cost) or served.prefill
       or served.index and served.workers[2] then
-    local view = look(pool, avoid, choice.full, numerics)
-    if view.n == 0 then return nil end
+    local view = look(server, pool, choice, avoid, choice.full, numerics)
+    if not view then return nil end
     local row, refused, n_cached = decide(server, pool, job, choice, view,
       numerics ~= nil)
     choice.told_to_wait = row == -1

@@ -7,6 +7,7 @@
 
 local pl = require "perilune.ffi"
 local bus = require "perilune.fleet.bus"
+local counters = require "perilune.fleet.counters"
 local flow = require "perilune.flow"
 local log = require "perilune.log"
 local C = pl.C
@@ -23,8 +24,9 @@ local function now()
   return tonumber(C.pl_now_ns()) * 1e-9
 end
 
--- Whether nothing runs here.
-function M.is_idle(self)
+-- Whether nothing runs here, or at worker `w` alone.
+function M.is_idle(self, w)
+  if w then return counters.load(w) == 0 end
   if self.server and self.server.in_flight > 0 then return false end
   for _, e in ipairs(self.w and self.w.engines or {}) do
     C.pl_engine_stats_get(e.engine, self.stats)

@@ -90,7 +90,7 @@ function Process:drained(name)
   local deadline, done = tonumber(C.pl_now_ns()) + DRAINED_NS
   repeat
     local state = (w or self).state
-    done = state ~= "ready" and (w and w.n == 0 or not w and drain.is_idle(self))
+    done = state ~= "ready" and drain.is_idle(self, w)
     if done or state == "ready" then break end
     flow.sleep(0.02)
   until tonumber(C.pl_now_ns()) > deadline

@@ -170,6 +170,8 @@ M.process = {
   { "counter", "dynamo_component_kv_cache_events_applied",
     "blocks that workers' caches gained or lost, by their word: status (ok), event_type "
     .. "(stored, removed, cleared)" },
+  { "gauge", "perilune_kv_transfer_prompts",
+    "prompts whose KV is, or may be, on its way" },
   { "counter", "perilune_kv_transfer_bytes_total",
     "bytes of KV copied from the engine that read a prompt" },
   { "histogram", "perilune_kv_transfer_seconds",
