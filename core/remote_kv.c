@@ -44,13 +44,13 @@ typedef struct told { /* an engine that is served */
 } told;
 
 typedef struct following {
-    pl_note note;
+    pl_note note;  /* asks; it may be running when lua posts: */
+    pl_note ended; /* lua has no use for it any more; comes after the last of those */
     pl_loop *loop;
     pl_remote *r;
     int32_t peer;
     int index;
     pl_source *source;
-    atomic_bool is_over; /* lua has no use for it any more */
 
     struct following *next;
     bool is_listed;
@@ -176,8 +176,9 @@ static void tell_peer(const following *f, int on)
     pl_link_send(f->link, PL_MSG_FOLLOW, b->data, b->len);
 }
 
-static void forget(following *f)
+static void run_ended(pl_note *note)
 {
+    following *f = (following *)((char *)note - offsetof(following, ended));
     for (following **at = &f->r->followings; *at; at = &(*at)->next)
         if (*at == f) {
             *at = f->next;
@@ -194,10 +195,6 @@ static void run_following(pl_note *note)
 {
     following *f = (following *)((char *)note - offsetof(following, note));
     pl_remote *r = f->r;
-    if (atomic_load(&f->is_over)) {
-        forget(f);
-        return;
-    }
     if (r->stopped || !r->links) return;
     if (!f->link) f->link = pl_links_find(r->links, f->peer);
     if (!f->link) return; /* it is asked for again in a while */
@@ -237,8 +234,7 @@ static void ask(void *ctx)
 static void stop(void *ctx)
 {
     following *f = ctx;
-    atomic_store(&f->is_over, true);
-    pl_loop_post(f->loop, &f->note);
+    pl_loop_post(f->loop, &f->ended);
 }
 
 pl_status pl_remote_follow(pl_remote *r, pl_route *x, int worker, int32_t peer, int index)
@@ -248,8 +244,12 @@ pl_status pl_remote_follow(pl_remote *r, pl_route *x, int worker, int32_t peer, 
     if (index < 0 || index >= MAX_INDEX)
         return pl_fail(PL_EINVAL, "no engine has the index %d", index);
     following *f = pl_alloc(sizeof *f);
-    *f = (following){
-        .note.run = run_following, .loop = r->loop, .r = r, .peer = peer, .index = index};
+    *f = (following){.note.run = run_following,
+                     .ended.run = run_ended,
+                     .loop = r->loop,
+                     .r = r,
+                     .peer = peer,
+                     .index = index};
     pl_loop_take(r->loop);
     pl_status status = pl_route_source(x, worker, &hooks, f, &f->source);
     if (status == PL_OK) return PL_OK;
