@@ -111,8 +111,12 @@ static void end_split(pl_course *c)
 {
     unlist(c);
     pl_charge_end(&c->split.charge);
-    if (c->split.ticket) pl_xfer_withdraw(c->all->xfer, c->split.ticket);
+    const pl_sender *to = &c->all->sender;
+    uint64_t ticket = c->split.ticket;
     c->split.ticket = 0;
+    if (!ticket) return;
+    pl_xfer_withdraw(c->all->xfer, NULL, ticket);
+    if (c->split.peer && !c->all->stopped) to->withdraw(to->ctx, c->split.peer, ticket);
 }
 
 /* It has no place now. by_reader: the last was one that reads. */
@@ -248,10 +252,17 @@ void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns)
 
 /* ---- io: what lua says ------------------------------------------------------------- */
 
+static pl_status too_long(size_t len)
+{
+    return pl_fail(PL_ELIMIT, "a sequence of %zu bytes: at most %d can be sent", len,
+                   MAX_PARCEL);
+}
+
 static void bring(pl_course *c, int32_t seq, const pl_order *o, const pl_buf *parcel)
 {
     const pl_sender *to = &c->all->sender;
-    enter(c, seq, NULL);
+    enter(c, seq, NULL)->reads = o->reads;
+    if (o->reads) enlist(c);
     to->send(to->ctx, seq, o->peer, o->index, parcel);
 }
 
@@ -263,44 +274,69 @@ static void freshen(const pl_course *c, pl_seq *seq)
 
 /* The reader stops after one token. The taker waits for the KV of all that the reader was
  * given but the last token, whose row gives the logits. */
-static void prepare_split(pl_course *c, pl_seq *copy, bool reads)
+static void prepare_split(pl_course *c, pl_seq *copy, bool reads, const pl_engine *engine)
 {
     copy->ticket = c->split.ticket;
     copy->lends = reads;
     if (reads) {
         c->split.n_read = copy->n_tokens;
         copy->params.max_tokens = copy->n_tokens - copy->n_prompt + 1;
+        copy->params.min_tokens =
+            PL_MIN(copy->params.min_tokens, copy->params.max_tokens);
     } else {
-        copy->n_remote = c->split.n_read - 1;
+        const pl_sender *all = &c->all->sender;
+        bool apart = c->split.peer || !engine;
+        copy->lender = apart ? all->process(all->ctx, c->split.peer) : 0;
+        copy->n_remote = apart && !copy->lender ? 0 : c->split.n_read - 1;
     }
+}
+
+static void refused(pl_course *c, bool reads, pl_status status)
+{
+    const char *why = pl_error_text();
+    lose_place(c, reads, PL_LOST_REFUSED, status, why, strlen(why));
+}
+
+static void join_there(pl_course *c, const pl_order *o, pl_seq *copy)
+{
+    int32_t seq = copy->id;
+    pl_buf parcel = {0};
+    pl_wire_put_seq(&parcel, copy);
+    pl_seq_close(copy);
+    if (parcel.len <= MAX_PARCEL)
+        bring(c, seq, o, &parcel);
+    else
+        refused(c, o->reads, too_long(parcel.len));
+    pl_buf_fini(&parcel);
+}
+
+static void join_here(pl_course *c, const pl_order *o, pl_seq *copy)
+{
+    int32_t seq = copy->id;
+    uint64_t lender = copy->lender;
+    pl_status status = pl_engine_submit(o->engine, copy);
+    if (status < 0) {
+        pl_seq_close(copy);
+        refused(c, o->reads, status);
+        return;
+    }
+    enter(c, seq, o->engine)->reads = o->reads;
+    if (o->takes) pl_xfer_expect(c->all->xfer, NULL, c->split.ticket, lender);
+    if (!o->reads) return;
+    pl_xfer_begin(c->all->xfer, NULL, c->split.ticket, o->engine, seq);
+    enlist(c);
 }
 
 /* A place for what is kept: it begins where the answer is by now. */
 static void join(pl_course *c, const pl_order *o)
 {
     pl_seq *copy = pl_seq_copy(c->kept);
-    int32_t seq = copy->id;
     freshen(c, copy);
-    if (o->reads || o->takes) prepare_split(c, copy, o->reads);
-    if (!o->engine) {
-        pl_buf parcel = {0};
-        pl_wire_put_seq(&parcel, copy);
-        pl_seq_close(copy);
-        bring(c, seq, o, &parcel);
-        pl_buf_fini(&parcel);
-        return;
-    }
-    pl_status status = pl_engine_submit(o->engine, copy);
-    if (status == PL_OK) {
-        enter(c, seq, o->engine)->reads = o->reads;
-        if (!o->reads) return;
-        pl_xfer_begin(c->all->xfer, c->split.ticket, o->engine, seq);
-        enlist(c);
-        return;
-    }
-    pl_seq_close(copy);
-    lose_place(c, o->reads, PL_LOST_REFUSED, status, pl_error_text(),
-               strlen(pl_error_text()));
+    if (o->reads || o->takes) prepare_split(c, copy, o->reads, o->engine);
+    if (o->engine)
+        join_here(c, o, copy);
+    else
+        join_there(c, o, copy);
 }
 
 void pl_course_run(pl_course *c)
@@ -444,9 +480,7 @@ pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq)
     size_t len = o.parcel.len;
     pl_lock(&c->lock);
     pl_status status = check(c, seq); /* it may have ended meanwhile */
-    if (len > MAX_PARCEL)
-        status = pl_fail(PL_ELIMIT, "a sequence of %zu bytes: at most %d can be sent",
-                         len, MAX_PARCEL);
+    if (len > MAX_PARCEL) status = too_long(len);
     if (status == PL_OK) {
         begin(c, goes);
         c->kept = goes;
@@ -486,7 +520,7 @@ pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index)
 }
 
 /* With the lock held. */
-static void begin_split(pl_course *c, pl_seq *seq)
+static void begin_split(pl_course *c, const pl_target *r, const pl_target *t, pl_seq *seq)
 {
     pl_load *reader = c->split.load, *taker = c->load;
     int32_t n = seq->n_tokens;
@@ -500,25 +534,27 @@ static void begin_split(pl_course *c, pl_seq *seq)
     c->kept = seq;
     c->split.ticket = pl_xfer_ticket();
     c->split.by_reader = false;
+    c->split.peer = r->engine ? 0 : r->peer;
+    c->taker = (pl_order){
+        .engine = t->engine, .peer = t->peer, .index = t->index, .takes = true};
+    c->has_taker = true;
+    order(c, &(pl_order){
+                 .engine = r->engine, .peer = r->peer, .index = r->index, .reads = true});
 }
 
 pl_status pl_course_split(pl_course *c, const pl_target *reader, const pl_target *taker,
                           pl_seq *seq)
 {
     PL_ON(LUA);
-    if (!reader->engine || !taker->engine)
-        return pl_fail(PL_EUNSUPPORTED, "both engines must be in this process");
+    if (!reader->engine) PL_TRY(check_target(c, reader->peer, reader->index));
+    if (!taker->engine) PL_TRY(check_target(c, taker->peer, taker->index));
     PL_TRY(try_check(c, seq));
     pl_seq *goes = seq ? seq : c->kept;
-    pl_engine_hash(reader->engine, goes); /* here, not on io; copies have it too */
+    const pl_target *near = reader->engine ? reader : taker;
+    if (near->engine) pl_engine_hash(near->engine, goes); /* here, not on io */
     pl_lock(&c->lock);
     pl_status status = check(c, seq); /* it may have ended meanwhile */
-    if (status == PL_OK) {
-        begin_split(c, goes);
-        c->taker = (pl_order){.engine = taker->engine, .takes = true};
-        c->has_taker = true;
-        order(c, &(pl_order){.engine = reader->engine, .reads = true});
-    }
+    if (status == PL_OK) begin_split(c, reader, taker, goes);
     pl_unlock(&c->lock);
     if (status == PL_OK) c->hooks->soon(c, false);
     return status;

@@ -80,6 +80,7 @@ struct pl_course { /* part of its owner */
     pl_charge charge; /* from its start to its end or loss */
     struct {
         uint64_t ticket; /* 0: it is not split */
+        int32_t peer;    /* where the reader is; 0: here */
         int32_t n_read;  /* tokens that the reader was given */
         pl_load *load;   /* as above, of the reader */
         int32_t n_cached;
@@ -103,7 +104,7 @@ void pl_course_init(pl_course *c, pl_courses *all, const pl_course_hooks *hooks,
                     int32_t id);
 void pl_course_fini(pl_course *c);
 
-/* lua: as pl_stream_start, pl_stream_send, and so on. */
+/* lua: as pl_stream_start and so on. */
 pl_status pl_course_start(pl_course *c, pl_engine *e, pl_seq *seq);
 pl_status pl_course_send(pl_course *c, int32_t peer, int index, pl_seq *seq);
 pl_status pl_course_also(pl_course *c, pl_engine *e, int32_t peer, int index);
@@ -119,15 +120,16 @@ void pl_course_heard_lost(pl_course *c); /* so lua may start it again */
 bool pl_course_is_live(pl_course *c);    /* any: it was started and has not ended */
 
 void pl_course_run(pl_course *c); /* takes up what lua has said */
-/* Stops it wherever it runs, for good. `aborted`: by its client or for it, not because it
- * has all it wanted. */
+/* Stops it wherever it runs, for good. `aborted`: not because it has all it wanted. */
 void pl_course_end(pl_course *c, bool aborted);
 
 typedef struct pl_sender { /* who brings sequences to other processes */
     void *ctx;
-    /* As pl_wire_put_seq wrote it; tokens or pl_courses_lost will follow. */
+    /* As pl_wire_put_seq wrote it; tokens or a loss will follow. */
     void (*send)(void *ctx, int32_t seq, int32_t peer, int index, const pl_buf *parcel);
     void (*cancel)(void *ctx, int32_t seq, bool aborted);
+    void (*withdraw)(void *ctx, int32_t peer, uint64_t ticket); /* of a reader there */
+    uint64_t (*process)(void *ctx, int32_t peer); /* its id, or 0; of 0: ours */
 } pl_sender;
 
 pl_courses *pl_courses_open(pl_xfer *xfer);
@@ -137,8 +139,7 @@ bool pl_courses_stopped(const pl_courses *cs);
 /* The engine has stopped and ended all that it had. */
 void pl_courses_forget(pl_courses *cs, const pl_engine *e);
 void pl_courses_sender(pl_courses *cs, const pl_sender *sender); /* lua, before a send */
-/* What is said of a sequence, by its number. Its first step began: then, or so long after
- * it was sent away. */
+/* What is said of a sequence. Its first step began: then, or so long after it was sent. */
 void pl_courses_started(pl_courses *cs, int32_t seq, int64_t ns);
 void pl_courses_waited(pl_courses *cs, int32_t seq, int64_t ns);
 void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns);

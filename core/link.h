@@ -59,7 +59,10 @@ pl_status pl_links_stats(pl_links *ls, int32_t peer, int index, pl_engine_stats 
 
 /* The link to a peer that said hello; NULL: there is none such (any more). */
 pl_link *pl_links_find(pl_links *ls, int32_t peer);
-int32_t pl_link_peer(const pl_link *l); /* 0: it has said no hello */
+/* The link to a process by its id, whether or not it has said hello; NULL: too many. */
+pl_link *pl_links_of(pl_links *ls, uint64_t id);
+uint64_t pl_links_key(pl_links *ls, int32_t peer); /* its id; 0: it is not there */
+int32_t pl_link_peer(const pl_link *l);            /* 0: it has said no hello */
 /* While held, a link is kept alive and watched: so many sequences and calls are under
  * way. */
 void pl_link_hold(pl_link *l);

@@ -77,16 +77,26 @@ pl_link *pl_links_make(pl_links *ls, uint64_t key)
     return l;
 }
 
-pl_link *pl_links_find(pl_links *ls, int32_t peer)
+pl_link *pl_links_of(pl_links *ls, uint64_t id)
 {
     PL_ON(IO);
-    uint64_t key = pl_presence_key(ls, peer);
-    pl_link *l = key ? pl_links_make(ls, key) : NULL;
+    pl_link *l = id ? pl_links_make(ls, id) : NULL;
     if (!l) return NULL;
     if (!l->held && !l->first) l->watched_ns = pl_now_ns();
     l->over = false;
-    l->peer = peer;
     return l;
+}
+
+pl_link *pl_links_find(pl_links *ls, int32_t peer)
+{
+    pl_link *l = pl_links_of(ls, pl_presence_key(ls, peer));
+    if (l) l->peer = peer;
+    return l;
+}
+
+uint64_t pl_links_key(pl_links *ls, int32_t peer)
+{
+    return pl_presence_key(ls, peer);
 }
 
 int32_t pl_link_peer(const pl_link *l)

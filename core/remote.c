@@ -24,6 +24,21 @@ void pl_remote_i32(pl_buf *b, int32_t v)
     pl_buf_add(b, bytes, sizeof bytes);
 }
 
+pl_status pl_reader_u64(pl_reader *in, uint64_t *out)
+{
+    int32_t low = 0, high = 0;
+    PL_TRY(pl_reader_i32(in, &low));
+    PL_TRY(pl_reader_i32(in, &high));
+    *out = (uint64_t)(uint32_t)low | (uint64_t)(uint32_t)high << 32;
+    return PL_OK;
+}
+
+void pl_remote_u64(pl_buf *b, uint64_t v)
+{
+    pl_remote_i32(b, (int32_t)(uint32_t)v);
+    pl_remote_i32(b, (int32_t)(uint32_t)(v >> 32));
+}
+
 pl_buf *pl_remote_begin(pl_remote *r, int32_t first)
 {
     PL_ON(IO);
@@ -80,6 +95,11 @@ pl_side *pl_side_of(pl_remote *r, int32_t peer)
 {
     pl_link *l = r->stopped ? NULL : pl_links_find(r->links, peer);
     return l ? pl_side_take(r, l, true) : NULL;
+}
+
+uint64_t pl_remote_process(pl_remote *r, int32_t peer)
+{
+    return peer ? pl_links_key(r->links, peer) : r->key;
 }
 
 static void let_go_of_link(pl_side *s)
@@ -263,18 +283,21 @@ void pl_remote_forget(pl_remote *r, const pl_engine *e)
 
 /* ---- life -------------------------------------------------------------------------- */
 
-pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses)
+pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses, pl_xfer *xfer)
 {
     pl_remote *r = pl_alloc(sizeof *r);
     r->loop = loop;
     r->courses = courses;
-    snprintf(r->id, sizeof r->id, "%016llx", (unsigned long long)pl_entropy());
+    r->xfer = xfer;
+    r->key = pl_entropy() | 1;
+    snprintf(r->id, sizeof r->id, "%016llx", (unsigned long long)r->key);
     r->bus_news.event.kind = PL_EV_BUS;
     r->malformed = pl_metric_open(PL_COUNTER, "perilune_bus_malformed_messages_total", "",
                                   "Malformed messages from other processes.", NULL, 0);
     pl_sequences_open(r);
     pl_calls_open(r);
     pl_followers_open(r);
+    pl_crossings_open(r);
     return r;
 }
 

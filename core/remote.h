@@ -24,7 +24,7 @@
 #include "route.h"
 
 typedef struct pl_remote pl_remote;
-pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses); /* lua */
+pl_remote *pl_remote_open(pl_loop *loop, pl_courses *courses, pl_xfer *xfer); /* lua */
 void pl_remote_stop(pl_remote *r);
 void pl_remote_close(pl_remote *r); /* after the loop's last reference; frees */
 
@@ -63,6 +63,15 @@ enum {
     PL_MSG_REPLY,   /* number i32, status i32, text: anyone */
     PL_MSG_FOLLOW, /* index u32, 1: tell all that is cached, then changes, or 0: no more */
     PL_MSG_CHANGES, /* index u32, changes (wire.h): worker to frontend */
+    PL_MSG_STARTED, /* number i32, ns it waited u64, of one that lends: worker to frontend */
+    /* From here on of a ticket, u64; xfer.h. Taker to lender: */
+    PL_MSG_KV_WANT, /* first, end, limit, block size i32, block bytes u64, layout */
+    PL_MSG_KV_MORE, /* limit i32 */
+    PL_MSG_KV_GIVE_BACK,
+    PL_MSG_KV_LENT,     /* tokens i32: lender to taker */
+    PL_MSG_KV_PIECE,    /* first, n i32, hash u64, the blocks: lender to taker */
+    PL_MSG_KV_OVER,     /* why i32: lender to taker */
+    PL_MSG_KV_WITHDRAW, /* frontend to lender */
     PL_MSG_KINDS = 64
 };
 
@@ -74,6 +83,7 @@ typedef struct pl_reader { /* of a message */
 } pl_reader;
 /* PL_EFORMAT where it ends too early. */
 pl_status pl_reader_i32(pl_reader *in, int32_t *out);
+pl_status pl_reader_u64(pl_reader *in, uint64_t *out);
 
 typedef struct pl_message_kind {
     int kind;
@@ -96,12 +106,14 @@ typedef struct pl_service {
 } pl_service;
 void pl_remote_register(pl_remote *r, const pl_service *service); /* lua, before join */
 
-/* The side of a peer, with a hold on it; NULL: it is not there. */
+/* The side of a peer, with a hold on it; NULL: it is not there. A hold also keeps the link
+ * watched. */
 pl_side *pl_side_of(pl_remote *r, int32_t peer);
 void pl_side_put(pl_side *s);
 /* A message that begins with this, and more; then it is sent (the side may be lost). */
 pl_buf *pl_remote_begin(pl_remote *r, int32_t first);
 void pl_remote_i32(pl_buf *message, int32_t v);
+void pl_remote_u64(pl_buf *message, uint64_t v);
 void pl_remote_send(pl_side *s, int kind);
 
 #endif

@@ -26,6 +26,8 @@ typedef struct guest { /* a peer's sequence that runs here */
     pl_side *side;
     pl_engine *engine;
     int32_t seq, number;
+    uint64_t ticket; /* of KV that it waits for, or, if it lends, that others may */
+    bool lends;
     int64_t came_ns, waited_ns;
     pl_buf label; /* for the log */
 } guest;
@@ -54,8 +56,10 @@ struct pl_side { /* what is under way with one peer; gone when nothing is */
 struct pl_remote {
     pl_loop *loop;
     pl_courses *courses;
+    pl_xfer *xfer;
     pl_links *links; /* NULL: no bus; lua sets it, io uses it when asked to by lua */
-    char id[17];
+    uint64_t key;
+    char id[17];          /* the same as text */
     pl_map sides;         /* by link */
     pl_map guests, aways; /* by sequence here */
     pl_engine *served[MAX_SERVED];
@@ -87,12 +91,17 @@ struct pl_remote {
 
 /* The side of a link, with a hold on it; `make`: even if nothing is under way. */
 pl_side *pl_side_take(pl_remote *r, pl_link *l, bool make);
+/* The id of a peer; of 0: our own; 0: it is gone. */
+uint64_t pl_remote_process(pl_remote *r, int32_t peer);
 void pl_remote_malformed(pl_remote *r, const char *what);
 
 /* remote_seq.c */
 void pl_sequences_open(pl_remote *r);
 void pl_sequences_join(pl_remote *r); /* the bus: they may be sent */
 void pl_sequences_close(pl_remote *r);
+
+/* remote_xfer.c */
+void pl_crossings_open(pl_remote *r);
 
 /* remote_kv.c */
 void pl_followers_open(pl_remote *r);

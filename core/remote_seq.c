@@ -69,6 +69,22 @@ static void cancel_away(void *ctx, int32_t seq, bool aborted)
     pl_side_put(s);
 }
 
+static void withdraw_there(void *ctx, int32_t peer, uint64_t ticket)
+{
+    pl_remote *r = ctx;
+    pl_side *s = pl_side_of(r, peer);
+    if (!s) return;
+    pl_buf *b = pl_remote_begin(r, (int32_t)(uint32_t)ticket);
+    pl_remote_i32(b, (int32_t)(uint32_t)(ticket >> 32));
+    pl_remote_send(s, PL_MSG_KV_WITHDRAW);
+    pl_side_put(s);
+}
+
+static uint64_t process_of(void *ctx, int32_t peer)
+{
+    return pl_remote_process(ctx, peer);
+}
+
 static away *find_away(const pl_side *s, int32_t seq)
 {
     away *a = seq > 0 ? pl_map_find(&s->r->aways, (uint64_t)seq) : NULL;
@@ -95,6 +111,20 @@ static pl_status take_tokens(void *ctx, pl_side *s, pl_reader in)
         PL_TRY(pl_wire_get_token(&in.at, in.end, &t, &waited_ns, &r->tops));
         take_token(s, &t, waited_ns, now);
     }
+    return PL_OK;
+}
+
+static pl_status take_started(void *ctx, pl_side *s, pl_reader in)
+{
+    pl_remote *r = ctx;
+    int32_t seq = 0;
+    uint64_t waited = 0;
+    PL_TRY(pl_reader_i32(&in, &seq));
+    PL_TRY(pl_reader_u64(&in, &waited));
+    away *a = find_away(s, seq);
+    if (!a || a->started) return PL_OK;
+    a->started = true;
+    pl_courses_waited(r->courses, seq, (int64_t)PL_MIN(waited, (uint64_t)INT64_MAX));
     return PL_OK;
 }
 
@@ -135,6 +165,7 @@ static void add_guest(pl_side *s, guest *g)
 static void drop_guest(guest *g)
 {
     pl_side *s = g->side;
+    if (!g->lends) pl_xfer_withdraw(s->r->xfer, s, g->ticket);
     pl_map_remove(&s->r->guests, (uint64_t)g->seq);
     pl_map_remove(&s->by_number, (uint64_t)g->number);
     *g->link = g->next;
@@ -177,11 +208,18 @@ static pl_status take_in(pl_side *s, int32_t index, int32_t number, pl_reader in
                  .engine = s->r->served[index],
                  .seq = pl_seq_id(seq),
                  .number = number,
+                 .ticket = seq->ticket,
+                 .lends = seq->lends,
                  .came_ns = pl_now_ns()};
+    uint64_t lender = seq->lender;
     pl_buf_add(&g->label, seq->label, seq->label_len); /* the engine takes the rest */
     pl_status status = submit(g->engine, seq);
     if (status == PL_OK) {
         add_guest(s, g);
+        if (g->lends)
+            pl_xfer_begin(s->r->xfer, s, g->ticket, g->engine, g->seq);
+        else
+            pl_xfer_expect(s->r->xfer, s, g->ticket, lender);
         return PL_OK;
     }
     pl_buf_fini(&g->label);
@@ -229,14 +267,24 @@ static pl_status take_cancel(void *ctx, pl_side *s, pl_reader in)
 
 /* ---- a step's tokens --------------------------------------------------------------- */
 
+/* Who waits for its KV is called when it begins, and does not wait for its first token. */
+static void tell_started(const guest *g)
+{
+    pl_buf *b = pl_remote_begin(g->side->r, g->number);
+    pl_remote_u64(b, (uint64_t)g->waited_ns);
+    pl_remote_send(g->side, PL_MSG_STARTED);
+}
+
 void pl_remote_started(pl_remote *r, int32_t seq, int64_t ns)
 {
     PL_ON(IO);
     guest *g = find_guest(r, seq);
-    if (g)
-        g->waited_ns = PL_MAX(0, ns - g->came_ns);
-    else
+    if (!g) {
         pl_courses_started(r->courses, seq, ns);
+        return;
+    }
+    g->waited_ns = PL_MAX(0, ns - g->came_ns);
+    if (g->lends) tell_started(g);
 }
 
 static void send_gathered(pl_side *s)
@@ -311,6 +359,7 @@ void pl_sequences_open(pl_remote *r)
         {PL_MSG_SUBMIT, "sequence", true, take_submit},
         {PL_MSG_CANCEL, "cancellation", false, take_cancel},
         {PL_MSG_TOKENS, "batch of tokens", false, take_tokens},
+        {PL_MSG_STARTED, "start", false, take_started},
         {PL_MSG_REFUSED, "refusal", false, take_refusal},
     };
     pl_remote_register(r, &(pl_service){r, on_lost, NULL, kinds, PL_COUNT(kinds)});
@@ -318,7 +367,8 @@ void pl_sequences_open(pl_remote *r)
 
 void pl_sequences_join(pl_remote *r)
 {
-    pl_courses_sender(r->courses, &(pl_sender){r, send_away, cancel_away});
+    pl_courses_sender(
+        r->courses, &(pl_sender){r, send_away, cancel_away, withdraw_there, process_of});
 }
 
 void pl_sequences_close(pl_remote *r)

@@ -122,7 +122,7 @@ pl_runtime *pl_runtime_open(const pl_runtime_options *options)
     rt->streams = pl_streams_open(rt->loop, rt->courses);
     rt->relays = pl_relays_open(rt->loop);
     rt->tasks = pl_tasks_open(rt->loop);
-    rt->remote = pl_remote_open(rt->loop, rt->courses);
+    rt->remote = pl_remote_open(rt->loop, rt->courses, rt->xfer);
     return rt;
 }
 

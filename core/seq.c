@@ -71,7 +71,7 @@ void pl_seq_renew(pl_seq *s)
     s->id = next_id();
     s->n_given = s->n_tokens;
     s->n_remote = 0; /* that was on its way to where it was */
-    s->ticket = 0;
+    s->ticket = s->lender = 0;
     s->lends = false;
 }
 

@@ -41,6 +41,7 @@ struct pl_seq {
     int32_t n_remote;
     uint64_t ticket;   /* of whoever may fetch its KV, or brings it; 0: nobody */
     bool lends;        /* its prompt's KV may be fetched */
+    uint64_t lender;   /* the process that brings it, by its id; 0: this one */
     uint64_t named_by; /* pl_namer_id of who named its blocks ahead; 0: nobody */
     void *names;       /* heap; PL_NAME_BYTES each */
     int32_t n_names;

@@ -17,11 +17,15 @@ enum {
     PART_SALT,
     PART_UNCOUNTED,
     PART_LABEL,
+    PART_LENDS, /* its ticket */
+    PART_TAKES, /* its ticket, the lender's process, how many tokens will come */
     N_PARTS
 };
-/* A reader that does not know these may skip them: they concern statistics and logs. */
+/* A reader that does not know these may skip them: they concern statistics and logs, or it
+ * computes what could have been brought. */
 enum {
-    ADVICE = 1 << PART_UNCOUNTED | 1 << PART_LABEL
+    ADVICE = 1 << PART_UNCOUNTED | 1 << PART_LABEL | 1 << PART_LENDS | 1 << PART_TAKES,
+    TAKES_BYTES = 8 + 8 + 4
 };
 enum {
     TOKEN_BYTES = 6 * 4 + 8 + 2 * 4,
@@ -86,6 +90,20 @@ static void put_params(pl_buf *b, const pl_params *p)
     }
 }
 
+static void put_ticket(pl_buf *b, const pl_seq *s)
+{
+    if (!s->ticket) return;
+    if (s->lends) {
+        put_part(b, PART_LENDS, 8);
+        put_u64(b, s->ticket);
+    } else if (s->n_remote > 0) {
+        put_part(b, PART_TAKES, TAKES_BYTES);
+        put_u64(b, s->ticket);
+        put_u64(b, s->lender);
+        put_i32(b, s->n_remote);
+    }
+}
+
 void pl_wire_put_seq(pl_buf *b, const pl_seq *s)
 {
     put_params(b, &s->params);
@@ -104,6 +122,7 @@ void pl_wire_put_seq(pl_buf *b, const pl_seq *s)
     if (s->uncounted) put_part(b, PART_UNCOUNTED, 0);
     put_bytes(b, PART_SALT, s->salt, s->salt_len);
     put_bytes(b, PART_LABEL, s->label, s->label_len);
+    put_ticket(b, s);
 }
 
 static void put_tops(pl_buf *b, const pl_logprob *top, int32_t n)
@@ -255,6 +274,18 @@ static pl_status give_bias(pl_seq *s, part p)
     return status;
 }
 
+static void give_ticket(pl_seq *s, part lends, part takes)
+{
+    if (lends.len >= 8) {
+        s->ticket = get_u64(&lends);
+        s->lends = s->ticket != 0;
+    } else if (takes.len >= TAKES_BYTES) {
+        s->ticket = get_u64(&takes);
+        s->lender = get_u64(&takes);
+        pl_seq_remote(s, get_i32(&takes));
+    }
+}
+
 static pl_status fill(pl_seq *s, const part *parts)
 {
     int32_t n_output = 0;
@@ -267,6 +298,7 @@ static pl_status fill(pl_seq *s, const part *parts)
     PL_TRY(give_ids(s, parts[PART_BAD], pl_seq_bad_words));
     PL_TRY(give_bias(s, parts[PART_BIAS]));
     if (parts[PART_UNCOUNTED].at) pl_seq_uncounted(s);
+    give_ticket(s, parts[PART_LENDS], parts[PART_TAKES]);
     part salt = parts[PART_SALT], label = parts[PART_LABEL];
     if (label.len) PL_TRY(pl_seq_label(s, label.at, label.len));
     return salt.len ? pl_seq_salt(s, salt.at, salt.len) : PL_OK;

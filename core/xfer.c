@@ -1,65 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "xfer.h"
+#include "xfer_state.h"
 
-#include "xfer_own.h"
-
+#include <stdio.h>
 #include <string.h>
 
 enum {
     LATE_MS = 30000, /* without anything new from the lender */
-    TICK_MS = 1000
+    TICK_MS = 1000,
+    RETRY_MS = 2 /* where a link had no room */
 };
 
-typedef enum reason {
-    ENDED,
-    LATE,
-    LAYOUT,
-    N_REASONS
-} reason;
-static const char *const names[N_REASONS] = {"ended", "late", "layout"};
-static const char *const texts[N_REASONS] = {
+static const char *const names[PL_KV_ENDS] = {"ended", "late", "layout", "lost",
+                                              "corrupt"};
+static const char *const texts[PL_KV_ENDS] = {
     "its engine ended before it had read all of it",
     "nothing new came for 30 s",
     "the blocks of the two engines differ in layout",
-};
-
-/* A prompt's KV on its way. It lives until the answer is over, or begins anew, no copy is
- * being made, and all that was lent has been returned. */
-typedef struct crossing {
-    pl_xfer *x;
-    uint64_t ticket;
-    struct {
-        pl_engine *engine; /* NULL: all is returned */
-        int32_t seq, n_tokens;
-        int32_t *blocks, n_blocks, cap;
-        bool over;
-    } lender;
-    struct {
-        pl_engine *engine; /* NULL: nobody waits (yet, or any more) */
-        int32_t seq, first, end;
-        int32_t n_done; /* tokens that have been copied, whole blocks but at the end */
-        int32_t *blocks;
-    } taker;
-    pl_copy *copy; /* being made: up to n_copied */
-    int32_t n_copied;
-    bool withdrawn;
-    int64_t news_ns, ready_ns; /* when something new was lent; when all was, and wanted */
-} crossing;
-
-struct pl_xfer {
-    pl_loop *loop;
-    pl_map crossings; /* by ticket */
-    pl_copier *copier;
-    uv_timer_t timer;
-    bool has_timer, stopped;
-    struct {
-        int loans, bytes, seconds, failed[N_REASONS];
-    } metrics;
+    "the process that read it is gone",
+    "the bytes that came are not those that were sent",
 };
 
 /* ---- ends -------------------------------------------------------------------------- */
 
-static void give_back(crossing *c)
+void pl_crossing_give_back(crossing *c)
 {
     if (c->copy || !c->lender.engine) return;
     pl_engine_return(c->lender.engine, c->lender.seq);
@@ -70,7 +33,9 @@ static void give_back(crossing *c)
 static void settle(crossing *c)
 {
     if (c->copy || c->taker.engine || !c->withdrawn) return;
-    give_back(c);
+    pl_far_leave(c);
+    pl_crossing_give_back(c);
+    pl_far_let_go(c, &c->owner);
     pl_map_remove(&c->x->crossings, c->ticket);
     pl_metric_add(c->x->metrics.loans, -1);
     pl_free(c->lender.blocks);
@@ -84,14 +49,19 @@ static void finish(crossing *c, bool ok)
     pl_engine *e = c->taker.engine;
     c->taker.engine = NULL;
     pl_engine_arrived(e, c->taker.seq, ok);
-    give_back(c);
+    pl_far_leave(c);
+    pl_crossing_give_back(c);
 }
 
-static void fail(crossing *c, reason why)
+void pl_crossing_fail(crossing *c, pl_kv_end why)
 {
+    char from[40] = "";
     pl_metric_add(c->x->metrics.failed[why], 1);
-    pl_log(PL_LOG_WARN, "the KV of %d tokens did not come, so it is computed again: %s",
-           c->taker.end, texts[why]);
+    if (c->lender.process)
+        snprintf(from, sizeof from, " from %016llx",
+                 (unsigned long long)c->lender.process);
+    pl_log(PL_LOG_WARN, "the KV of %d tokens did not come%s, so it is computed again: %s",
+           c->taker.end, from, texts[why]);
     finish(c, false);
 }
 
@@ -103,8 +73,6 @@ static void succeed(crossing *c)
 
 /* ---- copies ------------------------------------------------------------------------ */
 
-static void pump(crossing *c);
-
 static void on_copied(pl_note *note)
 {
     pl_copy *copy = (pl_copy *)note;
@@ -112,12 +80,7 @@ static void on_copied(pl_note *note)
     pl_free(copy);
     c->copy = NULL;
     c->taker.n_done = c->n_copied;
-    pump(c);
-}
-
-static int32_t blocks_for(int32_t n_tokens, int32_t block_size)
-{
-    return (n_tokens + block_size - 1) / block_size;
+    pl_crossing_pump(c);
 }
 
 /* What was lent since the last copy. Neighbours on both sides are one piece. */
@@ -158,27 +121,38 @@ static bool fits(const crossing *c, pl_engine_kv *out)
            strcmp(there.layout, out->layout) == 0;
 }
 
-/* Whatever can be done now. */
-static void pump(crossing *c)
+/* Both ends are here, and the taker waits. */
+static void copy(crossing *c)
 {
     pl_engine_kv kv;
-    if (c->copy) return;
-    if (c->taker.engine && c->withdrawn) {
-        finish(c, false);
-    } else if (c->taker.engine && c->taker.n_done >= c->taker.end) {
-        succeed(c);
-    } else if (c->taker.engine && !c->lender.engine) {
-        fail(c, ENDED);
-    } else if (c->taker.engine && !fits(c, &kv)) {
-        fail(c, LAYOUT);
-    } else if (c->taker.engine) {
-        int32_t n = PL_MIN(c->lender.n_tokens, c->taker.end);
-        if (n == c->taker.end && !c->ready_ns) c->ready_ns = pl_now_ns();
-        if (n > c->taker.n_done)
-            copy_more(c, n, &kv);
-        else if (c->lender.over)
-            fail(c, ENDED);
+    if (!c->lender.engine) {
+        pl_crossing_fail(c, PL_KV_ENDED);
+        return;
     }
+    if (!fits(c, &kv)) {
+        pl_crossing_fail(c, PL_KV_LAYOUT);
+        return;
+    }
+    int32_t n = PL_MIN(c->lender.n_tokens, c->taker.end);
+    if (n == c->taker.end && !c->ready_ns) c->ready_ns = pl_now_ns();
+    if (n > c->taker.n_done)
+        copy_more(c, n, &kv);
+    else if (c->lender.over)
+        pl_crossing_fail(c, PL_KV_ENDED);
+}
+
+void pl_crossing_pump(crossing *c)
+{
+    if (c->copy) return;
+    if (c->taker.side && !c->withdrawn) pl_far_feed(c);
+    if (c->taker.engine && c->withdrawn)
+        finish(c, false);
+    else if (c->taker.engine && c->taker.n_done >= c->taker.end)
+        succeed(c);
+    else if (c->taker.engine && c->lender.process)
+        pl_far_ask(c);
+    else if (c->taker.engine)
+        copy(c);
     settle(c);
 }
 
@@ -195,14 +169,15 @@ static void on_tick(uv_timer_t *timer)
         for (crossing *c; !late && (c = pl_map_next(&x->crossings, &at));)
             if (c->taker.engine && !c->copy && c->news_ns < since) late = c;
         if (late) {
-            fail(late, LATE);
+            pl_crossing_fail(late, PL_KV_LATE);
             settle(late);
         }
     } while (late);
-    if (!x->crossings.n) uv_timer_stop(timer);
+    pl_far_feed_stalled(x);
+    pl_xfer_watch(x);
 }
 
-static void watch(pl_xfer *x)
+void pl_xfer_watch(pl_xfer *x)
 {
     if (x->stopped) return;
     if (!x->has_timer) {
@@ -210,51 +185,71 @@ static void watch(pl_xfer *x)
         x->timer.data = x;
         x->has_timer = true;
     }
-    if (!uv_is_active((uv_handle_t *)&x->timer))
-        uv_timer_start(&x->timer, on_tick, TICK_MS, TICK_MS);
+    if (!x->crossings.n)
+        uv_timer_stop(&x->timer);
+    else if (x->stalled || !uv_is_active((uv_handle_t *)&x->timer))
+        uv_timer_start(&x->timer, on_tick, x->stalled ? RETRY_MS : TICK_MS, 0);
 }
 
 /* ---- what is said of tickets ------------------------------------------------------- */
 
-static crossing *find(const pl_xfer *x, uint64_t ticket)
+crossing *pl_crossing_find(const pl_xfer *x, uint64_t ticket)
 {
     return ticket ? pl_map_find(&x->crossings, ticket) : NULL;
 }
 
 uint64_t pl_xfer_ticket(void)
 {
-    static atomic_ullong last;
-    return atomic_fetch_add(&last, 1) + 1;
+    uint64_t ticket = pl_entropy();
+    return ticket ? ticket : 1;
 }
 
-void pl_xfer_begin(pl_xfer *x, uint64_t ticket, pl_engine *lender, int32_t seq)
+static crossing *make(pl_xfer *x, pl_side *owner, uint64_t ticket)
 {
-    PL_ON(IO);
     crossing *c = pl_alloc(sizeof *c);
     c->x = x;
     c->ticket = ticket;
-    c->lender.engine = lender;
-    c->lender.seq = seq;
+    c->owner = owner;
+    if (owner) x->carrier.hold(owner);
     c->news_ns = pl_now_ns();
     pl_map_put(&x->crossings, ticket, c);
     pl_metric_add(x->metrics.loans, 1);
-    if (!x->copier) x->copier = pl_copier_open(x->loop);
-    watch(x);
+    pl_xfer_watch(x);
+    return c;
 }
 
-void pl_xfer_withdraw(pl_xfer *x, uint64_t ticket)
+void pl_xfer_begin(pl_xfer *x, pl_side *owner, uint64_t ticket, pl_engine *lender,
+                   int32_t seq)
 {
     PL_ON(IO);
-    crossing *c = find(x, ticket);
-    if (!c) return;
+    if (!ticket || pl_crossing_find(x, ticket)) return; /* what it lends is returned */
+    crossing *c = make(x, owner, ticket);
+    c->lender.engine = lender;
+    c->lender.seq = seq;
+    if (!x->copier) x->copier = pl_copier_open(x->loop);
+}
+
+void pl_xfer_expect(pl_xfer *x, pl_side *owner, uint64_t ticket, uint64_t process)
+{
+    PL_ON(IO);
+    bool elsewhere = process && process != x->carrier.self;
+    if (!ticket || !elsewhere || pl_crossing_find(x, ticket)) return;
+    make(x, owner, ticket)->lender.process = process;
+}
+
+void pl_xfer_withdraw(pl_xfer *x, const pl_side *owner, uint64_t ticket)
+{
+    PL_ON(IO);
+    crossing *c = pl_crossing_find(x, ticket);
+    if (!c || c->owner != owner) return;
     c->withdrawn = true;
-    pump(c);
+    pl_crossing_pump(c);
 }
 
 static void take_lent(pl_xfer *x, pl_engine *e, const pl_lent *l)
 {
-    crossing *c = find(x, l->ticket);
-    if (!c || !c->lender.engine) { /* nobody wants it any more */
+    crossing *c = pl_crossing_find(x, l->ticket);
+    if (!c || c->lender.engine != e || c->lender.seq != l->seq) { /* nobody wants it */
         pl_engine_return(e, l->seq);
         return;
     }
@@ -271,13 +266,13 @@ static void take_lent(pl_xfer *x, pl_engine *e, const pl_lent *l)
     c->lender.n_tokens = l->n_tokens;
     c->lender.over = l->over;
     c->news_ns = pl_now_ns();
-    pump(c);
+    pl_crossing_pump(c);
 }
 
 static void take_placed(pl_xfer *x, pl_engine *e, const pl_placed *p)
 {
-    crossing *c = find(x, p->ticket);
-    if (!c || c->taker.blocks) { /* nothing will come */
+    crossing *c = pl_crossing_find(x, p->ticket);
+    if (!c || c->taker.blocks || c->taker.side) { /* nothing will come */
         pl_engine_arrived(e, p->seq, false);
         return;
     }
@@ -287,7 +282,7 @@ static void take_placed(pl_xfer *x, pl_engine *e, const pl_placed *p)
     c->taker.end = p->first + p->n_tokens;
     c->taker.blocks = pl_memdup(p->blocks, (size_t)p->n_blocks * sizeof *p->blocks);
     c->news_ns = pl_now_ns();
-    pump(c);
+    pl_crossing_pump(c);
 }
 
 void pl_xfer_step(pl_xfer *x, pl_engine *e, const pl_token_batch *batch)
@@ -311,7 +306,7 @@ static bool forget_one(pl_xfer *x, const pl_engine *e)
             c->lender.over = true;
         }
         if (takes) c->taker.engine = NULL;
-        pump(c);
+        pl_crossing_pump(c);
         return true;
     }
     return false;
@@ -323,6 +318,11 @@ void pl_xfer_forget(pl_xfer *x, const pl_engine *e)
     if (x->copier) pl_copier_drain(x->copier);
     while (forget_one(x, e)) {
     }
+}
+
+void pl_xfer_carrier(pl_xfer *x, const pl_carrier *carrier)
+{
+    x->carrier = *carrier;
 }
 
 void pl_xfer_stop(pl_xfer *x)
@@ -347,7 +347,7 @@ pl_xfer *pl_xfer_open(pl_loop *loop)
         PL_HISTOGRAM, "perilune_kv_transfer_seconds", "",
         "from when a prompt was read and its blocks had a place until they were there",
         seconds, PL_COUNT(seconds));
-    for (int i = 0; i < N_REASONS; i++) {
+    for (int i = 0; i < PL_KV_ENDS; i++) {
         char label[40];
         snprintf(label, sizeof label, "reason=\"%s\"", names[i]);
         x->metrics.failed[i] =

@@ -108,10 +108,15 @@ function Stream:send(peer, index)
   return C.pl_stream_send(self.handle, peer, index or 0, seq)
 end
 
--- In two places, engines of this process: one reads the prompt, the other goes on.
+local function target(at)
+  return ffi.new("pl_target", { engine = at.engine, peer = at.peer,
+    index = at.index })
+end
+
+-- In two places: one reads the prompt, the other goes on. Each is an engine of this
+-- process, or { peer =, index = }.
 function Stream:split(reader, taker)
-  local status = C.pl_stream_split(self.handle, ffi.new("pl_target", { reader.engine }),
-    ffi.new("pl_target", { taker.engine }), self.seq)
+  local status = C.pl_stream_split(self.handle, target(reader), target(taker), self.seq)
   if status == 0 then self.seq = nil end
   return status
 end

@@ -114,6 +114,20 @@ describe("a sequence on the wire", function()
     end)
   end
 
+  it("keeps the ticket of its prompt's KV", function()
+    local lends = "0b00004008000000f0debc9a78563412"
+    local takes = "0c00004014000000f0debc9a78563412efcdab896745230101000000"
+    for _, ticket in ipairs { lends, takes } do
+      local data = bytes(SEQUENCES[2][4] .. ticket)
+      assert.equal(hex(data), hex(written(assert(read(data)))))
+    end
+    -- Too short to be one, or of more tokens than there are.
+    assert.equal(SEQUENCES[2][4],
+      hex(written(assert(read(bytes(SEQUENCES[2][4] .. "0b0000400400000001020304"))))))
+    assert.equal(SEQUENCES[2][4] .. takes, hex(written(assert(read(bytes(
+      SEQUENCES[2][4] .. takes:gsub("01000000$", "ffffff7f")))))))
+  end)
+
   it("has each option that is not its default, and no other", function()
     local plain = written(engine.seq({ 5 }, {}))
     for row, name in rows() do
