@@ -51,16 +51,20 @@ end
 
 -- Compiles a changed C file and links it with the objects of the release build. Answers
 -- how to take it back.
-local function build(file, text)
+local function build(file, text, program)
   local source, changed = ROOT .. "/" .. file, TREE .. "/" .. file:match "[^/]+$"
+  local there = ("%s/build/%s"):format(TREE, program)
   local compile, link, object = mutate.commands(
-    must("ninja -C '%s/build' -t commands perilune", ROOT), source)
+    must("ninja -C '%s/build' -t commands %s", ROOT, program), source)
+  must("rm -f '%s'", there)
   write(changed, text)
   must("cd '%s/build' && %s -w && %s", ROOT,     -- something may be unused now
     mutate.swap(mutate.swap(compile, source, changed), object, changed .. ".o"),
-    mutate.swap(mutate.swap(link, object, changed .. ".o"), "-o perilune ",
-      ("-o '%s/build/perilune' "):format(TREE)))
-  return function() must("cp '%s/build/perilune' '%s/build/perilune'", ROOT, TREE) end
+    mutate.swap(mutate.swap(link, object, changed .. ".o"), ("-o %s "):format(program),
+      ("-o '%s' "):format(there)))
+  return function()
+    must("rm -f '%s' && cp '%s/build/%s' '%s'", there, ROOT, program, there)
+  end
 end
 
 local function replace(file, text)
@@ -80,7 +84,7 @@ end
 
 local function try(row)
   local change = row.file:find "%.c$" and build or replace
-  local take_back = change(row.file, assert(mutate.apply(row)))
+  local take_back = change(row.file, assert(mutate.apply(row)), row.program or "perilune")
   local found = not pass(row.specs)
   take_back()
   print(("%s %s: %s"):format(found and "found   " or "SURVIVED", row.file, row.fault))

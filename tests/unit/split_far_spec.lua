@@ -233,6 +233,52 @@ describe("a stream that is split between processes", function()
     assert.equal(before + 1, failures "ended")
   end)
 
+  it("reads the prompt itself where the reader's process stands still", function()
+    local hasty = { lost_after_ms = 1500 }
+    local slow = { max_model_len = 2048, max_num_batched_tokens = 8, max_num_seqs = 8 }
+    local f2 = fleet.open()
+    local p = f2:process { engines = 1, options = OPTIONS, bus = hasty }
+    local a = f2:process { engines = 1, options = slow, bus = hasty }
+    local b = f2:process { engines = 1, options = OPTIONS, bus = hasty }
+    local reader = { peer = p:peer(a), index = 0 }
+    local taker = { peer = p:peer(b), index = 0 }
+    local ids, before = prompt(1500, 80), failures "lost"
+    local want = alone(ids, GREEDY)
+    local st = p:stream(ids, GREEDY)
+    assert.equal(0, st:split(reader, taker))
+    repeat p:poll(1) until b.engines[1]:statistics().waiting_remote > 0
+    C.pl_hub_stop(f2.hub, a.id, 1)
+    assert.same(want, st:finish())
+    assert.equal(before + 1, failures "lost")
+    C.pl_hub_stop(f2.hub, a.id, 0)           -- what it says from now on is of the past
+    assert.is_true(a:idle() and b:idle())
+    f2:close()
+  end)
+
+  it("gives the blocks back where the taker's process stands still", function()
+    local hasty = { lost_after_ms = 1500 }
+    local f2 = fleet.open()
+    local p = f2:process { engines = 1, options = OPTIONS, bus = hasty }
+    local a = f2:process { engines = 1, options = OPTIONS, bus = hasty }
+    local b = f2:process { engines = 1, options = OPTIONS, bus = hasty }
+    local reader = { peer = p:peer(a), index = 0 }
+    local taker = { peer = p:peer(b), index = 0 }
+    local ids = prompt(1500, 81)
+    local want = alone(ids, GREEDY)
+    local st = p:stream(ids, GREEDY)
+    assert.equal(0, st:split(reader, taker))
+    repeat p:poll(1) until b.engines[1]:statistics().waiting_remote > 0
+    C.pl_hub_stop(f2.hub, b.id, 1)
+    local why = st:lost()
+    assert.equal(C.PL_LOST_SILENT, why)
+    assert.is_true(a:idle())
+    assert.equal(0, st:start(p.engines[1]))
+    assert.same(want, st:finish())
+    C.pl_hub_stop(f2.hub, b.id, 0)
+    assert.is_true(b:idle())
+    f2:close()
+  end)
+
   -- What becomes of `st` if `victim`, which takes part in it, is closed.
   local function outlive(st, want)
     local what, why

@@ -390,6 +390,15 @@ static void run_lie(void (*tell)(void), const char *reason)
     MUST(failures(reason) == before + 1);
 }
 
+/* Something is under way with the stranger too, else nothing it says is looked at. */
+static void get_acquainted(void)
+{
+    begin(STRANGER, PL_MSG_CALL);
+    put32(1);
+    put32(0);
+    say();
+}
+
 /* Only who gave a ticket can take it back. */
 static void run_withdrawal(void)
 {
@@ -433,6 +442,7 @@ int main(int argc, char **argv)
     };
     MUST(argc == 2);
     open_world();
+    get_acquainted();
     if (!strcmp(argv[1], "withdrawal")) {
         run_withdrawal();
         return 0;
