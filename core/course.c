@@ -240,8 +240,8 @@ void pl_courses_token(pl_courses *cs, const pl_token *t, int64_t ns)
     if (t->token >= 0) {
         pl_charge_token(&c->charge, ns);
         full = take(c, t);
-        if (!reads) spare_reader(c);
     }
+    if (!reads) spare_reader(c);
     if (reads && t->finish) pl_charge_end(&c->split.charge);
     bool last = t->finish && leave(c);
     pl_token told = *t;

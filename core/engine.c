@@ -410,6 +410,10 @@ static void take_arrival(pl_engine *e, run *r, bool ok)
     r->seq->n_remote = 0;
     if (r->state == RUN_ORPHAN) pl_engine_end(e, r, PL_FINISH_ABORT);
     if (r->state != RUN_REMOTE) return; /* not placed yet: it will be computed here */
+    if (!ok && e->options.fail_without_kv) {
+        pl_engine_end(e, r, PL_FINISH_ERROR);
+        return;
+    }
     pl_run_remove(&e->remote, r);
     if (ok && !r->spoiled) {
         /* The last token is computed again: its row gives the first logits. */

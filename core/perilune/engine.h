@@ -78,6 +78,7 @@ typedef struct pl_engine_options {
     int32_t policy, hash_algo;
     const char *hash_seed;                 /* NULL: "vllm-none-hash" */
     int32_t max_waiting;                   /* queue length; more are refused (PL_ELIMIT) */
+    int32_t fail_without_kv;               /* remote KV that does not arrive ends its sequence (ERROR); else it is computed */
     pl_clock *clock;                       /* NULL: real time */
 } pl_engine_options;
 typedef struct pl_engine_stats {           /* a snapshot; counters since the start */

@@ -230,6 +230,27 @@ describe("a split stream", function()
     assert.equal(before + 1, failures "ended")
   end)
 
+  it("fails instead, where that is wanted", function()
+    local strict = front:add(nil, { max_model_len = 2048, fail_without_kv = 1 })
+    local ids, before = prompt(1500, 71), failures "ended"
+    local st = front:stream(ids, KINDS.greedy)
+    assert.equal(0, st:split(reader, strict))
+    repeat front:poll(1) until strict:statistics().waiting_remote > 0
+    local seqs = ffi.new "pl_seq_info[4]"
+    assert.equal(1, C.pl_engine_seqs(reader.engine, seqs, 4))
+    C.pl_engine_cancel(reader.engine, seqs[0].seq)
+    local answer = st:finish()
+    assert.same({ C.PL_FINISH_ERROR, 0 }, { answer.finish, #answer.tokens })
+    assert.equal(before + 1, failures "ended")
+    forget_caches()
+    assert.same(alone(ids, KINDS.greedy), (function()     -- and else not
+      local other = front:stream(ids, KINDS.greedy)
+      assert.equal(0, other:split(reader, strict))
+      return other:finish()
+    end)())
+    front:remove(strict)
+  end)
+
   it("answers many at once, with too few blocks on both sides", function()
     local few = f:process { engines = 2, bus = false,
       options = { max_model_len = 512, n_blocks = 60, max_num_batched_tokens = 64 } }
