@@ -16,7 +16,7 @@ local serving = require "support.serving"
 local M = {}
 
 local RECIPE = "local pl = require 'perilune' "
-  .. "return { model = %q, bus = %q, http = { port = 0 }, worker = {}, %s }"
+  .. "return { model = %q, bus = %q, http = { port = 0 }, %s %s }"
 
 -- Sanitizers make all of this slower by far.
 local START_SECONDS, STOP_SECONDS = 60, 60
@@ -105,7 +105,7 @@ end
 -- ---- all of them -------------------------------------------------------------------
 
 -- how: nil, or { bus = its URL, if another, inside = words of a program to run it by,
--- build = the path of a build, if another }.
+-- build = the path of a build, if another, role = of a worker, if its pool is another }.
 function Deployment:launch(role, flags, how)
   local build = how and how.build or process.own_path()
   local inside = { unpack(how and how.inside or {}) }
@@ -129,7 +129,8 @@ function Deployment:launch(role, flags, how)
 end
 
 -- What its log says once it can be reached.
-local REACHED = { worker = "metrics [^\n]*http://[%w.:]+:(%d+)",
+local OF_WORKER = "metrics [^\n]*http://[%w.:]+:(%d+)"
+local REACHED = { worker = OF_WORKER, prefill = OF_WORKER, decode = OF_WORKER,
   frontend = " at http://[%w.:]+:(%d+)\n" }
 
 local function reached(member, port)
@@ -147,7 +148,7 @@ end
 function Deployment:begin_worker(how)
   local words = { "--metrics-endpoint-port", "0" }
   for _, flag in ipairs(self.worker) do words[#words + 1] = flag end
-  local member = self:launch("worker", words, how)
+  local member = self:launch(how and how.role or "worker", words, how)
   self.workers[#self.workers + 1] = member
   return member
 end
@@ -187,14 +188,18 @@ function Deployment:ready(n)
 end
 
 local function open_all(self, o)
-  for _ = 1, o.workers or 1 do self:begin_worker() end
+  local roles = type(o.workers) == "table" and o.workers or {}
+  for i = 1, roles[1] and #roles or o.workers or 1 do
+    self:begin_worker { role = roles[i] }
+  end
   for _ = 1, o.frontends or 1 do self:add_frontend() end
   for _, w in ipairs(self.workers) do reached(w, w:await(REACHED.worker)) end
   self:ready(#self.workers)
 end
 
 -- options: workers and frontends (how many), worker and frontend (flags), model, env,
--- fields (more of the recipe, as text; the last `worker` counts), nats (one that runs:
+-- fields (more of the recipe, as text; the last `worker` counts), pools (as text, in the
+-- place of worker = {}; then `workers` is a list of roles), nats (one that runs:
 -- then it stays when the fleet goes), bus (its URL, if another).
 function M.start(options)
   local o = options or {}
@@ -203,7 +208,8 @@ function M.start(options)
     frontends = {}, all = {}, dir = scratch.folder() }, Deployment)
   self.bus = o.bus or self.nats.url
   self.recipe = self.dir.write("recipe.lua",
-    RECIPE:format(o.model or serving.MODEL, self.bus, o.fields or ""))
+    RECIPE:format(o.model or serving.MODEL, self.bus, o.pools or "worker = {},",
+      o.fields or ""))
   local ok, why = pcall(open_all, self, o)
   if not ok then
     self:remove()

@@ -22,12 +22,24 @@ local NAMING_SECONDS = 0.2
 
 -- ---- what is said -------------------------------------------------------------------
 
--- The terms of a worker: what it must have in common with others of its model, its
--- numerics id, and what it takes at a time. `model`: its model's card.
+-- Which pool each engine is of, for a recipe that has two.
+local function pools_of(recipe, w)
+  if recipe.main ~= "decode" then return nil end
+  local list = {}
+  for i, e in ipairs(w.engines) do
+    list[i] = e.pool == recipe.prefill and "prefill" or "decode"
+  end
+  return list
+end
+
+-- The terms of a process's workers: what they must have in common with others of their
+-- model, their numerics id, what one takes at a time (the first), and their pools.
+-- `model`: its model's card.
 function M.terms(recipe, w, model)
-  local pool, numerics = recipe[recipe.main],
+  local pool, numerics = w.engines[1].pool,
     ffi.string(C.pl_model_numerics(w.engines[1].model))
   return {
+    pools = pools_of(recipe, w),
     names = model.names, known_as = models.known_as(recipe, w.desc),
     fingerprint = model.fingerprint, vocab = model.vocab,
     max_model_len = w.length, block_size = pool.block_size, numerics = numerics,

@@ -107,9 +107,14 @@ local function shown(v)
   return (is_name(v) or type(v) == "number") and tostring(v) or "malformed"
 end
 
+-- A worker that serves it, or reads its prompts; or nil.
+local function first_of(served)
+  return served.workers[1] or served.prefill and served.prefill.workers[1]
+end
+
 -- What keeps a model from the workers of a served one, with both sides' values; or nil.
 local function differing(served, model)
-  local list, first = {}, served.workers[1]
+  local list, first = {}, first_of(served)
   for _, field in ipairs(SAME) do
     local theirs, ours = model[field], served.terms[field]
     if theirs ~= ours then
@@ -151,7 +156,7 @@ local function served_for(self, peer, model)
     local served = self.models:find(name)
     local why = served and differing(served, model)
     if served and not why then return served end
-    if served and #served.workers > 0 then return nil, why end
+    if served and first_of(served) then return nil, why end
     self.fetching[name] = true
     local bytes, no, unheard = calls.ask(self.rt, peer, "card")
     self.fetching[name] = nil
@@ -178,6 +183,7 @@ local function well_formed(hello)
   return type(m) == "table" and is_name(hello.name) and are_names(m.names) and m.names[1]
     and are_names(m.known_as) and is_count(hello.engines) and hello.engines <= 64
     and is_count(m.block_size) and is_count(m.max_num_batched_tokens)
+    and (m.pools == nil or are_names(m.pools))
 end
 
 -- Why a worker that said hello is not wanted, or nil.
@@ -204,9 +210,19 @@ local function tags_of(model)
   return are_names(tags) and #tags <= MAX_TAGS and tags or nil
 end
 
+-- The pool of a process's engine number i, from 0; nil: this recipe has none such.
+local function pool_of(served, hello, i)
+  local name = (hello.model.pools or {})[i + 1]
+  if name == "prefill" then return served.prefill end
+  return served.pool
+end
+
 local function add_peer(self, peer, hello)
   local served, why = served_for(self, peer, hello.model)
   if not self.of_peer[peer] then return end           -- it left meanwhile
+  if served and not pool_of(served, hello, 0) then
+    served, why = nil, "its workers read prompts (prefill); this recipe has no such pool"
+  end
   if not served or #self.workers >= MAX_WORKERS then
     self.of_peer[peer], self.refused[peer] = nil, true
     return refuse(self, peer, hello.name, why or "there are too many workers")
@@ -216,6 +232,7 @@ local function add_peer(self, peer, hello)
   tell_numerics(served, hello)
   for i = 0, hello.engines - 1 do
     table.insert(self.of_peer[peer], join(self, { served = served, peer = peer, index = i,
+      pool = pool_of(served, hello, i),
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state,
       tells = holdings.tells(hello.model), tags = tags_of(hello.model) }))
@@ -297,7 +314,7 @@ local function on_gone(self, peer, why)
     counters.close(w)
     sent.forget(w)
     acquainted.gone(w)
-    last = last or #w.served.workers == 0
+    last = last or not first_of(w.served)
     log.info("%s is not here any more: %s", w.name, M.LOST[why] or "?")
   end
   if workers[1] then self.changed() end

@@ -30,9 +30,8 @@ function M.is_idle(self, w)
   if self.server and self.server.in_flight > 0 then return false end
   for _, e in ipairs(self.w and self.w.engines or {}) do
     C.pl_engine_stats_get(e.engine, self.stats)
-    if self.stats.running + self.stats.waiting + self.stats.waiting_remote > 0 then
-      return false
-    end
+    local s = self.stats          -- blocks in use without a sequence are still fetched
+    if s.running + s.waiting + s.waiting_remote + s.blocks_used > 0 then return false end
   end
   return true
 end

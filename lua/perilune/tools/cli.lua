@@ -10,6 +10,7 @@ local model = require "perilune.model.load"
 local nearest = require "perilune.recipe.nearest"
 local option_flags = require "perilune.recipe.option_flags"
 local recipe = require "perilune.recipe.resolve"
+local role_words = require "perilune.recipe.roles"
 local values = require "perilune.recipe.option_value"
 
 local words = {}
@@ -48,28 +49,6 @@ local function recipe_words(word, name, ...)
   return name, given, roles
 end
 
--- The roles named as a set, all of a recipe's where none is; or nil and the complaint.
-local function role_set(resolved, named)
-  local set, known = {}, { frontend = true }
-  for _, pool in ipairs(resolved.pools) do known[pool] = true end
-  for _, role in ipairs(named) do
-    if not known[role] then
-      local near = nearest(role, { "frontend", unpack(resolved.pools) })
-      return nil, complain(("no role '%s' in %s"):format(role, resolved.file),
-        near and ("did you mean '%s'?"):format(near) or "frontend, or the name of a pool")
-    end
-    set[role] = true
-  end
-  if not named[1] then return known end
-  for role in pairs(known) do
-    if not set[role] and not resolved.bus then
-      return nil, complain(("role '%s' alone needs a bus to find the others"):format(
-        named[1]), "--bus nats://127.0.0.1:4222, or $PERILUNE_BUS")
-    end
-  end
-  return set
-end
-
 -- perilune run RECIPE --help: what the recipe says, and the flags that are its own.
 local function asked_for_help(given)
   for _, word in ipairs(given) do
@@ -96,12 +75,8 @@ end
 local function start(name, given, named)
   local resolved, problems = recipe.resolve(name, given)
   if not resolved then return report(name, problems) end
-  local roles, bad = role_set(resolved, named)
-  if not roles then return bad end
-  if resolved.main == "decode" and resolved.bus then
-    return complain("prefill and decode on a bus are not in this release",
-      "without --bus both pools run in this process")
-  end
+  local roles, why, hint = role_words.set(resolved, named)
+  if not roles then return complain(why, hint) end
   if not resolved.model and has_worker(roles) then
     return complain("no model: use perilune serve MODEL, --model or $PERILUNE_MODEL",
       "./dev run downloads a small one")
@@ -163,8 +138,8 @@ function words.check(...)
   if asked_for_help(given) then return describe(name) end
   local resolved, problems = recipe.resolve(name, given)
   if not resolved then return report(name, problems) end
-  local roles, bad = role_set(resolved, named)
-  if not roles then return bad end
+  local roles, why, hint = role_words.set(resolved, named)
+  if not roles then return complain(why, hint) end
   print(resolved.file)
   for _, setting in ipairs(recipe.settings(resolved)) do
     local line = ("  %-38s %-24s %s"):format(setting.path, shown(setting), setting.origin)

@@ -23,6 +23,7 @@ local metrics = require "perilune.watch.metrics"
 local models = require "perilune.fleet.served_models"
 local observe = require "perilune.watch.engine_watch"
 local recorder = require "perilune.fleet.recorder"
+local roles_of = require "perilune.recipe.roles"
 local serve = require "perilune.api.serve"
 local settings = require "perilune.recipe.resolve"
 local health_routes = require "perilune.api.health_routes"
@@ -365,24 +366,15 @@ local function hash_of(file)
   return bit.tohex(C.pl_weights_fingerprint(nil, text, #text, 0), 16)
 end
 
--- The pools that this process has workers of, that which answers first.
-local function pools_of(recipe, roles)
-  local out = {}
-  for _, name in ipairs(recipe.pools) do
-    if roles[name] then table.insert(out, name == recipe.main and 1 or #out + 1, name) end
-  end
-  return out
-end
-
 -- Runs a resolved recipe until a signal; answers the exit code. `roles`: a set of
 -- frontend and the names of pools.
 function M.run(recipe, roles)
   log.level(recipe.log_level)
   log.format(recipe.log_format)
   local self = setmetatable({ recipe = recipe, roles = roles, state = "ready",
-    pools = pools_of(recipe, roles),
+    pools = roles_of.pools(recipe, roles),
     pid = process_id(), recipe_hash = hash_of(recipe.file), exchanges = {},
-    role = roles.frontend and "frontend" or "worker",
+    role = roles_of.name(recipe, roles),
     stats = ffi.new "pl_engine_stats", started = C.pl_wall_ns() }, Process)
   self.rt = C.pl_runtime_open(runtime_options(recipe.http))
   local ok, why

@@ -1,0 +1,134 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- Two pools in several processes: what one worker would have answered, whoever comes and
+-- goes, and a process that does not fit is refused by name.
+local cjson = require "cjson"
+local deployment = require "support.deployment"
+local process = require "support.process"
+local serving = require "support.serving"
+
+local COMPLETION = "/v1/completions"
+local WORKER = { "--max-model-len", "1024", "--kv-cache-memory-bytes", "64M", "--threads", "1" }
+local POOLS = "prefill = {}, decode = {},"
+
+local function words(n, seed)
+  local out, x = {}, seed
+  for i = 1, n do
+    x = (x * 1103515245 + 12345) % 2 ^ 31
+    out[i] = 3 + x % 500
+  end
+  return out
+end
+
+local function body(n, seed, max_tokens)
+  return { prompt = words(n, seed), ignore_eos = true, return_token_ids = true,
+    max_tokens = max_tokens or 24, temperature = seed % 2 * 0.9, seed = seed, logprobs = 1 }
+end
+
+local function bodies()
+  local list = {}
+  for i, n in ipairs { 1, 15, 16, 17, 64, 200, 700, 333 } do list[i] = body(n, i) end
+  return list
+end
+
+describe("two pools on a bus", function()
+  local f, want
+
+  setup(function()
+    want = {}
+    local s = serving.start(WORKER)
+    for i, b in ipairs(bodies()) do want[i] = s:post(COMPLETION, b).json.choices end
+    s:stop()
+  end)
+  after_each(function()
+    if f then f:remove() end
+    f = nil
+  end)
+
+  local function start(workers, fields)
+    f = deployment.start { workers = workers, pools = POOLS, worker = WORKER,
+      fields = fields, frontend = { "--migration-limit", "3" } }
+    return f.frontends[1]
+  end
+
+  local function ask_all(front)
+    local open = {}
+    for i, b in ipairs(bodies()) do
+      open[i] = front:begin("POST", COMPLETION, cjson.encode(b),
+        { ["Content-Type"] = "application/json" })
+    end
+    for i in ipairs(open) do assert.same(want[i], open[i]:finish().json.choices) end
+  end
+
+  local function bytes()
+    local sum = 0
+    for _, w in ipairs(f.workers) do
+      sum = sum + w:metric "perilune_kv_transfer_bytes_total"
+    end
+    return sum
+  end
+
+  it("answer as one worker does, and show who has read what", function()
+    local front = start { "prefill", "decode", "decode", "prefill" }
+    ask_all(front)
+    assert.is_true(bytes() > 0)
+    local readers = {}
+    for _, d in ipairs(front:get "/v1/decisions".json.data) do
+      if d.reads then readers[d.worker] = true end
+    end
+    for name in pairs(readers) do assert.matches("^prefill/%d$", name) end
+    assert.is_truthy(next(readers))
+    for _, w in ipairs(f.workers) do assert.is_true(w:is_idle()) end
+    f:close()
+    f = nil
+  end)
+
+  it("do without readers while there are none, and have them when they come", function()
+    local front = start { "decode" }
+    ask_all(front)
+    f:add_worker { role = "prefill" }
+    f:ready(2)
+    assert.equal(0, bytes())
+    ask_all(front)
+    assert.is_true(bytes() > 0)
+    f.workers[2]:signal "TERM"
+    f.workers[2]:ended()
+    f:forget(f.workers[2])
+    f:ready(1)
+    ask_all(front)
+    f:close()
+    f = nil
+  end)
+
+  it("answer though a process of either pool is killed", function()
+    local front = start { "prefill", "decode", "prefill", "decode" }
+    for k = 1, 4 do
+      local open = {}
+      for i, b in ipairs(bodies()) do
+        open[i] = front:begin("POST", COMPLETION, cjson.encode(b),
+          { ["Content-Type"] = "application/json" })
+      end
+      local victim = f.workers[k % 2 + 1]
+      local role = victim.role
+      process.wait_for(0.02 * k, function() return false end)
+      victim:signal "KILL"
+      for i in ipairs(open) do assert.same(want[i], open[i]:finish().json.choices) end
+      f:forget(victim)
+      victim.process:remove()
+      f:add_worker { role = role }
+      f:ready(4)
+    end
+    f:close()
+    f = nil
+  end)
+
+  it("refuse a process whose blocks are others", function()
+    local front = start { "prefill", "decode" }
+    f.worker = { "--max-model-len", "1024", "--kv-cache-memory-bytes", "64M",
+      "--prefill.block-size", "32", "--decode.block-size", "32" }
+    f:add_worker { role = "prefill" }
+    front:await "prefill/%d is not taken: its block_size is 32, that of %w+/%d is (16)\n"
+    assert.equal(2, #front:get "/health".json.instances)
+    f:close()
+    f = nil
+  end)
+end)
