@@ -28,7 +28,7 @@
 #include <string.h>
 
 enum {
-    HEAD = 40,
+    HEAD = PL_FRAME_HEAD,
     PING = 1,
     PONG = 2,
     DATA = 3,
@@ -41,7 +41,8 @@ enum {
 };
 #define RESEND (250 * PL_MS)
 #define KEEPALIVE (45 * PL_MS)
-#define AGAIN (50 * PL_MS) /* between two requests for the same frame */
+#define IDLE_ALIVE (500 * PL_MS) /* of a link with a socket and nothing under way */
+#define AGAIN (50 * PL_MS)       /* between two requests for the same frame */
 #define ANSWER (10 * PL_MS)
 
 typedef struct frame {
@@ -89,13 +90,11 @@ static bool read_frame(frame *f, const char *data, size_t len)
 
 static pl_status transmit(pl_link *l, char *bytes, size_t len)
 {
-    pl_links *ls = l->all;
     bytes[0] = (char)l->wire;
     put64(bytes + 8, l->mine);
     put64(bytes + 16, l->theirs);
     put64(bytes + 32, l->expected);
-    PL_TRY(l->way->send(l, bytes, len));
-    pl_metric_add(ls->metrics.sent, 1);
+    PL_TRY(l->socket ? pl_direct_send(l, bytes, len) : pl_link_bus_send(l, bytes, len));
     l->sent_ns = pl_now_ns();
     l->ack_due = false;
     l->n_unacked = 0;
@@ -166,7 +165,8 @@ static void push_frame(pl_link *l, int kind, int flags, const char *data, size_t
 void pl_link_send(pl_link *l, int kind, const void *data, size_t len)
 {
     PL_ON(IO);
-    size_t max = PL_MIN((size_t)PL_FRAGMENT, l->way->max(l) - HEAD);
+    /* Over a socket too: each frame may have to go over the bus in the end. */
+    size_t max = PL_MIN((size_t)PL_FRAGMENT, pl_bus_max(l->all->bus) - HEAD);
     if (l->why) return; /* void, as what was sent before it */
     if (len > PL_LINK_BYTES - PL_MIN(l->out_bytes, PL_LINK_BYTES)) {
         doom(l, PL_LOST_RESET);
@@ -237,12 +237,34 @@ static void lose(pl_link *l, int why)
 void pl_link_lose(pl_link *l, int why)
 {
     PL_ON(IO);
+    pl_direct_drop(l);
     l->mine = pl_links_epoch(l->all);
     lose(l, why);
 }
 
+void pl_link_pump(pl_link *l)
+{
+    PL_ON(IO);
+    pump(l);
+}
+
+void pl_link_rerouted(pl_link *l)
+{
+    PL_ON(IO);
+    pl_links *ls = l->all;
+    if (ls->stopped || l->why) return;
+    if (!ls->there && ls->impatient) {
+        doom(l, PL_LOST_BUS);
+        return;
+    }
+    go_back(l, pl_now_ns());
+    pump(l);
+    if (l->held || l->first) say(l, PING, 0); /* the next frame, of a process that died */
+}
+
 void pl_link_fini(pl_link *l)
 {
+    pl_direct_drop(l);
     clear(l);
 }
 
@@ -372,7 +394,7 @@ bool pl_link_is_busy(const pl_link *l)
 static bool is_silent(const pl_link *l, int64_t now)
 {
     int64_t since = PL_MAX(l->watched_ns, l->heard_ns);
-    since = PL_MAX(since, pl_links_grace_ns(l->all));
+    if (!l->socket) since = PL_MAX(since, pl_links_grace_ns(l->all));
     return now - since > l->all->o.lost_after_ms * PL_MS;
 }
 
@@ -381,18 +403,20 @@ void pl_link_tick(pl_link *l, int64_t now)
     PL_ON(IO);
     bool watched = l->held || l->first;
     if (l->why) pl_link_lose(l, l->why);
-    if (!l->all->there) return;
+    if (!l->all->there && !l->socket) return;
     if (watched && is_silent(l, now)) {
         pl_link_lose(l, PL_LOST_SILENT);
         return;
     }
+    if (pl_link_is_busy(l)) pl_direct_want(l, now);
     if (l->up && l->flight_bytes && now - l->progress_ns >= RESEND) {
         go_back(l, now);
         l->progress_ns = now;
         l->probing = true;
     }
     pump(l);
-    if (watched && now - l->sent_ns >= KEEPALIVE)
+    int64_t quiet = now - l->sent_ns;
+    if ((watched && quiet >= KEEPALIVE) || (l->socket && quiet >= IDLE_ALIVE))
         say(l, PING, 0);
     else if (l->ack_due)
         say(l, PONG, 0);

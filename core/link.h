@@ -5,7 +5,7 @@
  *
  * Owns     frame numbers, acknowledgements, what may have to be resent, pieces of long
  *          messages; presence (hellos, heartbeats, leases).
- * Ignores  what messages say; which way frames travel.
+ * Ignores  what messages say.
  * Thread   io, except where noted.
  *
  * Each side of a link numbers its own half with an epoch, which only grows:

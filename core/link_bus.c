@@ -16,17 +16,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static pl_status send_frame(pl_link *l, const char *frame, size_t len)
+pl_status pl_link_bus_send(pl_link *l, const char *frame, size_t len)
 {
-    return pl_bus_send(l->all->bus, l->subject, l->reply, frame, len);
+    PL_TRY(pl_bus_send(l->all->bus, l->subject, l->reply, frame, len));
+    pl_metric_add(l->all->metrics.sent, 1);
+    return PL_OK;
 }
-
-static size_t max_frame(const pl_link *l)
-{
-    return pl_bus_max(l->all->bus);
-}
-
-const pl_way pl_way_bus = {send_frame, max_frame};
 
 void pl_link_bus_address(pl_link *l)
 {

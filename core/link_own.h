@@ -10,10 +10,12 @@
 #define PL_LINK_OWN_H
 
 #include "link.h"
+#include "link_direct.h"
 #include "wire.h"
 
 enum {
     PL_ID_LEN = 16,
+    PL_FRAME_HEAD = 40,
     PL_FRAGMENT = 64 << 10,   /* bytes of a message in one frame */
     PL_LINK_BYTES = 64 << 20, /* unacknowledged, or of a message on its way in */
     PL_MAX_LINKS = 4096,
@@ -34,19 +36,15 @@ typedef struct pl_out { /* a frame that is not acknowledged yet */
     char bytes[];
 } pl_out;
 
-/* How frames get to a peer. They may be lost, come twice, late, or in another order. */
-typedef struct pl_way {
-    /* Never waits. PL_EAGAIN: not now, it is tried again; PL_ELIMIT: it is too long. */
-    pl_status (*send)(pl_link *l, const char *frame, size_t len);
-    size_t (*max)(const pl_link *l); /* bytes of a frame */
-} pl_way;
-
 struct pl_link {
     pl_links *all;
     pl_link *next;
     uint64_t key; /* the peer's id as a number */
     int32_t peer;
-    const pl_way *way;
+    /* Its frames travel here, and over the bus without one: which way, they may be lost,
+     * come twice, late, or in another order. */
+    pl_socket *socket, *attempt;
+    int64_t socket_heard_ns, retry_ns, retry_pause_ns;
     char subject[PL_LINK_SUBJECT], reply[PL_LINK_SUBJECT];
     uint64_t generation;   /* grows with every loss: whether one came meanwhile */
     uint64_t mine, theirs; /* epochs; theirs 0: not known */
@@ -74,6 +72,7 @@ struct pl_link {
 struct pl_links {
     pl_loop *loop;
     pl_bus *bus;
+    pl_direct *direct; /* NULL: no sockets */
     pl_links_hooks hooks;
     pl_bus_options o; /* its strings are not kept */
     char id[PL_ID_LEN + 1];
@@ -119,7 +118,8 @@ void pl_links_nobody(pl_links *ls, uint64_t key); /* nobody listens there */
 void pl_links_there(pl_links *ls, bool there);    /* the bus comes or goes */
 
 /* link_bus.c: the way over the bus, and whose message is which */
-extern const pl_way pl_way_bus;
+/* Never waits. PL_EAGAIN: not now, it is tried again; PL_ELIMIT: it is too long. */
+pl_status pl_link_bus_send(pl_link *l, const char *frame, size_t len);
 bool pl_link_bus_open(pl_links *ls, const pl_bus_options *options);
 void pl_link_bus_address(pl_link *l); /* its subjects */
 
@@ -129,6 +129,8 @@ void pl_link_tick(pl_link *l, int64_t now);
 void pl_link_lose(pl_link *l, int why);
 void pl_link_fini(pl_link *l);
 bool pl_link_is_busy(const pl_link *l);
+void pl_link_pump(pl_link *l);     /* sends what can be sent */
+void pl_link_rerouted(pl_link *l); /* what its socket carried may not arrive */
 /* The version of a frame, or -1. */
 int pl_link_frame_version(const char *data, size_t len);
 

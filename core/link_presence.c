@@ -3,11 +3,11 @@
  * link_presence.c - who is there: hellos, heartbeats, leases.
  *
  * Owns     the peers, and what this process says of itself.
- * Ignores  what a hello says beyond its id, its version and its serial.
+ * Ignores  what a hello says beyond its id, its version, its serial and its address.
  * Thread   io; hello, peer and stats: lua
  *
- * Two messages. A hello says in JSON what a process is: id, version, serial, and what Lua
- * has to say. It goes out when it changes, to who asks, and each HELLO for those who look
+ * Two messages. A hello says in JSON what a process is: id, version, serial, where sockets
+ * reach it (link_direct.c), and what Lua has to say. It goes out when it changes, to who asks, and each HELLO for those who look
  * into the bucket; a newer one has a higher serial; an empty message takes it back. A
  * heartbeat says each BEAT what the process's engines count, in binary (wire_beat.c), and
  * names the serial of the hello: who has not heard that one asks for it.
@@ -65,9 +65,10 @@ static void say_hello(pl_links *ls, int64_t now)
     pl_buf text = {0};
     pl_lock(&ls->lock);
     if (ls->hello) {
-        pl_buf_printf(&text,
-                      "{\"id\":\"%s\",\"wire\":%d,\"serial\":%llu,\"hello\":", ls->id,
+        pl_buf_printf(&text, "{\"id\":\"%s\",\"wire\":%d,\"serial\":%llu,", ls->id,
                       PL_WIRE, (unsigned long long)ls->serial);
+        if (ls->direct) pl_direct_hello(ls->direct, &text);
+        pl_buf_add_str(&text, ls->direct ? ",\"hello\":" : "\"hello\":");
         pl_buf_add(&text, ls->hello, ls->hello_len);
         pl_buf_add_str(&text, "}");
     }
@@ -205,6 +206,16 @@ int32_t pl_presence_find(pl_links *ls, uint64_t key, int *wire)
     return id;
 }
 
+bool pl_presence_direct(pl_links *ls, uint64_t key, pl_direct_address *out)
+{
+    pl_lock(&ls->lock);
+    const pl_peer *p = find(ls, key);
+    bool there = p && !p->refused && *p->direct.cookie;
+    if (there) *out = p->direct;
+    pl_unlock(&ls->lock);
+    return there;
+}
+
 uint64_t pl_presence_key(pl_links *ls, int32_t peer)
 {
     pl_lock(&ls->lock);
@@ -268,6 +279,7 @@ pl_status pl_links_stats(pl_links *ls, int32_t peer, int index, pl_engine_stats 
 typedef struct said { /* by a hello */
     int wire;
     uint64_t serial;
+    pl_direct_address direct;
 } said;
 
 static bool parse(const pl_links *ls, uint64_t key, const char *data, size_t len,
@@ -281,12 +293,14 @@ static bool parse(const pl_links *ls, uint64_t key, const char *data, size_t len
     bool ok = pl_json_kind(name) == PL_JSON_STRING &&
               pl_json_kind(wire) == PL_JSON_INTEGER &&
               pl_json_kind(serial) == PL_JSON_INTEGER &&
-              pl_json_kind(pl_json_find(doc, "hello")) == PL_JSON_OBJECT;
+              pl_json_kind(pl_json_find(doc, "hello")) == PL_JSON_OBJECT &&
+              pl_direct_parse(doc, &out->direct);
     if (ok) {
         const char *text = pl_json_string(name, &n);
         int64_t w = pl_json_integer(wire), s = pl_json_integer(serial);
         ok = pl_link_id_key(text, n, &id) && id == key && w >= 0 && w < 1 << 20 && s > 0;
-        *out = (said){(int)w, (uint64_t)s};
+        out->wire = (int)w;
+        out->serial = (uint64_t)s;
     }
     pl_json_close(doc);
     return ok && key != ls->key;
@@ -322,6 +336,7 @@ static const pl_peer *take_hello(pl_links *ls, uint64_t key, const char *data, s
     p->heard_ns = pl_now_ns();
     if (what->serial <= p->serial) return NULL; /* it came late, or once more */
     p->serial = what->serial;
+    p->direct = what->direct;
     p->text.len = 0;
     pl_buf_add(&p->text, data, len);
     return p->counted && !p->refused ? p : NULL;
@@ -415,7 +430,10 @@ static pl_peer *find_silent(const pl_links *ls, int64_t since)
 {
     uint32_t at = 0;
     pl_peer *p;
-    while ((p = pl_map_next(&ls->peers, &at)) && p->heard_ns >= since) continue;
+    while ((p = pl_map_next(&ls->peers, &at))) {
+        const pl_link *l = pl_map_find(&ls->by_key, p->key);
+        if (p->heard_ns < since && !(l && l->socket)) break;
+    }
     return p;
 }
 

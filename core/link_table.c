@@ -4,8 +4,8 @@
  * going.
  *
  * Owns     the bus, the table of links, the timer.
- * Ignores  what a frame says (link.c), which way it came (link_bus.c), what a hello says
- *          (link_presence.c).
+ * Ignores  what a frame says (link.c), which way it came (link_bus.c, link_direct.c), what
+ *          a hello says (link_presence.c).
  * Thread   io; open and close: lua
  */
 #include "link_own.h"
@@ -65,7 +65,6 @@ pl_link *pl_links_make(pl_links *ls, uint64_t key)
     l = pl_alloc(sizeof *l);
     int wire = PL_WIRE;
     *l = (pl_link){.all = ls, .next = ls->links, .key = key, .end = &l->first};
-    l->way = &pl_way_bus;
     l->generation = 1;
     l->mine = pl_links_epoch(ls);
     l->peer = pl_presence_find(ls, key, &wire);
@@ -144,10 +143,14 @@ static void let_go(pl_links *ls, int64_t now)
     }
 }
 
-static void lose_all(pl_links *ls, int why)
+/* The bus is away for too long: for all who can only be reached over it, now and when
+ * they lose their socket (pl_link_rerouted). */
+static void lose_patience(pl_links *ls)
 {
-    for (pl_link *l = ls->links; l; l = l->next) pl_link_lose(l, why);
-    pl_presence_gone(ls, 0, why);
+    for (pl_link *l = ls->links; l && !ls->impatient; l = l->next)
+        if (!l->socket) pl_link_lose(l, PL_LOST_BUS);
+    ls->impatient = true;
+    pl_presence_gone(ls, 0, PL_LOST_BUS);
 }
 
 /* ---- time -------------------------------------------------------------------------- */
@@ -161,7 +164,7 @@ int64_t pl_links_grace_ns(const pl_links *ls)
  * read, so nobody was silent. */
 static void forgive(pl_links *ls, int64_t now)
 {
-    for (pl_link *l = ls->links; l; l = l->next) l->heard_ns = now;
+    for (pl_link *l = ls->links; l; l = l->next) l->heard_ns = l->socket_heard_ns = now;
     pl_presence_forgive(ls, now);
 }
 
@@ -172,14 +175,12 @@ static void on_tick(uv_timer_t *timer)
     bool busy = false;
     if (ls->tick_ns && now - ls->tick_ns > STALL) forgive(ls, now);
     ls->tick_ns = now;
-    if (!ls->there && !ls->impatient && now - ls->away_ns > ls->o.patience_ms * PL_MS) {
-        ls->impatient = true;
-        lose_all(ls, PL_LOST_BUS);
-    }
+    if (!ls->there && now - ls->away_ns > ls->o.patience_ms * PL_MS) lose_patience(ls);
     for (pl_link *l = ls->links; l; l = l->next) {
         pl_link_tick(l, now);
         busy = busy || pl_link_is_busy(l);
     }
+    if (ls->direct) pl_direct_tick(ls->direct, now);
     let_go(ls, now);
     pl_presence_tick(ls, now);
     if (busy || !ls->hasty) return;
@@ -212,6 +213,7 @@ void pl_links_nobody(pl_links *ls, uint64_t key)
 {
     if (pl_now_ns() - ls->there_ns < PL_BUS_GRACE) return;
     pl_link *l = find(ls, key);
+    if (l && l->socket) return; /* it has lost the bus, and not us */
     if (l && !l->over) pl_link_lose(l, PL_LOST_GONE);
     pl_presence_gone(ls, key, PL_LOST_GONE);
 }
@@ -267,6 +269,7 @@ static void start(void *arg)
     uv_timer_init(pl_loop_uv(ls->loop), &ls->timer);
     ls->timer.data = ls;
     uv_timer_start(&ls->timer, on_tick, SLOW_MS, SLOW_MS);
+    if (ls->direct) pl_direct_start(ls->direct);
 }
 
 pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char *id,
@@ -284,6 +287,7 @@ pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char
         return NULL;
     }
     open_metrics(ls);
+    if (options->direct) ls->direct = pl_direct_open(ls);
     pl_presence_open(ls);
     ls->away_ns = pl_now_ns();
     pl_loop_call(loop, start, ls);
@@ -297,6 +301,7 @@ void pl_links_stop(pl_links *ls)
     pl_presence_stop(ls);
     ls->stopped = true;
     uv_close((uv_handle_t *)&ls->timer, NULL);
+    if (ls->direct) pl_direct_stop(ls->direct);
     pl_bus_stop(ls->bus);
 }
 
@@ -312,5 +317,6 @@ void pl_links_close(pl_links *ls)
     }
     pl_map_fini(&ls->by_key);
     pl_presence_close(ls);
+    pl_direct_close(ls->direct);
     pl_free(ls);
 }

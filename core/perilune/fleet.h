@@ -34,6 +34,7 @@ typedef struct pl_bus_options {
     const char *name_space;                /* [A-Za-z0-9_-]+: processes that share it see each other */
     int32_t lost_after_ms;                 /* a peer silent for this long counts as lost */
     int32_t patience_ms;                   /* if the bus is away for longer, all peers count as lost */
+    int32_t direct;                        /* 0: all goes over the bus; 1: over sockets where they reach */
 } pl_bus_options;
 void pl_bus_options_init(pl_bus_options *o);
 /* Joins without waiting: PL_EV_BUS reports when the bus is connected, and every change.

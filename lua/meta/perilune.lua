@@ -208,6 +208,7 @@
 ---@field bus_tls_ca? string PEM file with the CAs trusted for the bus
 ---@field bus_tls_cert? string PEM file with this process's certificate
 ---@field bus_tls_key? string PEM file with its key
+---@field direct_links? boolean let processes of one host talk over sockets of their own; without, all they say goes over the bus
 ---@field lost_after? number seconds of silence after which a process counts as lost
 ---@field bus_patience? number seconds the bus may be away before all processes count as lost
 ---@field admit? fun(req: perilune.Request): perilune.Reject? whether to accept a request

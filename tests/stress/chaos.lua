@@ -265,7 +265,8 @@ function M.run(options)
     leaving = {}, moves = {}, acts = {} }, Chaos)
   self.load = load.open { list = load.record(load.ENGINE, options.seed), cancel = 12,
     streams = M.STREAMS, seed = options.seed, port = function() return self:port() end }
-  self.fleet = deployment.start { workers = M.WORKERS, worker = WORKER, frontend = FRONTEND }
+  self.fleet = deployment.start { workers = M.WORKERS, worker = WORKER, frontend = FRONTEND,
+    env = { PERILUNE_DIRECT_LINKS = tostring(self.roll(1, 2) == 1) } }
   local ran, why = xpcall(function()
     self:warm_up()
     self:storm(options.seconds, options.moves)

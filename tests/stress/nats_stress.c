@@ -4,8 +4,8 @@
  * passwords, keys and certificates. See link_world.h for what must hold throughout.
  *
  *   nats_stress [ROUNDS]           nats-server and openssl must be on the PATH
- *   nats_stress member URL NAME    one process, that hears and says hello until it is
- * killed
+ *   nats_stress member URL NAME DIRECT   one process, that hears and says hello until it
+ *                                        is killed
  */
 #define _GNU_SOURCE /* memmem */
 #include "link_world.h"
@@ -23,6 +23,7 @@ static const char *self;
 static int port;
 static pid_t server;
 static char url[64];
+static int direct; /* 1: with sockets between the processes as well */
 
 /* ---- programs ---------------------------------------------------------------------- */
 
@@ -104,6 +105,7 @@ static void open_options(pl_bus_options *o)
     pl_bus_options_init(o);
     o->url = url;
     o->lost_after_ms = 3000;
+    o->direct = direct;
 }
 
 static void test_plain(world *w)
@@ -407,6 +409,7 @@ static void run_member(char **argv)
     pl_bus_options o;
     pl_bus_options_init(&o);
     o.url = argv[2];
+    o.direct = atoi(argv[4]);
     w.seed = strtoull(argv[3], NULL, 10);
     w.options = o;
     w.n = 2;
@@ -422,7 +425,7 @@ static pid_t start_member(world *w, int number)
     w->seed = (uint64_t)number;
     snprintf(seed, sizeof seed, "%d", number);
     snprintf(w->processes[1].id, 17, "%08x%04x%04x", (unsigned)number, 1, 2);
-    char *argv[] = {(char *)self, "member", url, seed, NULL};
+    char *argv[] = {(char *)self, "member", url, seed, direct ? "1" : "0", NULL};
     pid_t pid = start(argv);
     for (int k = 0; k < 20000 && !w->processes[0].ways[1].link; k++) world_push(w, 1);
     MUST(w->processes[0].ways[1].link);
@@ -492,7 +495,7 @@ static void test_killed(int times)
 int main(int argc, char **argv)
 {
     pl_log_level(getenv("NATS_STRESS_LOUD") ? PL_LOG_INFO : PL_LOG_ERROR + 1);
-    if (argc == 4 && !strcmp(argv[1], "member")) run_member(argv);
+    if (argc == 5 && !strcmp(argv[1], "member")) run_member(argv);
     int rounds = argc > 1 ? atoi(argv[1]) : 1;
     self = argv[0];
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -505,6 +508,10 @@ int main(int argc, char **argv)
     test_nkey();
     test_tls();
     test_refused();
+    for (int i = 0; i < rounds; i++) run_round((uint64_t)i + 1);
+    direct = 1;
+    test_killed(20);
+    test_stopped();
     for (int i = 0; i < rounds; i++) run_round((uint64_t)i + 1);
     char command[64];
     snprintf(command, sizeof command, "rm -r %s", dir);

@@ -144,6 +144,7 @@ function M.options(recipe)
   for field, name in pairs(STRINGS) do
     if recipe[name] then o[field] = recipe[name] end
   end
+  o.direct = recipe.direct_links and 1 or 0
   o.lost_after_ms, o.patience_ms = recipe.lost_after * 1000, recipe.bus_patience * 1000
   return o
 end

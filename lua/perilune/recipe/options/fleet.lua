@@ -50,6 +50,8 @@ return {
   { "bus_tls_cert", nil, "PEM file with this process's certificate", kind = "string",
     unset = "none" },
   { "bus_tls_key", nil, "PEM file with its key", kind = "string", unset = "none" },
+  { "direct_links", true, "let processes of one host talk over sockets of their own; "
+    .. "without, all they say goes over the bus", env = { "PERILUNE_DIRECT_LINKS" } },
   { "lost_after", 2, "seconds of silence after which a process counts as lost",
     kind = "number", min = 0.2, max = 3600 },
   { "bus_patience", 30, "seconds the bus may be away before all processes count as lost",
