@@ -165,6 +165,13 @@ M.process = {
     "bus messages dropped because malformed or too many" },
   { "counter", "perilune_bus_malformed_messages_total",
     "malformed messages from other processes" },
+  { "gauge", "perilune_direct_links",
+    "links to other processes that have a socket of their own" },
+  { "counter", "perilune_direct_frames_sent_total", "frames sent over such sockets; "
+    .. "those over the bus count as its messages" },
+  { "counter", "perilune_direct_frames_received_total", "frames received over them" },
+  { "counter", "perilune_direct_refused_total",
+    "connections closed because of what came, or did not come, over them" },
   { "counter", "perilune_bus_lost_total", "links to other processes lost: "
     .. "reason (gone, silent, left, reset, bus)" },
   { "counter", "dynamo_component_kv_cache_events_applied",
