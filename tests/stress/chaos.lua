@@ -59,19 +59,24 @@ function Chaos:run_timers(now)
   for _, timer in ipairs(due) do timer.act() end
 end
 
--- A worker that may be disturbed, if another one remains.
+-- A worker that may be disturbed: one that reads prompts, or, if another one remains, one
+-- that answers.
 function Chaos:victim()
-  local up = {}
+  local up, n_answer = {}, 0
   for _, w in ipairs(self.fleet.workers) do
-    if w.port and not w.busy then up[#up + 1] = w end
+    if w.port and not w.busy then
+      up[#up + 1] = w
+      n_answer = n_answer + (w.role == "prefill" and 0 or 1)
+    end
   end
-  if #up >= 2 then return up[self.roll(1, #up)] end
+  local w = up[1] and up[self.roll(1, #up)]
+  if w and (w.role == "prefill" or n_answer >= 2) then return w end
 end
 
 -- A new worker, without waiting for it.
 function Chaos:replace(worker)
   self.fleet:forget(worker)
-  self.fleet:begin_worker()
+  self.fleet:begin_worker { role = worker.role }
 end
 
 local acts = {}
@@ -257,7 +262,8 @@ function Chaos:port()
   return self.fleet.frontends[1].port
 end
 
--- options: seconds, seed, moves (how often each kind must move, mid-stream). A report:
+-- options: seconds, seed, moves (how often each kind must move, mid-stream), and, where
+-- there are two pools, pools and workers as support/deployment has them. A report:
 -- load (its failures, done, cancelled), moves by kind, acts by name, memory and
 -- memory_after in MiB.
 function M.run(options)
@@ -265,7 +271,8 @@ function M.run(options)
     leaving = {}, moves = {}, acts = {} }, Chaos)
   self.load = load.open { list = load.record(load.ENGINE, options.seed), cancel = 12,
     streams = M.STREAMS, seed = options.seed, port = function() return self:port() end }
-  self.fleet = deployment.start { workers = M.WORKERS, worker = WORKER, frontend = FRONTEND,
+  self.fleet = deployment.start { workers = options.workers or M.WORKERS,
+    pools = options.pools, worker = WORKER, frontend = FRONTEND,
     env = { PERILUNE_DIRECT_LINKS = tostring(self.roll(1, 2) == 1) } }
   local ran, why = xpcall(function()
     self:warm_up()

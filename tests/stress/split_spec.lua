@@ -48,7 +48,7 @@ describe("requests that are split", function()
 
   it("are answered as by one engine", function()
     math.randomseed(SEED)
-    local f = fleet.open()
+    local f = fleet.open { kind = "llama" }
     local few = { max_model_len = 512, n_blocks = 60, max_num_batched_tokens = 64 }
     local front = f:process { engines = 2, options = few }
     local one = f:process { engines = 1, options = few }
