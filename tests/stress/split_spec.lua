@@ -4,9 +4,10 @@
 -- blocks, a bus that loses messages, and processes that stand still at any moment.
 local fleet = require "support.fleet"
 local pl = require "perilune.ffi"
+local process = require "support.process"
 local C = pl.C
 
-local N = (tonumber(os.getenv "PERILUNE_STRESS") or 2000) / 4
+local N = (tonumber(os.getenv "PERILUNE_STRESS") or 2000) / (process.slow and 10 or 4)
 local SEED = tonumber(os.getenv "PERILUNE_SEED") or 1
 local BLOCK, AT_ONCE = 16, 12
 
@@ -86,7 +87,7 @@ describe("requests that are split", function()
       f:process { engines = 1, bus = bus, options = slow } }
     for _, w in ipairs(workers) do front:peer(w) end
     local lost = 0
-    for n = 1, N / 25 do
+    for n = 1, N / (process.slow and 40 or 25) do
       local ids = prompt(n)
       for k = #ids + 1, 600 do ids[k] = (k * 41 + n * 13) % 590 end
       local how = { temperature = 0.8, seed = n, max_tokens = 40, ignore_eos = 1 }
