@@ -154,6 +154,8 @@
 ---@field enable_prefix_caching? boolean reuse the KV blocks of prompts seen before
 ---@field kv_events? boolean|string|string[] tell frontends which blocks are cached; off: they go by what they have sent. With upstream: where each server publishes its KV events
 ---@field kv_events_config? table vLLM's KV events over ZeroMQ: enable_kv_cache_events, publisher, endpoint, replay_endpoint, topic, buffer_steps, hwm, max_queue_size
+---@field kv_load_failure_policy? "recompute"|"fail" what becomes of a request whose KV does not come from the worker that read its prompt
+---@field kv_transfer_config? table vLLM's: kv_connector (NixlConnector), kv_role, kv_load_failure_policy; other fields change nothing
 ---@field prefix_caching_hash_algo? "sha256_cbor"|"sha256"|"xxhash_cbor" hash of a block
 ---@field max_num_batched_tokens? integer maximum tokens in one step
 ---@field max_num_seqs? integer maximum sequences running at once
@@ -195,6 +197,7 @@
 ---@field active_prefill_tokens_threshold_frac? number|"None" the same as a multiple of max_num_batched_tokens
 ---@field predicted_ttl? number seconds a worker counts as holding the blocks of a prompt that was sent to it, whatever it says
 ---@field router_ttl_secs? number seconds for which a worker that does not tell what it caches is thought to hold what it was sent
+---@field disaggregation_mode? "agg"|"prefill"|"decode" what this process's workers do for others: read prompts (prefill), go on with them (decode), or both
 ---@field drain_timeout? number seconds a drain lets requests run before it moves them
 ---@field canary_wait? number seconds of idling after which an engine is checked
 ---@field allow_remote_console? boolean let consoles connect over the bus

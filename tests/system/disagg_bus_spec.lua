@@ -4,6 +4,7 @@
 local cjson = require "cjson"
 local deployment = require "support.deployment"
 local process = require "support.process"
+local scratch = require "scratch"
 local serving = require "support.serving"
 
 local COMPLETION = "/v1/completions"
@@ -128,6 +129,54 @@ describe("two pools on a bus", function()
     f:add_worker { role = "prefill" }
     front:await "prefill/%d is not taken: its block_size is 32, that of %w+/%d is (16)\n"
     assert.equal(2, #front:get "/health".json.instances)
+    f:close()
+    f = nil
+  end)
+
+  it("may be of workers that change their role while they serve", function()
+    local front = start { "decode", "decode" }
+    ask_all(front)
+    assert.equal(0, bytes())
+    local function role(name, wanted)
+      local code, out, err = scratch.sh(("%s role %s %s --bus %s"):format(scratch.program,
+        name, wanted, f.bus))
+      assert.equal(0, code, out .. err)
+      return out
+    end
+    local open = front:begin("POST", COMPLETION, cjson.encode(body(100, 50, 400)),
+      { ["Content-Type"] = "application/json" })
+    assert.equal("decode/1 reads prompts\n", role("decode/1", "prefill"))
+    assert(process.wait_for(20, function()
+      ask_all(front)
+      return bytes() > 0
+    end))
+    assert.equal(400, #open:finish().json.choices[1].token_ids)
+    role("decode/1", "decode")
+    role("decode/0", "prefill")
+    local before, moved = bytes(), nil
+    assert(process.wait_for(20, function()
+      ask_all(front)
+      moved = f.workers[2]:metric "perilune_kv_transfer_bytes_total" > 0
+        and f.workers[1]:metric "perilune_kv_transfer_bytes_total" > 0
+      return moved and bytes() > before
+    end))
+    local code, _, err = scratch.sh(("%s role decode/0 frontend --bus %s"):format(
+      scratch.program, f.bus))
+    assert.equal(2, code)
+    assert.matches("'frontend' is no role", err)
+    f:close()
+    f = nil
+  end)
+
+  it("may be of a recipe with one, whose processes say what they do as vLLM's", function()
+    f = deployment.start { workers = 1, worker = { "--disaggregation-mode", "decode",
+      "--kv-transfer-config", '{"kv_connector":"NixlConnector","kv_role":"kv_both"}',
+      unpack(WORKER) } }
+    f.worker[2] = "prefill"
+    f:add_worker()
+    f:ready(2)
+    ask_all(f.frontends[1])
+    assert.is_true(f.workers[2]:metric "perilune_kv_transfer_bytes_total" > 0)
     f:close()
     f = nil
   end)

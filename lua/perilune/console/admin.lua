@@ -66,6 +66,12 @@ local function drained(process, request)
   return answer and 200 or 409, { text = answer and json.encode(answer), error = why }
 end
 
+local function role(process, request)
+  local ok, why = process:set_role(request.body.worker, tostring(request.body.role),
+    request.by)
+  return ok and 200 or 409, { text = ok, error = why }
+end
+
 local function steps_of(process)
   local out = { name = process.name, workers = json.array() }
   for _, w in ipairs(console.workers(process)) do
@@ -90,6 +96,7 @@ local ROUTES = route_table.new {
   { "POST", "/drain", drain },
   { "POST", "/resume", resume },
   { "POST", "/drained", drained },
+  { "POST", "/role", role },
   { "POST", "/eval", eval },
   { "POST", "/complete", complete },
 }

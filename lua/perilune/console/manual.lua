@@ -26,6 +26,7 @@ perilune serves language models.
   perilune ps [--bus URL]                  list processes on this machine, or on a bus
   perilune drain NAME                      take a process such as worker/1 out of service
   perilune resume NAME                     put it back into service
+  perilune role NAME prefill|decode        have a worker read prompts, or answer
   perilune attach [NAME] [-e EXPR]         a Lua prompt inside a process: frontend/0
   perilune explain ID [NAME]               why a request went to its worker
   perilune top [NAME]                      watch where a process spends its time

@@ -22,12 +22,13 @@ local NAMING_SECONDS = 0.2
 
 -- ---- what is said -------------------------------------------------------------------
 
--- Which pool each engine is of, for a recipe that has two.
+-- Which pool each engine is offered in: prefill, or the one that answers.
 local function pools_of(recipe, w)
-  if recipe.main ~= "decode" then return nil end
   local list = {}
   for i, e in ipairs(w.engines) do
-    list[i] = e.pool == recipe.prefill and "prefill" or "decode"
+    local reads = recipe.main == "decode" and e.pool == recipe.prefill
+      or recipe.disaggregation_mode == "prefill"
+    list[i] = reads and "prefill" or "decode"
   end
   return list
 end
@@ -175,6 +176,11 @@ local function handlers(process, admin)
     end,
     drain = function(name) return process:begin_drain(name, "the bus") end,
     resume = function(name) return process:resume(name, "the bus") end,
+    role = function(text)
+      local name, role = text:match "^(%S+) (%S+)$"
+      if not name then return nil, "wanted a worker's name and a role" end
+      return process:set_role(name, role, "the bus")
+    end,
     console = function(text) return console(process, admin, text) end,
   }
 end

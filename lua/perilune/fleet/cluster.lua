@@ -109,7 +109,7 @@ end
 
 -- A worker that serves it, or reads its prompts; or nil.
 local function first_of(served)
-  return served.workers[1] or served.prefill and served.prefill.workers[1]
+  return served.workers[1] or served.prefill.workers[1]
 end
 
 -- What keeps a model from the workers of a served one, with both sides' values; or nil.
@@ -210,19 +210,15 @@ local function tags_of(model)
   return are_names(tags) and #tags <= MAX_TAGS and tags or nil
 end
 
--- The pool of a process's engine number i, from 0; nil: this recipe has none such.
+-- The pool of a process's engine number i, from 0.
 local function pool_of(served, hello, i)
   local name = (hello.model.pools or {})[i + 1]
-  if name == "prefill" then return served.prefill end
-  return served.pool
+  return name == "prefill" and served.prefill or served.pool
 end
 
 local function add_peer(self, peer, hello)
   local served, why = served_for(self, peer, hello.model)
   if not self.of_peer[peer] then return end           -- it left meanwhile
-  if served and not pool_of(served, hello, 0) then
-    served, why = nil, "its workers read prompts (prefill); this recipe has no such pool"
-  end
   if not served or #self.workers >= MAX_WORKERS then
     self.of_peer[peer], self.refused[peer] = nil, true
     return refuse(self, peer, hello.name, why or "there are too many workers")
@@ -251,6 +247,17 @@ function M.set_state(w, state)
   holdings.update(w)
   w.changed()
   if state == "ready" then invite(w) end
+end
+
+-- Offers a worker in the other pool of its model. What runs there goes on.
+function M.set_pool(w, pool)
+  if w.pool == pool then return end
+  remove(w.pool.workers, w)
+  w.pool = pool
+  table.insert(pool.workers, w)
+  acquainted.come(w)
+  w.changed()
+  invite(w)
 end
 
 -- Empties a worker of this process: who runs there may finish within so many seconds, the
@@ -298,6 +305,7 @@ local function on_hello(self, peer)
   end
   for _, w in ipairs(workers) do
     w.name = hello.engines > 1 and hello.name .. "." .. w.index or hello.name
+    M.set_pool(w, pool_of(w.served, hello, w.index))
     M.set_state(w, hello.state)
   end
 end

@@ -142,7 +142,7 @@ end
 -- is computed where they are told.
 local function can_split(job, choice, pool)
   local prompt = choice.prompt
-  return pool and pool.workers[1] and not choice.unsplit and prompt.n_tokens > 1
+  return pool.workers[1] and not choice.unsplit and prompt.n_tokens > 1
     and prompt.max_tokens > 1 and job.plan.prompt_logprobs < 0
 end
 
@@ -190,7 +190,7 @@ end
 local function choose(server, served, job, choice, avoid, numerics)
   local pool = served.pool
   local of = server.recipe[pool.name]
-  if of and (of.pick or of.cost) or served.prefill
+  if of and (of.pick or of.cost) or served.prefill.workers[1]
       or served.index and served.workers[2] then
     local view = look(server, pool, choice, avoid, choice.full, numerics)
     if not view then return nil end

@@ -238,14 +238,13 @@ function M:close()
 end
 
 -- A model that nothing is known of yet but its name and its pools: served.pool, whose
--- workers (served.workers) answer, and in some recipes served.prefill, whose workers read
--- prompts. A pool: { served, name (in the recipe), workers, and what decide.lua keeps }.
+-- workers (served.workers) answer, and served.prefill, whose workers, if there are any,
+-- read prompts. A pool: { served, name (in the recipe), workers, and what decide.lua
+-- keeps }.
 function M.blank(recipe, key)
   local served = { key = key, names = { key }, workers = {} }
   served.pool = { served = served, name = recipe.main, workers = served.workers }
-  if recipe.main == "decode" then
-    served.prefill = { served = served, name = "prefill", workers = {} }
-  end
+  served.prefill = { served = served, name = "prefill", workers = {} }
   return served
 end
 

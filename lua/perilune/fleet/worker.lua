@@ -4,6 +4,7 @@
 
 local pl = require "perilune.ffi"
 local kv_events = require "perilune.fleet.kv_events"
+local kv_transfer = require "perilune.fleet.kv_transfer"
 local log = require "perilune.log"
 local model = require "perilune.model.load"
 local progress_bar = require "perilune.fleet.progress_bar"
@@ -121,6 +122,7 @@ function M.engine_options(recipe, pool, length, blocks)
   o.hash_algo = M.HASHES[pool.prefix_caching_hash_algo]
   o.hash_seed = M.hash_seed()
   o.max_waiting = M.MAX_WAITING
+  o.fail_without_kv = kv_transfer.fails(pool)
   return o
 end
 
@@ -272,6 +274,8 @@ end
 
 -- The engines of one pool.
 local function add_pool(self, recipe, pool, stopped)
+  local fine, wrong = kv_transfer.check(pool)
+  if not fine then return nil, wrong end
   local kind, first = choose_device(pool), #self.engines + 1
   for i = 1, pool.count do
     local ok, why, name = add_engine(self, recipe, pool, kind, stopped)

@@ -330,7 +330,8 @@ end
 -- Whether decode's split wants a prefill worker to read the prompt: `w` goes on,
 -- `prefill` is a fleet. Without the hook, or an answer of use, always.
 function M.split(server, req, w, prefill)
-  local fn = server.recipe.decode.split
+  local pool = server.recipe[server.recipe.main]
+  local fn = pool.split
   if not fn then return true end
   local ok, reads = answer_of(server, "decode.split", fn, req, w, nil, prefill)
   view.close(req)

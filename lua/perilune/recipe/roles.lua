@@ -6,8 +6,23 @@ local nearest = require "perilune.recipe.nearest"
 
 local M = {}
 
+-- disaggregation_mode says it in vLLM's way.
+local function by_mode(resolved, named)
+  local mode = resolved.disaggregation_mode
+  if mode ~= "agg" and not resolved.bus then
+    return nil, ("disaggregation_mode %s needs a bus to find the others"):format(mode),
+      "--bus nats://127.0.0.1:4222, or $PERILUNE_BUS"
+  end
+  if mode == "agg" or resolved.main ~= "decode" then return named end
+  if not named[1] then return { mode } end
+  return nil, ("disaggregation_mode is %s, and the role is %s: in a recipe with both "
+    .. "pools one of the two says enough"):format(mode, table.concat(named, " "))
+end
+
 -- The roles named as a set, all of a recipe's where none is; or nil, what is wrong, hint.
-function M.set(resolved, named)
+function M.set(resolved, words)
+  local named, wrong, hint = by_mode(resolved, words)
+  if not named then return nil, wrong, hint end
   local set, known = {}, { frontend = true }
   for _, pool in ipairs(resolved.pools) do known[pool] = true end
   for _, role in ipairs(named) do

@@ -245,11 +245,12 @@ local function open(self)
   self.served.naming = self.naming
   self.sim = C.pl_sim_open()
   local served = self.served
-  for _, pool in ipairs { served.pool, served.prefill } do
-    for i = 1, pool == served.pool and self.n_workers or self.recipe[pool.name].count do
-      local ok, why = add_worker(self, pool, i)
-      if not ok then return nil, why end
-    end
+  local n_readers = self.recipe.main == "decode" and self.recipe.prefill.count or 0
+  for i = 1, self.n_workers + n_readers do
+    local reads = i > self.n_workers
+    local ok, why = add_worker(self, reads and served.prefill or served.pool,
+      reads and i - self.n_workers or i)
+    if not ok then return nil, why end
   end
   return true
 end

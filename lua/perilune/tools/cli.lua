@@ -177,6 +177,10 @@ function words.resume(...)
   return require("perilune.tools.drain_resume").run("resume", { ... }, complain)
 end
 
+function words.role(...)
+  return require("perilune.tools.drain_resume").run("role", { ... }, complain)
+end
+
 function words.attach(...)
   return require("perilune.tools.attach").run({ ... }, complain)
 end

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: Apache-2.0
--- tools/drain_resume.lua - perilune drain NAME, resume NAME: a word to a process, here or
--- on a bus.
+-- tools/drain_resume.lua - perilune drain NAME, resume NAME, role NAME ROLE: a word to a
+-- process, here or on a bus.
 --
 -- Where a bus is named only that is asked: another deployment on this machine may well
 -- use the same names. A *way* to a process is { ask(word), close() }: what it answers, or
@@ -15,17 +15,20 @@ local visit = require "perilune.tools.bus_visit"
 local M = {}
 
 local TIMEOUT_MS = 10000
+local IS_WORKER = { worker = true, prefill = true, decode = true }
 -- How much longer than its drain_timeout a drain may take: what is left is handed over.
 local GRACE_SECONDS = 15
 
 local ABOUT = {
   drain = "take no new requests, finish within drain_timeout, hand over the rest",
   resume = "take requests again",
+  role = "prefill, and it reads prompts; or decode, and it answers",
 }
 
-local function post(path, word, name)
+local function post(path, word, name, role)
   local parts, c = {}, locals.connection(path, TIMEOUT_MS)
-  local response = c:request("POST", "/" .. word, json.encode { worker = name },
+  local body = json.encode { worker = name, role = role }
+  local response = c:request("POST", "/" .. word, body,
     function(piece) parts[#parts + 1] = piece end)
   c:close()
   local answer = response and json.decode(table.concat(parts))
@@ -35,12 +38,13 @@ end
 
 -- The way to a process of this machine. Where all is one process its frontend is asked
 -- for a worker.
-local function way_here(name)
+local function way_here(name, options)
   local list, why = locals.about()
   if not list then return nil, why end
   local found, path = {}, nil
   for _, p in ipairs(list) do
-    local worker_of = p.role == "frontend" and name:find "^worker/" and not p.bus
+    local worker_of = p.role == "frontend" and not p.bus
+      and IS_WORKER[name:match "^(%l+)/"]
     if p.name == name or worker_of then
       path = p.path
       found[#found + 1] = locals.told_apart(p, name)
@@ -51,7 +55,7 @@ local function way_here(name)
   end
   if #found > 1 then return nil, locals.ambiguous(name, found) end
   return { close = function() end,
-    ask = function(word) return post(path, word, name) end }
+    ask = function(word) return post(path, word, name, options.role) end }
 end
 
 local function way_on_bus(name, options)
@@ -60,7 +64,9 @@ local function way_on_bus(name, options)
   local hello, why, hint = v:find(name)
   if hello then
     return { close = function() v:close() end,
-      ask = function(word) return v:ask(name, word, name) end }
+      ask = function(word)
+        return v:ask(name, word, options.role and name .. " " .. options.role or name)
+      end }
   end
   v:close()
   return nil, why, hint
@@ -118,14 +124,22 @@ function M.run(word, words, complain)
   local name = table.remove(words, 1)
   if not name or name:find "^%-" then
     if name == "--help" then
-      print(("perilune %s NAME: %s\n\n%s"):format(word, ABOUT[word], flags.help(rows)))
+      local more = word == "role" and " ROLE" or ""
+      print(("perilune %s NAME%s: %s\n\n%s"):format(word, more, ABOUT[word],
+        flags.help(rows)))
       return 0
     end
     return complain(("'%s' needs the name of a process"):format(word),
       ("perilune %s worker/0"):format(word))
   end
+  local role = word == "role" and table.remove(words, 1) or nil
+  if word == "role" and role ~= "prefill" and role ~= "decode" then
+    return complain(("'%s' is no role"):format(role or ""),
+      ("perilune role %s prefill, or decode"):format(name))
+  end
   local options, wrong, hint = flags.options(rows, words)
   if not options then return complain(wrong, hint) end
+  options.role = role
   local text, why
   text, why, hint = say(word, name, options)
   if text then

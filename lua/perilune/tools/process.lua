@@ -23,6 +23,7 @@ local metrics = require "perilune.watch.metrics"
 local models = require "perilune.fleet.served_models"
 local observe = require "perilune.watch.engine_watch"
 local recorder = require "perilune.fleet.recorder"
+local change_role = require("perilune.fleet.role").set
 local roles_of = require "perilune.recipe.roles"
 local serve = require "perilune.api.serve"
 local settings = require "perilune.recipe.resolve"
@@ -81,6 +82,11 @@ function Process:resume(name, by)
   log.info("resume of %s, asked for by %s", name or self.name, by)
   if w then cluster.resume(w) else drain.set_state(self, "ready") end
   return ("%s takes requests"):format(name or self.name)
+end
+
+-- Has it, or its worker of that name, read prompts or answer.
+function Process:set_role(name, role, by)
+  return change_role(self, name, role, by)
 end
 
 -- Whether it, or its worker of that name, is drained, waited for a moment: a table; or
@@ -157,10 +163,12 @@ local function runtime_options(http)
   return o
 end
 
--- Number n, from 0, of a pool's engines.
-local function add_own(self, served, e, name, n)
+-- Engine number i, which is number n, from 0, of a pool's.
+local function add_own(self, served, i, name, n)
+  local e = self.w.engines[i]
   self.server.cluster:add { name = name .. "/" .. n, served = served,
-    pool = name == "prefill" and served.prefill or served.pool, engine = e.engine,
+    pool = self.terms.pools[i] == "prefill" and served.prefill or served.pool,
+    engine = e.engine,
     numerics = ffi.string(C.pl_model_numerics(e.model)),
     tags = models.list_of(e.pool.tags), tells = holdings.tells(self.terms) }
 end
@@ -173,9 +181,9 @@ local function serve_own(self)
   served.stream_interval = self.recipe[self.recipe.main].stream_interval
   for _, name in ipairs(self.pools) do
     local n = 0
-    for _, e in ipairs(w.engines) do
+    for i, e in ipairs(w.engines) do
       if e.pool == self.recipe[name] then
-        add_own(self, served, e, name, n)
+        add_own(self, served, i, name, n)
         n = n + 1
       end
     end

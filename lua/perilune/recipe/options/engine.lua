@@ -49,6 +49,10 @@ return {
     urls = true },
   { "kv_events_config", {}, "vLLM's KV events over ZeroMQ: enable_kv_cache_events, "
     .. "publisher, endpoint, replay_endpoint, topic, buffer_steps, hwm, max_queue_size" },
+  { "kv_load_failure_policy", "recompute", "what becomes of a request whose KV does not "
+    .. "come from the worker that read its prompt", choices = { "recompute", "fail" } },
+  { "kv_transfer_config", {}, "vLLM's: kv_connector (NixlConnector), kv_role, "
+    .. "kv_load_failure_policy; other fields change nothing" },
   -- vLLM: sha256, which hashes the output of Python's pickle; CBOR is a standard.
   { "prefix_caching_hash_algo", "sha256_cbor", "hash of a block",
     choices = { "sha256_cbor", "sha256", "xxhash_cbor" } },

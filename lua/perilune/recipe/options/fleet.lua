@@ -27,6 +27,9 @@ return {
   { "router_ttl_secs", 120, "seconds for which a worker that does not tell what it "
     .. "caches is thought to hold what it was sent", kind = "number", min = 0,
     live = true },
+  { "disaggregation_mode", "agg", "what this process's workers do for others: read "
+    .. "prompts (prefill), go on with them (decode), or both",
+    choices = { "agg", "prefill", "decode" } },
   { "drain_timeout", 30, "seconds a drain lets requests run before it moves them",
     kind = "number", min = 0, live = true },
   { "canary_wait", nil, "seconds of idling after which an engine is checked",
