@@ -217,6 +217,7 @@
 ---@field admit? fun(req: perilune.Request): perilune.Reject? whether to accept a request
 ---@field done? fun(req: perilune.Request, result: perilune.Result): nil called when it has ended
 ---@field migrate? fun(req: perilune.Request, lost: perilune.Lost): perilune.Retry|perilune.Fail what to do when its worker is lost
+---@field roles? fun(prefill: perilune.Fleet, decode: perilune.Fleet): integer? how many workers read prompts
 ---@field http? perilune.Http the server
 ---@field decode? perilune.Pool a pool of workers
 ---@field prefill? perilune.Pool a pool of workers

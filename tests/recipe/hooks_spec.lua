@@ -531,7 +531,9 @@ describe("a hook", function()
     for section, names in pairs(schema.hooks) do
       for name in pairs(names) do
         local text = assert(help.about(name))
-        for _, words in ipairs { name .. "%(req", "\n  arguments\n    req ", "\n  returns\n    %S",
+        local given = name == "roles" and "prefill" or "req"
+        for _, words in ipairs { name .. "%(" .. given,
+            "\n  arguments\n    " .. given .. " ", "\n  returns\n    %S",
             "\n  without it: %S", "\n  example\n    %S" } do assert.matches(words, text) end
         local file = dir.write("e.lua", hook_help.hooks[name].example)
         local value = public.load(file)
@@ -545,6 +547,8 @@ describe("a hook", function()
           for _, tokens in ipairs { 20, 5000 } do
             if name == "done" then
               hooks.tell(s, r.done, req { tokens = tokens }, { tokens = 3 })
+            elseif name == "roles" then
+              assert.is_number(hooks.roles(s, r.roles, workers(1):fleet(), workers(2):fleet()))
             elseif name == "queue" then
               assert.is_number(hooks.rank(s, "worker", req { tokens = tokens }))
             elseif section == "pool" then
@@ -560,7 +564,7 @@ describe("a hook", function()
   end)
 
   it("is asked, or is not yet, by its path", function()
-    for _, path in ipairs { "admit", "migrate", "done", "worker.cost", "worker.pick",
+    for _, path in ipairs { "admit", "migrate", "done", "roles", "worker.cost", "worker.pick",
       "worker.queue", "decode.split", "decode.pick", "prefill.cost" } do
       assert.is_true(hooks.is_asked(path))
     end

@@ -180,4 +180,25 @@ describe("two pools on a bus", function()
     f:close()
     f = nil
   end)
+
+  it("change roles where the hook says so", function()
+    local front = start({ "decode", "decode", "decode" },
+      "roles = function(prefill, decode) if #prefill + #decode == 3 then return 1 end end")
+    local function readers()
+      local n = 0
+      for _, w in ipairs(f.workers) do
+        local _, k = w.process:log():gsub("role of decode/%d: prefill", "")
+        n = n + k
+      end
+      return n
+    end
+    assert(process.wait_for(30, function() return readers() == 1 end))
+    assert(process.wait_for(20, function()
+      ask_all(front)
+      return bytes() > 0
+    end))
+    assert.equal(1, readers())
+    f:close()
+    f = nil
+  end)
 end)

@@ -2,6 +2,7 @@
 -- api/frontend.lua - what answers HTTP: the server object, its models, its requests.
 
 local pl = require "perilune.ffi"
+local balance = require "perilune.fleet.balance"
 local cluster = require "perilune.fleet.cluster"
 local decide = require "perilune.fleet.decide"
 local flow = require "perilune.flow"
@@ -113,6 +114,13 @@ end
 -- Answers one exchange.
 function Server:handle(x)
   routes.handle(self, x)
+end
+
+-- What it does now and then: tasks.
+function Server:watch()
+  flow.spawn(self.cluster.watch, self.cluster)
+  flow.spawn(holdings.watch, self.cluster)
+  flow.spawn(balance.run, self)
 end
 
 -- From now on it can answer, at that URL.

@@ -39,9 +39,9 @@ local HEAD = [[
 
 -- The types of what a hook is given, by the names in hook_help.
 local GIVEN = { req = "Request", w = "Worker", fleet = "Fleet", lost = "Lost",
-  result = "Result", prefill = "Fleet" }
+  result = "Result", prefill = "Fleet", decode = "Fleet" }
 local ANSWERS = { admit = "perilune.Reject?", migrate = "perilune.Retry|perilune.Fail",
-  done = "nil", cost = "number|perilune.Reject",
+  done = "nil", roles = "integer?", cost = "number|perilune.Reject",
   pick = "perilune.Worker|perilune.Reject|nil", queue = "number", split = "boolean" }
 
 -- What a parameter of that name is, in a recipe; nil: anything.

@@ -42,6 +42,8 @@ local function add(w, view)
   if row then view.workers[row + 1] = w end
 end
 
+local NOBODY = {}
+
 -- The workers of a pool that may take it, as a view; view.workers: by row, from 1. How
 -- much of the prompt each has is not filled in yet.
 local function gather(pool, avoid, full, numerics)
@@ -56,10 +58,14 @@ local function gather(pool, avoid, full, numerics)
   return view
 end
 
+-- All workers of a pool that take requests, for a hook that is not about one of them.
+function M.view(pool)
+  return gather(pool, nil, NOBODY)
+end
+
 -- A block to prefill against one in use: on recorded conversations anything from 8 on
 -- serves better than less, and at 1, Dynamo's, half of what could be found is not.
 local default_cost = cost.kv { prefill_load_scale = 16 }
-local NOBODY = {}
 local plain = {}                            -- what the default looks at, of any request
 local default_loop = fleet_view.loop()
 

@@ -124,6 +124,22 @@ local pl = require "perilune"
 return { worker = { queue = pl.queue.wspt } }]],
 }
 
+hooks.roles = {
+  call = "roles(prefill, decode)", asked = "every 5 seconds, by one frontend",
+  given = { { "prefill", "the workers that read prompts, a fleet" },
+    { "decode", "those that answer" } },
+  answers = { { "a number", "so many should read prompts; one changes at a time" },
+    { "nil", "as many as there are" } },
+  absent = "nobody changes",
+  example = [[
+local function roles(prefill, decode)
+  local n = #prefill + #decode
+  return prefill:sum "prefilling" > decode:sum "decoding" and n / 2 or 1
+end
+
+return { roles = roles, prefill = {}, decode = {} }]],
+}
+
 hooks.split = {
   call = "split(req, w, prefill)", asked = "once for each request in the decode pool",
   given = { REQ, WORKER, { "prefill", "the workers of that pool" } },

@@ -87,6 +87,10 @@ local READERS = {
   end,
   done = function() return true end,
   cost = function(v) return true, verdict.is(v, "reject") and refusal(v) or v end,
+  roles = function(v)
+    if v == nil or type(v) == "number" and v >= 0 and v % 1 == 0 then return true, v end
+    return nil, "a number of workers, or nil"
+  end,
   split = function(v)
     if type(v) == "boolean" then return true, v end
     return nil, "true or false"
@@ -106,6 +110,7 @@ local READERS = {
 
 -- The hooks of a pool that are asked.
 local OF_POOL, IS_ASKED = {}, { admit = true, migrate = true, done = true,
+  roles = true,
   ["decode.split"] = true }
 for _, pool in ipairs { "worker", "prefill", "decode" } do
   OF_POOL[pool] = {}
@@ -336,6 +341,13 @@ function M.split(server, req, w, prefill)
   local ok, reads = answer_of(server, "decode.split", fn, req, w, nil, prefill)
   view.close(req)
   return not ok or reads
+end
+
+-- How many workers should read prompts, by the hook `roles`, which is told of both pools;
+-- nil: as many as there are, or it does not say.
+function M.roles(server, fn, prefill, decode)
+  local _, n = answer_of(server, "roles", fn, prefill, decode)
+  return n
 end
 
 -- Where in line a pool's queue puts a request; nil: there is no hook, or none that says.

@@ -30,6 +30,7 @@ local M = {
       admit = "whether to accept a request",
       migrate = "what to do when its worker is lost",
       done = "called when it has ended",
+      roles = "how many workers read prompts",
     },
     pool = {
       cost = "the cost of a request on a worker; the cheapest takes it",

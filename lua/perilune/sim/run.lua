@@ -9,6 +9,7 @@
 -- runs; so the same seed brings the same figures.
 
 local pl = require "perilune.ffi"
+local balance = require "perilune.fleet.balance"
 local chance = require "perilune.recipe.chance"
 local cluster = require "perilune.fleet.cluster"
 local decide = require "perilune.fleet.decide"
@@ -213,6 +214,7 @@ local function go(self)
     end
     live(self, ev.id)
   end)
+  if self.recipe.roles then flow.spawn(balance.simulate, self, self.served) end
   local done = chance.pretend(now, self.seed)
   local counted = metric.collect(self.metrics)
   local ok, ran, why = pcall(flow.run, nil, poll_of(self), now)

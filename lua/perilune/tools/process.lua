@@ -278,10 +278,7 @@ local function run(self)
   flow.on("signal", function(ev) on_signal(self, ev) end)
   flow.spawn(throughput.run, self.metrics, self.recipe)
   if self.recipe.watch then flow.spawn(follow.run, follow.new(self)) end
-  if self.server then
-    flow.spawn(self.server.cluster.watch, self.server.cluster)
-    flow.spawn(holdings.watch, self.server.cluster)
-  end
+  if self.server then self.server:watch() end
   collectgarbage()
   collectgarbage("setpause", GC_PAUSE)
   self:doing ""

@@ -1,0 +1,94 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- fleet/balance.lua - asks the hook `roles` how many workers should read prompts, and has
+-- one change its role where there are more or fewer.
+--
+-- One at a time, so that the hook sees what each change has done. Where there are several
+-- frontends the one with the lowest id asks.
+
+local pl = require "perilune.ffi"
+local calls = require "perilune.fleet.calls"
+local cluster = require "perilune.fleet.cluster"
+local counters = require "perilune.fleet.counters"
+local decide = require "perilune.fleet.decide"
+local flow = require "perilune.flow"
+local hooks = require "perilune.recipe.hooks"
+local log = require "perilune.log"
+local C, ffi = pl.C, pl.ffi
+
+local M = {}
+
+local SECONDS = 5
+
+-- The worker of a pool that has least to do; nil: none can be spared. `keep`: so many
+-- must stay.
+local function spare(pool, keep)
+  local best, n = nil, 0
+  for _, w in ipairs(pool.workers) do
+    if w.state == "ready" and not w.url then
+      n = n + 1
+      if not best or counters.load(w) < counters.load(best) then best = w end
+    end
+  end
+  return n > keep and best or nil
+end
+
+-- The change that brings the number of readers nearer to what is wanted: a worker and its
+-- role; or nil.
+local function next_change(served, wanted)
+  local n = #served.prefill.workers
+  if wanted > n then return spare(served.pool, 1), "prefill" end
+  if wanted < n then return spare(served.prefill, 0), "decode" end
+end
+
+-- Asks the hook, once, about a served model: a worker and the role it should have; nil:
+-- all is as it should be.
+function M.ask(server, served)
+  local fn = server.recipe.roles
+  if not fn or #served.workers + #served.prefill.workers < 2 then return nil end
+  local readers, others = decide.view(served.prefill), decide.view(served.pool)
+  local wanted = hooks.roles(server, fn, readers:fleet(), others:fleet())
+  if wanted then return next_change(served, wanted) end
+end
+
+-- By the worker's process; its own word changes the pool.
+local function change(server, w, role)
+  local ok, why
+  if w.engine then
+    ok, why = server.process:set_role(w.name, role, "the hook roles")
+  else
+    local said = server.cluster:hello_of(w.peer)
+    if not said then return end
+    ok, why = calls.ask(server.rt, w.peer, "role", said.hello.name .. " " .. role)
+  end
+  if not ok then log.warning("roles: %s does not change: %s", w.name, why) end
+end
+
+local function is_first(process)
+  local own = ffi.string(C.pl_bus_id(process.rt))
+  for _, said in pairs(process.peers or {}) do
+    if said.hello.role == "frontend" and tostring(said.id) < own then return false end
+  end
+  return true
+end
+
+-- A frontend's task.
+function M.run(server)
+  while true do
+    flow.sleep(SECONDS)
+    for _, served in ipairs(is_first(server.process) and server.models.list or {}) do
+      local w, role = M.ask(server, served)
+      if w then change(server, w, role) end
+    end
+  end
+end
+
+-- The same in a simulation, whose workers are told nothing.
+function M.simulate(server, served)
+  while true do
+    flow.sleep(SECONDS)
+    local w, role = M.ask(server, served)
+    if w then cluster.set_pool(w, role == "prefill" and served.prefill or served.pool) end
+  end
+end
+
+return M
