@@ -162,6 +162,44 @@ function figures.request(model)
   return shared_cost(over_bus(model, flags, env), costs.requests)
 end
 
+-- The same, CPU microseconds a unit: in one process, over a socket between the two and
+-- over the bus, in turn.
+local function ways(flags, env, model, measure)
+  local us, result = { alone = {}, direct = {}, bus = {} }, {}
+  for round = 1, ROUNDS do
+    for way, list in pairs(us) do
+      env.PERILUNE_DIRECT_LINKS = way == "direct" and "true" or "false"
+      local server = way == "alone" and one_process(model, flags, env)
+        or over_bus(model, flags, env)
+      server.writes = server.writes or function() return 0 end
+      list[round] = measure(server).us
+      server.stop()
+    end
+  end
+  for way, list in pairs(us) do
+    result[way], result[way .. "_least"] = median(list), list[1]
+  end
+  result.saved = 1 - result.direct / result.bus
+  return result
+end
+
+local function stream_ways(model, step_ms, requests)
+  local flags, env = null({ "--max-num-seqs", costs.STREAMS, "--stream-interval", 1 },
+    step_ms and step_ms * 1000)
+  return ways(flags, env, model, function(server)
+    return costs.streams(server, requests)
+  end)
+end
+
+function figures.stream_ways(model) return stream_ways(model, STEP_MS, 1) end
+
+function figures.stream_behind_ways(model) return stream_ways(model, nil, 6) end
+
+function figures.request_ways(model)
+  local flags, env = null { "--max-num-seqs", costs.CLIENTS }
+  return ways(flags, env, model, costs.requests)
+end
+
 -- ---- loss ---------------------------------------------------------------------------
 
 -- One long stream on the first of two workers, whichever that is: which it runs on, and
@@ -255,7 +293,7 @@ end
 -- ---- all of it ----------------------------------------------------------------------
 
 local ORDER = { "speed", "first_token", "stream", "stream_interval_4", "stream_behind",
-  "request", "kill", "hang_up" }
+  "request", "stream_ways", "stream_behind_ways", "request_ways", "kill", "hang_up" }
 
 local model = arg[1] or os.getenv "PERILUNE_MODEL"
 if not model then error("bench: no model, wanted a file or $PERILUNE_MODEL", 0) end

@@ -2,7 +2,7 @@
  *
  * link_direct.c - which links have a socket: who connects, who is let in, when again.
  *
- * Owns     the listener, and the rule who connects to whom.
+ * Owns     the doors, and the rule who connects to whom.
  * Ignores  bytes (link_socket.c), frames (link.c).
  * Thread   io; open: lua
  *
@@ -10,6 +10,9 @@
  *    0 "pl-link" and the number 1   8 id of who says it   16 id of whom it is said to
  *   24 the cookie in the hello of whom it is said to
  * Whoever connected speaks first. Until then it is a stranger: so many at a time, so long.
+ *
+ * Over TCP all that is said within TLS, whose secret is both cookies: nobody else has read
+ * both hellos.
  */
 #define _GNU_SOURCE
 #include "link_direct.h"
@@ -20,7 +23,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -40,7 +45,8 @@ static const char magic[8] = "pl-link\1";
 
 /* ---- where we are ------------------------------------------------------------------ */
 
-/* What an abstract socket's name is unique in: this boot's network namespace. */
+/* What an abstract socket's name is unique in: this boot's network namespace. And whose
+ * processes may talk there. */
 static void find_net(char out[PL_UNIX_NET])
 {
     char boot[40] = "";
@@ -49,7 +55,9 @@ static void find_net(char out[PL_UNIX_NET])
     bool known = f && fgets(boot, sizeof boot, f) && !stat("/proc/self/ns/net", &st);
     if (f) fclose(f);
     boot[strcspn(boot, "\n")] = 0;
-    if (known) snprintf(out, PL_UNIX_NET, "%s-%llu", boot, (unsigned long long)st.st_ino);
+    if (known)
+        snprintf(out, PL_UNIX_NET, "%s-%llu-%u", boot, (unsigned long long)st.st_ino,
+                 (unsigned)geteuid());
 }
 
 static socklen_t name_socket(struct sockaddr_un *out, uint64_t key)
@@ -61,7 +69,7 @@ static socklen_t name_socket(struct sockaddr_un *out, uint64_t key)
 }
 
 /* -1: refused. */
-static int open_listener(uint64_t key)
+static int listen_unix(uint64_t key)
 {
     struct sockaddr_un at;
     socklen_t len = name_socket(&at, key);
@@ -72,8 +80,70 @@ static int open_listener(uint64_t key)
     return -1;
 }
 
+static int bind_tcp(const struct addrinfo *at)
+{
+    int yes = 1,
+        fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0) return -1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (!bind(fd, at->ai_addr, at->ai_addrlen) && !listen(fd, BACKLOG)) return fd;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+/* The others are told the address, so it must be one that leads here. */
+static bool is_any(const struct sockaddr *a)
+{
+    static const struct in6_addr any = IN6ADDR_ANY_INIT;
+    if (a->sa_family == AF_INET)
+        return ((const struct sockaddr_in *)a)->sin_addr.s_addr == INADDR_ANY;
+    return !memcmp(&((const struct sockaddr_in6 *)a)->sin6_addr, &any, sizeof any);
+}
+
+/* "ADDRESS:PORT" of where it listens. */
+static bool tell_place(int fd, char out[PL_TCP_PLACE])
+{
+    struct sockaddr_storage at;
+    socklen_t len = sizeof at;
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+    if (getsockname(fd, (struct sockaddr *)&at, &len) ||
+        getnameinfo((struct sockaddr *)&at, len, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV))
+        return false;
+    const char *form = at.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s";
+    return snprintf(out, PL_TCP_PLACE, form, host, port) < PL_TCP_PLACE;
+}
+
+static pl_status listen_tcp(pl_direct *d, const char *host, int port)
+{
+    char service[16];
+    struct addrinfo hints = {.ai_flags = AI_NUMERICSERV, .ai_socktype = SOCK_STREAM},
+                    *found;
+    if (port < 0 || port > 65535)
+        return pl_fail(PL_EINVAL, "direct port %d: wanted 0 to 65535", port);
+    snprintf(service, sizeof service, "%d", port);
+    int bad = getaddrinfo(host, service, &hints, &found);
+    if (bad)
+        return pl_fail(PL_EINVAL, "direct host '%.100s': %s", host, gai_strerror(bad));
+    pl_status status = PL_OK;
+    if (is_any(found->ai_addr))
+        status = pl_fail(PL_EINVAL,
+                         "direct host '%.100s': wanted an address at which "
+                         "other processes reach this one",
+                         host);
+    else if ((d->tcp_door.fd = bind_tcp(found)) < 0)
+        status = pl_fail(PL_EIO, "direct host '%.100s', port %d: %s", host, port,
+                         strerror(errno));
+    else if (!tell_place(d->tcp_door.fd, d->own.tcp))
+        status = pl_fail(PL_EINVAL, "direct host '%.100s' has no address", host);
+    freeaddrinfo(found);
+    return status;
+}
+
 /* -1: nobody is there, or not now; a Unix socket never makes us wait. */
-static int connect_to(uint64_t key)
+static int connect_unix(uint64_t key)
 {
     struct sockaddr_un to;
     socklen_t len = name_socket(&to, key);
@@ -97,8 +167,8 @@ static bool is_same_user(const pl_socket *s)
 
 void pl_direct_hello(const pl_direct *d, pl_buf *out)
 {
-    pl_buf_printf(out, "\"direct\":{\"cookie\":\"%s\",\"net\":\"%s\"}", d->own.cookie,
-                  d->own.net);
+    pl_buf_printf(out, "\"direct\":{\"cookie\":\"%s\",\"net\":\"%s\",\"tcp\":\"%s\"}",
+                  d->own.cookie, d->own.net, d->own.tcp);
 }
 
 static bool take_text(const pl_json *from, const char *name, const char *alphabet,
@@ -113,16 +183,36 @@ static bool take_text(const pl_json *from, const char *name, const char *alphabe
     return true;
 }
 
+/* "ADDRESS:PORT", where the address is a number: whoever says it must know its own, and
+ * looking up names would wait. */
+static bool read_place(const char *place, struct sockaddr_storage *out)
+{
+    char host[PL_TCP_PLACE];
+    const char *colon = strrchr(place, ':');
+    if (!colon || strlen(colon + 1) > 5 ||
+        strspn(colon + 1, "0123456789") != strlen(colon + 1))
+        return false;
+    int port = atoi(colon + 1), len = (int)(colon - place);
+    if (port < 1 || port > 65535) return false;
+    bool six = *place == '[' && len > 2 && colon[-1] == ']';
+    snprintf(host, sizeof host, "%.*s", six ? len - 2 : len, place + six);
+    return !(six ? uv_ip6_addr(host, port, (struct sockaddr_in6 *)out)
+                 : uv_ip4_addr(host, port, (struct sockaddr_in *)out));
+}
+
 bool pl_direct_parse(const pl_json *hello, pl_direct_address *out)
 {
     const pl_json *said = pl_json_find(hello, "direct");
+    struct sockaddr_storage place;
     *out = (pl_direct_address){0};
     if (!said) return true;
     return pl_json_kind(said) == PL_JSON_OBJECT &&
            take_text(said, "cookie", "0123456789abcdef", out->cookie,
                      sizeof out->cookie) &&
            strlen(out->cookie) == PL_COOKIE &&
-           take_text(said, "net", "0123456789abcdef-", out->net, sizeof out->net);
+           take_text(said, "net", "0123456789abcdef-", out->net, sizeof out->net) &&
+           take_text(said, "tcp", "0123456789abcdef.:[]%", out->tcp, sizeof out->tcp) &&
+           (!*out->tcp || read_place(out->tcp, &place));
 }
 
 /* ---- introductions ----------------------------------------------------------------- */
@@ -162,19 +252,25 @@ static void count_live(pl_direct *d, int n)
     pl_metric_add(d->metrics.connected, n);
 }
 
+static pl_door *door_of(const pl_socket *s)
+{
+    return s->h.stream.type == UV_TCP ? &s->all->tcp_door : &s->all->unix_door;
+}
+
 /* From now on the link's frames travel here; a newer socket takes an older one's place. */
 static void settle(pl_socket *s, pl_link *l)
 {
     pl_direct *d = s->all;
     if (l->attempt == s) l->attempt = NULL;
-    if (!s->ours) d->n_strangers--;
+    if (!s->ours) door_of(s)->n_strangers--;
     pl_direct_drop(l);
     s->link = l;
     s->live = true;
     s->since_ns = l->socket_heard_ns = pl_now_ns();
     l->socket = s;
     count_live(d, 1);
-    pl_log(PL_LOG_DEBUG, "the link to %016llx has a socket", (unsigned long long)l->key);
+    pl_log(PL_LOG_DEBUG, "the link to %016llx has a socket (%s)",
+           (unsigned long long)l->key, s->tls ? "TCP" : "Unix");
     pl_link_pump(l);
 }
 
@@ -192,6 +288,18 @@ static pl_link *meet(pl_socket *s, const char *text, size_t len)
     s->key = from;
     if (!s->ours) introduce(s, theirs.cookie);
     return pl_links_make(ls, from);
+}
+
+/* As their hello says, if it is still known. */
+static bool find_peer(const pl_socket *s, pl_direct_address *out)
+{
+    return pl_presence_direct(s->all->links, s->key, out);
+}
+
+void pl_direct_shaken(pl_socket *s)
+{
+    pl_direct_address to;
+    if (s->ours && find_peer(s, &to)) introduce(s, to.cookie);
 }
 
 void pl_direct_frame(pl_socket *s, const char *data, size_t len)
@@ -218,41 +326,125 @@ static void put_off(pl_link *l, int64_t now)
     l->retry_pause_ns = PL_MIN(2 * l->retry_pause_ns, MAX_RETRY);
 }
 
+typedef enum way {
+    NONE,
+    UNIX,
+    TCP
+} way;
+
+/* How we connect to them; NONE: not at all, for they cannot be reached or are to connect
+ * to us, which both sides know alike. */
+static way choose(const pl_direct *d, uint64_t key, const pl_direct_address *to)
+{
+    bool lower = d->links->key < key;
+    if (*to->net && !strcmp(to->net, d->own.net)) return lower ? UNIX : NONE;
+    if (!*to->tcp || !d->pairs) return NONE;
+    return lower || !*d->own.tcp ? TCP : NONE;
+}
+
+static pl_socket *begin_attempt(pl_link *l, bool tcp)
+{
+    pl_socket *s = l->attempt = pl_socket_make(l->all->direct, tcp);
+    s->ours = true;
+    s->key = l->key;
+    s->link = l;
+    return s;
+}
+
+static void call_unix(pl_link *l)
+{
+    int fd = connect_unix(l->key);
+    if (fd < 0) return;
+    pl_socket *s = begin_attempt(l, false);
+    if (uv_pipe_open(&s->h.pipe, fd)) {
+        close(fd);
+        pl_socket_close(s);
+    } else if (is_same_user(s)) {
+        pl_socket_begin(s, NULL);
+    } else {
+        pl_socket_close(s);
+    }
+}
+
+static void set_secret(pl_tls_secret *out, const char *answers, const char *calls)
+{
+    out->len = 2 * PL_COOKIE;
+    memcpy(out->bytes, answers, PL_COOKIE);
+    memcpy(out->bytes + PL_COOKIE, calls, PL_COOKIE);
+}
+
+static void on_connected(uv_connect_t *connect, int status)
+{
+    pl_socket *s = connect->data;
+    pl_direct_address to;
+    pl_tls_secret secret;
+    if (s->closed) return;
+    pl_tls *tls = NULL;
+    if (!status && find_peer(s, &to)) {
+        set_secret(&secret, to.cookie, s->all->own.cookie);
+        tls = pl_tls_call(s->all->pairs, s->all->links->id, &secret);
+    }
+    if (!tls) {
+        pl_socket_close(s);
+        return;
+    }
+    uv_tcp_nodelay(&s->h.tcp, 1);
+    pl_socket_begin(s, tls);
+}
+
+static void call_tcp(pl_link *l, const char *place)
+{
+    struct sockaddr_storage to;
+    if (!read_place(place, &to)) return;
+    pl_socket *s = begin_attempt(l, true);
+    s->connect.data = s;
+    if (uv_tcp_connect(&s->connect, &s->h.tcp, (struct sockaddr *)&to, on_connected))
+        pl_socket_close(s);
+}
+
 void pl_direct_want(pl_link *l, int64_t now)
 {
     pl_direct *d = l->all->direct;
     pl_direct_address to;
-    if (!d || l->socket || l->attempt || now < l->retry_ns || d->links->key > l->key)
-        return;
+    if (!d || l->socket || l->attempt || now < l->retry_ns) return;
     if (!l->retry_pause_ns) l->retry_pause_ns = RETRY;
     put_off(l, now);
-    if (!pl_presence_direct(l->all, l->key, &to) || !*to.net ||
-        strcmp(to.net, d->own.net) != 0)
-        return;
-    int fd = connect_to(l->key);
-    if (fd < 0) return;
-    pl_socket *s = l->attempt = pl_socket_make(d);
-    s->ours = true;
-    s->key = l->key;
-    s->link = l;
-    if (!pl_socket_begin(s, fd)) return;
-    if (is_same_user(s))
-        introduce(s, to.cookie);
-    else
-        pl_socket_close(s);
+    if (!pl_presence_direct(l->all, l->key, &to)) return;
+    way how = choose(d, l->key, &to);
+    if (how == UNIX) call_unix(l);
+    if (how == TCP) call_tcp(l, to.tcp);
+}
+
+/* ---- who is let in ----------------------------------------------------------------- */
+
+static void find_secret(void *ctx, const char *name, pl_tls_secret *out)
+{
+    const pl_direct *d = ctx;
+    pl_direct_address theirs;
+    uint64_t key;
+    if (pl_link_id_key(name, strlen(name), &key) &&
+        pl_presence_direct(d->links, key, &theirs))
+        set_secret(out, d->own.cookie, theirs.cookie);
+}
+
+static bool let_in(pl_socket *s)
+{
+    if (s->h.stream.type != UV_TCP) return is_same_user(s) && pl_socket_begin(s, NULL);
+    uv_tcp_nodelay(&s->h.tcp, 1);
+    pl_tls *tls = pl_tls_answer(s->all->pairs);
+    return tls && pl_socket_begin(s, tls);
 }
 
 static void on_connection(uv_stream_t *listener, int status)
 {
-    pl_direct *d = listener->data;
+    pl_door *door = listener->data;
+    pl_direct *d = door->all;
     if (status < 0) return;
-    pl_socket *s = pl_socket_make(d);
-    d->n_strangers++;
-    bool accepted = !uv_accept(listener, &s->h.stream);
-    if (accepted && d->n_strangers <= MAX_STRANGERS && is_same_user(s)) {
-        pl_socket_begin(s, -1);
+    pl_socket *s = pl_socket_make(d, door == &d->tcp_door);
+    door->n_strangers++;
+    if (!uv_accept(listener, &s->h.stream) && door->n_strangers <= MAX_STRANGERS &&
+        let_in(s))
         return;
-    }
     pl_metric_add(d->metrics.refused, 1);
     pl_socket_close(s);
 }
@@ -277,7 +469,7 @@ void pl_direct_closed(pl_socket *s)
     pl_link *l = s->link;
     int64_t now = pl_now_ns();
     if (s->live) count_live(d, -1);
-    if (!s->live && !s->ours) d->n_strangers--;
+    if (!s->live && !s->ours) door_of(s)->n_strangers--;
     if (!l) return;
     if (l->attempt == s) l->attempt = NULL;
     if (l->socket != s) return;
@@ -333,33 +525,56 @@ static void open_metrics(pl_direct *d)
                        "Links to other processes that have a socket.", NULL, 0);
 }
 
-pl_direct *pl_direct_open(pl_links *ls)
+/* Where Unix sockets cannot be had, there is still the bus. */
+static void open_unix(pl_direct *d)
+{
+    find_net(d->own.net);
+    d->unix_door.fd = *d->own.net ? listen_unix(d->links->key) : -1;
+    if (d->unix_door.fd >= 0) return;
+    pl_log(PL_LOG_WARN, "no Unix sockets to other processes: %s", strerror(errno));
+    *d->own.net = 0;
+}
+
+pl_direct *pl_direct_open(pl_links *ls, const char *host, int port)
 {
     pl_direct *d = pl_alloc(sizeof *d);
     d->links = ls;
+    d->unix_door = d->tcp_door = (pl_door){.all = d, .fd = -1};
     pl_entropy_hex(d->own.cookie, PL_COOKIE);
-    find_net(d->own.net);
-    d->listen_fd = *d->own.net ? open_listener(ls->key) : -1;
-    if (d->listen_fd < 0) {
-        pl_log(PL_LOG_WARN, "no sockets to other processes: %s", strerror(errno));
-        *d->own.net = 0;
+    d->pairs = pl_tls_pairs_open(find_secret, d);
+    if (!d->pairs || (host && listen_tcp(d, host, port) < 0)) {
+        pl_direct_close(d);
+        return NULL;
     }
+    open_unix(d);
     open_metrics(d);
     return d;
 }
 
+static void open_door(pl_door *door, bool tcp)
+{
+    uv_loop_t *loop = pl_loop_uv(door->all->links->loop);
+    if (door->fd < 0) return;
+    int bad =
+        tcp ? uv_tcp_init(loop, &door->h.tcp) : uv_pipe_init(loop, &door->h.pipe, 0);
+    door->h.stream.data = door;
+    door->open = true;
+    if (!bad)
+        bad = tcp ? uv_tcp_open(&door->h.tcp, door->fd)
+                  : uv_pipe_open(&door->h.pipe, door->fd);
+    if (!bad) {
+        door->fd = -1;
+        bad = uv_listen(&door->h.stream, BACKLOG, on_connection);
+    }
+    if (bad) pl_log(PL_LOG_WARN, "no sockets from other processes: %s", uv_strerror(bad));
+}
+
 void pl_direct_start(pl_direct *d)
 {
-    uv_loop_t *loop = pl_loop_uv(d->links->loop);
-    uv_prepare_init(loop, &d->prepare);
+    uv_prepare_init(pl_loop_uv(d->links->loop), &d->prepare);
     d->prepare.data = d;
-    if (d->listen_fd < 0) return;
-    uv_pipe_init(loop, &d->listener.pipe, 0);
-    d->listener.stream.data = d;
-    d->listens = true;
-    if (uv_pipe_open(&d->listener.pipe, d->listen_fd) ||
-        uv_listen(&d->listener.stream, BACKLOG, on_connection))
-        pl_log(PL_LOG_WARN, "no sockets from other processes: it cannot listen");
+    open_door(&d->unix_door, false);
+    open_door(&d->tcp_door, true);
 }
 
 void pl_direct_stop(pl_direct *d)
@@ -367,10 +582,16 @@ void pl_direct_stop(pl_direct *d)
     pl_socket_flush_all(d);
     while (d->sockets) pl_socket_close(d->sockets);
     uv_close((uv_handle_t *)&d->prepare, NULL);
-    if (d->listens) uv_close((uv_handle_t *)&d->listener, NULL);
+    if (d->unix_door.open) uv_close((uv_handle_t *)&d->unix_door.h, NULL);
+    if (d->tcp_door.open) uv_close((uv_handle_t *)&d->tcp_door.h, NULL);
 }
 
 void pl_direct_close(pl_direct *d)
 {
+    if (!d) return;
+    if (d->unix_door.fd >= 0) close(d->unix_door.fd);
+    if (d->tcp_door.fd >= 0) close(d->tcp_door.fd);
+    pl_tls_pairs_close(d->pairs);
+    pl_free(d->raw);
     pl_free(d);
 }

@@ -21,23 +21,26 @@
 
 enum {
     PL_COOKIE = 32, /* hex digits */
-    PL_UNIX_NET = 80
+    PL_UNIX_NET = 80,
+    PL_TCP_PLACE = 64
 };
 
 /* Where a process can be reached, as its hello says. */
 typedef struct pl_direct_address {
     char cookie[PL_COOKIE + 1]; /* who knows it has heard the hello; "": no sockets */
     char net[PL_UNIX_NET];      /* within which Unix sockets reach it; "": none do */
+    char tcp[PL_TCP_PLACE];     /* "10.0.0.1:5600", "[fe80::1]:5600"; "": not by TCP */
 } pl_direct_address;
 
 typedef struct pl_direct pl_direct; /* of all links of a process */
 typedef struct pl_socket pl_socket;
 
-/* lua. NULL says why. */
-pl_direct *pl_direct_open(pl_links *ls);
+/* lua. NULL says why. `host`: an address for TCP, too; NULL: none. */
+pl_direct *pl_direct_open(pl_links *ls, const char *host, int port);
 void pl_direct_start(pl_direct *d);
-void pl_direct_stop(pl_direct *d);  /* closes its handles */
-void pl_direct_close(pl_direct *d); /* after the loop's end; takes NULL */
+void pl_direct_stop(pl_direct *d); /* closes its handles */
+void pl_direct_close(
+    pl_direct *d); /* never started, or ended with the loop; takes NULL */
 void pl_direct_tick(pl_direct *d, int64_t now);
 
 void pl_direct_hello(const pl_direct *d, pl_buf *out); /* a member for an object */

@@ -2,12 +2,12 @@
 #include "link_socket.h"
 
 #include <string.h>
-#include <unistd.h>
 
 enum {
     PREFIX = 4,
     MAX_FRAME = PL_FRAME_HEAD + PL_FRAGMENT,
-    ROOM = 256 << 10,  /* for what comes: a few of the longest frames */
+    ROOM = 256 << 10, /* for what comes: a few of the longest frames */
+    RAW = 64 << 10,
     EARLY = 256 << 10, /* so much is written before the turn of the loop is over */
     MAX_UNSENT = 2 << 20
 };
@@ -57,13 +57,27 @@ static void on_written(uv_write_t *write, int status)
     }
 }
 
+/* What is to be written now: `flying`, which is empty, gets it. */
+static void take_out(pl_socket *s)
+{
+    if (s->tls) {
+        if (s->out.len && !pl_tls_write(s->tls, s->out.data, s->out.len))
+            s->broken = true;
+        s->out.len = 0;
+        pl_tls_unsent(s->tls, &s->flying);
+    } else {
+        pl_buf swap = s->flying;
+        s->flying = s->out;
+        s->out = swap;
+    }
+}
+
 /* Never closes it, for its caller may be in the middle of sending. */
 static void flush(pl_socket *s)
 {
-    if (s->writing || s->broken || !s->out.len) return;
-    pl_buf swap = s->flying;
-    s->flying = s->out;
-    s->out = swap;
+    if (s->writing || s->broken) return;
+    take_out(s);
+    if (!s->flying.len) return;
     uv_buf_t all = uv_buf_init(s->flying.data, (unsigned)s->flying.len);
     int n = uv_try_write(&s->h.stream, &all, 1);
     if (n < 0 && n != UV_EAGAIN) s->broken = true;
@@ -108,7 +122,8 @@ static void on_room(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     pl_socket *s = handle->data;
     (void)suggested;
-    *buf = uv_buf_init(s->in + s->in_len, (unsigned)(ROOM - s->in_len));
+    *buf = s->tls ? uv_buf_init(s->all->raw, RAW)
+                  : uv_buf_init(s->in + s->in_len, (unsigned)(ROOM - s->in_len));
 }
 
 static void take_frames(pl_socket *s)
@@ -131,18 +146,45 @@ static void take_frames(pl_socket *s)
     s->in_len -= at;
 }
 
+/* False: it is refused. */
+static bool shake(pl_socket *s)
+{
+    char why[200];
+    int done = pl_tls_shake(s->tls, why, sizeof why);
+    mark(s);
+    if (done < 0) pl_log(PL_LOG_DEBUG, "a socket between processes: %s", why);
+    if (done <= 0) return done == 0;
+    s->shaken = true;
+    pl_direct_shaken(s);
+    return true;
+}
+
+/* False: it is refused, or at its end. */
+static bool decrypt(pl_socket *s, const char *data, size_t len)
+{
+    pl_tls_received(s->tls, data, len);
+    if (!s->shaken && !shake(s)) return false;
+    for (int n = 1; s->shaken && !s->closed && n > 0;) {
+        n = pl_tls_read(s->tls, s->in + s->in_len, (int)(ROOM - s->in_len));
+        if (n < 0) return false;
+        s->in_len += (size_t)n;
+        take_frames(s);
+    }
+    return true;
+}
+
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     pl_socket *s = stream->data;
-    (void)buf;
     if (s->closed || !n) return;
-    if (n < 0) {
+    if (n > 0 && s->live) s->link->socket_heard_ns = pl_now_ns();
+    if (n > 0 && !s->tls) {
+        s->in_len += (size_t)n;
+        take_frames(s);
+    } else if (n < 0 || !decrypt(s, buf->base, (size_t)n)) {
+        if (n > 0) pl_metric_add(s->all->metrics.refused, 1);
         pl_socket_close(s);
-        return;
     }
-    s->in_len += (size_t)n;
-    if (s->live) s->link->socket_heard_ns = pl_now_ns();
-    take_frames(s);
 }
 
 /* ---- life -------------------------------------------------------------------------- */
@@ -152,6 +194,7 @@ static void on_closed(uv_handle_t *handle)
     pl_socket *s = handle->data;
     pl_buf_fini(&s->out);
     pl_buf_fini(&s->flying);
+    pl_tls_close(s->tls);
     pl_free(s->in);
     pl_free(s);
 }
@@ -168,10 +211,13 @@ void pl_socket_close(pl_socket *s)
     pl_direct_closed(s);
 }
 
-pl_socket *pl_socket_make(pl_direct *d)
+pl_socket *pl_socket_make(pl_direct *d, bool tcp)
 {
     pl_socket *s = pl_alloc(sizeof *s);
-    uv_pipe_init(pl_loop_uv(d->links->loop), &s->h.pipe, 0);
+    if (tcp)
+        uv_tcp_init(pl_loop_uv(d->links->loop), &s->h.tcp);
+    else
+        uv_pipe_init(pl_loop_uv(d->links->loop), &s->h.pipe, 0);
     s->h.stream.data = s;
     s->all = d;
     s->since_ns = pl_now_ns();
@@ -183,11 +229,17 @@ pl_socket *pl_socket_make(pl_direct *d)
     return s;
 }
 
-bool pl_socket_begin(pl_socket *s, int fd)
+bool pl_socket_begin(pl_socket *s, pl_tls *tls)
 {
-    bool open = fd < 0 || !uv_pipe_open(&s->h.pipe, fd);
-    if (!open) close(fd);
-    if (open && !uv_read_start(&s->h.stream, on_room, on_read)) return true;
-    pl_socket_close(s);
-    return false;
+    s->tls = tls;
+    if (tls && !s->all->raw) s->all->raw = pl_realloc(NULL, RAW);
+    if (uv_read_start(&s->h.stream, on_room, on_read)) {
+        pl_socket_close(s);
+        return false;
+    }
+    if (!tls)
+        pl_direct_shaken(s);
+    else if (!shake(s))
+        pl_socket_close(s);
+    return !s->closed;
 }

@@ -282,12 +282,16 @@ pl_links *pl_links_open(pl_loop *loop, const pl_bus_options *options, const char
     strncpy(ls->id, id, PL_ID_LEN);
     bool ok = pl_link_id_key(id, strlen(id), &ls->key);
     if (!ok) pl_fail(PL_EINVAL, "the id '%.40s': wanted 16 hex digits", id);
+    if (ok && options->direct) {
+        ls->direct = pl_direct_open(ls, options->direct_host, options->direct_port);
+        ok = ls->direct != NULL;
+    }
     if (!ok || !pl_link_bus_open(ls, options)) {
+        pl_direct_close(ls->direct);
         pl_free(ls);
         return NULL;
     }
     open_metrics(ls);
-    if (options->direct) ls->direct = pl_direct_open(ls);
     pl_presence_open(ls);
     ls->away_ns = pl_now_ns();
     pl_loop_call(loop, start, ls);

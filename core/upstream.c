@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "upstream.h"
 
-#include "upstream_own.h"
+#include "tls.h"
 
 #include <llhttp.h>
 #include <stdio.h>

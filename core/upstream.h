@@ -3,7 +3,7 @@
  * upstream.h - the other side of HTTP/1.1: requests to other servers, and their answers
  * as they come.
  *
- * Owns     connections, kept ones too; deadlines; TLS (upstream_tls.c).
+ * Owns     connections, kept ones too; deadlines; TLS (tls.h).
  * Ignores  what is asked and answered (relay.h).
  * Thread   io.
  *

@@ -14,7 +14,7 @@ M.lines = {
   { "model", "kv", "http", "upstream", "bus", "wire" },
   { "device", "weights", "text", "loop", "seq" },
   { "step" },
-  { "sample", "params", "json", "change", "client", "terminal", "load" },
+  { "sample", "params", "json", "change", "client", "terminal", "load", "tls" },
   { "base" },
 }
 

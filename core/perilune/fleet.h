@@ -35,6 +35,8 @@ typedef struct pl_bus_options {
     int32_t lost_after_ms;                 /* a peer silent for this long counts as lost */
     int32_t patience_ms;                   /* if the bus is away for longer, all peers count as lost */
     int32_t direct;                        /* 0: all goes over the bus; 1: over sockets where they reach */
+    const char *direct_host;               /* an address for TCP between hosts; NULL: within this host only */
+    int32_t direct_port;                   /* 0: any */
 } pl_bus_options;
 void pl_bus_options_init(pl_bus_options *o);
 /* Joins without waiting: PL_EV_BUS reports when the bus is connected, and every change.

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "link_world.h"
 
+#include "link_socket.h"
+
 #include <unistd.h>
 
 enum {
@@ -188,6 +190,7 @@ void process_open(world *w, int index)
     const pl_links_hooks hooks = {p, on_message, on_lost, on_peer, on_state, on_stats};
     p->links = pl_links_open(p->loop, &w->options, p->id, &hooks);
     MUST(p->links);
+    if (w->far) *p->links->direct->own.net = 0;
     pl_links_hello(p->links, "{\"role\":\"worker\"}", 17);
 }
 
@@ -341,7 +344,10 @@ void world_must_not_lose(world *w, int before)
 
 void world_open(world *w, uint64_t seed, int n, const pl_bus_options *options)
 {
-    *w = (world){.seed = seed, .n = n, .options = *options};
+    *w = (world){.seed = seed,
+                 .n = n,
+                 .options = *options,
+                 .far = options->direct && options->direct_host};
     pl_mutex_init(&w->lock);
     for (int i = 0; i < n; i++) process_open(w, i);
 }

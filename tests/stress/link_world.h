@@ -63,6 +63,7 @@ typedef struct world {
     uint32_t goal; /* messages of each series */
     uint32_t max_bytes;
     bool mute; /* nobody begins to send */
+    bool far;  /* as if each had a host of its own: no Unix sockets */
 } world;
 
 void world_open(world *w, uint64_t seed, int n, const pl_bus_options *options);

@@ -299,6 +299,13 @@ static void refuse(pl_bus_options *o, const char *why)
     MUST(strstr(pl_error_text(), why));
 }
 
+static void refuse_links(const pl_bus_options *o, const char *why)
+{
+    MUST(!pl_links_open(NULL, o, "00000000000000aa", &(pl_links_hooks){0}));
+    if (!strstr(pl_error_text(), why)) fprintf(stderr, "'%s'\n", pl_error_text());
+    MUST(strstr(pl_error_text(), why));
+}
+
 /* What can never connect is said at once. */
 static void test_refused(void)
 {
@@ -323,6 +330,25 @@ static void test_refused(void)
     open_options(&o);
     o.credentials = path_of("none.creds");
     refuse(&o, "credentials");
+    open_options(&o);
+    o.direct = 1;
+    o.direct_host = "0.0.0.0";
+    refuse_links(&o, "wanted an address");
+    o.direct_host = "127.0.0.1";
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    int taken = socket(AF_INET, SOCK_STREAM, 0);
+    MUST(!bind(taken, (struct sockaddr *)&at, len) && !listen(taken, 1));
+    MUST(!getsockname(taken, (struct sockaddr *)&at, &len));
+    o.direct_port = ntohs(at.sin_port);
+    refuse_links(&o, "in use");
+    close(taken);
+    o.direct_port = 70000;
+    refuse_links(&o, "70000");
+    o.direct_host = "no.such.host.invalid";
+    o.direct_port = 0;
+    refuse_links(&o, "no.such.host.invalid");
 }
 
 /* ---- the bucket -------------------------------------------------------------------- */

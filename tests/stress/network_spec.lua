@@ -77,4 +77,38 @@ describe("a network that is cut", function()
     f:ready(2)                              -- it is back
     f:close()
   end)
+
+  it("lets a socket across by TCP, by TLS, and for long loses it only", function()
+    if not net then return pending "no network namespaces here" end
+    local server = nats.start "0.0.0.0"
+    local f = deployment.start { workers = 0, frontends = 0, nats = server }
+    f.worker = { "--device", "null", "--direct-host", net.there, "--direct-port", "5600" }
+    finally(function()
+      f:remove()
+      server:close()
+    end)
+    local worker = f:add_worker {
+      bus = ("nats://%s:%d"):format(net.here, server.port),
+      inside = { "ip", "netns", "exec", net.name } }
+    local front = f:add_frontend()
+    f:ready(1)
+    local function connected()
+      local r = front:post("/v1/completions", { prompt = "x", max_tokens = 4 })
+      return r.status == 200 and front:metric "perilune_direct_links" == 1
+    end
+    assert.is_truthy(process.wait_for(60, connected))
+    local before = front:metric "perilune_direct_frames_received_total"
+    front:post("/v1/completions", { prompt = "x", max_tokens = 50, ignore_eos = true })
+    assert.is_true(front:metric "perilune_direct_frames_received_total" > before)
+    net.set "down"
+    assert.is_truthy(process.wait_for(60, function()
+      return front:metric "perilune_direct_links" == 0
+    end))
+    net.set "up"
+    assert.is_truthy(process.wait_for(60, connected))
+    worker:signal "TERM"
+    worker:ended()
+    f:forget(worker)
+    f:close()
+  end)
 end)

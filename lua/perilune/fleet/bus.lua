@@ -135,7 +135,7 @@ end
 
 local STRINGS = { url = "bus", user = "bus_user", password = "bus_password",
   token = "bus_token", nkey_seed = "bus_nkey_seed", credentials = "bus_credentials",
-  tls_ca = "bus_tls_ca", tls_cert = "bus_tls_cert", tls_key = "bus_tls_key",
+  direct_host = "direct_host", tls_ca = "bus_tls_ca", tls_cert = "bus_tls_cert", tls_key = "bus_tls_key",
   name_space = "namespace" }
 
 -- The options of a recipe for pl_bus_open, which copies what they point to.
@@ -146,6 +146,7 @@ function M.options(recipe)
     if recipe[name] then o[field] = recipe[name] end
   end
   o.direct = recipe.direct_links and 1 or 0
+  o.direct_port = recipe.direct_port or 0
   o.lost_after_ms, o.patience_ms = recipe.lost_after * 1000, recipe.bus_patience * 1000
   return o
 end

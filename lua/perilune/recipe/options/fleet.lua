@@ -55,6 +55,11 @@ return {
   { "bus_tls_key", nil, "PEM file with its key", kind = "string", unset = "none" },
   { "direct_links", true, "let processes of one host talk over sockets of their own; "
     .. "without, all they say goes over the bus", env = { "PERILUNE_DIRECT_LINKS" } },
+  { "direct_host", nil, "this process's address for sockets from other hosts (TCP, by TLS); "
+    .. "a name or a number, not 0.0.0.0", kind = "string", unset = "none",
+    env = { "PERILUNE_DIRECT_HOST", "VLLM_NIXL_SIDE_CHANNEL_HOST" } },
+  { "direct_port", 0, "its port; 0: any free one", min = 0, max = 65535,
+    env = { "PERILUNE_DIRECT_PORT", "VLLM_NIXL_SIDE_CHANNEL_PORT" } },
   { "lost_after", 2, "seconds of silence after which a process counts as lost",
     kind = "number", min = 0.2, max = 3600 },
   { "bus_patience", 30, "seconds the bus may be away before all processes count as lost",

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "upstream_own.h"
+#include "tls.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -14,6 +14,14 @@ struct pl_trust {
 struct pl_tls {
     SSL *ssl;
     BIO *in, *out; /* the session's */
+    char name[32]; /* ours, as we call somebody */
+    pl_tls_secret secret;
+};
+
+struct pl_tls_pairs {
+    SSL_CTX *context;
+    void (*find)(void *ctx, const char *name, pl_tls_secret *out);
+    void *ctx;
 };
 
 static const char *last_error(void)
@@ -58,13 +66,13 @@ static bool set_host(SSL *ssl, const char *host)
            SSL_set_tlsext_host_name(ssl, host);
 }
 
-pl_tls *pl_tls_open(pl_trust *t, const char *host)
+static pl_tls *open_session(SSL_CTX *context)
 {
     pl_tls *s = pl_alloc(sizeof *s);
-    s->ssl = SSL_new(t->context);
+    s->ssl = SSL_new(context);
     s->in = BIO_new(BIO_s_mem());
     s->out = BIO_new(BIO_s_mem());
-    if (!s->ssl || !s->in || !s->out || !set_host(s->ssl, host)) {
+    if (!s->ssl || !s->in || !s->out) {
         BIO_free(s->in);
         BIO_free(s->out);
         SSL_free(s->ssl);
@@ -73,9 +81,96 @@ pl_tls *pl_tls_open(pl_trust *t, const char *host)
         return NULL;
     }
     SSL_set_bio(s->ssl, s->in, s->out);
+    SSL_set_app_data(s->ssl, s);
+    return s;
+}
+
+pl_tls *pl_tls_open(pl_trust *t, const char *host)
+{
+    pl_tls *s = open_session(t->context);
+    if (!s) return NULL;
+    if (!set_host(s->ssl, host)) {
+        pl_tls_close(s);
+        ERR_clear_error();
+        return NULL;
+    }
     SSL_set_connect_state(s->ssl);
     return s;
 }
+
+/* ---- by a secret ------------------------------------------------------------------- */
+
+static unsigned give(const pl_tls_secret *secret, unsigned char *out, unsigned room)
+{
+    if (secret->len <= 0 || (unsigned)secret->len > room) return 0;
+    memcpy(out, secret->bytes, (size_t)secret->len);
+    return (unsigned)secret->len;
+}
+
+static unsigned on_call(SSL *ssl, const char *hint, char *name, unsigned name_room,
+                        unsigned char *out, unsigned room)
+{
+    const pl_tls *s = SSL_get_app_data(ssl);
+    (void)hint;
+    snprintf(name, name_room, "%s", s->name);
+    return give(&s->secret, out, room);
+}
+
+static unsigned on_answer(SSL *ssl, const char *name, unsigned char *out, unsigned room)
+{
+    const pl_tls_pairs *p = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    pl_tls_secret secret = {.len = 0};
+    p->find(p->ctx, name, &secret);
+    return give(&secret, out, room);
+}
+
+pl_tls_pairs *pl_tls_pairs_open(void (*find)(void *ctx, const char *name,
+                                             pl_tls_secret *out),
+                                void *ctx)
+{
+    pl_tls_pairs *p = pl_alloc(sizeof *p);
+    *p = (pl_tls_pairs){.context = SSL_CTX_new(TLS_method()), .find = find, .ctx = ctx};
+    if (p->context && SSL_CTX_set_min_proto_version(p->context, TLS1_3_VERSION) &&
+        SSL_CTX_set_ciphersuites(p->context, "TLS_AES_128_GCM_SHA256") &&
+        SSL_CTX_set_num_tickets(p->context, 0)) {
+        SSL_CTX_set_session_cache_mode(p->context, SSL_SESS_CACHE_OFF);
+        SSL_CTX_set_app_data(p->context, p);
+        SSL_CTX_set_psk_client_callback(p->context, on_call);
+        SSL_CTX_set_psk_server_callback(p->context, on_answer);
+        return p;
+    }
+    pl_fail(PL_EINTERNAL, "no TLS between processes: %s", last_error());
+    pl_tls_pairs_close(p);
+    return NULL;
+}
+
+void pl_tls_pairs_close(pl_tls_pairs *p)
+{
+    if (!p) return;
+    SSL_CTX_free(p->context);
+    pl_free(p);
+}
+
+pl_tls *pl_tls_answer(pl_tls_pairs *p)
+{
+    pl_tls *s = open_session(p->context);
+    if (s) SSL_set_accept_state(s->ssl);
+    return s;
+}
+
+pl_tls *pl_tls_call(pl_tls_pairs *p, const char *name, const pl_tls_secret *secret)
+{
+    pl_tls *s = open_session(p->context);
+    if (!s) return NULL;
+    snprintf(s->name, sizeof s->name, "%s", name);
+    s->secret = *secret;
+    /* Who does not know it may offer a certificate, and none is trusted. */
+    SSL_set_verify(s->ssl, SSL_VERIFY_PEER, NULL);
+    SSL_set_connect_state(s->ssl);
+    return s;
+}
+
+/* ---- bytes ------------------------------------------------------------------------- */
 
 void pl_tls_close(pl_tls *s)
 {
