@@ -148,9 +148,9 @@ static void go_back(pl_link *l, int64_t now)
 
 static void push_frame(pl_link *l, int kind, int flags, const char *data, size_t len)
 {
-    pl_out *o = pl_alloc(sizeof *o + HEAD + len);
-    o->len = HEAD + len;
-    o->number = l->next_number++;
+    pl_out *o = pl_realloc(NULL, sizeof *o + HEAD + len); /* not zeroed: it may be long */
+    *o = (pl_out){.number = l->next_number++, .len = HEAD + len};
+    memset(o->bytes, 0, HEAD);
     o->bytes[1] = DATA;
     o->bytes[2] = (char)kind;
     o->bytes[3] = (char)flags;
