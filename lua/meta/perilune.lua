@@ -211,7 +211,7 @@
 ---@field bus_tls_ca? string PEM file with the CAs trusted for the bus
 ---@field bus_tls_cert? string PEM file with this process's certificate
 ---@field bus_tls_key? string PEM file with its key
----@field direct_links? boolean let processes of one host talk over sockets of their own; without, all they say goes over the bus
+---@field direct_links? boolean let two processes talk over a socket of their own; without, all they say goes over the bus
 ---@field direct_host? string this process's address for sockets from other hosts (TCP, by TLS); a name or a number, not 0.0.0.0
 ---@field direct_port? integer its port; 0: any free one
 ---@field lost_after? number seconds of silence after which a process counts as lost

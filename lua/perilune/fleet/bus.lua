@@ -135,8 +135,8 @@ end
 
 local STRINGS = { url = "bus", user = "bus_user", password = "bus_password",
   token = "bus_token", nkey_seed = "bus_nkey_seed", credentials = "bus_credentials",
-  direct_host = "direct_host", tls_ca = "bus_tls_ca", tls_cert = "bus_tls_cert", tls_key = "bus_tls_key",
-  name_space = "namespace" }
+  tls_ca = "bus_tls_ca", tls_cert = "bus_tls_cert", tls_key = "bus_tls_key",
+  direct_host = "direct_host", name_space = "namespace" }
 
 -- The options of a recipe for pl_bus_open, which copies what they point to.
 function M.options(recipe)

@@ -53,10 +53,10 @@ return {
   { "bus_tls_cert", nil, "PEM file with this process's certificate", kind = "string",
     unset = "none" },
   { "bus_tls_key", nil, "PEM file with its key", kind = "string", unset = "none" },
-  { "direct_links", true, "let processes of one host talk over sockets of their own; "
-    .. "without, all they say goes over the bus", env = { "PERILUNE_DIRECT_LINKS" } },
-  { "direct_host", nil, "this process's address for sockets from other hosts (TCP, by TLS); "
-    .. "a name or a number, not 0.0.0.0", kind = "string", unset = "none",
+  { "direct_links", true, "let two processes talk over a socket of their own; without, "
+    .. "all they say goes over the bus", env = { "PERILUNE_DIRECT_LINKS" } },
+  { "direct_host", nil, "this process's address for sockets from other hosts (TCP, by "
+    .. "TLS); a name or a number, not 0.0.0.0", kind = "string", unset = "none",
     env = { "PERILUNE_DIRECT_HOST", "VLLM_NIXL_SIDE_CHANNEL_HOST" } },
   { "direct_port", 0, "its port; 0: any free one", min = 0, max = 65535,
     env = { "PERILUNE_DIRECT_PORT", "VLLM_NIXL_SIDE_CHANNEL_PORT" } },
