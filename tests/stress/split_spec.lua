@@ -87,7 +87,7 @@ describe("requests that are split", function()
       f:process { engines = 1, bus = bus, options = slow } }
     for _, w in ipairs(workers) do front:peer(w) end
     local lost = 0
-    for n = 1, N / (process.slow and 40 or 25) do
+    for n = 1, N / (process.slow and 40 or 50) do
       local ids = prompt(n)
       for k = #ids + 1, 600 do ids[k] = (k * 41 + n * 13) % 590 end
       local how = { temperature = 0.8, seed = n, max_tokens = 40, ignore_eos = 1 }

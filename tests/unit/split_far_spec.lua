@@ -3,9 +3,14 @@
 -- to the bit, whatever befalls either of them or what travels between.
 local fleet = require "support.fleet"
 local pl = require "perilune.ffi"
+local process = require "support.process"
 local C, ffi = pl.C, pl.ffi
 
 local BLOCK = 16
+-- A sanitizer makes all of it ten times as slow.
+local LENGTHS = process.slow and { BLOCK - 1, BLOCK, 100 }
+  or { 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 100, 300 }
+local TIMES = process.slow and 12 or 40
 local GREEDY = { temperature = 0, max_tokens = 40, ignore_eos = 1 }
 local LONG = { temperature = 0.8, seed = 3, max_tokens = 400, ignore_eos = 1, logprobs = 2 }
 local KINDS = {
@@ -107,7 +112,7 @@ describe("a stream that is split between processes", function()
       local before = all_failures()
       for name, params in pairs(KINDS) do
         forget_caches()
-        for k, n in ipairs { 7, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 100, 300 } do
+        for k, n in ipairs(LENGTHS) do
           local ids = prompt(n, k)
           local want = alone(ids, params)
           for _ = 1, 2 do                        -- the second time with a warm cache
@@ -136,7 +141,7 @@ describe("a stream that is split between processes", function()
   end
 
   it("gives back all, however it is taken away", function()
-    for n = 1, 40 do
+    for n = 1, TIMES do
       local at = places[n % 4 + 1]
       local st = split(at, prompt(400, 100 + n), LONG, { keep = true })
       for _ = 1, n % 5 do front:poll(n % 7) end
@@ -297,7 +302,7 @@ describe("a stream that is split between processes", function()
   it("outlives either process, at any moment", function()
     local lost = 0
     local params = { temperature = 0.8, seed = 3, max_tokens = 40, ignore_eos = 1 }
-    for n = 1, 16 do
+    for n = 1, TIMES * 2 / 5 do
       local ids = prompt(400, 20 + n)
       local other = f:process { engines = 1, options = { max_model_len = 2048,
         max_num_seqs = 16, max_num_batched_tokens = 32 } }
