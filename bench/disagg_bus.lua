@@ -5,9 +5,9 @@
 --   build/perilune lua bench/disagg_bus.lua MODEL
 --
 -- A frontend and one worker, then a frontend, a prefill and a decode worker, on a
--- nats-server; a thread each, and nothing else to do. For prompts of some lengths, ms as the
--- frontend counts them, the least of several turns: to the first token, and from there to
--- the second.
+-- nats-server; a thread each, and nothing else to do. For prompts of some lengths, ms as
+-- the frontend counts them, the least of several turns: to the first token, and from
+-- there to the second.
 
 package.path = "./tests/?.lua;" .. package.path
 local deployment = require "support.deployment"
@@ -15,8 +15,8 @@ local pl = require "perilune.ffi"
 local C = pl.C
 
 local TURNS, LENGTHS = 7, { 64, 512, 2000 }
-local FLAGS = { "--threads", "1", "--max-model-len", "4096", "--max-num-batched-tokens", "512",
-  "--num-kv-blocks", "2048" }
+local FLAGS = { "--threads", "1", "--max-model-len", "4096", "--max-num-batched-tokens",
+  "512", "--num-kv-blocks", "2048" }
 
 local path = assert(arg[1], "bench/disagg_bus.lua MODEL")
 local n_prompts = 0
@@ -53,7 +53,9 @@ end
 
 local function bytes(f)
   local sum = 0
-  for _, w in ipairs(f.workers) do sum = sum + w:metric "perilune_kv_transfer_bytes_total" end
+  for _, w in ipairs(f.workers) do
+    sum = sum + w:metric "perilune_kv_transfer_bytes_total"
+  end
   return sum
 end
 
@@ -67,7 +69,8 @@ local one = start { workers = 1 }
 local rows = {}
 for i, n in ipairs(LENGTHS) do rows[i] = { n, least(one.frontends[1], n) } end
 one:close()
-local two = start { workers = { "prefill", "decode" }, pools = "prefill = {}, decode = {}," }
+local two = start { workers = { "prefill", "decode" },
+  pools = "prefill = {}, decode = {}," }
 print "tokens      MiB | first: one    two   more | second: one    two   more"
 for _, row in ipairs(rows) do
   local before = bytes(two)

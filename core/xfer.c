@@ -60,8 +60,8 @@ void pl_crossing_fail(crossing *c, pl_kv_end why)
     if (c->lender.process)
         snprintf(from, sizeof from, " from %016llx",
                  (unsigned long long)c->lender.process);
-    pl_log(PL_LOG_WARN, "the KV of %d tokens did not come%s, so it is computed again: %s",
-           c->taker.end, from, texts[why]);
+    pl_log(PL_LOG_WARN, "the KV of %d tokens did not come%s: %s", c->taker.end, from,
+           texts[why]);
     finish(c, false);
 }
 
