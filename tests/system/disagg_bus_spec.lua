@@ -2,6 +2,7 @@
 -- Two pools in several processes: what one worker would have answered, whoever comes and
 -- goes, and a process that does not fit is refused by name.
 local cjson = require "cjson"
+local console = require "support.console"
 local deployment = require "support.deployment"
 local process = require "support.process"
 local scratch = require "scratch"
@@ -32,22 +33,31 @@ local function bodies()
 end
 
 describe("two pools on a bus", function()
-  local f, want
+  local f, want, dir, env
 
   setup(function()
+    dir, env = console.folder()
     want = {}
     local s = serving.start(WORKER)
     for i, b in ipairs(bodies()) do want[i] = s:post(COMPLETION, b).json.choices end
     s:stop()
   end)
+  teardown(function() dir.remove() end)
   after_each(function()
     if f then f:remove() end
     f = nil
   end)
 
+  -- A command about this deployment: code, what it printed, and complained of.
+  local function perilune(command)
+    return scratch.sh(("export XDG_RUNTIME_DIR='%s'; %s %s --bus %s"):format(
+      env.XDG_RUNTIME_DIR, scratch.program, command, f.bus))
+  end
+
   local function start(workers, fields)
     f = deployment.start { workers = workers, pools = POOLS, worker = WORKER,
-      fields = fields, frontend = { "--migration-limit", "3" } }
+      fields = fields, env = { XDG_RUNTIME_DIR = env.XDG_RUNTIME_DIR },
+      frontend = { "--migration-limit", "3" } }
     return f.frontends[1]
   end
 
@@ -69,7 +79,8 @@ describe("two pools on a bus", function()
   end
 
   it("answer as one worker does, and show who has read what", function()
-    local front = start { "prefill", "decode", "decode", "prefill" }
+    local front = start({ "prefill", "decode", "decode", "prefill" },
+      "allow_remote_console = true,")
     ask_all(front)
     assert.is_true(bytes() > 0)
     local readers = {}
@@ -78,6 +89,9 @@ describe("two pools on a bus", function()
     end
     for name in pairs(readers) do assert.matches("^prefill/%d$", name) end
     assert.is_truthy(next(readers))
+    local _, listed, err = perilune "attach frontend/0 -e 'workers()'"
+    assert.matches("\nprefill/0 +ready, prefill +0 ", listed, err)
+    assert.matches("\ndecode/0 +ready +0 ", listed)
     for _, w in ipairs(f.workers) do assert.is_true(w:is_idle()) end
     f:close()
     f = nil
@@ -138,14 +152,15 @@ describe("two pools on a bus", function()
     ask_all(front)
     assert.equal(0, bytes())
     local function role(name, wanted)
-      local code, out, err = scratch.sh(("%s role %s %s --bus %s"):format(scratch.program,
-        name, wanted, f.bus))
+      local code, out, err = perilune(("role %s %s"):format(name, wanted))
       assert.equal(0, code, out .. err)
       return out
     end
     local open = front:begin("POST", COMPLETION, cjson.encode(body(100, 50, 400)),
       { ["Content-Type"] = "application/json" })
     assert.equal("decode/1 reads prompts\n", role("decode/1", "prefill"))
+    local _, listed = perilune "ps"
+    assert.matches("\ndecode/1 +prefill ", listed)
     assert(process.wait_for(20, function()
       ask_all(front)
       return bytes() > 0
@@ -160,8 +175,7 @@ describe("two pools on a bus", function()
         and f.workers[1]:metric "perilune_kv_transfer_bytes_total" > 0
       return moved and bytes() > before
     end))
-    local code, _, err = scratch.sh(("%s role decode/0 frontend --bus %s"):format(
-      scratch.program, f.bus))
+    local code, _, err = perilune "role decode/0 frontend"
     assert.equal(2, code)
     assert.matches("'frontend' is no role", err)
     f:close()
@@ -169,7 +183,8 @@ describe("two pools on a bus", function()
   end)
 
   it("may be of a recipe with one, whose processes say what they do as vLLM's", function()
-    f = deployment.start { workers = 1, worker = { "--disaggregation-mode", "decode",
+    f = deployment.start { workers = 1, env = { XDG_RUNTIME_DIR = env.XDG_RUNTIME_DIR },
+      worker = { "--disaggregation-mode", "decode",
       "--kv-transfer-config", '{"kv_connector":"NixlConnector","kv_role":"kv_both"}',
       unpack(WORKER) } }
     f.worker[2] = "prefill"

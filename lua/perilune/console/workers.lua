@@ -90,7 +90,8 @@ local function other(w)
 end
 
 -- The workers that a process has or knows: { name, state, now() } each, and of those here
--- engine, device, kernels.
+-- engine, device, kernels; of those that a frontend knows known(), and whether it reads
+-- prompts only.
 function M.all_workers(process)
   local out, engines = {}, process.w and process.w.engines or {}
   if not process.server then
@@ -105,7 +106,10 @@ function M.all_workers(process)
     for _, e in ipairs(w.engine and engines or {}) do
       if e.engine == w.engine then out[i] = own(w.name, w.state, e) end
     end
-    if out[i] then out[i].known = function() return holdings.count(w) end end
+    if out[i] then
+      out[i].known = function() return holdings.count(w) end
+      out[i].reads = w.pool == w.served.prefill
+    end
   end
   return out
 end
@@ -116,7 +120,8 @@ function M.workers(process)
   for i, w in ipairs(M.all_workers(process)) do
     local s = w.now()
     items[i] = Worker(w)
-    cells[i + 1] = { w.name, w.state, tostring(s.running), tostring(s.waiting),
+    local state = w.reads and w.state .. ", prefill" or w.state
+    cells[i + 1] = { w.name, state, tostring(s.running), tostring(s.waiting),
       tostring(s.blocks), percent(s.blocks_used, s.blocks),
       tostring(s.generation_tokens or "-") }
   end

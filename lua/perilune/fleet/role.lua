@@ -42,6 +42,7 @@ function M.set(process, name, role, by)
     process.terms.pools[i] = role
     move_own(process, process.w.engines[i].engine, role)
   end
+  if not w and process.role ~= "frontend" then process.role = role end
   bus.hello(process)
   return ("%s %s"):format(name, role == "prefill" and "reads prompts" or "answers")
 end
