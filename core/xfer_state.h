@@ -29,9 +29,9 @@ typedef struct crossing {
         pl_engine *engine; /* NULL: nobody waits (yet, or any more); or elsewhere: */
         pl_side *side;
         int32_t seq, first, end;
-        int32_t
-            n_done; /* tokens that have been copied, whole blocks but at the end; of one
-                         * elsewhere: that it was told are on loan */
+        /* Tokens that have been copied, whole blocks but at the end; of a taker elsewhere:
+         * that it was told are on loan. */
+        int32_t n_done;
         int32_t *blocks;
         int32_t next, limit; /* of or for another process: blocks of the prompt */
     } taker;
@@ -73,7 +73,7 @@ void pl_far_feed(crossing *c);
 void pl_far_feed_stalled(pl_xfer *x);
 /* The lender is: asks it; once the taker is there. */
 void pl_far_ask(crossing *c);
-void pl_far_leave(
-    crossing *c); /* tells both ends elsewhere that nothing more will come */
+/* Tells both ends elsewhere that nothing more will come. */
+void pl_far_leave(crossing *c);
 
 #endif
