@@ -22,7 +22,7 @@ enum {
     REPLY = 6,
     PATIENCE_MS = 10000,
     CALL_MS = 20,
-    N_KINDS = 9,
+    N_KINDS = 17,
     N_KEYS = 64
 };
 
