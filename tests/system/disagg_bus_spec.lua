@@ -89,6 +89,11 @@ describe("two pools on a bus", function()
     end
     for name in pairs(readers) do assert.matches("^prefill/%d$", name) end
     assert.is_truthy(next(readers))
+    local _, said = perilune [[attach frontend/0 -e 'role("prefill/1", "decode")']]
+    assert.equal("prefill/1 is asked; soon it answers\n", said)
+    assert(process.wait_for(20, function()
+      return select(2, perilune "ps"):find "\nprefill/1 +decode "
+    end))
     local _, listed, err = perilune "attach frontend/0 -e 'workers()'"
     assert.matches("\nprefill/0 +ready, prefill +0 ", listed, err)
     assert.matches("\ndecode/0 +ready +0 ", listed)

@@ -16,6 +16,7 @@ local WORDS = {
   { "replay(fn)", "the last decisions by another cost; replay(fn, \"pick\"): by a pick" },
   { "workers()", "the engines; w(0) is one, w(0):steps() shows where its time goes" },
   { "blocks()", "the KV cache" },
+  { "role(name, \"prefill\")", "has a worker read prompts, or answer: \"decode\"" },
   { "metrics(\"cache\")", "series of /metrics whose name contains this" },
   { "options()", "every option and its origin; options(\"worker\"): some" },
   { "recipe", "the recipe; recipe.worker.cost = function(req, w) ... end changes it" },

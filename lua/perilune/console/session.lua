@@ -5,6 +5,7 @@
 -- the console's objects. Each console has its own variables; nothing else lasts. All that
 -- is typed is logged, with what it changed.
 
+local change_role = require("perilune.fleet.role").ask
 local complete = require "perilune.console.complete"
 local console_pl = require "perilune.console.pl"
 local decisions = require "perilune.console.decisions"
@@ -113,6 +114,11 @@ local function words(session)
     trace = function(key) return requests.trace(key) end,
     help = function(about) return help.about(about) end,
     log_level = function(level) set(session, "log_level", level) end,
+    role = function(name, wanted)
+      local said, why = run.outside(change_role, process, name, wanted, "the console")
+      if not said then error(why, 0) end
+      session.out[#session.out + 1] = said
+    end,
     reload = function()
       local ok, said = run.outside(process.reload, process)
       if not ok then error(said, 0) end

@@ -6,13 +6,12 @@
 -- frontends the one with the lowest id asks.
 
 local pl = require "perilune.ffi"
-local calls = require "perilune.fleet.calls"
 local cluster = require "perilune.fleet.cluster"
 local counters = require "perilune.fleet.counters"
 local decide = require "perilune.fleet.decide"
 local flow = require "perilune.flow"
 local hooks = require "perilune.recipe.hooks"
-local log = require "perilune.log"
+local roles = require "perilune.fleet.role"
 local C, ffi = pl.C, pl.ffi
 
 local M = {}
@@ -50,19 +49,6 @@ function M.ask(server, served)
   if wanted then return next_change(served, wanted) end
 end
 
--- By the worker's process; its own word changes the pool.
-local function change(server, w, role)
-  local ok, why
-  if w.engine then
-    ok, why = server.process:set_role(w.name, role, "the hook roles")
-  else
-    local said = server.cluster:hello_of(w.peer)
-    if not said then return end
-    ok, why = calls.ask(server.rt, w.peer, "role", said.hello.name .. " " .. role)
-  end
-  if not ok then log.warning("roles: %s does not change: %s", w.name, why) end
-end
-
 local function is_first(process)
   local own = ffi.string(C.pl_bus_id(process.rt))
   for _, said in pairs(process.peers or {}) do
@@ -77,7 +63,7 @@ function M.run(server)
     flow.sleep(SECONDS)
     for _, served in ipairs(is_first(server.process) and server.models.list or {}) do
       local w, role = M.ask(server, served)
-      if w then change(server, w, role) end
+      if w then roles.ask(server.process, w.name, role, "the hook roles") end
     end
   end
 end
