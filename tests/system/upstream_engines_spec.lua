@@ -73,10 +73,10 @@ describe("a pool of other perilunes", function()
   end)
 
   it("loses no stream when one of them is killed", function()
-    local begun = {}
+    local begun, n_tokens = {}, 1200        -- too many to be over before it is killed
     for i = 1, 8 do
       begun[i] = front:begin("POST", "/v1/completions", { prompt = "tell me " .. i,
-        max_tokens = 400, temperature = 0, ignore_eos = true, stream = true,
+        max_tokens = n_tokens, temperature = 0, ignore_eos = true, stream = true,
         stream_options = { include_usage = true } })
     end
     for _, c in ipairs(begun) do       -- all have begun
@@ -87,7 +87,7 @@ describe("a pool of other perilunes", function()
       local events = c:finish():events()
       local last, usage = events[#events - 1], events[#events].usage
       assert.equal("length", last.choices[1].finish_reason)
-      assert.equal(400, usage.completion_tokens)
+      assert.equal(n_tokens, usage.completion_tokens)
       assert.truthy(usage.prompt_tokens < 20, c.text:sub(-300))
     end
     assert.truthy(front:metric "perilune_moves_to_other_numerics_total" >= 1)
