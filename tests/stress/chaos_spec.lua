@@ -25,16 +25,18 @@ describe("chaos", function()
     for _, kind in ipairs(requests.KINDS) do
       assert.is_true((run.moves[kind] or 0) >= options.moves, kind .. " was moved too seldom")
     end
-    assert.is_true(run.memory_after < run.memory * 1.5 + 16,
+    -- A sanitizer keeps what was freed for a while.
+    assert.is_true(run.memory_after < run.memory * (process.slow and 2 or 1.5) + 16,
       ("memory grew from %d to %d MiB"):format(run.memory, run.memory_after))
   end
 
   it("changes no answer and leaves nothing behind", function()
+    if process.slow then return pending "two pools do as much under a sanitizer" end
     weather { seconds = SECONDS, seed = SEED, moves = MOVES }
   end)
 
   it("does not where prompts are read in one pool and continued in another, either", function()
-    weather { seconds = SECONDS / 3, seed = SEED, moves = math.ceil(MOVES / 4),
+    weather { seconds = process.slow and SECONDS or SECONDS / 3, seed = SEED, moves = math.ceil(MOVES / 4),
       pools = "prefill = {}, decode = {},",
       workers = { "prefill", "decode", "prefill", "decode", "decode" } }
   end)
