@@ -189,9 +189,9 @@ end
 local UNCOUNTED = { [C.PL_LOST_RECALLED] = true, [C.PL_LOST_LEFT] = true,
   [C.PL_LOST_REFUSED] = true }
 
--- Nor is it one if a prefill worker did not get to the prompt: the other reads it.
-local function is_counted(ev, lost)
-  if lost.pool ~= lost.served.pool then return false end
+-- Nor is it one if the worker that was to read the prompt did not: the other reads it.
+local function is_counted(ev, lost, by_reader)
+  if by_reader then return false end
   local leaving = lost.was_leaving or lost.state == "draining" or lost.state == "leaving"
   return not UNCOUNTED[ev.a] and not leaving
 end
@@ -212,7 +212,6 @@ end
 
 -- Asks whether the choice may move, and how: the answer of recipe/hooks.lua.
 local function ask(server, job, choice, ev, lost)
-  if not is_counted(ev, lost) then return {} end
   local answer = hooks.ask(server, "migrate", job:look(choice), { name = lost.name,
     reason = cluster.LOST[ev.a], numerics = lost.numerics })
   if answer.too_long then server.metrics:too_long(job) end
@@ -275,7 +274,8 @@ function M.move(server, job, choice, ev)
   if not UNCOUNTED[ev.a] then cluster.suspect(lost) end
   job.log:info("Stream disconnected (%s: %s)... recreating stream...", lost.name,
     why ~= "" and why or cluster.LOST[ev.a])
-  local answer = ask(server, job, choice, ev, lost)
+  local counts = is_counted(ev, lost, by_reader)
+  local answer = counts and ask(server, job, choice, ev, lost) or {}
   if answer.fail then
     job.log:warning("Cannot recreate stream: %s", answer.fail)
     return nil, { status = 503, message = answer.message
@@ -290,7 +290,7 @@ function M.move(server, job, choice, ev)
     return nil, refused
   end
   if not choice.worker then return true end   -- it was over before it could go on
-  if is_counted(ev, lost) then choice.moves = (choice.moves or 0) + 1 end
+  if counts then choice.moves = (choice.moves or 0) + 1 end
   tell(server, job, n, choice.worker, lost)
   requests.note(job, ("moved to %s (%s)"):format(choice.worker_name, why_lost),
     choice.sent_ns)
