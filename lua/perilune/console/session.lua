@@ -5,7 +5,7 @@
 -- the console's objects. Each console has its own variables; nothing else lasts. All that
 -- is typed is logged, with what it changed.
 
-local change_role = require("perilune.fleet.role").ask
+local change_role = require("perilune.fleet.role").ask_named
 local complete = require "perilune.console.complete"
 local console_pl = require "perilune.console.pl"
 local decisions = require "perilune.console.decisions"

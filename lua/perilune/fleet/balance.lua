@@ -18,23 +18,30 @@ local M = {}
 
 local SECONDS = 5
 
+-- Whether a worker's role can be changed: a server's cannot, nor that of a process of a
+-- release that knows of no roles.
+local function can_change(w)
+  return not w.url and (not w.peer or w.knows_roles)
+end
+
 -- The worker of a pool that has least to do; nil: none can be spared. `keep`: so many
 -- must stay.
 local function spare(pool, keep)
   local best, n = nil, 0
   for _, w in ipairs(pool.workers) do
-    if w.state == "ready" and not w.url then
+    if w.state == "ready" then
       n = n + 1
-      if not best or counters.load(w) < counters.load(best) then best = w end
+      if can_change(w) and (not best or counters.load(w) < counters.load(best)) then
+        best = w
+      end
     end
   end
   return n > keep and best or nil
 end
 
--- The change that brings the number of readers nearer to what is wanted: a worker and its
--- role; or nil.
-local function next_change(served, wanted)
-  local n = #served.prefill.workers
+-- The change that brings the number of readers, n, nearer to what is wanted: a worker and
+-- its role; or nil.
+local function next_change(served, n, wanted)
   if wanted > n then return spare(served.pool, 1), "prefill" end
   if wanted < n then return spare(served.prefill, 0), "decode" end
 end
@@ -46,7 +53,7 @@ function M.ask(server, served)
   if not fn or #served.workers + #served.prefill.workers < 2 then return nil end
   local readers, others = decide.view(served.prefill), decide.view(served.pool)
   local wanted = hooks.roles(server, fn, readers:fleet(), others:fleet())
-  if wanted then return next_change(served, wanted) end
+  if wanted then return next_change(served, readers.n, wanted) end
 end
 
 local function is_first(process)
@@ -63,7 +70,7 @@ function M.run(server)
     flow.sleep(SECONDS)
     for _, served in ipairs(is_first(server.process) and server.models.list or {}) do
       local w, role = M.ask(server, served)
-      if w then roles.ask(server.process, w.name, role, "the hook roles") end
+      if w then roles.ask(server.process, w, role, "the hook roles") end
     end
   end
 end

@@ -1,6 +1,12 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- fleet/role.lua - a worker's role, changed while it serves: it is offered in the other
 -- pool. What runs there goes on, with the same model and the same cache.
+--
+--     role.set(process, "decode/1", "prefill", by)      a process, or an engine of it
+--     role.ask(process, w, "prefill", by)               any worker that a frontend knows
+--
+-- "decode/1.0" is the first engine of a process that has several; a frontend calls those
+-- of its own process "decode/0" and so on.
 
 local bus = require "perilune.fleet.bus"
 local calls = require "perilune.fleet.calls"
@@ -10,25 +16,6 @@ local log = require "perilune.log"
 
 local M = {}
 
--- The numbers of the engines that are meant: of all the process, or of one worker of its
--- own frontend's.
-local function engines(process, w)
-  local list = {}
-  for i, e in ipairs(process.w and process.w.engines or {}) do
-    if not w or e.engine == w.engine then list[#list + 1] = i end
-  end
-  return list
-end
-
--- Offers them to this process's own frontend in that pool.
-local function move_own(process, engine, role)
-  for _, w in ipairs(process.server and process.server.cluster.workers or {}) do
-    if w.engine == engine then
-      cluster.set_pool(w, role == "prefill" and w.served.prefill or w.served.pool)
-    end
-  end
-end
-
 local IS = { prefill = "reads prompts", decode = "answers" }
 
 -- What is wrong with a role, or nil.
@@ -37,51 +24,74 @@ local function wrong(role)
     and ("no role '%s': wanted prefill or decode"):format(tostring(role)) or nil
 end
 
--- Changes the role of a process, or of one worker where it has several, to "prefill" or
--- "decode". What to say of it; or nil and why not.
+-- The numbers of the engines that are meant; none: there is no such worker.
+local function engines(process, name)
+  local list, w = {}, process:find_worker(name)
+  for i, e in ipairs(process.w and process.w.engines or {}) do
+    if w and e.engine == w.engine or name == process.name
+        or name == ("%s.%d"):format(process.name, i - 1) then
+      list[#list + 1] = i
+    end
+  end
+  return list
+end
+
+-- Offers an engine to this process's own frontend in that pool.
+local function move_own(process, engine, role)
+  for _, w in ipairs(process.server and process.server.cluster.workers or {}) do
+    if w.engine == engine then
+      cluster.set_pool(w, role == "prefill" and w.served.prefill or w.served.pool)
+    end
+  end
+end
+
+-- What a process is called by what its engines do.
+local function role_of(process)
+  local role = process.terms.pools[1]
+  for _, other in ipairs(process.terms.pools) do
+    if other ~= role then return "worker" end
+  end
+  return role
+end
+
+-- Changes the role of a process, or of one of its engines, to "prefill" or "decode". What
+-- to say of it; or nil and why not.
 function M.set(process, name, role, by)
   if wrong(role) then return nil, wrong(role) end
-  local w = name ~= process.name and process:find_worker(name) or nil
-  if not w and name ~= process.name then return nil, "no worker " .. name end
-  local list = engines(process, w)
-  if not list[1] then return nil, ("%s has no workers of its own"):format(name) end
+  local list = engines(process, name)
+  if not list[1] then return nil, ("no worker %s"):format(name) end
   log.info("role of %s: %s, asked for by %s", name, role, by)
   for _, i in ipairs(list) do
     process.terms.pools[i] = role
     move_own(process, process.w.engines[i].engine, role)
   end
-  if not w and process.role ~= "frontend" then process.role = role end
+  if not process.server then process.role = role_of(process) end
   bus.hello(process)
   return ("%s %s"):format(name, IS[role])
 end
 
-local function find(process, name)
-  for _, w in ipairs(process.server and process.server.cluster.workers or {}) do
-    if w.name == name then return w end
-  end
-end
-
--- A task: asks the process that a worker is in. All workers of that change.
+-- A task: asks the process that a worker is in.
 local function ask_peer(process, w, role)
-  local said = process.server.cluster:hello_of(w.peer)
-  local ok, why
-  if said then
-    ok, why = calls.ask(process.rt, w.peer, "role", said.hello.name .. " " .. role)
-  end
-  if not ok then
-    log.warning("%s does not change its role: %s", w.name, why or "it is gone")
-  end
+  local ok, why = calls.ask(process.rt, w.peer, "role", w.name .. " " .. role)
+  if not ok then log.warning("%s does not change its role: %s", w.name, why) end
 end
 
--- The same of any worker that this process knows; one elsewhere changes when it has heard
--- of it.
-function M.ask(process, name, role, by)
-  local w = find(process, name)
-  if not w or w.engine then return M.set(process, name, role, by) end
+-- The same of a worker that this process's frontend knows; one elsewhere changes when it
+-- has heard of it.
+function M.ask(process, w, role, by)
+  if w.engine then return M.set(process, w.name, role, by) end
   if wrong(role) then return nil, wrong(role) end
-  if not w.peer then return nil, ("%s is another server"):format(name) end
+  if w.url then return nil, ("%s is another server"):format(w.name) end
   flow.spawn(ask_peer, process, w, role)
-  return ("%s is asked; soon it %s"):format(name, IS[role])
+  return ("%s is asked; soon it %s"):format(w.name, IS[role])
+end
+
+-- The same by name, of whatever a console may mean.
+function M.ask_named(process, name, role, by)
+  for _, w in ipairs(process.server and process.server.cluster.workers or {}) do
+    if w.name == name then return M.ask(process, w, role, by) end
+  end
+  return M.set(process, name, role, by)
 end
 
 return M

@@ -36,6 +36,12 @@ local function post(path, word, name, role)
   return answer.text, answer.error
 end
 
+-- The process that a name means. Roles are of single engines too: these are called as
+-- their process is, with a number behind it.
+local function process_of(name, options)
+  return options.role and name:gsub("%.%d+$", "") or name
+end
+
 -- The way to a process of this machine. Where all is one process its frontend is asked
 -- for a worker.
 local function way_here(name, options)
@@ -45,7 +51,7 @@ local function way_here(name, options)
   for _, p in ipairs(list) do
     local worker_of = p.role == "frontend" and not p.bus
       and IS_WORKER[name:match "^(%l+)/"]
-    if p.name == name or worker_of then
+    if p.name == process_of(name, options) or worker_of then
       path = p.path
       found[#found + 1] = locals.told_apart(p, name)
     end
@@ -61,11 +67,12 @@ end
 local function way_on_bus(name, options)
   local v, lost = visit.open(options)
   if not v then return nil, lost end
-  local hello, why, hint = v:find(name)
+  local process = process_of(name, options)
+  local hello, why, hint = v:find(process)
   if hello then
     return { close = function() v:close() end,
       ask = function(word)
-        return v:ask(name, word, options.role and name .. " " .. options.role or name)
+        return v:ask(process, word, options.role and name .. " " .. options.role or name)
       end }
   end
   v:close()
