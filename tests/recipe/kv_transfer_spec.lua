@@ -15,7 +15,7 @@ describe("kv_transfer_config", function()
     assert.is_false(kv_transfer.fails(pool(config)))
     config = cjson.decode [[{"kv_connector":"NixlConnector","kv_role":"kv_consumer",
       "engine_id":null,"kv_buffer_device":"cpu","kv_parallel_size":2,
-      "kv_connector_extra_config":{},"kv_load_failure_policy":"fail"}]]
+      "kv_connector_extra_config":{},"kv_connector_module_path":"x.y","kv_load_failure_policy":"fail"}]]
     assert.is_true(kv_transfer.check(pool(config)))
     assert.is_true(kv_transfer.fails(pool(config)))
   end)
@@ -34,6 +34,8 @@ describe("kv_transfer_config", function()
         { kv_connector = "NixlConnector", kv_role = "both" },
       ["kv_transfer_config: kv_port is '1', wanted a number"] = { kv_port = "1" },
       ["kv_transfer_config: kv_role needs kv_connector, 'NixlConnector'"] = { kv_role = "kv_both" },
+      ["kv_transfer_config: kv_connector needs kv_role, 'kv_producer', 'kv_consumer', 'kv_both'"] =
+        { kv_connector = "NixlConnector" },
     } do
       local ok, said = kv_transfer.check(pool(config))
       assert.is_nil(ok)

@@ -15,6 +15,7 @@ local FIELDS = {
   kv_role = { "kv_producer", "kv_consumer", "kv_both" },
   kv_load_failure_policy = { "recompute", "fail" },
   engine_id = "string", kv_buffer_device = "string", kv_port = "number",
+  kv_connector_module_path = "string",
   kv_connector_extra_config = "table", enable_permute_local_kv = "boolean",
   kv_rank = false, kv_parallel_size = false, kv_ip = false, kv_buffer_size = false,
 }
@@ -78,6 +79,10 @@ function M.check(pool)
   end
   if given(config, "kv_role") and not given(config, "kv_connector") then
     return nil, "kv_transfer_config: kv_role needs kv_connector, 'NixlConnector'"
+  end
+  if given(config, "kv_connector") and not given(config, "kv_role") then
+    return nil, ("kv_transfer_config: kv_connector needs kv_role, '%s'"):format(
+      table.concat(FIELDS.kv_role, "', '"))
   end
   tell_idle(config)
   return true
