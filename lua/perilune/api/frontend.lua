@@ -107,7 +107,10 @@ function M.new(recipe, rt, alone)
   self:refresh()
   local matches, wanted = models.wanted(recipe)
   self.wanted = wanted
-  self.cluster = cluster.new(rt, self.models, matches, function() self:tell() end)
+  self.cluster = cluster.new(rt, self.models, matches, function()
+    self:count()
+    self:tell()
+  end)
   return self
 end
 
@@ -133,13 +136,26 @@ function Server:open(url)
   self:tell()
 end
 
--- Why nobody can be served, or nil.
+-- Why nobody can be served, or nil. Who only reads prompts serves nobody.
 function Server:missing()
   for _, w in ipairs(self.cluster.workers) do
-    if w.state == "ready" then return nil end
+    if w.state == "ready" and w.pool == w.served.pool then return nil end
   end
   return self.cluster.workers[1] and "no worker takes requests now"
     or "no worker is available"
+end
+
+-- Counts the workers that are ready, for the metrics.
+function Server:count()
+  for _, served in ipairs(self.models.list) do
+    for _, pool in ipairs { served.pool, served.prefill } do
+      local n = 0
+      for _, w in ipairs(pool.workers) do
+        if w.state == "ready" then n = n + 1 end
+      end
+      self.metrics:workers(served.key, pool.name, n)
+    end
+  end
 end
 
 -- Says, where that has changed, whether anybody can be served.
@@ -165,7 +181,8 @@ end
 function Server:instances()
   local list = {}
   for i, w in ipairs(self.cluster.workers) do
-    list[i] = { component = "backend", instance_id = w.name,
+    list[i] = { component = w.pool == w.served.prefill and "prefill" or "backend",
+      instance_id = w.name,
       transport = w.engine and "local" or w.url and "http" or "nats",
       ready = w.state == "ready" }
   end

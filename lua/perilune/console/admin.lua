@@ -76,7 +76,7 @@ local function steps_of(process)
   local out = { name = process.name, workers = json.array() }
   for _, w in ipairs(console.workers(process)) do
     local summary = w.engine and steps.summary(w.engine) or { now = w.now() }
-    summary.name = w.name
+    summary.name, summary.reads = w.name, w.reads
     table.insert(out.workers, summary)
   end
   return 200, out

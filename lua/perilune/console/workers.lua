@@ -33,6 +33,11 @@ local function worker_plain(w)
   return s
 end
 
+-- What a worker says of itself, and that it reads prompts only, if so.
+local function state_of(w)
+  return w.reads and w.state .. ", prefill" or w.state
+end
+
 local function worker_text(w)
   local s = worker_plain(w)
   local about = w.engine and ("device %s, kernels %s"):format(w.device, w.kernels)
@@ -48,7 +53,7 @@ local function worker_text(w)
     rows[4] = { "  steps", ("%d, %d preemptions; the last %s ago"):format(s.steps,
       s.preemptions, object.seconds(s.idle_s)) }
   end
-  return ("%s   %s   %s\n"):format(w.name, s.state, about) .. object.columns(rows)
+  return ("%s   %s   %s\n"):format(w.name, state_of(w), about) .. object.columns(rows)
 end
 
 local function worker_steps(w, last)
@@ -120,8 +125,7 @@ function M.workers(process)
   for i, w in ipairs(M.all_workers(process)) do
     local s = w.now()
     items[i] = Worker(w)
-    local state = w.reads and w.state .. ", prefill" or w.state
-    cells[i + 1] = { w.name, state, tostring(s.running), tostring(s.waiting),
+    cells[i + 1] = { w.name, state_of(w), tostring(s.running), tostring(s.waiting),
       tostring(s.blocks), percent(s.blocks_used, s.blocks),
       tostring(s.generation_tokens or "-") }
   end

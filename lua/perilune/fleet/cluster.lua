@@ -196,9 +196,10 @@ local function unwanted(self, hello)
     :format(shown(hello.version), ffi.string(C.pl_version()))
 end
 
--- One that rounds in another way is taken, but a request is moved to it last.
+-- One that rounds in another way is taken, but a request is moved to it last, and it
+-- reads no prompts for the others.
 local function tell_numerics(served, hello)
-  local first = served.workers[1]
+  local first = first_of(served)
   if not first or first.numerics == hello.model.numerics then return end
   log.warning("%s rounds differently from %s: its numerics are %s, not %s", hello.name,
     first.name, shown(hello.model.numerics), shown(first.numerics))
@@ -231,6 +232,7 @@ local function add_peer(self, peer, hello)
       pool = pool_of(served, hello, i),
       name = hello.engines > 1 and hello.name .. "." .. i or hello.name,
       numerics = hello.model.numerics, state = hello.state,
+      knows_roles = hello.model.pools ~= nil,
       tells = holdings.tells(hello.model), tags = tags_of(hello.model) }))
   end
 end

@@ -26,8 +26,8 @@ end
 local function worker_text(w, before)
   local now = w.now
   local head = ("%s   %d running, %d waiting   blocks %d of %d in use, %d hold a prefix")
-    :format(w.name, now.running, now.waiting, now.blocks_used, now.blocks,
-      now.blocks_cached)
+    :format(w.reads and w.name .. " (prefill)" or w.name, now.running, now.waiting,
+      now.blocks_used, now.blocks, now.blocks_cached)
   if not w.steps then return head .. "\nin another process: perilune top " .. w.name end
   return ("%s%s\nlast %d steps in %.2f s: %.1f tokens/s\n%s"):format(head,
     rates(now, before), w.steps, w.seconds, w.tokens_per_s,

@@ -258,6 +258,12 @@ function M.upstream(_, name)
   return open("perilune_upstream_up", labels_of { { "worker", name } })
 end
 
+-- So many workers of a model's pool are ready.
+function M.workers(_, model, pool, n)
+  C.pl_metric_set(open("perilune_workers", labels_of { { "model", model },
+    { "pool", pool } }), n)
+end
+
 -- It is taken on. `job`: plan (kind, stream) and, where it is not the one, model; done or
 -- refused will follow.
 function M:started(job)

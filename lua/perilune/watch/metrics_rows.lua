@@ -137,6 +137,8 @@ M.counted = {
     .. "the first token: model" },
   { "counter", "perilune_router_missed_blocks_total",
     "KV blocks that a worker was thought to have cached, but had not: model" },
+  { "gauge", "perilune_workers", "workers that are ready: model, pool (worker, decode, "
+    .. "or prefill, whose workers read prompts)" },
   { "gauge", "perilune_upstream_up",
     "whether a server of `upstream` takes requests, 1 or 0: worker" },
   { "gauge", "dynamo_frontend_disconnected_clients",
@@ -184,7 +186,8 @@ M.process = {
   { "histogram", "perilune_kv_transfer_seconds",
     "from when a prompt was read and its blocks had a place until they were there" },
   { "counter", "perilune_kv_transfer_failures_total",
-    "prompts read again because their KV did not come: reason (ended, late, layout)" },
+    "prompts read again because their KV did not come: reason (ended, late, layout, "
+    .. "lost, corrupt)" },
   { "gauge", "perilune_kv_index_blocks",
     "blocks that workers are known to hold, counted for each worker" },
   { "counter", "perilune_kv_index_gaps_total",
