@@ -105,16 +105,17 @@ end
 -- ---- all of them -------------------------------------------------------------------
 
 -- how: nil, or { bus = its URL, if another, inside = words of a program to run it by,
--- build = the path of a build, if another, role = of a worker, if its pool is another }.
+-- build = the path of a build, if another, role = of a worker, if its pool is another, or
+-- several in one text }.
 function Deployment:launch(role, flags, how)
   local build = how and how.build or process.own_path()
   local inside = { unpack(how and how.inside or {}) }
   local program = table.remove(inside, 1)
   local words = inside
   if program then words[#words + 1] = build end
-  for _, word in ipairs { "run", self.recipe, role, "--log-format", "text" } do
-    words[#words + 1] = word
-  end
+  for _, word in ipairs { "run", self.recipe } do words[#words + 1] = word end
+  for word in role:gmatch "%S+" do words[#words + 1] = word end
+  for _, word in ipairs { "--log-format", "text" } do words[#words + 1] = word end
   if how and how.bus then
     words[#words + 1], words[#words + 2] = "--bus", how.bus
   end
